@@ -1,0 +1,1 @@
+"""Commands of the `video-diffusion` program, one file per verb."""

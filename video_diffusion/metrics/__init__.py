@@ -1,0 +1,1 @@
+"""How well frames hold together: pure functions of frames."""

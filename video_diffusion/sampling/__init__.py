@@ -1,0 +1,1 @@
+"""From noise to latents: noise, schedulers, guidance and the denoising loop."""
