@@ -1,0 +1,72 @@
+"""Scenes to words: one plain sentence, its paraphrases, and captions that leave things out."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from video_diffusion.data.scene import Scene, SceneObject
+
+SIZE_WORDS = {"small": ("small", "little", "tiny"), "large": ("large", "big", "huge")}
+SHAPE_WORDS = {
+    "circle": ("circle", "disc", "ball"),
+    "square": ("square", "box"),
+    "triangle": ("triangle",),
+    "star": ("star",),
+}
+MOTION_WORDS = {
+    "left": ("moving left", "moving to the left", "going left", "drifting left", "sliding left"),
+    "right": ("moving right", "moving to the right", "going right", "drifting right", "sliding right"),
+    "up": ("moving up", "rising", "going up", "drifting up", "moving upward"),
+    "down": ("moving down", "falling", "going down", "drifting down", "moving downward"),
+    "still": ("standing still", "not moving", "resting", "staying still"),
+    "growing": ("growing", "getting bigger"),
+    "shrinking": ("shrinking", "getting smaller"),
+    "rotating": ("rotating", "turning", "spinning"),
+    "bouncing": ("bouncing", "hopping"),
+    "circling": ("circling", "moving in a circle"),
+}
+BACKGROUND_WORDS = ("on a {0} background", "on {0}", "against a {0} background", "in front of {0}")
+
+
+def caption(
+    scene: Scene, rng: np.random.Generator | None = None, omit: float = 0.0, plain: float = 0.5
+) -> str:
+    """Describe a scene.
+
+    Args:
+        scene: What the clip shows.
+        rng: Chooses among paraphrases; None gives the plain sentence.
+        omit: Chance, for each of size, colour, motion and background, of not being mentioned.
+        plain: Chance of the plain word where there are several.
+
+    Returns:
+        For example "a small red circle moving left on a white background".
+    """
+
+    def choose(words: tuple[str, ...]) -> str:
+        return words[0] if rng is None or rng.random() < plain else str(rng.choice(words))
+
+    def keep() -> bool:
+        return rng is None or rng.random() >= omit
+
+    def describe(thing: SceneObject) -> str:
+        words = [choose(SIZE_WORDS[thing.size])] if keep() else []
+        words += [thing.colour] if keep() else []
+        words.append(choose(SHAPE_WORDS[thing.shape]))
+        words += [choose(MOTION_WORDS[thing.motion])] if keep() else []
+        return "a " + " ".join(words)
+
+    parts = [" and ".join(describe(thing) for thing in scene.objects)]
+    if keep():
+        parts.append(choose(BACKGROUND_WORDS).format(scene.background))
+    return " ".join(parts)
+
+
+def vocabulary() -> list[str]:
+    """Every word a caption can hold, sorted."""
+    from video_diffusion.data.scene import BACKGROUNDS, COLOURS  # noqa: PLC0415 - kept beside its only use
+
+    phrases = [*BACKGROUND_WORDS, *BACKGROUNDS, *COLOURS, "a and"]
+    for table in (SIZE_WORDS, SHAPE_WORDS, MOTION_WORDS):
+        phrases += [phrase for phrases_of in table.values() for phrase in phrases_of]
+    return sorted({word for phrase in phrases for word in phrase.replace("{0}", "").split()})
