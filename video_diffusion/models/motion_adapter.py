@@ -1,0 +1,175 @@
+"""The motion adapter: every temporal weight of a video model, in one module of its own.
+
+Its state dict is the checkpoint and its parameters are the training set. Keys, configuration fields and class name
+are those of `diffusers.MotionAdapter`, so either library opens what the other saved.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Self, get_args
+
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import nn
+
+from video_diffusion.models.temporal_transformer import NormScope, TemporalTransformer
+
+
+class TemporalBlock(nn.Module):
+    """The temporal layers that belong to one block of the U-Net.
+
+    Args:
+        layers: The layers, in the order in which the U-Net's block runs.
+    """
+
+    def __init__(self, layers: Iterable[TemporalTransformer]) -> None:
+        super().__init__()
+        self.motion_modules = nn.ModuleList(layers)
+
+
+class MotionAdapter(ModelMixin, ConfigMixin):
+    """Owns all temporal layers; `VideoUNet` puts them to work inside an image U-Net.
+
+    A fresh adapter is the identity: the video model then equals the image model, frame by frame.
+
+    diffusers writes no `norm_scope` and always computes "clip". A folder without the field is read as "frame", because
+    the published AnimateDiff weights were trained that way; for weights that were trained with diffusers, say
+    `MotionAdapter.from_pretrained(folder, norm_scope="clip")`.
+
+    Args:
+        block_out_channels: Channels of the U-Net's blocks, from the outside in.
+        motion_layers_per_block: Temporal layers per down block, one number or one per block; up blocks have one more.
+        motion_transformer_layers_per_block: Transformer blocks per temporal layer: one number, one per block, or for
+            each block one per layer (its up block then repeats the last).
+        motion_mid_block_layers_per_block: Temporal layers of the mid block.
+        motion_transformer_layers_per_mid_block: Transformer blocks of those, one number or one per layer.
+        motion_num_attention_heads: Attention heads, one number or one per block.
+        motion_norm_num_groups: Groups of the group norm.
+        motion_max_seq_length: Frames that the position tables know: the longest clip in one pass.
+        use_motion_mid_block: Whether there are temporal layers in the mid block.
+        conv_in_channels: Always None. Other values mark PIA adapters, which replace the U-Net's first convolution.
+        norm_scope: What the group norm averages over: "frame" or "clip".
+
+    Raises:
+        ValueError: A field is out of range or of the wrong length.
+    """
+
+    _supports_gradient_checkpointing = True
+    _skip_layerwise_casting_patterns = ["norm"]  # noqa: RUF012  diffusers reads a plain list from the class
+
+    @register_to_config
+    def __init__(
+        self,
+        block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280),
+        motion_layers_per_block: int | tuple[int, ...] = 2,
+        motion_transformer_layers_per_block: int | tuple[int, ...] | tuple[tuple[int, ...], ...] = 1,
+        motion_mid_block_layers_per_block: int = 1,
+        motion_transformer_layers_per_mid_block: int | tuple[int, ...] = 1,
+        motion_num_attention_heads: int | tuple[int, ...] = 8,
+        motion_norm_num_groups: int = 32,
+        motion_max_seq_length: int = 32,
+        use_motion_mid_block: bool = True,
+        conv_in_channels: int | None = None,
+        norm_scope: NormScope = "frame",
+    ) -> None:
+        super().__init__()
+        if norm_scope not in get_args(NormScope):
+            raise ValueError(
+                f"norm_scope must be 'frame' or 'clip', not {norm_scope!r}; use the one it was trained with"
+            )
+        if conv_in_channels is not None:
+            raise ValueError(
+                f"conv_in_channels must be None, but is {conv_in_channels}: a PIA adapter, which edits the image U-Net; "
+                "use an AnimateDiff adapter"
+            )
+        num_blocks = len(block_out_channels)
+        num_layers = _one_for_each("motion_layers_per_block", motion_layers_per_block, num_blocks)
+        num_heads = _one_for_each("motion_num_attention_heads", motion_num_attention_heads, num_blocks)
+        depths = _one_for_each(
+            "motion_transformer_layers_per_block", motion_transformer_layers_per_block, num_blocks
+        )
+
+        def block(index: int, count: int, depth: Any, name: str) -> TemporalBlock:
+            return TemporalBlock(
+                TemporalTransformer(
+                    num_channels=block_out_channels[index],
+                    num_heads=num_heads[index],
+                    num_layers=layers,
+                    num_groups=motion_norm_num_groups,
+                    num_positions=motion_max_seq_length,
+                    norm_scope=norm_scope,
+                )
+                for layers in _one_for_each(name, depth, count)
+            )
+
+        name = "motion_transformer_layers_per_block"
+        self.down_blocks = nn.ModuleList(block(i, num_layers[i], depths[i], name) for i in range(num_blocks))
+        self.mid_block = (
+            block(
+                num_blocks - 1,
+                motion_mid_block_layers_per_block,
+                motion_transformer_layers_per_mid_block,
+                "motion_transformer_layers_per_mid_block",
+            )
+            if use_motion_mid_block
+            else None
+        )
+        self.up_blocks = nn.ModuleList(
+            block(i, num_layers[i] + 1, _with_one_more(depths[i]), name) for i in reversed(range(num_blocks))
+        )
+
+    @property
+    def max_num_frames(self) -> int:
+        """The longest clip, in frames, that one pass can take: the rows of the position tables."""
+        return int(self.config.motion_max_seq_length)
+
+    @classmethod
+    def for_unet(
+        cls,
+        unet: Any,
+        *,
+        num_transformer_layers: int = 1,
+        num_attention_heads: int | tuple[int, ...] = 8,
+        max_num_frames: int = 32,
+        use_mid_block: bool | None = None,
+        norm_scope: NormScope = "frame",
+    ) -> Self:
+        """Make a fresh adapter, the identity, for an image U-Net.
+
+        Args:
+            unet: A `UNet2DConditionModel`; only its configuration is read, and its dtype and device are taken over.
+            num_transformer_layers: Transformer blocks per temporal layer.
+            num_attention_heads: Attention heads, one number or one per block.
+            max_num_frames: Frames that the position tables shall know.
+            use_mid_block: Whether to put temporal layers into the mid block; None means if the U-Net has one.
+            norm_scope: What the group norm averages over; "clip" if diffusers shall compute the same.
+        """
+        layers = unet.config.layers_per_block
+        adapter = cls(
+            block_out_channels=tuple(unet.config.block_out_channels),
+            motion_layers_per_block=layers if isinstance(layers, int) else tuple(layers),
+            motion_transformer_layers_per_block=num_transformer_layers,
+            motion_transformer_layers_per_mid_block=num_transformer_layers,
+            motion_num_attention_heads=num_attention_heads,
+            motion_norm_num_groups=unet.config.norm_num_groups or 32,
+            motion_max_seq_length=max_num_frames,
+            use_motion_mid_block=unet.mid_block is not None if use_mid_block is None else use_mid_block,
+            norm_scope=norm_scope,
+        )
+        # ModelMixin.to warns about modules to keep in float32 even when there are none (diffusers 0.42.1).
+        return nn.Module.to(adapter, device=unet.device, dtype=unet.dtype)
+
+
+def _one_for_each(name: str, value: Any, count: int) -> tuple[Any, ...]:
+    """Repeat one number `count` times, or check that a sequence has that many."""
+    if isinstance(value, int):
+        return (value,) * count
+    if len(value) != count:
+        raise ValueError(
+            f"{name} must be one number or {count} of them, but holds {len(value)}: {tuple(value)}"
+        )
+    return tuple(value)
+
+
+def _with_one_more(depth: Any) -> Any:
+    """Depths of an up block's layers, which has one layer more than its down block."""
+    return depth if isinstance(depth, int) else (*depth, depth[-1])

@@ -1,0 +1,157 @@
+"""The temporal layer: a small transformer along frames that is added to what the image U-Net computes."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from video_diffusion.models.temporal_attention import SinusoidalPositions, TemporalAttention
+from video_diffusion.shapes import FramePositions, fold_frames, unfold_frames
+
+NormScope = Literal["frame", "clip"]
+"""Over what the temporal layer's group norm averages: each frame alone, or all frames of the clip together."""
+
+
+class GatedGelu(nn.Module):
+    """GEGLU (Shazeer 2020): one half of a linear map, gated by the GELU of the other half.
+
+    Args:
+        width_in: Features that come in.
+        width_out: Features that go out; the linear map makes twice as many.
+    """
+
+    def __init__(self, width_in: int, width_out: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(width_in, 2 * width_out)
+
+    def forward(self, hidden_states: Float[Tensor, "... d"]) -> Float[Tensor, "... d_out"]:
+        """Apply the map and the gate."""
+        values, gate = self.proj(hidden_states).chunk(2, dim=-1)
+        return values * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    """Two linear maps with a GEGLU of four times the width between them, on each frame alone.
+
+    Args:
+        width: Features per frame.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        # Checkpoints number the second map 2: diffusers keeps a dropout at 1, which has no weights.
+        self.net = nn.Sequential(GatedGelu(width, 4 * width), nn.Identity(), nn.Linear(4 * width, width))
+
+    def forward(self, hidden_states: Float[Tensor, "sites f d"]) -> Float[Tensor, "sites f d"]:
+        """Apply both maps."""
+        return self.net(hidden_states)
+
+
+class TemporalTransformerBlock(nn.Module):
+    """Two self-attentions along frames and a feed-forward, each on the normalised input and added to it.
+
+    Positions are added to the normalised input of *each* attention, so that they never enter the residual stream.
+
+    Args:
+        width: Features per frame.
+        num_heads: Attention heads.
+        num_positions: Frames that the position table knows.
+    """
+
+    def __init__(self, width: int, num_heads: int, num_positions: int) -> None:
+        super().__init__()
+        self.pos_embed = SinusoidalPositions(width, num_positions)
+        self.norm1 = nn.LayerNorm(width)
+        self.attn1 = TemporalAttention(width, num_heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.attn2 = TemporalAttention(width, num_heads)
+        self.norm3 = nn.LayerNorm(width)
+        self.ff = FeedForward(width)
+
+    def forward(
+        self, hidden_states: Float[Tensor, "sites f d"], frame_positions: FramePositions | None = None
+    ) -> Float[Tensor, "sites f d"]:
+        """Mix the frames of each site."""
+        hidden_states = hidden_states + self.attn1(self.pos_embed(self.norm1(hidden_states), frame_positions))
+        hidden_states = hidden_states + self.attn2(self.pos_embed(self.norm2(hidden_states), frame_positions))
+        return hidden_states + self.ff(self.norm3(hidden_states))
+
+
+class TemporalTransformer(nn.Module):
+    """Normalise, project, mix along frames, project back, add.
+
+    The layer of AnimateDiff (Guo et al. 2023, section 4.2). Unlike diffusers', whose output projection starts random,
+    a fresh one is the identity; and its norm can take each frame alone, as the published weights were trained.
+
+    Args:
+        num_channels: Channels of the feature map; a multiple of `num_heads` and of `num_groups`.
+        num_heads: Attention heads.
+        num_layers: Transformer blocks.
+        num_groups: Groups of the group norm.
+        num_positions: Frames that the position tables know.
+        norm_scope: What the group norm averages over.
+    """
+
+    # diffusers' protocol: `ModelMixin.enable_gradient_checkpointing` finds and sets these two.
+    gradient_checkpointing: bool = False
+    _gradient_checkpointing_func: Callable[..., Any]
+
+    def __init__(
+        self,
+        num_channels: int,
+        num_heads: int,
+        num_layers: int,
+        num_groups: int,
+        num_positions: int,
+        norm_scope: NormScope,
+    ) -> None:
+        super().__init__()
+        if num_channels % num_heads:
+            raise ValueError(
+                f"motion_num_attention_heads must divide the channels of its layers, but {num_heads} heads do not "
+                f"divide {num_channels} channels; choose a divisor"
+            )
+        self.norm_scope = norm_scope
+        self.norm = nn.GroupNorm(num_groups, num_channels, eps=1e-6)
+        self.proj_in = nn.Linear(num_channels, num_channels)
+        self.transformer_blocks = nn.ModuleList(
+            TemporalTransformerBlock(num_channels, num_heads, num_positions) for _ in range(num_layers)
+        )
+        self.proj_out = nn.Linear(num_channels, num_channels)
+        nn.init.zeros_(self.proj_out.weight)
+        nn.init.zeros_(self.proj_out.bias)
+
+    def forward(
+        self,
+        hidden_states: Float[Tensor, "bf c h w"],
+        num_frames: int,
+        frame_positions: FramePositions | None = None,
+    ) -> Float[Tensor, "bf c h w"]:
+        """Mix the frames of each video.
+
+        Args:
+            hidden_states: The image U-Net's feature map, frames folded into the batch.
+            num_frames: Frames of one video.
+            frame_positions: Rows of the position table; None means 0, 1, 2, …
+        """
+        height, width = hidden_states.shape[-2:]
+        frames = self._normalised(hidden_states, num_frames)
+        frames = self.proj_in(rearrange(frames, "(b f) c h w -> (b h w) f c", f=num_frames))
+        for block in self.transformer_blocks:
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                frames = self._gradient_checkpointing_func(block, frames, frame_positions)
+            else:
+                frames = block(frames, frame_positions)
+        frames = rearrange(self.proj_out(frames), "(b h w) f c -> (b f) c h w", h=height, w=width)
+        return hidden_states + frames
+
+    def _normalised(
+        self, hidden_states: Float[Tensor, "bf c h w"], num_frames: int
+    ) -> Float[Tensor, "bf c h w"]:
+        if self.norm_scope == "frame":
+            return self.norm(hidden_states)
+        return fold_frames(self.norm(unfold_frames(hidden_states, num_frames)))

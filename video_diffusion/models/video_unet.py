@@ -1,0 +1,286 @@
+"""Where temporal layers sit in an image U-Net: attach, run, detach.
+
+The image model is neither copied nor edited. A forward hook on the last spatial module of each of its layers hands
+the feature map to the temporal layer that belongs there; without the hooks the image model is what it was, bit for bit.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self, TypeAlias
+
+from einops import rearrange, repeat
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torch.utils.hooks import RemovableHandle
+
+from video_diffusion.models.motion_adapter import MotionAdapter
+from video_diffusion.models.temporal_transformer import TemporalTransformer
+from video_diffusion.shapes import FramePositions, Latents, PromptEmbeds, fold_frames, unfold_frames
+
+Conditions: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class FrameLayout:
+    """How the folded batch of the running pass divides into videos."""
+
+    num_frames: int
+    positions: Tensor | None
+
+
+class VideoUNet(nn.Module):
+    """An image U-Net that denoises all frames of a video jointly.
+
+    Use it as a module, and `detach()` when the image model is wanted back, or as a context manager that detaches.
+    While attached, calling the image U-Net itself still gives the image model: only passes that come through here are
+    videos.
+
+    Args:
+        unet: Any diffusers `UNet2DConditionModel`, with or without LoRA, IP-Adapter or its own attention processors.
+        motion_adapter: The temporal layers; made for a U-Net of the same blocks, layers and channels.
+
+    Raises:
+        ValueError: The two do not fit together, or the U-Net carries temporal layers already.
+    """
+
+    def __init__(self, unet: nn.Module, motion_adapter: MotionAdapter) -> None:
+        super().__init__()
+        self.unet = unet
+        self.motion_adapter = motion_adapter
+        self._layout: FrameLayout | None = None
+        self._handles: list[RemovableHandle] = []
+        self.attach()
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether the temporal layers are at work."""
+        return bool(self._handles)
+
+    def attach(self) -> None:
+        """Put the temporal layers to work; nothing happens if they are."""
+        if self.is_attached:
+            return
+        places = list(_places(self.unet, self.motion_adapter))
+        for spatial, _ in places:
+            if any(isinstance(hook, _TemporalHook) for hook in spatial._forward_hooks.values()):
+                raise ValueError(
+                    "unet already carries the temporal layers of another VideoUNet; detach() that one first"
+                )
+        self._handles = [
+            spatial.register_forward_hook(_TemporalHook(self, temporal)) for spatial, temporal in places
+        ]
+
+    def detach(self) -> Any:
+        """Take the temporal layers off and return the image U-Net as it was, bit for bit."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        return self.unet
+
+    def __enter__(self) -> Self:
+        self.attach()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.detach()
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute activations in the backward pass instead of keeping them, temporal layers included.
+
+        diffusers' own motion U-Net leaves the temporal layers of its down and up blocks out.
+        """
+        self.unet.enable_gradient_checkpointing(self._checkpoint)
+        self.motion_adapter.enable_gradient_checkpointing()
+
+    def disable_gradient_checkpointing(self) -> None:
+        """Keep activations again."""
+        self.unet.disable_gradient_checkpointing()
+        self.motion_adapter.disable_gradient_checkpointing()
+
+    def _checkpoint(self, module: nn.Module, *inputs: Any) -> Any:
+        """Checkpoint one module of the U-Net, remembering the layout of this pass for the recomputation."""
+        layout = self._layout
+
+        def run(*inputs: Any) -> Any:
+            outer, self._layout = self._layout, layout
+            try:
+                return module(*inputs)
+            finally:
+                self._layout = outer
+
+        return checkpoint(run, *inputs, use_reentrant=False)
+
+    def forward(
+        self,
+        latents: Latents,
+        timestep: Shaped[Tensor, ""] | Shaped[Tensor, " b"] | int | float,
+        prompt_embeds: PromptEmbeds,
+        *,
+        frame_positions: FramePositions | None = None,
+        added_cond_kwargs: Conditions | None = None,
+        cross_attention_kwargs: Conditions | None = None,
+        down_block_additional_residuals: Sequence[Tensor] | None = None,
+        mid_block_additional_residual: Tensor | None = None,
+        timestep_cond: Float[Tensor, "b embed"] | None = None,
+        class_labels: Shaped[Tensor, "b *labels"] | None = None,
+    ) -> Latents:
+        """Predict what the scheduler asks for (noise, velocity or sample) for all frames at once.
+
+        One frame bypasses the temporal layers: the image model's answer, and no gradient for the adapter.
+
+        Args:
+            latents: Noisy latents, scaled as the scheduler says.
+            timestep: One for all videos or one for each.
+            prompt_embeds: Text embeddings of each video, or of each of its frames.
+            frame_positions: When each frame happens, as rows of the adapter's position table: 0, 2, 4, … for every second
+                frame of a clip. None means 0, 1, 2, …
+            added_cond_kwargs: The image U-Net's further conditions (SDXL's `text_embeds` and `time_ids`, IP-Adapter's
+                `image_embeds`); a tensor has one item per video, or one per frame in folded order.
+            cross_attention_kwargs: Handed to the image U-Net's attention processors as they are.
+            down_block_additional_residuals: A ControlNet's, one item per frame in folded order, or `b c f h w`.
+            mid_block_additional_residual: Likewise.
+            timestep_cond: Guidance embedding of distilled models, one per video.
+            class_labels: Class conditions, one per video.
+
+        Raises:
+            ValueError: The adapter does not know that many positions, or a condition's length fits neither videos nor frames.
+        """
+        num_videos, _, num_frames, _, _ = latents.shape
+        self._check_positions(num_frames, frame_positions)
+
+        def per_frame(name: str, condition: Any) -> Any:
+            return _per_frame(name, condition, num_videos, num_frames)
+
+        if isinstance(timestep, Tensor) and timestep.ndim == 1:
+            timestep = repeat(timestep, "b -> (b f)", f=num_frames)
+        if prompt_embeds.ndim == 4:
+            prompt_embeds = rearrange(prompt_embeds, "b f n d -> (b f) n d")
+        else:
+            prompt_embeds = repeat(prompt_embeds, "b n d -> (b f) n d", f=num_frames)
+        down, mid = down_block_additional_residuals, mid_block_additional_residual
+        if added_cond_kwargs is not None:
+            added_cond_kwargs = {name: per_frame(name, value) for name, value in added_cond_kwargs.items()}
+
+        self._layout = FrameLayout(num_frames, frame_positions)
+        try:
+            (prediction,) = self.unet(
+                fold_frames(latents),
+                timestep,
+                prompt_embeds,
+                class_labels=per_frame("class_labels", class_labels),
+                timestep_cond=per_frame("timestep_cond", timestep_cond),
+                added_cond_kwargs=added_cond_kwargs,
+                cross_attention_kwargs=None
+                if cross_attention_kwargs is None
+                else dict(cross_attention_kwargs),
+                down_block_additional_residuals=None
+                if down is None
+                else tuple(_folded(residual) for residual in down),
+                mid_block_additional_residual=None if mid is None else _folded(mid),
+                return_dict=False,
+            )
+        finally:
+            self._layout = None
+        return unfold_frames(prediction, num_frames)
+
+    def _check_positions(self, num_frames: int, frame_positions: Tensor | None) -> None:
+        """Refuse what the call cannot mean, before anything is computed."""
+        known = self.motion_adapter.max_num_frames
+        if not self.is_attached:
+            raise ValueError(
+                "this VideoUNet is detached and would ignore its temporal layers; attach() it first"
+            )
+        if num_frames > known and num_frames > 1:
+            raise ValueError(
+                f"num_frames is {num_frames} but this motion adapter knows {known} positions; "
+                f"set context_length to {known} or less to sample longer clips"
+            )
+        if frame_positions is None:
+            return
+        if len(frame_positions) != num_frames:
+            raise ValueError(
+                f"frame_positions must name one row per frame, but holds {len(frame_positions)} for {num_frames}"
+            )
+        lowest, highest = int(frame_positions.min()), int(frame_positions.max())
+        if lowest < 0 or highest >= known:
+            raise ValueError(
+                f"frame_positions must lie in 0…{known - 1}, the rows this motion adapter knows, but span "
+                f"{lowest}…{highest}; take frames that lie closer together"
+            )
+
+
+class _TemporalHook:
+    """Sends what a spatial module returns through the temporal layer that belongs there."""
+
+    def __init__(self, video_unet: VideoUNet, temporal: TemporalTransformer) -> None:
+        self.video_unet = video_unet
+        self.temporal = temporal
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> Any:
+        layout = self.video_unet._layout
+        if layout is None or layout.num_frames == 1:
+            return None  # an image pass: the module's own output stands
+        if isinstance(output, tuple):
+            return (self.temporal(output[0], layout.num_frames, layout.positions), *output[1:])
+        return self.temporal(output, layout.num_frames, layout.positions)
+
+
+def _places(unet: Any, adapter: MotionAdapter) -> Iterator[tuple[nn.Module, TemporalTransformer]]:
+    """Pair each temporal layer with the last spatial module of the U-Net's layer that it follows."""
+    channels = tuple(unet.config.block_out_channels)
+    if channels != tuple(adapter.config.block_out_channels):
+        raise ValueError(
+            f"motion_adapter was made for a U-Net with block_out_channels {tuple(adapter.config.block_out_channels)}, "
+            f"but this U-Net has {channels}; use an adapter for the same base model"
+        )
+    if adapter.mid_block is not None and unet.mid_block is None:
+        raise ValueError(
+            "motion_adapter has a temporal mid block, but this U-Net has no mid block; use an adapter made for it, "
+            "such as MotionAdapter.for_unet(unet)"
+        )
+    pairs = [
+        *(
+            (f"down_blocks.{i}", *blocks)
+            for i, blocks in enumerate(zip(unet.down_blocks, adapter.down_blocks, strict=True))
+        ),
+        *([] if adapter.mid_block is None else [("mid_block", unet.mid_block, adapter.mid_block)]),
+        *(
+            (f"up_blocks.{i}", *blocks)
+            for i, blocks in enumerate(zip(unet.up_blocks, adapter.up_blocks, strict=True))
+        ),
+    ]
+    for name, block, temporal_block in pairs:
+        attentions = getattr(block, "attentions", None)
+        spatial = list(block.resnets)
+        if attentions is not None:  # a mid block has a resnet more, which comes first
+            spatial = [
+                attention or resnet for attention, resnet in zip(attentions, block.resnets, strict=False)
+            ]
+        if len(spatial) != len(temporal_block.motion_modules):
+            raise ValueError(
+                f"motion_adapter has {len(temporal_block.motion_modules)} temporal layers in {name}, but this U-Net has "
+                f"{len(spatial)} layers there; use an adapter for the same base model"
+            )
+        yield from zip(spatial, temporal_block.motion_modules, strict=True)
+
+
+def _folded(residual: Tensor) -> Tensor:
+    return fold_frames(residual) if residual.ndim == 5 else residual
+
+
+def _per_frame(name: str, condition: Any, num_videos: int, num_frames: int) -> Any:
+    """Repeat each video's condition for its frames; lists (one entry per IP-Adapter) go entry by entry."""
+    if isinstance(condition, list | tuple):
+        return [_per_frame(name, entry, num_videos, num_frames) for entry in condition]
+    if not isinstance(condition, Tensor) or len(condition) == num_videos * num_frames:
+        return condition
+    if len(condition) != num_videos:
+        raise ValueError(
+            f"{name} must have one item per video ({num_videos}) or per frame ({num_videos * num_frames}), "
+            f"but has {len(condition)}"
+        )
+    return condition.repeat_interleave(num_frames, dim=0)
