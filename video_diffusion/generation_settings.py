@@ -1,0 +1,178 @@
+"""Everything that decides what a clip looks like, as one frozen value; checked before any model is loaded."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+
+from video_diffusion.config import Layer, validate
+
+MAX_PROMPT_CHARACTERS = 65_536
+MAX_FPS_TERM = 1_000_000  # numerator and denominator: what every container writes exactly
+
+SchedulerName = Literal[
+    "ddim", "ddpm", "euler", "euler_a", "heun", "dpmpp_2m", "dpmpp_2m_karras", "dpmpp_sde", "unipc", "lcm"
+]
+DtypeName = Literal["float32", "float16", "bfloat16", "float64"]
+
+# What a clip's pixels depend on; fps, device and decode_chunk_size change timing, rounding or memory only.
+PIXEL_FIELDS = (
+    "prompt", "negative_prompt", "seed", "num_frames", "height", "width", "num_inference_steps",
+    "guidance_scale", "scheduler", "model", "motion_adapter", "dtype",
+)  # fmt: skip
+
+
+def check_text(text: str) -> str:
+    """The text itself, if every program can store it.
+
+    Raises:
+        ValueError: a NUL, bytes that were not UTF-8 (lone surrogates), or more than 65536 characters.
+    """
+    if len(text) > MAX_PROMPT_CHARACTERS:
+        raise ValueError(f"must be at most {MAX_PROMPT_CHARACTERS} characters, not {len(text)}; shorten it")
+    if "\0" in text:
+        raise ValueError(f"holds a NUL character at position {text.index(chr(0))}; remove it")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        at = len(text[: error.start].encode())
+        raise ValueError(f"is not valid UTF-8 at byte {at}; re-enter it as UTF-8") from None
+    return text
+
+
+def check_prompt(prompt: str) -> str:
+    """The prompt itself, if it says something and can be stored.
+
+    Raises:
+        ValueError: empty, only spaces, or refused by `check_text`.
+    """
+    if not prompt.strip():
+        raise ValueError("is empty; say what the clip shows")
+    return check_text(prompt)
+
+
+def parse_fps(value: object) -> Fraction | None:
+    """Frames per second as an exact fraction: 24, "23.976" (= 2997/125) or "30000/1001"; None stays None.
+
+    Raises:
+        ValueError: not a number from 1/10 to 240, or one that containers cannot write exactly.
+    """
+    if value is None:
+        return None
+    rule = "must be a number or a fraction from 0.1 to 240, such as 24, 23.976 or 30000/1001"
+    plain = isinstance(value, (int, float, Fraction)) and not isinstance(value, bool)
+    if not plain and not (isinstance(value, str) and re.fullmatch(r"\d{1,9}(\.\d{1,9}|/\d{1,9})?", value)):
+        raise ValueError(rule)
+    try:
+        fps = Fraction(str(value))
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(rule) from None
+    if not Fraction(1, 10) <= fps <= 240:
+        raise ValueError(rule)
+    if max(fps.numerator, fps.denominator) > MAX_FPS_TERM:
+        raise ValueError(f"must be a fraction with terms up to {MAX_FPS_TERM}, such as 30000/1001")
+    return fps
+
+
+def _check_device(device: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:\d{1,3})?", device):
+        raise ValueError("must be auto, cpu, cuda, cuda:N, xpu, xpu:N or mps")
+    return device
+
+
+def _check_name(name: str | None) -> str | None:
+    if name is not None and not name.strip():
+        raise ValueError("is empty; name a folder or a hub id")
+    return name if name is None else check_text(name)
+
+
+Size = Annotated[int | None, Field(ge=16, le=8192, multiple_of=8)]
+Fps = Annotated[
+    Fraction | None,
+    BeforeValidator(parse_fps),
+    PlainSerializer(lambda fps: None if fps is None else str(fps), return_type=str | None),
+]
+
+
+class GenerationSettings(BaseModel):
+    """Frozen settings of one clip. None means the model's own default (`generation_defaults.json`).
+
+    Attributes:
+        prompt: what the clip shows; never empty, stored verbatim.
+        negative_prompt: what guidance pushes away from; may be empty.
+        seed: 0 to 2^63 - 1. Frame i's noise depends on (seed, i) alone.
+        num_frames: 1 (a picture) to 4096.
+        height: pixels, a multiple of 8.
+        width: pixels, a multiple of 8.
+        fps: frames per second of the file, exact; it does not change the pixels.
+        num_inference_steps: denoising steps, 1 to 1000.
+        guidance_scale: 0 to 50; 1 switches guidance off.
+        scheduler: a name of `sampling.SCHEDULERS`.
+        model: "embedded", a folder or a hub id.
+        motion_adapter: a folder, file or hub id; None is the model's own.
+        dtype: precision of the networks; noise is always drawn in float32.
+        device: "auto" takes a GPU if there is one.
+        decode_chunk_size: frames decoded at once; a matter of memory.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+    prompt: Annotated[str, AfterValidator(check_prompt)]
+    negative_prompt: Annotated[str, AfterValidator(check_text)] = ""
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
+    num_frames: Annotated[int | None, Field(ge=1, le=4096)] = None
+    height: Size = None
+    width: Size = None
+    fps: Fps = None
+    num_inference_steps: Annotated[int | None, Field(ge=1, le=1000)] = None
+    guidance_scale: Annotated[float | None, Field(ge=0, le=50)] = None
+    scheduler: SchedulerName | None = None
+    model: Annotated[str, AfterValidator(_check_name)] = "embedded"
+    motion_adapter: Annotated[str | None, AfterValidator(_check_name)] = None
+    dtype: DtypeName = "float32"
+    device: Annotated[str, AfterValidator(_check_device)] = "auto"
+    decode_chunk_size: Annotated[int, Field(ge=1, le=4096)] = 4
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> Self:
+        """Settings from keyword values.
+
+        Raises:
+            ValueError: one line with the setting, its rule and the value given.
+        """
+        return validate(cls, Layer(values))
+
+    def with_defaults(self, defaults: Mapping[str, Any]) -> Self:
+        """The settings with every None filled from a model's defaults; keys it does not know are ignored.
+
+        Raises:
+            ValueError: a default outside its range.
+        """
+        own = self.model_dump()
+        filled = {key: defaults.get(key) if value is None else value for key, value in own.items()}
+        return self.from_values(filled)
+
+    def canonical_json(self) -> str:
+        """Sorted keys, no spaces, fractions as text: equal settings give equal bytes."""
+        return _canonical(self.model_dump(mode="json"))
+
+    def job_id(self, model_identity: Mapping[str, Any] | None = None) -> str:
+        """First 12 hex digits of the SHA-256 of everything that changes the pixels.
+
+        Args:
+            model_identity: hashes of the weights, if known; then the model's name does not count.
+        """
+        values = {name: value for name, value in self.model_dump(mode="json").items() if name in PIXEL_FIELDS}
+        if model_identity is not None:
+            values |= {"model": dict(model_identity), "motion_adapter": None}
+        return hashlib.sha256(_canonical(values).encode()).hexdigest()[:12]
+
+
+def _canonical(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
