@@ -1,8 +1,8 @@
 """Axes, tensor names, folding frames into the batch, and the two value ranges of a picture.
 
-Axis letters, everywhere in this project: **b** videos, **f** frames, **c** channels, **h w** height and width,
-**n** prompt tokens, **d** embedding width, **k** attention heads. While a clip is being made its tensors are
-`b c f h w`; a finished video is `f c h w` in [0, 1]; files hold `f h w c` uint8.
+Axis letters, everywhere in this project: **b** videos, **f** frames, **c** channels, **h w** height and
+width, **n** prompt tokens, **d** embedding width, **k** attention heads. While a clip is being made its
+tensors are `b c f h w`; a finished video is `f c h w` in [0, 1]; files hold `f h w c` uint8.
 """
 
 from typing import TypeAlias
@@ -58,7 +58,7 @@ def to_uint8(frames: Float[Tensor, "f c h w"]) -> UInt8[np.ndarray, "f h w c"]:
     """
     if not bool(torch.isfinite(frames).all()):
         raise ValueError(
-            "frames must be finite numbers, but some are NaN or infinite; decode the latents in float32 or bfloat16"
+            "frames must be finite, but some values are NaN or infinite; decode in float32 or bfloat16"
         )
     levels = frames.detach().to("cpu", torch.float32).mul(255).round_().clamp_(0, 255).to(torch.uint8)
     return rearrange(levels, "f c h w -> f h w c").contiguous().numpy()

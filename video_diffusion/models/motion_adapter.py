@@ -1,10 +1,10 @@
 """The motion adapter: every temporal weight of a video model, in one module of its own.
 
-Its state dict is the checkpoint and its parameters are the training set. Keys, configuration fields and class name
-are those of `diffusers.MotionAdapter`, so either library opens what the other saved.
+Its state dict is the checkpoint and its parameters are the training set. Keys, configuration fields and class
+name are those of `diffusers.MotionAdapter`, so either library opens what the other saved.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Self, get_args
 
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -31,22 +31,23 @@ class MotionAdapter(ModelMixin, ConfigMixin):
 
     A fresh adapter is the identity: the video model then equals the image model, frame by frame.
 
-    diffusers writes no `norm_scope` and always computes "clip". A folder without the field is read as "frame", because
-    the published AnimateDiff weights were trained that way; for weights that were trained with diffusers, say
-    `MotionAdapter.from_pretrained(folder, norm_scope="clip")`.
+    diffusers writes no `norm_scope` and always computes "clip". A folder without the field is read as
+    "frame", because the published AnimateDiff weights were trained that way; for weights that were trained
+    with diffusers, say `MotionAdapter.from_pretrained(folder, norm_scope="clip")`.
 
     Args:
         block_out_channels: Channels of the U-Net's blocks, from the outside in.
-        motion_layers_per_block: Temporal layers per down block, one number or one per block; up blocks have one more.
-        motion_transformer_layers_per_block: Transformer blocks per temporal layer: one number, one per block, or for
-            each block one per layer (its up block then repeats the last).
+        motion_layers_per_block: Temporal layers per down block, one number or one per block; up blocks have
+            one more.
+        motion_transformer_layers_per_block: Transformer blocks per temporal layer, one number or one a block.
         motion_mid_block_layers_per_block: Temporal layers of the mid block.
         motion_transformer_layers_per_mid_block: Transformer blocks of those, one number or one per layer.
         motion_num_attention_heads: Attention heads, one number or one per block.
         motion_norm_num_groups: Groups of the group norm.
         motion_max_seq_length: Frames that the position tables know: the longest clip in one pass.
         use_motion_mid_block: Whether there are temporal layers in the mid block.
-        conv_in_channels: Always None. Other values mark PIA adapters, which replace the U-Net's first convolution.
+        conv_in_channels: Always None. Other values mark PIA adapters, which replace the U-Net's first
+            convolution.
         norm_scope: What the group norm averages over: "frame" or "clip".
 
     Raises:
@@ -59,12 +60,13 @@ class MotionAdapter(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(
         self,
-        block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280),
-        motion_layers_per_block: int | tuple[int, ...] = 2,
-        motion_transformer_layers_per_block: int | tuple[int, ...] | tuple[tuple[int, ...], ...] = 1,
+        *,
+        block_out_channels: Sequence[int] = (320, 640, 1280, 1280),
+        motion_layers_per_block: int | Sequence[int] = 2,
+        motion_transformer_layers_per_block: int | Sequence[int] = 1,
         motion_mid_block_layers_per_block: int = 1,
-        motion_transformer_layers_per_mid_block: int | tuple[int, ...] = 1,
-        motion_num_attention_heads: int | tuple[int, ...] = 8,
+        motion_transformer_layers_per_mid_block: int | Sequence[int] = 1,
+        motion_num_attention_heads: int | Sequence[int] = 8,
         motion_norm_num_groups: int = 32,
         motion_max_seq_length: int = 32,
         use_motion_mid_block: bool = True,
@@ -78,8 +80,8 @@ class MotionAdapter(ModelMixin, ConfigMixin):
             )
         if conv_in_channels is not None:
             raise ValueError(
-                f"conv_in_channels must be None, but is {conv_in_channels}: a PIA adapter, which edits the image U-Net; "
-                "use an AnimateDiff adapter"
+                f"conv_in_channels must be None, but is {conv_in_channels}: a PIA adapter, which edits the "
+                "image U-Net; use an AnimateDiff adapter"
             )
         num_blocks = len(block_out_channels)
         num_layers = _one_for_each("motion_layers_per_block", motion_layers_per_block, num_blocks)
@@ -88,7 +90,7 @@ class MotionAdapter(ModelMixin, ConfigMixin):
             "motion_transformer_layers_per_block", motion_transformer_layers_per_block, num_blocks
         )
 
-        def block(index: int, count: int, depth: Any, name: str) -> TemporalBlock:
+        def block(index: int, count: int, depth: int | Sequence[int], name: str) -> TemporalBlock:
             return TemporalBlock(
                 TemporalTransformer(
                     num_channels=block_out_channels[index],
@@ -114,7 +116,7 @@ class MotionAdapter(ModelMixin, ConfigMixin):
             else None
         )
         self.up_blocks = nn.ModuleList(
-            block(i, num_layers[i] + 1, _with_one_more(depths[i]), name) for i in reversed(range(num_blocks))
+            block(i, num_layers[i] + 1, depths[i], name) for i in reversed(range(num_blocks))
         )
 
     @property
@@ -128,7 +130,7 @@ class MotionAdapter(ModelMixin, ConfigMixin):
         unet: Any,
         *,
         num_transformer_layers: int = 1,
-        num_attention_heads: int | tuple[int, ...] = 8,
+        num_attention_heads: int | Sequence[int] = 8,
         max_num_frames: int = 32,
         use_mid_block: bool | None = None,
         norm_scope: NormScope = "frame",
@@ -136,7 +138,8 @@ class MotionAdapter(ModelMixin, ConfigMixin):
         """Make a fresh adapter, the identity, for an image U-Net.
 
         Args:
-            unet: A `UNet2DConditionModel`; only its configuration is read, and its dtype and device are taken over.
+            unet: A `UNet2DConditionModel`; only its configuration is read, and its dtype and device are taken
+                over.
             num_transformer_layers: Transformer blocks per temporal layer.
             num_attention_heads: Attention heads, one number or one per block.
             max_num_frames: Frames that the position tables shall know.
@@ -159,7 +162,7 @@ class MotionAdapter(ModelMixin, ConfigMixin):
         return nn.Module.to(adapter, device=unet.device, dtype=unet.dtype)
 
 
-def _one_for_each(name: str, value: Any, count: int) -> tuple[Any, ...]:
+def _one_for_each(name: str, value: int | Sequence[int], count: int) -> tuple[int, ...]:
     """Repeat one number `count` times, or check that a sequence has that many."""
     if isinstance(value, int):
         return (value,) * count
@@ -168,8 +171,3 @@ def _one_for_each(name: str, value: Any, count: int) -> tuple[Any, ...]:
             f"{name} must be one number or {count} of them, but holds {len(value)}: {tuple(value)}"
         )
     return tuple(value)
-
-
-def _with_one_more(depth: Any) -> Any:
-    """Depths of an up block's layers, which has one layer more than its down block."""
-    return depth if isinstance(depth, int) else (*depth, depth[-1])

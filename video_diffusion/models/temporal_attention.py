@@ -6,10 +6,10 @@ Names of parameters and buffers are those diffusers' `MotionAdapter` stores, so 
 import math
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from video_diffusion.shapes import FramePositions
 
@@ -17,8 +17,9 @@ from video_diffusion.shapes import FramePositions
 class SinusoidalPositions(nn.Module):
     """A fixed table of frame positions, added to what attention reads (Vaswani et al. 2017, section 3.5).
 
-    Row p holds sin(p·ω₀), cos(p·ω₀), sin(p·ω₁), cos(p·ω₁), … with ωᵢ = 10000^(−2i/width). The table is a buffer and is
-    stored in checkpoints, as published adapters store theirs: its length is the number of frames they know.
+    Row p holds sin(p·ω₀), cos(p·ω₀), sin(p·ω₁), cos(p·ω₁), … with ωᵢ = 10000^(−2i/width). The table is a
+    buffer and is stored in checkpoints, as published adapters store theirs: its length is the number of
+    frames they know.
 
     Args:
         width: Features per frame; even.
@@ -42,7 +43,7 @@ class SinusoidalPositions(nn.Module):
         """Add its row to each frame; rows 0, 1, 2, … unless `frame_positions` says which."""
         num_frames = hidden_states.shape[1]
         rows = self.pe[:, :num_frames] if frame_positions is None else self.pe[:, frame_positions]
-        return hidden_states + rows.to(hidden_states.dtype)
+        return hidden_states + rows
 
 
 class TemporalAttention(nn.Module):
@@ -80,11 +81,14 @@ def _scaled_dot_product_attention(
 ) -> Float[Tensor, "sites k f d"]:
     """PyTorch's fused attention; in float32 on a CPU when a gradient will be asked for.
 
-    The backward pass of the CPU kernel in bfloat16 is many times slower than in float32 (of one training step of
-    the embedded model, 816 of 1693 ms against 45 ms), so half precision is left for these few lines, autocast included.
+    The backward pass of the CPU kernel in bfloat16 is many times slower than in float32 (of one training step
+    of the embedded model, 816 of 1693 ms against 45 ms), so half precision is left for these few lines,
+    autocast included.
     """
     half_precision = query.dtype in {torch.bfloat16, torch.float16}
     if not (half_precision and query.requires_grad and query.device.type == "cpu"):
-        return F.scaled_dot_product_attention(query, key, value)
+        return functional.scaled_dot_product_attention(query, key, value)
     with torch.autocast("cpu", enabled=False):
-        return F.scaled_dot_product_attention(query.float(), key.float(), value.float()).to(query.dtype)
+        return functional.scaled_dot_product_attention(query.float(), key.float(), value.float()).to(
+            query.dtype
+        )

@@ -4,16 +4,16 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from video_diffusion.models.temporal_attention import SinusoidalPositions, TemporalAttention
 from video_diffusion.shapes import FramePositions, fold_frames, unfold_frames
 
 NormScope = Literal["frame", "clip"]
-"""Over what the temporal layer's group norm averages: each frame alone, or all frames of the clip together."""
+"""What a temporal layer's group norm averages over: each frame alone, or all frames of the clip together."""
 
 
 class GatedGelu(nn.Module):
@@ -31,7 +31,7 @@ class GatedGelu(nn.Module):
     def forward(self, hidden_states: Float[Tensor, "... d"]) -> Float[Tensor, "... d_out"]:
         """Apply the map and the gate."""
         values, gate = self.proj(hidden_states).chunk(2, dim=-1)
-        return values * F.gelu(gate)
+        return values * functional.gelu(gate)
 
 
 class FeedForward(nn.Module):
@@ -54,7 +54,8 @@ class FeedForward(nn.Module):
 class TemporalTransformerBlock(nn.Module):
     """Two self-attentions along frames and a feed-forward, each on the normalised input and added to it.
 
-    Positions are added to the normalised input of *each* attention, so that they never enter the residual stream.
+    Positions are added to the normalised input of *each* attention, so that they never enter the residual
+    stream.
 
     Args:
         width: Features per frame.
@@ -84,8 +85,9 @@ class TemporalTransformerBlock(nn.Module):
 class TemporalTransformer(nn.Module):
     """Normalise, project, mix along frames, project back, add.
 
-    The layer of AnimateDiff (Guo et al. 2023, section 4.2). Unlike diffusers', whose output projection starts random,
-    a fresh one is the identity; and its norm can take each frame alone, as the published weights were trained.
+    The layer of AnimateDiff (Guo et al. 2023, section 4.2). Unlike diffusers', whose output projection starts
+    random, a fresh one is the identity; and its norm can take each frame alone, as the published weights were
+    trained.
 
     Args:
         num_channels: Channels of the feature map; a multiple of `num_heads` and of `num_groups`.
@@ -102,6 +104,7 @@ class TemporalTransformer(nn.Module):
 
     def __init__(
         self,
+        *,
         num_channels: int,
         num_heads: int,
         num_layers: int,
@@ -112,8 +115,8 @@ class TemporalTransformer(nn.Module):
         super().__init__()
         if num_channels % num_heads:
             raise ValueError(
-                f"motion_num_attention_heads must divide the channels of its layers, but {num_heads} heads do not "
-                f"divide {num_channels} channels; choose a divisor"
+                f"motion_num_attention_heads must divide the channels of its layers, but {num_heads} heads "
+                f"do not divide {num_channels} channels; choose a divisor"
             )
         self.norm_scope = norm_scope
         self.norm = nn.GroupNorm(num_groups, num_channels, eps=1e-6)

@@ -1,10 +1,11 @@
 """Where temporal layers sit in an image U-Net: attach, run, detach.
 
-The image model is neither copied nor edited. A forward hook on the last spatial module of each of its layers hands
-the feature map to the temporal layer that belongs there; without the hooks the image model is what it was, bit for bit.
+The image model is neither copied nor edited. A forward hook on the last spatial module of each of its layers
+hands the feature map to the temporal layer that belongs there; without the hooks the image model is what it
+was, bit for bit.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeAlias
@@ -16,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 
 from video_diffusion.models.motion_adapter import MotionAdapter
+from video_diffusion.models.temporal_places import temporal_places
 from video_diffusion.models.temporal_transformer import TemporalTransformer
 from video_diffusion.shapes import FramePositions, Latents, PromptEmbeds, fold_frames, unfold_frames
 
@@ -33,17 +35,21 @@ class FrameLayout:
 class VideoUNet(nn.Module):
     """An image U-Net that denoises all frames of a video jointly.
 
-    Use it as a module, and `detach()` when the image model is wanted back, or as a context manager that detaches.
-    While attached, calling the image U-Net itself still gives the image model: only passes that come through here are
-    videos.
+    Use it as a module, and `detach()` when the image model is wanted back, or as a context manager that
+    detaches. While attached, calling the image U-Net itself still gives the image model: only passes that
+    come through here are videos.
 
     Args:
-        unet: Any diffusers `UNet2DConditionModel`, with or without LoRA, IP-Adapter or its own attention processors.
+        unet: Any diffusers `UNet2DConditionModel`, with or without LoRA, IP-Adapter or its own attention
+            processors.
         motion_adapter: The temporal layers; made for a U-Net of the same blocks, layers and channels.
 
     Raises:
         ValueError: The two do not fit together, or the U-Net carries temporal layers already.
     """
+
+    unet: Any
+    motion_adapter: MotionAdapter
 
     def __init__(self, unet: nn.Module, motion_adapter: MotionAdapter) -> None:
         super().__init__()
@@ -62,7 +68,7 @@ class VideoUNet(nn.Module):
         """Put the temporal layers to work; nothing happens if they are."""
         if self.is_attached:
             return
-        places = list(_places(self.unet, self.motion_adapter))
+        places = list(temporal_places(self.unet, self.motion_adapter))
         for spatial, _ in places:
             if any(isinstance(hook, _TemporalHook) for hook in spatial._forward_hooks.values()):
                 raise ValueError(
@@ -71,12 +77,16 @@ class VideoUNet(nn.Module):
         self._handles = [
             spatial.register_forward_hook(_TemporalHook(self, temporal)) for spatial, temporal in places
         ]
+        if self.unet.is_gradient_checkpointing:
+            self.enable_gradient_checkpointing()
 
     def detach(self) -> Any:
         """Take the temporal layers off and return the image U-Net as it was, bit for bit."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        if self.unet.is_gradient_checkpointing:
+            self.unet.enable_gradient_checkpointing()  # diffusers' own way again, which knows no frames
         return self.unet
 
     def __enter__(self) -> Self:
@@ -127,7 +137,7 @@ class VideoUNet(nn.Module):
         mid_block_additional_residual: Tensor | None = None,
         timestep_cond: Float[Tensor, "b embed"] | None = None,
         class_labels: Shaped[Tensor, "b *labels"] | None = None,
-    ) -> Latents:
+    ) -> Float[Tensor, "b c_out f h w"]:
         """Predict what the scheduler asks for (noise, velocity or sample) for all frames at once.
 
         One frame bypasses the temporal layers: the image model's answer, and no gradient for the adapter.
@@ -136,20 +146,23 @@ class VideoUNet(nn.Module):
             latents: Noisy latents, scaled as the scheduler says.
             timestep: One for all videos or one for each.
             prompt_embeds: Text embeddings of each video, or of each of its frames.
-            frame_positions: When each frame happens, as rows of the adapter's position table: 0, 2, 4, … for every second
-                frame of a clip. None means 0, 1, 2, …
-            added_cond_kwargs: The image U-Net's further conditions (SDXL's `text_embeds` and `time_ids`, IP-Adapter's
-                `image_embeds`); a tensor has one item per video, or one per frame in folded order.
+            frame_positions: When each frame happens, as rows of the adapter's position table: 0, 2, 4, … for
+                every second frame of a clip. None means 0, 1, 2, …
+            added_cond_kwargs: The image U-Net's further conditions (SDXL's `text_embeds` and `time_ids`,
+                IP-Adapter's `image_embeds`); a tensor has one item per video, or one per frame in folded
+                order.
             cross_attention_kwargs: Handed to the image U-Net's attention processors as they are.
-            down_block_additional_residuals: A ControlNet's, one item per frame in folded order, or `b c f h w`.
+            down_block_additional_residuals: A ControlNet's, `b c f h w` or with frames folded into the batch.
             mid_block_additional_residual: Likewise.
             timestep_cond: Guidance embedding of distilled models, one per video.
             class_labels: Class conditions, one per video.
 
         Raises:
-            ValueError: The adapter does not know that many positions, or a condition's length fits neither videos nor frames.
+            ValueError: The adapter does not know that many positions, or a condition's length fits neither
+                videos nor frames.
         """
         num_videos, _, num_frames, _, _ = latents.shape
+        self._check_attachment()
         self._check_positions(num_frames, frame_positions)
 
         def per_frame(name: str, condition: Any) -> Any:
@@ -165,6 +178,8 @@ class VideoUNet(nn.Module):
         if added_cond_kwargs is not None:
             added_cond_kwargs = {name: per_frame(name, value) for name, value in added_cond_kwargs.items()}
 
+        attention = None if cross_attention_kwargs is None else dict(cross_attention_kwargs)
+
         self._layout = FrameLayout(num_frames, frame_positions)
         try:
             (prediction,) = self.unet(
@@ -174,12 +189,8 @@ class VideoUNet(nn.Module):
                 class_labels=per_frame("class_labels", class_labels),
                 timestep_cond=per_frame("timestep_cond", timestep_cond),
                 added_cond_kwargs=added_cond_kwargs,
-                cross_attention_kwargs=None
-                if cross_attention_kwargs is None
-                else dict(cross_attention_kwargs),
-                down_block_additional_residuals=None
-                if down is None
-                else tuple(_folded(residual) for residual in down),
+                cross_attention_kwargs=attention,
+                down_block_additional_residuals=None if down is None else [_folded(item) for item in down],
                 mid_block_additional_residual=None if mid is None else _folded(mid),
                 return_dict=False,
             )
@@ -187,14 +198,23 @@ class VideoUNet(nn.Module):
             self._layout = None
         return unfold_frames(prediction, num_frames)
 
-    def _check_positions(self, num_frames: int, frame_positions: Tensor | None) -> None:
-        """Refuse what the call cannot mean, before anything is computed."""
-        known = self.motion_adapter.max_num_frames
+    def _check_attachment(self) -> None:
         if not self.is_attached:
             raise ValueError(
-                "this VideoUNet is detached and would ignore its temporal layers; attach() it first"
+                "this VideoUNet is detached: its temporal layers would not run; attach() it first"
             )
-        if num_frames > known and num_frames > 1:
+        for block in (*self.unet.down_blocks, *self.unet.up_blocks):
+            if getattr(block, "gradient_checkpointing", False) and (
+                block._gradient_checkpointing_func != self._checkpoint
+            ):
+                raise ValueError(
+                    "gradient checkpointing was enabled on the image U-Net, which would forget the frames when "
+                    "it recomputes; call enable_gradient_checkpointing() of the VideoUNet instead"
+                )
+
+    def _check_positions(self, num_frames: int, frame_positions: Tensor | None) -> None:
+        known = self.motion_adapter.max_num_frames
+        if num_frames > max(known, 1):
             raise ValueError(
                 f"num_frames is {num_frames} but this motion adapter knows {known} positions; "
                 f"set context_length to {known} or less to sample longer clips"
@@ -203,7 +223,8 @@ class VideoUNet(nn.Module):
             return
         if len(frame_positions) != num_frames:
             raise ValueError(
-                f"frame_positions must name one row per frame, but holds {len(frame_positions)} for {num_frames}"
+                f"frame_positions must name one row per frame, but holds {len(frame_positions)} "
+                f"for {num_frames} frames; pass None to count from 0"
             )
         lowest, highest = int(frame_positions.min()), int(frame_positions.max())
         if lowest < 0 or highest >= known:
@@ -227,45 +248,6 @@ class _TemporalHook:
         if isinstance(output, tuple):
             return (self.temporal(output[0], layout.num_frames, layout.positions), *output[1:])
         return self.temporal(output, layout.num_frames, layout.positions)
-
-
-def _places(unet: Any, adapter: MotionAdapter) -> Iterator[tuple[nn.Module, TemporalTransformer]]:
-    """Pair each temporal layer with the last spatial module of the U-Net's layer that it follows."""
-    channels = tuple(unet.config.block_out_channels)
-    if channels != tuple(adapter.config.block_out_channels):
-        raise ValueError(
-            f"motion_adapter was made for a U-Net with block_out_channels {tuple(adapter.config.block_out_channels)}, "
-            f"but this U-Net has {channels}; use an adapter for the same base model"
-        )
-    if adapter.mid_block is not None and unet.mid_block is None:
-        raise ValueError(
-            "motion_adapter has a temporal mid block, but this U-Net has no mid block; use an adapter made for it, "
-            "such as MotionAdapter.for_unet(unet)"
-        )
-    pairs = [
-        *(
-            (f"down_blocks.{i}", *blocks)
-            for i, blocks in enumerate(zip(unet.down_blocks, adapter.down_blocks, strict=True))
-        ),
-        *([] if adapter.mid_block is None else [("mid_block", unet.mid_block, adapter.mid_block)]),
-        *(
-            (f"up_blocks.{i}", *blocks)
-            for i, blocks in enumerate(zip(unet.up_blocks, adapter.up_blocks, strict=True))
-        ),
-    ]
-    for name, block, temporal_block in pairs:
-        attentions = getattr(block, "attentions", None)
-        spatial = list(block.resnets)
-        if attentions is not None:  # a mid block has a resnet more, which comes first
-            spatial = [
-                attention or resnet for attention, resnet in zip(attentions, block.resnets, strict=False)
-            ]
-        if len(spatial) != len(temporal_block.motion_modules):
-            raise ValueError(
-                f"motion_adapter has {len(temporal_block.motion_modules)} temporal layers in {name}, but this U-Net has "
-                f"{len(spatial)} layers there; use an adapter for the same base model"
-            )
-        yield from zip(spatial, temporal_block.motion_modules, strict=True)
 
 
 def _folded(residual: Tensor) -> Tensor:
