@@ -5,7 +5,7 @@ name are those of `diffusers.MotionAdapter`, so either library opens what the ot
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Self, get_args
+from typing import Any, cast, get_args
 
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
@@ -71,7 +71,7 @@ class MotionAdapter(ModelMixin, ConfigMixin):
         motion_max_seq_length: int = 32,
         use_motion_mid_block: bool = True,
         conv_in_channels: int | None = None,
-        norm_scope: NormScope = "frame",
+        norm_scope: str = "frame",
     ) -> None:
         super().__init__()
         if norm_scope not in get_args(NormScope):
@@ -98,7 +98,7 @@ class MotionAdapter(ModelMixin, ConfigMixin):
                     num_layers=layers,
                     num_groups=motion_norm_num_groups,
                     num_positions=motion_max_seq_length,
-                    norm_scope=norm_scope,
+                    norm_scope=cast(NormScope, norm_scope),
                 )
                 for layers in _one_for_each(name, depth, count)
             )
@@ -134,7 +134,7 @@ class MotionAdapter(ModelMixin, ConfigMixin):
         max_num_frames: int = 32,
         use_mid_block: bool | None = None,
         norm_scope: NormScope = "frame",
-    ) -> Self:
+    ) -> "MotionAdapter":
         """Make a fresh adapter, the identity, for an image U-Net.
 
         Args:

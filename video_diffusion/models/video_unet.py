@@ -8,10 +8,10 @@ was, bit for bit.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, TypeAlias
 
 from einops import rearrange, repeat
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from video_diffusion.models.motion_adapter import MotionAdapter
 from video_diffusion.models.temporal_places import temporal_places
 from video_diffusion.models.temporal_transformer import TemporalTransformer
-from video_diffusion.shapes import FramePositions, Latents, PromptEmbeds, fold_frames, unfold_frames
+from video_diffusion.shapes import Latents, PromptEmbeds, fold_frames, unfold_frames
 
 Conditions: TypeAlias = Mapping[str, Any]
 
@@ -57,12 +57,8 @@ class VideoUNet(nn.Module):
         self.motion_adapter = motion_adapter
         self._layout: FrameLayout | None = None
         self._handles: list[RemovableHandle] = []
+        self.is_attached = False
         self.attach()
-
-    @property
-    def is_attached(self) -> bool:
-        """Whether the temporal layers are at work."""
-        return bool(self._handles)
 
     def attach(self) -> None:
         """Put the temporal layers to work; nothing happens if they are."""
@@ -77,6 +73,7 @@ class VideoUNet(nn.Module):
         self._handles = [
             spatial.register_forward_hook(_TemporalHook(self, temporal)) for spatial, temporal in places
         ]
+        self.is_attached = True
         if self.unet.is_gradient_checkpointing:
             self.enable_gradient_checkpointing()
 
@@ -85,11 +82,12 @@ class VideoUNet(nn.Module):
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        self.is_attached = False
         if self.unet.is_gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()  # diffusers' own way again, which knows no frames
         return self.unet
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "VideoUNet":
         self.attach()
         return self
 
@@ -130,7 +128,7 @@ class VideoUNet(nn.Module):
         timestep: Shaped[Tensor, ""] | Shaped[Tensor, " b"] | int | float,
         prompt_embeds: PromptEmbeds,
         *,
-        frame_positions: FramePositions | None = None,
+        frame_positions: Int[Tensor, " positions"] | None = None,
         added_cond_kwargs: Conditions | None = None,
         cross_attention_kwargs: Conditions | None = None,
         down_block_additional_residuals: Sequence[Tensor] | None = None,
@@ -208,7 +206,7 @@ class VideoUNet(nn.Module):
                 block._gradient_checkpointing_func != self._checkpoint
             ):
                 raise ValueError(
-                    "gradient checkpointing was enabled on the image U-Net, which would forget the frames when "
+                    "gradient checkpointing was enabled on the image U-Net, which would forget the frames as "
                     "it recomputes; call enable_gradient_checkpointing() of the VideoUNet instead"
                 )
 

@@ -1,0 +1,1 @@
+"""Makes `tiny_models`, the small real components, importable from every test folder."""
