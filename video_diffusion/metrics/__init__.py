@@ -1,1 +1,98 @@
-"""How well frames hold together: pure functions of frames."""
+"""How well the frames of a clip hold together: one file per metric, all of them listed here.
+
+`measure(frames, fps)` measures a clip in memory; `Measurement` takes frames one at a time, for files of any
+length. Metrics
+know arrays: no pipeline, no video file, no torch.
+"""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from video_diffusion.metrics.clip_input import as_fps, as_uint8_frames, as_window_starts
+from video_diffusion.metrics.cuts import Cuts
+from video_diffusion.metrics.flicker import Flicker
+from video_diffusion.metrics.mean_luma import MeanLuma
+from video_diffusion.metrics.measurement import Measurement, Metric
+from video_diffusion.metrics.motion import Motion
+from video_diffusion.metrics.optical_flow import FlowMethod, choose_flow
+from video_diffusion.metrics.raw_flicker import RawFlicker
+from video_diffusion.metrics.report import BESIDE_FLICKER, ConsistencyReport, Measure
+from video_diffusion.metrics.sharpness import Sharpness
+
+UNIT = (0.0, 1.0)
+LEVELS = (0.0, 255.0)
+UPWARDS = (0.0, float("inf"))
+
+ALL_METRICS: tuple[Metric, ...] = (
+    # name, unit, range, direction, group, source, start
+    Metric("raw_flicker", "of full range", UNIT, "lower", "flicker", "VBench, 1 − score", RawFlicker),
+    Metric("flicker", "levels", LEVELS, "lower", "flicker", "second difference along the flow", Flicker),
+    Metric("motion", "px/frame at 256", UPWARDS, "neither", "motion", "mean believable flow", Motion),
+    Metric("cuts", "cuts", UPWARDS, "neither", "motion", "coverage and change by medians", Cuts),
+    Metric("sharpness", "levels/px", LEVELS, "neither", "sharpness", "RMS luma gradient", Sharpness),
+    Metric("mean_luma", "levels", LEVELS, "neither", "sharpness", "mean BT.601 luma", MeanLuma),
+)
+"""Every weight-free metric, in the order of reports. A new one is one file, one line here and one test."""
+
+__all__ = [
+    "ALL_METRICS",
+    "ConsistencyReport",
+    "Measure",
+    "Measurement",
+    "Metric",
+    "choose_metrics",
+    "measure",
+]
+
+
+def choose_metrics(names: Sequence[str] | None) -> tuple[Metric, ...]:
+    """Return the lines of `ALL_METRICS` with these names, in its order; None means all of them.
+
+    Motion, sharpness and mean luma come along in any case, so that no flicker is shown without them.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if names is None:
+        return ALL_METRICS
+    known = [metric.name for metric in ALL_METRICS]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"metrics has no {unknown[0]!r}; choose from {', '.join(known)}")
+    return tuple(metric for metric in ALL_METRICS if metric.name in {*names, *BESIDE_FLICKER})
+
+
+def measure(
+    frames: Any,
+    fps: Fraction | float | int,
+    metrics: Sequence[str] | None = None,
+    flow: str | FlowMethod | Sequence[np.ndarray] | None = None,
+    window_starts: Sequence[int] | None = None,
+) -> ConsistencyReport:
+    """Measure how well the frames of a clip hold together.
+
+    Args:
+        frames: RGB, uint8 or float in [0, 1]: NumPy `f h w c` or torch `f c h w`, the same answer for each.
+            Give the frames that go to the encoder.
+        fps: frames per second, above 0.
+        metrics: names from `ALL_METRICS`; None measures all. Motion, sharpness and mean luma always come
+            along.
+        flow: None or "dis" (OpenCV DIS at full resolution), "farneback", a `FlowMethod`, or the known flow as
+            two float arrays (forward, backward), each num_frames − 1 × h × w × 2 in pixels.
+        window_starts: first frames of the context windows that made the clip, if known; a seam is looked for
+            at each.
+
+    Raises:
+        ValueError: an argument breaks one of the rules above.
+    """
+    clip = as_uint8_frames(frames)
+    exact_fps = as_fps(fps)
+    measurement = Measurement(
+        choose_metrics(metrics), choose_flow(flow), as_window_starts(window_starts, len(clip))
+    )
+    for index, frame in enumerate(clip):
+        measurement.add(index, float(index / exact_fps), frame)
+    return measurement.report(exact_fps)

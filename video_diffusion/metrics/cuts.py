@@ -1,0 +1,67 @@
+"""A10, cuts and flashes: where one shot ends and another begins."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float64
+
+from video_diffusion.metrics.accumulator import Accumulator, ClipFacts
+from video_diffusion.metrics.report import Reading
+from video_diffusion.metrics.views import Frame
+
+PairSeries = Float64[np.ndarray, "pairs"]
+
+
+def find_cuts(
+    coverage: PairSeries, change: PairSeries, change_across: PairSeries
+) -> tuple[Bool[np.ndarray, "pairs"], Bool[np.ndarray, "pairs"]]:
+    """Tell cuts from flashes in a run of pairs.
+
+    Args:
+        coverage: share of believable flow per pair.
+        change: mean absolute difference of the two frames per pair.
+        change_across: that of the first frame of this pair and the second of the *next* pair; NaN where there
+            is none.
+
+    Returns:
+        cut: the second frame of the pair starts a new shot: coverage < ½ median and change > 1.5 median, and
+            not a flash.
+        flash: the second frame of the pair is a flash: this pair and the next both change by > 1.5 median,
+            while across the two less than half of the smaller change is left.
+    """
+    spike = change > 1.5 * np.median(change)
+    next_spike = np.append(spike[1:], False)
+    smaller = np.minimum(change, np.append(change[1:], np.inf))
+    flash = spike & next_spike & (np.nan_to_num(change_across, nan=np.inf) < smaller / 2)
+    part_of_flash = flash | np.append(False, flash[:-1])
+    cut = (coverage < np.median(coverage) / 2) & spike & ~part_of_flash
+    return cut, flash
+
+
+class Cuts(Accumulator):
+    """Number of cuts; the walk finds them with `find_cuts`, because every other metric must know them.
+
+    The series is 1 at the first frame of each shot but the first, and 0 elsewhere. Detail: `flashes`, frames
+        that differ
+    from both neighbours while those agree; a flash is no cut, its flicker counts.
+    """
+
+    view = Frame
+
+    def __init__(self) -> None:
+        self._frames: list[int] = []
+
+    def look(self, view: Frame) -> None:
+        """Nothing to see: cuts are judged on the whole clip."""
+
+    def add(self, index: int, row: Any) -> None:
+        """Remember that the frame exists."""
+        self._frames.append(index)
+
+    def result(self, clip: ClipFacts) -> Reading:
+        """Return how many cuts were found."""
+        if clip.num_frames < 3:
+            return Reading(None, "too_short", note="needs 3 frames")
+        series = {index: float(index in clip.cuts) for index in self._frames}
+        details = {"flashes": float(len(clip.flashes))}
+        return Reading(float(len(clip.cuts)), "has_cut" if clip.cuts else "ok", series, details=details)

@@ -1,0 +1,240 @@
+"""The walk along a clip: feeds frames to the metrics, finds the cuts, and closes with a report."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from video_diffusion.metrics.accumulator import Accumulator, ClipFacts, Series
+from video_diffusion.metrics.cuts import find_cuts
+from video_diffusion.metrics.optical_flow import FlowMethod, Rgb
+from video_diffusion.metrics.report import ConsistencyReport, Direction, Measure
+from video_diffusion.metrics.views import Frame, Pair, Triple
+
+HORIZON = 256
+"""Cuts are judged against the medians of up to 512 pairs around them; a shorter clip against its own."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One line of `ALL_METRICS`.
+
+    Attributes:
+        name: as in reports.
+        unit: of the value.
+        range: smallest and largest possible value.
+        direction: which way is better; "neither" for what only describes.
+        group: flicker, morph, drift, motion or sharpness.
+        source: where the definition comes from.
+        start: makes a fresh accumulator for one clip.
+    """
+
+    name: str
+    unit: str
+    range: tuple[float, float]
+    direction: Direction
+    group: str
+    source: str
+    start: Callable[[], Accumulator]
+
+
+@dataclass(frozen=True, eq=False)
+class _Observation:
+    """What is kept of one new frame until the cuts around it are known: only numbers, no picture."""
+
+    index: int
+    continues: bool
+    frame_rows: list[Any]
+    pair_rows: list[Any]
+    triple_rows: list[Any]
+    coverage: float = float("nan")
+    change: float = float("nan")
+    change_across: float = float("nan")
+
+
+class Measurement:
+    """Measures one clip frame by frame, holding the pictures of three frames and the rows of up to 512.
+
+    Args:
+        metrics: which lines of the table to measure.
+        flow: optical flow method, used once for each pair of frames.
+        window_starts: first frames of the context windows that made the clip, if known. A jump there is a
+            seam, not a cut.
+    """
+
+    def __init__(self, metrics: Sequence[Metric], flow: FlowMethod, window_starts: Sequence[int] = ()):
+        self._metrics = tuple(metrics)
+        self._flow = flow
+        self._window_starts = tuple(window_starts)
+        self._accumulators = [metric.start() for metric in metrics]
+        self._by_view = {
+            view: [accumulator for accumulator in self._accumulators if accumulator.view is view]
+            for view in (Frame, Pair, Triple)
+        }
+        self._last_frame: Frame | None = None
+        self._last_pair: Pair | None = None
+        self._pending: deque[_Observation] = deque()
+        self._settled: _Observation | None = None
+        self._settled_is_cut = False
+        self._frame_numbers: list[int] = []
+        self._uniform = _EvenSpacing()
+        self._cuts: list[int] = []
+        self._flashes: list[int] = []
+        self._coverage = Series()
+        self._change = Series()
+
+    def add(self, index: int, time: float, rgb: Rgb) -> Triple | None:
+        """Take frame `index`, shown at `time` seconds; a jump in `index` means that frames were left out.
+
+        Returns:
+            The triple that this frame completed, for whoever wants to see where things change.
+        """
+        frame = Frame(index, time, rgb)
+        continues = self._last_frame is not None and index == self._last_frame.index + 1
+        pair = (
+            Pair(self._last_frame, frame, self._flow) if self._last_frame is not None and continues else None
+        )
+        triple = Triple(self._last_pair, pair) if self._last_pair is not None and pair is not None else None
+        self._frame_numbers.append(index)
+        self._uniform.add(time, continues)
+        self._pending.append(
+            _Observation(
+                index=index,
+                continues=continues,
+                frame_rows=[accumulator.look(frame) for accumulator in self._by_view[Frame]],
+                pair_rows=[accumulator.look(pair) for accumulator in self._by_view[Pair]] if pair else [],
+                triple_rows=[accumulator.look(triple) for accumulator in self._by_view[Triple]]
+                if triple
+                else [],
+                coverage=pair.coverage if pair else float("nan"),
+                change=pair.change if pair else float("nan"),
+                change_across=triple.change_across if triple else float("nan"),
+            )
+        )
+        self._last_frame, self._last_pair = frame, pair
+        if len(self._pending) >= 2 * HORIZON:
+            self._settle(HORIZON)
+        return triple
+
+    def report(self, fps: Fraction, num_frames: int | None = None) -> ConsistencyReport:
+        """Close the walk.
+
+        Args:
+            fps: frames per second of the clip.
+            num_frames: of the whole clip; None when every frame was measured.
+
+        Raises:
+            ValueError: no frame was measured.
+        """
+        if self._last_frame is None:
+            raise ValueError("frames must hold at least one frame; given none")
+        self._settle(len(self._pending))
+        clip = ClipFacts(
+            num_frames=len(self._frame_numbers),
+            fps=fps,
+            uniform=self._uniform.holds,
+            cuts=tuple(self._cuts),
+            flashes=tuple(self._flashes),
+            coverage=self._coverage,
+            change=self._change,
+            window_starts=self._window_starts,
+        )
+        height, width = self._last_frame.rgb.shape[:2]
+        return ConsistencyReport(
+            num_frames=len(self._frame_numbers) if num_frames is None else num_frames,
+            fps=fps,
+            width=width,
+            height=height,
+            flow=self._flow.name,
+            frame_numbers=tuple(self._frame_numbers),
+            values={
+                metric.name: self._measure(metric, accumulator, clip)
+                for metric, accumulator in zip(self._metrics, self._accumulators, strict=True)
+            },
+        )
+
+    def _measure(self, metric: Metric, accumulator: Accumulator, clip: ClipFacts) -> Measure:
+        reading = accumulator.result(clip)
+        return Measure(
+            value=reading.value,
+            unit=metric.unit,
+            direction=metric.direction,
+            group=metric.group,
+            status=reading.status,
+            series=tuple(reading.series.get(index) for index in self._frame_numbers),
+            coverage=reading.coverage,
+            details=dict(reading.details),
+            note=reading.note,
+        )
+
+    def _settle(self, count: int) -> None:
+        """Decide the cuts among the first `count` pending frames and hand their rows to the metrics."""
+        known = [self._settled, *self._pending] if self._settled is not None else list(self._pending)
+        pairs = [observation for observation in known if observation.continues]
+        cut, flash = (
+            find_cuts(
+                np.array([pair.coverage for pair in pairs]),
+                np.array([pair.change for pair in pairs]),
+                np.array(
+                    [
+                        _change_across(pair, later)
+                        for pair, later in zip(pairs, [*pairs[1:], None], strict=True)
+                    ]
+                ),
+            )
+            if pairs
+            else (np.zeros(0, dtype=bool), np.zeros(0, dtype=bool))
+        )
+        cut_frames = {pair.index for pair, is_cut in zip(pairs, cut, strict=True) if is_cut} - set(
+            self._window_starts
+        )
+        flash_frames = {pair.index for pair, is_flash in zip(pairs, flash, strict=True) if is_flash}
+        for _ in range(count):
+            observation = self._pending.popleft()
+            self._hand_over(observation, observation.index in cut_frames)
+            if observation.index in flash_frames:
+                self._flashes.append(observation.index)
+
+    def _hand_over(self, observation: _Observation, is_cut: bool) -> None:
+        index = observation.index
+        if is_cut:
+            self._cuts.append(index)
+        if is_cut or not observation.continues:
+            for accumulator in self._accumulators:
+                accumulator.new_shot()
+        else:
+            self._coverage.add(index, observation.coverage)
+            self._change.add(index, observation.change)
+            for accumulator, row in zip(self._by_view[Pair], observation.pair_rows, strict=True):
+                accumulator.add(index, row)
+            if observation.triple_rows and not self._settled_is_cut:
+                for accumulator, row in zip(self._by_view[Triple], observation.triple_rows, strict=True):
+                    accumulator.add(index - 1, row)
+        for accumulator, row in zip(self._by_view[Frame], observation.frame_rows, strict=True):
+            accumulator.add(index, row)
+        self._settled, self._settled_is_cut = observation, is_cut
+
+
+def _change_across(pair: _Observation, later: _Observation | None) -> float:
+    return later.change_across if later is not None and later.index == pair.index + 1 else float("nan")
+
+
+class _EvenSpacing:
+    """Whether frames come at even steps in time, to within a hundredth of a step or a millisecond."""
+
+    def __init__(self) -> None:
+        self.holds = True
+        self._last: float | None = None
+        self._shortest = float("inf")
+        self._longest = 0.0
+
+    def add(self, time: float, continues: bool) -> None:
+        if self._last is not None:
+            step = time - self._last
+            self._shortest, self._longest = min(self._shortest, step), max(self._longest, step)
+            tolerance = max(0.01 * self._longest, 0.001 + 1e-9)
+            self.holds = self.holds and continues and self._longest - self._shortest <= 2 * tolerance
+        self._last = time

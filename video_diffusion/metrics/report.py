@@ -1,0 +1,162 @@
+"""What a measurement returns: one `Measure` per metric, together in a `ConsistencyReport`."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from types import MappingProxyType
+from typing import Any, Literal, TypeAlias
+
+Status: TypeAlias = Literal["ok", "static", "unmeasurable", "too_short", "has_cut"]
+Direction: TypeAlias = Literal["lower", "higher", "neither"]
+
+SCHEMA_VERSION = 1
+"""Of the JSON form; it rises when a field changes its meaning or goes away."""
+
+BESIDE_FLICKER = ("motion", "sharpness", "mean_luma")
+"""A frozen, blurred or black clip has little flicker, so whoever shows flicker shows these beside it."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one metric read off a clip, before its name, unit and direction are put to it.
+
+    Attributes:
+        value: None when there is nothing that could honestly be given.
+        status: ok; static (no change to judge); unmeasurable (too little believable flow, or the rule in
+            `note`); too_short; has_cut (measured within the shots, nothing across a cut).
+        series: frame number → value of that frame; for two frames it stands at the later, for three at the
+            middle one.
+        coverage: share of pixels with believable flow, None for a metric without flow.
+        details: further numbers by name, each explained in docs/metrics.md.
+        note: why there is no value, or what to know about it; empty when there is nothing to say.
+    """
+
+    value: float | None
+    status: Status
+    series: Mapping[int, float] = field(default_factory=dict)
+    coverage: float | None = None
+    details: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One metric of one clip.
+
+    Attributes:
+        value: in `unit`; None when the status says why there is none.
+        direction: which way is better; "neither" for what only describes, such as motion.
+        series: one entry for each of the report's `frame_numbers`; None where the metric has nothing at that
+            frame.
+        status, coverage, details, note: as in `Reading`.
+    """
+
+    value: float | None
+    unit: str
+    direction: Direction
+    group: str
+    status: Status
+    series: tuple[float | None, ...]
+    coverage: float | None
+    details: Mapping[str, float]
+    note: str
+
+    def to_json(self, series: bool = True) -> dict[str, Any]:
+        """Return plain JSON values; NaN and infinity become None. `series=False` leaves the long list out."""
+        plain: dict[str, Any] = {
+            "value": _finite(self.value),
+            "unit": self.unit,
+            "status": self.status,
+            "direction": self.direction,
+            "group": self.group,
+            "coverage": _finite(self.coverage),
+            "details": {name: _finite(value) for name, value in self.details.items()},
+        }
+        if self.note:
+            plain["note"] = self.note
+        if series:
+            plain["series"] = [_finite(value) for value in self.series]
+        return plain
+
+
+@dataclass(frozen=True)
+class ConsistencyReport:
+    """How well the frames of one clip hold together.
+
+    Attributes:
+        num_frames: of the clip, also where only some were measured.
+        fps: frames per second of the clip.
+        width, height: in pixels.
+        flow: name of the optical flow method.
+        frame_numbers: the frames measured, all of them unless the clip was sampled.
+        values: metric name → Measure, in the order of `ALL_METRICS`.
+    """
+
+    num_frames: int
+    fps: Fraction
+    width: int
+    height: int
+    flow: str
+    frame_numbers: tuple[int, ...]
+    values: Mapping[str, Measure]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", MappingProxyType(dict(self.values)))
+
+    def __reduce__(
+        self,
+    ) -> tuple[Any, ...]:  # a mapping proxy cannot be pickled, and worker processes send reports
+        fields = (
+            self.num_frames,
+            self.fps,
+            self.width,
+            self.height,
+            self.flow,
+            self.frame_numbers,
+            dict(self.values),
+        )
+        return type(self), fields
+
+    def to_json(self, series: bool = True) -> dict[str, Any]:
+        """Return a dictionary of plain JSON values, for `json.dumps` or a run record."""
+        plain: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "num_frames": self.num_frames,
+            "fps": float(self.fps),
+            "width": self.width,
+            "height": self.height,
+            "flow": self.flow,
+            "metrics": {name: measure.to_json(series) for name, measure in self.values.items()},
+        }
+        if len(self.frame_numbers) != self.num_frames:
+            plain["frame_numbers"] = list(self.frame_numbers)
+        return plain
+
+    def table(self) -> str:
+        """Return a table for a terminal, one metric to a line under its group, without a final newline."""
+        rate = f"{float(self.fps):.6g}"
+        lines = [
+            f"{self.num_frames} frames of {self.width}×{self.height} at {rate} per second, flow: {self.flow}"
+        ]
+        if len(self.frame_numbers) != self.num_frames:
+            lines.append(f"measured on {len(self.frame_numbers)} of them")
+        group = ""
+        for name, measure in self.values.items():
+            if measure.group != group:
+                group = measure.group
+                lines.append(group)
+            better = "" if measure.direction == "neither" else f"{measure.direction} is better"
+            note = f"  ({measure.note})" if measure.note else ""
+            number = f"{name:<16}{format_value(measure.value):>10}"
+            lines.append(f"  {number}  {measure.unit:<17}{measure.status:<13}{better}{note}".rstrip())
+        return "\n".join(lines)
+
+
+def format_value(value: float | None) -> str:
+    """Return a number in at most 9 characters, or — where there is none."""
+    return "—" if value is None or not math.isfinite(value) else f"{value:.4g}"
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

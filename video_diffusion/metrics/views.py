@@ -1,0 +1,146 @@
+"""What a metric may look at: one, two or three neighbouring frames; what is costly is computed once."""
+
+from functools import cached_property
+
+import cv2
+import numpy as np
+
+from video_diffusion.metrics.luma import LUMA, Plane, luma
+from video_diffusion.metrics.optical_flow import Flow, FlowMethod, Levels, Mask, Rgb, flow_validity, warp
+from video_diffusion.metrics.residual import Neighbour, Residual, second_difference_residual
+
+
+class Frame:
+    """One frame: `rgb` is uint8 `h w c`, `time` in seconds, `index` its number in the clip."""
+
+    def __init__(self, index: int, time: float, rgb: Rgb):
+        self.index = index
+        self.time = time
+        self.rgb = rgb
+
+    @cached_property
+    def levels(self) -> Levels:
+        """RGB as float32 in 0…255."""
+        return self.rgb.astype(np.float32)
+
+    @cached_property
+    def luma(self) -> Plane:
+        """Y = 0.299 R + 0.587 G + 0.114 B in 0…255, not rounded."""
+        return luma(self.levels)
+
+    @cached_property
+    def mean_luma(self) -> float:
+        """Mean of Y in levels, exact in double precision."""
+        return float(np.dot(LUMA, cv2.mean(self.rgb)[:3]))
+
+
+def mean_absolute_difference(first: Rgb, second: Rgb) -> float:
+    """Mean over pixels and channels of |second − first| in levels, exact."""
+    return float(sum(cv2.sumElems(cv2.absdiff(first, second)))) / first.size
+
+
+class Pair:
+    """Two neighbouring frames and the flow between: forward on the first grid, backward on the second."""
+
+    def __init__(self, first: Frame, second: Frame, method: FlowMethod):
+        self.first = first
+        self.second = second
+        self._method = method
+
+    @cached_property
+    def change(self) -> float:
+        """Mean absolute difference of the two frames in levels, without any motion taken out."""
+        return mean_absolute_difference(self.first.rgb, self.second.rgb)
+
+    @cached_property
+    def _flows(self) -> tuple[Flow, Flow] | None:
+        return self._method.between(self.first.index, self.first.rgb, self.second.rgb)
+
+    @property
+    def forward(self) -> Flow:
+        """Flow to the second frame, in pixels; zero where the method could not measure."""
+        return (
+            np.zeros((*self.first.rgb.shape[:2], 2), dtype=np.float32)
+            if self._flows is None
+            else self._flows[0]
+        )
+
+    @property
+    def backward(self) -> Flow:
+        """Flow from the second frame to the first, in pixels; zero where the method could not measure."""
+        return (
+            np.zeros((*self.first.rgb.shape[:2], 2), dtype=np.float32)
+            if self._flows is None
+            else self._flows[1]
+        )
+
+    @cached_property
+    def _forward_validity(self) -> tuple[Mask, Mask]:
+        valid, inside = flow_validity(self.forward, self.backward)
+        return valid & (self._flows is not None), inside
+
+    @cached_property
+    def _backward_validity(self) -> tuple[Mask, Mask]:
+        valid, inside = flow_validity(self.backward, self.forward)
+        return valid & (self._flows is not None), inside
+
+    @property
+    def forward_valid(self) -> Mask:
+        """Where the forward flow can be believed, on the first frame's grid."""
+        return self._forward_validity[0]
+
+    @property
+    def forward_inside(self) -> Mask:
+        """Where the forward flow stays in the picture."""
+        return self._forward_validity[1]
+
+    @property
+    def backward_valid(self) -> Mask:
+        """Where the backward flow can be believed, on the second frame's grid."""
+        return self._backward_validity[0]
+
+    @property
+    def backward_inside(self) -> Mask:
+        """Where the backward flow stays in the picture."""
+        return self._backward_validity[1]
+
+    @cached_property
+    def coverage(self) -> float:
+        """Share of pixels with believable flow, 0…1, mean of both directions."""
+        return float(self.forward_valid.mean() + self.backward_valid.mean()) / 2
+
+    @cached_property
+    def second_on_first(self) -> Levels:
+        """The second frame fetched along the forward flow, so that it should look like the first."""
+        return warp(self.second.levels, self.forward)
+
+    @cached_property
+    def first_on_second(self) -> Levels:
+        """The first frame fetched along the backward flow, so that it should look like the second."""
+        return warp(self.first.levels, self.backward)
+
+
+class Triple:
+    """Three neighbouring frames as two pairs; `centre` is the frame they share."""
+
+    def __init__(self, before: Pair, after: Pair):
+        self.before = before
+        self.after = after
+        self.centre = before.second
+
+    @cached_property
+    def change_across(self) -> float:
+        """Mean absolute difference of the outer two frames in levels: near zero if the centre is a flash."""
+        return mean_absolute_difference(self.before.first.rgb, self.after.second.rgb)
+
+    @cached_property
+    def residual(self) -> Residual:
+        """What motion does not explain at the centre frame."""
+        before, after = self.before, self.after
+        return second_difference_residual(
+            Neighbour(
+                before.first.levels, before.first_on_second, before.backward_valid, before.backward_inside
+            ),
+            self.centre.levels,
+            Neighbour(after.second.levels, after.second_on_first, after.forward_valid, after.forward_inside),
+        )
