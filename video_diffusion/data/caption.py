@@ -23,7 +23,7 @@ MOTION_WORDS = {
     "shrinking": ("shrinking", "getting smaller"),
     "rotating": ("rotating", "turning", "spinning"),
     "bouncing": ("bouncing", "hopping"),
-    "circling": ("circling", "moving in a circle"),
+    "circling": ("circling", "orbiting"),
 }
 BACKGROUND_WORDS = ("on a {0} background", "on {0}", "against a {0} background", "in front of {0}")
 
