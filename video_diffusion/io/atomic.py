@@ -1,0 +1,123 @@
+"""Files that are either whole or absent: written beside their final name, synced, verified, then renamed."""
+
+import os
+import re
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_PART = re.compile(r"\..+\.(?P<pid>[0-9]{1,10})\.part", re.DOTALL)
+
+
+@contextmanager
+def atomic_path(
+    path: Path | str, verify: Callable[[Path], None] | None = None, overwrite: bool = True
+) -> Iterator[Path]:
+    """Yields `.<name>.<pid>.part` in the same directory; when the block ends well, that becomes `path`.
+
+    The caller writes a file, or makes a folder, at the yielded path. It is then synced to disk, passed to
+    `verify` (which raises to refuse it) and renamed. On any exception, Ctrl-C included, nothing is left
+    behind; after a `kill -9` the part stays until the next write to that directory removes it.
+
+    Raises:
+        FileExistsError: `path` exists and `overwrite` is False.
+        OSError: no directory, no permission, no space; its filename is `path`.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    if not overwrite:
+        _refuse_existing(path)
+    try:
+        remove_dead_parts(path.parent)
+        yield part
+        _sync(part)
+        if verify is not None:
+            verify(part)
+        if not overwrite:
+            _refuse_existing(path)
+        _replace(part, path)
+        _sync_one(path.parent)
+    except OSError as error:
+        if error.errno is not None and error.filename in {None, str(part), part}:
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        raise
+    finally:
+        _remove(part)
+
+
+def write_bytes(path: Path | str, data: bytes, overwrite: bool = True) -> None:
+    """Writes a whole file atomically.
+
+    Raises:
+        OSError: as `atomic_path`.
+    """
+    with atomic_path(path, overwrite=overwrite) as part:
+        part.write_bytes(data)
+
+
+def remove_dead_parts(directory: Path) -> list[Path]:
+    """Removes the part files that processes no longer running left in a directory, and returns them."""
+    removed = []
+    for entry in os.scandir(directory):
+        found = _PART.fullmatch(entry.name)
+        if found and not _alive(int(found["pid"])):
+            _remove(Path(entry.path))
+            removed.append(Path(entry.path))
+    return removed
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _refuse_existing(path: Path) -> None:
+    if os.path.lexists(path):
+        raise FileExistsError(f"{path} exists; overwrite it explicitly or choose another name")
+
+
+def _replace(part: Path, path: Path) -> None:
+    """Renames; a folder that stands at `path` is moved aside first, since folders cannot be replaced."""
+    if not (path.is_dir() and not path.is_symlink()):
+        part.replace(path)
+        return
+    old = path.with_name(f".{path.name}.old.{os.getpid()}.part")
+    path.replace(old)
+    try:
+        part.replace(path)
+    except OSError:
+        old.replace(path)
+        raise
+    _remove(old)
+
+
+def _sync(path: Path) -> None:
+    if stat.S_ISDIR(path.lstat().st_mode):
+        for child in path.iterdir():
+            _sync(child)
+    _sync_one(path)
+
+
+def _sync_one(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():  # Windows cannot open a directory
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()

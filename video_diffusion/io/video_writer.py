@@ -1,0 +1,208 @@
+"""Frames to MP4, MOV, MKV, WebM, GIF, animated WebP or a folder of PNGs: whole and verified, or not at all.
+
+Colours are converted to BT.709 limited range and tagged as that. Chroma is sampled where the tag says it is
+(left, the default of H.264): ffmpeg's own default puts it off by half a pixel. Read accurately, a smooth
+64 px clip at crf 18 gives 43.1 dB, with the default place 41.6 dB.
+"""
+
+import errno
+import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import IO
+
+import imageio_ffmpeg
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from video_diffusion.io.atomic import atomic_path
+from video_diffusion.io.video_formats import CODECS, Encoding, check_clip, choose_encoding, frame_times
+from video_diffusion.io.video_reader import VideoReadError, iter_frames
+
+_CONVERT = "scale=out_color_matrix=bt709:out_range=tv:flags=bicubic+accurate_rnd+full_chroma_inp"
+_CHROMA_LEFT = {"yuv420p": ":out_h_chr_pos=0:out_v_chr_pos=128", "yuv444p": ""}
+_TAG = ",setparams=color_primaries=bt709:color_trc=bt709:colorspace=bt709:range=tv"
+_MUXERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm", ".gif": "gif"}
+_MOVIE_FLAGS = ("-movflags", "+faststart+use_metadata_tags")
+WEBP_QUALITY = 90
+
+
+class VideoWriteError(RuntimeError):
+    """The encoder failed, or what it wrote does not hold the frames; nothing was left at the path."""
+
+
+def write_video(
+    path: Path | str,
+    frames: UInt8[np.ndarray, "f h w 3"],
+    fps: Fraction,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    codec: str | None = None,
+    crf: int | None = None,
+    pixel_format: str | None = None,
+    overwrite: bool = True,
+) -> None:
+    """Writes a clip under a temporary name, reads it back, counts its frames, and only then names it `path`.
+
+    Args:
+        path: its suffix chooses the format; a name ending in "/" is a folder of PNGs.
+        frames: RGB.
+        fps: kept exactly, except that GIF and WebP count in 1/100 and 1/1000 s.
+        metadata: tags such as `RunRecord.tags()`; GIF, WebP and PNG keep none.
+        codec: a name of `CODECS`; None is the suffix's own, H.264 for .mp4.
+        crf: 0 (best) to the codec's worst; None is its default, 18 for H.264.
+        pixel_format: "yuv420p", or "yuv444p" for full colour resolution and odd sizes.
+        overwrite: False refuses an existing path.
+
+    Raises:
+        ValueError: an unknown format, or a size or rate that it cannot hold.
+        FileExistsError: see `overwrite`.
+        VideoWriteError: the encoder died (with its last lines) or lost frames.
+        OSError: no space, no permission, over the file-size limit.
+    """
+    encoding = choose_encoding(path, codec, crf, pixel_format)
+    num_frames, height, width, _ = frames.shape
+    check_clip(encoding, width, height, fps)
+    if num_frames == 0:
+        raise ValueError("frames holds 0 frames; a clip needs at least one")
+    path = Path(path)
+
+    def verify(part: Path) -> None:
+        _verify(part, path, encoding, num_frames, (height, width))
+
+    with atomic_path(path, verify=verify, overwrite=overwrite) as part:
+        if encoding.codec.name == "png":
+            _write_pngs(part, frames)
+        elif encoding.codec.name == "webp":
+            _write_webp(part, frames, fps)
+        else:
+            _write_ffmpeg(part, frames, fps, metadata or {}, encoding)
+
+
+def working_codecs() -> dict[str, str | None]:
+    """Every codec, tried on two frames: None if it works here, else why not."""
+    frames = np.full((2, 32, 48, 3), 96, np.uint8)
+    results: dict[str, str | None] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, codec in CODECS.items():
+            target = Path(folder) / f"probe-{name}{codec.suffixes[0] if codec.suffixes else ''}"
+            try:
+                write_video(target, frames, Fraction(8), codec=name)
+                results[name] = None
+            except (VideoWriteError, OSError) as error:
+                results[name] = str(error)
+    return results
+
+
+def _write_ffmpeg(
+    part: Path,
+    frames: UInt8[np.ndarray, "f h w 3"],
+    fps: Fraction,
+    metadata: Mapping[str, str],
+    encoding: Encoding,
+) -> None:
+    _, height, width, _ = frames.shape
+    muxer = _MUXERS[encoding.suffix]
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-nostats", "-loglevel", "error"]
+    command += [
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+        "-s",
+        f"{width}x{height}",
+        "-r",
+        str(fps),
+        "-i",
+        "pipe:0",
+    ]
+    with tempfile.NamedTemporaryFile(suffix=".ffmetadata") as tags, tempfile.TemporaryFile() as log:
+        if metadata:
+            tags.write(_ffmetadata(metadata).encode())
+            tags.flush()
+            command += ["-f", "ffmetadata", "-i", tags.name, "-map", "0:v", "-map_metadata", "1"]
+        if encoding.pixel_format is not None:
+            command += ["-vf", _CONVERT + _CHROMA_LEFT[encoding.pixel_format] + _TAG]
+            command += ["-pix_fmt", encoding.pixel_format]
+        if encoding.crf is not None:
+            command += ["-crf", str(encoding.crf)]
+        command += ["-c:v", encoding.codec.name, *encoding.codec.arguments]
+        command += _MOVIE_FLAGS if muxer in {"mp4", "mov"} else ()
+        command += ["-f", muxer, f"file:{part.absolute()}"]
+        _feed(command, frames, log)
+
+
+def _feed(command: list[str], frames: UInt8[np.ndarray, "f h w 3"], log: IO[bytes]) -> None:
+    """Runs ffmpeg in its own process group, so that Ctrl-C reaches only us and we decide what it leaves."""
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log, process_group=0)
+    assert process.stdin is not None
+    try:
+        try:
+            for frame in frames:
+                process.stdin.write(np.ascontiguousarray(frame).data)
+            process.stdin.close()
+        except BrokenPipeError:
+            pass  # ffmpeg stopped early; its own words follow
+        status = process.wait()
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    if status != 0:
+        log.seek(0)
+        _raise_ffmpeg_error(status, log.read()[-4000:].decode(errors="replace"))
+
+
+def _raise_ffmpeg_error(status: int, log: str) -> None:
+    known = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO}
+    code = next((code for code in known if os.strerror(code) in log), None)
+    if status == -signal.SIGXFSZ:
+        code = errno.EFBIG
+    if code is not None:
+        raise OSError(code, os.strerror(code))
+    lines = [line.strip() for line in log.splitlines() if line.strip()][-3:]
+    how = f"was stopped by {signal.Signals(-status).name}" if status < 0 else f"failed with status {status}"
+    raise VideoWriteError(f"the encoder {how}: {' / '.join(lines) or 'it said nothing'}")
+
+
+def _ffmetadata(metadata: Mapping[str, str]) -> str:
+    """The text format of ffmpeg; `=`, `;`, `#`, backslash and newline are escaped by a backslash."""
+    table = str.maketrans({sign: f"\\{sign}" for sign in "=;#\\\n"})
+    lines = [f"{name.translate(table)}={text.translate(table)}" for name, text in metadata.items()]
+    return ";FFMETADATA1\n" + "\n".join(lines) + "\n"
+
+
+def _write_webp(part: Path, frames: UInt8[np.ndarray, "f h w 3"], fps: Fraction) -> None:
+    times = frame_times(len(frames), fps, 1000)
+    durations = [end - start for start, end in pairwise(times)]
+    first, *rest = [Image.fromarray(frame) for frame in frames]
+    with part.open("wb") as file:
+        first.save(
+            file, "WEBP", save_all=True, append_images=rest, duration=durations, loop=0, quality=WEBP_QUALITY
+        )
+
+
+def _write_pngs(part: Path, frames: UInt8[np.ndarray, "f h w 3"]) -> None:
+    part.mkdir()
+    digits = max(4, len(str(len(frames) - 1)))
+    for index, frame in enumerate(frames):
+        with (part / f"{index:0{digits}d}.png").open("wb") as file:
+            Image.fromarray(frame).save(file, "PNG")
+
+
+def _verify(part: Path, path: Path, encoding: Encoding, num_frames: int, size: tuple[int, int]) -> None:
+    """Reads everything back; WebP stores equal neighbours once, so there fewer pictures may be right."""
+    try:
+        shapes = [frame.pixels.shape[:2] for frame in iter_frames(part, suffix=path.suffix)]
+    except VideoReadError as error:
+        raise VideoWriteError(f"{path}: what was written cannot be read back ({error})") from None
+    merged = encoding.codec.name == "webp" and 0 < len(shapes) < num_frames
+    if (len(shapes) != num_frames and not merged) or set(shapes) != {size}:
+        found = f"{len(shapes)} frames of {sorted(set(shapes))}"
+        raise VideoWriteError(f"{path}: {found} were written, not {num_frames} of {size}; nothing was kept")
