@@ -1,0 +1,137 @@
+"""The `video-diffusion` program: a table of verbs, imported only when one runs, and one way to end."""
+
+import difflib
+import importlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from video_diffusion import __version__
+from video_diffusion.cli.failures import Terminated, report
+
+# verb -> (module, what it does in a few words); the command is the module's function of the verb's name
+COMMANDS = {
+    "generate": ("video_diffusion.cli.generate", "Make a clip from a prompt, measured before it is encoded."),
+    "measure": ("video_diffusion.cli.measure", "Measure how well the frames of clips hold together."),
+    "inspect": ("video_diffusion.cli.inspect", "Show the record of a clip, or what is in a model folder."),
+    "rerun": (
+        "video_diffusion.cli.rerun",
+        "Make a clip again from its record; tell whether it is identical.",
+    ),
+    "doctor": ("video_diffusion.cli.doctor", "Check versions, devices, codecs, cache, disk and memory."),
+}
+BROKEN_PIPE = 141
+
+EPILOG = """\b
+Exit codes: 0 done, 1 a clip failed, 2 usage, config or input, 3 the model
+cannot be loaded, 4 disk, memory, permission or device, 130 Ctrl-C, 143 SIGTERM.
+
+--debug anywhere on the line (or VIDEO_DIFFUSION_DEBUG=1) shows tracebacks."""
+
+
+class Program(click.Group):
+    """A click group that imports a verb when it is called and ends every run with one line and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The verbs, in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Imports one verb."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Lists the verbs from the table, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, about) for name, (_, about) in COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Finds the verb, or says which one was probably meant."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            close = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(COMMANDS)}"
+            raise click.UsageError(f"no such command '{args[0]}'; {hint}")
+        return super().resolve_command(ctx, args)
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> NoReturn:
+        """Runs one verb and exits the process with its code."""
+        words = list(sys.argv[1:] if args is None else args)
+        self._main_shell_completion(extra, prog_name or "video-diffusion", complete_var)
+        debug = os.environ.get("VIDEO_DIFFUSION_DEBUG", "") not in {"", "0"}
+        if "--debug" in words[: words.index("--")] if "--" in words else "--debug" in words:
+            words.remove("--debug")
+            debug = True
+        _make_streams_safe()
+        _install_signals()
+        try:
+            with self.make_context(prog_name or "video-diffusion", words, **extra) as ctx:
+                self.invoke(ctx)
+            sys.stdout.flush()
+            code = 0
+        except click.exceptions.Exit as done:
+            code = done.exit_code
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message(), err=True)
+            code = error.exit_code
+        except BrokenPipeError:
+            code = _close_stdout()
+        except BaseException as error:  # the end of the program: everything becomes one line
+            code = report(error, debug)
+        sys.exit(code)
+
+
+def _make_streams_safe() -> None:
+    """A character the terminal's encoding lacks is escaped instead of ending the program."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+
+
+def _install_signals() -> None:
+    """First Ctrl-C or SIGTERM: clean up and end; a second one ends at once."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGTERM, interrupt)
+
+
+def _close_stdout() -> int:
+    """Nobody reads any more (`| head`): end quietly, also when Python flushes at its own end."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 1)
+    os.close(devnull)
+    return BROKEN_PIPE
+
+
+@click.group(
+    cls=Program,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, "--version", prog_name="video-diffusion", message="%(prog)s %(version)s")
+def main() -> None:
+    """Text to video by temporal attention: make clips, measure how well they hold together."""

@@ -1,0 +1,71 @@
+"""What the program shows: one-line errors, notes and progress on stderr, plain and safe on any terminal."""
+
+import os
+import sys
+import time
+import unicodedata
+from typing import TextIO
+
+import click
+
+
+def printable(text: str) -> str:
+    """The text with all that steers a terminal escaped: controls, newlines, direction marks, surrogates."""
+    return "".join(
+        sign if unicodedata.category(sign) not in {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"} else _escaped(sign)
+        for sign in text
+    )
+
+
+def _escaped(sign: str) -> str:
+    named = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+    return named.get(sign) or sign.encode("unicode_escape", "surrogatepass").decode()
+
+
+def has_colour(stream: TextIO) -> bool:
+    """Whether the stream is a terminal that wants colour (NO_COLOR, TERM=dumb)."""
+    wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return wanted and stream.isatty()
+
+
+def say(text: str, label: str = "", colour: str | None = None) -> None:
+    """One line on stderr, escaped; the label (such as "error") is coloured where that is wanted."""
+    if label and colour and has_colour(sys.stderr):
+        label = click.style(label, fg=colour, bold=True)
+    click.echo(f"{label}: {printable(text)}" if label else printable(text), err=True)
+
+
+def warn(text: str) -> None:
+    """A `warning:` line on stderr."""
+    say(text, "warning", "yellow")
+
+
+class Progress:
+    """A bar with the step and the seconds left, on stderr, on terminals only.
+
+    Args:
+        total: steps.
+        quiet: shows nothing.
+    """
+
+    WIDTH = 24
+
+    def __init__(self, total: int, quiet: bool = False) -> None:
+        self.total = total
+        self.shown = not quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self.started = time.monotonic()
+
+    def step(self, done: int, label: str = "step") -> None:
+        """Shows that `done` of the steps are done."""
+        if not self.shown or done < 1:
+            return
+        spent = time.monotonic() - self.started
+        left = spent / done * (self.total - done)
+        filled = self.WIDTH * done // self.total
+        bar = "#" * filled + "-" * (self.WIDTH - filled)
+        click.echo(f"\r{label} {done}/{self.total} [{bar}] {left:4.0f} s left ", err=True, nl=False)
+
+    def clear(self) -> None:
+        """Takes the bar away."""
+        if self.shown:
+            click.echo("\r" + " " * (self.WIDTH + 40) + "\r", err=True, nl=False)
