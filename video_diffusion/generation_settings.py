@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
@@ -140,7 +140,7 @@ class GenerationSettings(BaseModel):
     decode_chunk_size: Annotated[int, Field(ge=1, le=4096)] = 4
 
     @classmethod
-    def from_values(cls, values: Mapping[str, Any]) -> Self:
+    def from_values(cls, values: Mapping[str, Any]) -> "GenerationSettings":
         """Settings from keyword values.
 
         Raises:
@@ -148,7 +148,7 @@ class GenerationSettings(BaseModel):
         """
         return validate(cls, Layer(values))
 
-    def with_defaults(self, defaults: Mapping[str, Any]) -> Self:
+    def with_defaults(self, defaults: Mapping[str, Any]) -> "GenerationSettings":
         """The settings with every None filled from a model's defaults; keys it does not know are ignored.
 
         Raises:
