@@ -36,7 +36,7 @@ cannot be loaded, 4 disk, memory, permission or device, 130 Ctrl-C, 143 SIGTERM.
 
 
 class Program(click.Group):
-    """A click group that imports a verb when it is called and ends every run with one line and an exit code."""
+    """A click group that imports a verb when it is called, and ends with one line and an exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The verbs, in the order of the table."""

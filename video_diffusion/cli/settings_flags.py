@@ -1,0 +1,107 @@
+"""The flags, files and `--set` texts that make up a clip's settings; ranges live in GenerationSettings."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from video_diffusion.generation_settings import GenerationSettings
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+# flag names -> setting, metavar, help
+FLAGS: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
+    (("--negative-prompt",), "negative_prompt", "TEXT", "What to stay away from."),
+    (("--seed",), "seed", "N", "0 to 2^63-1; the same seed gives the same clip.  [default: 0]"),
+    (("--frames", "--num-frames"), "num_frames", "N", "Frames, 1 (a picture) to 4096."),
+    (("--size",), "size", "WxH", "Pixels, multiples of 8, 16 to 8192."),
+    (("--fps",), "fps", "RATE", "Frames per second, exact: 24, 23.976, 30000/1001."),
+    (("--steps", "--num-inference-steps"), "num_inference_steps", "N", "Denoising steps, 1 to 1000."),
+    (("--guidance-scale", "--guidance"), "guidance_scale", "X", "How hard to follow the prompt, 0 to 50."),
+    (("--scheduler",), "scheduler", "NAME", "ddim, ddpm, euler, euler_a, heun, dpmpp_2m, ..."),
+    (("--model",), "model", "MODEL", "'embedded', a folder or a hub id.  [default: embedded]"),
+    (("--motion-adapter",), "motion_adapter", "PATH", "Temporal layers for an image model."),
+    (("--dtype",), "dtype", "NAME", "float32, float16, bfloat16 or float64.  [default: float32]"),
+    (("--device",), "device", "NAME", "auto, cpu, cuda, cuda:N, xpu, mps.  [default: auto]"),
+)
+TEXT_SETTINGS = {"negative_prompt", "model", "motion_adapter", "fps"}
+_SIZE = re.compile(r"(\d{1,9})[xX×](\d{1,9})")
+
+
+def settings_options(command: Command) -> Command:
+    """Adds the flags of the settings, `--config` and `--set` to a command."""
+    command = click.option(
+        "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One setting as YAML; repeatable."
+    )(command)
+    command = click.option(
+        "--config", "configs", multiple=True, metavar="FILE", help="YAML settings; later files win."
+    )(command)
+    for names, setting, metavar, about in reversed(FLAGS):
+        command = click.option(*names, setting, metavar=metavar, help=about)(command)
+    return command
+
+
+def settings_from(
+    prompt: str | None,
+    configs: Sequence[str],
+    assignments: Sequence[str],
+    flags: Mapping[str, str | None],
+) -> "GenerationSettings":
+    """Lays `--config` files, `--set` texts and flags over each other and checks the result.
+
+    Args:
+        prompt: the argument; it wins over a prompt in a file.
+        configs: files, left to right.
+        assignments: `key=value` texts, left to right.
+        flags: setting to text as typed, None where the flag was not given.
+
+    Raises:
+        ConfigError: one line naming the file and line, or the flag.
+    """
+    from video_diffusion.config import Layer, assign, merge, read_config, set_value, validate
+    from video_diffusion.generation_settings import GenerationSettings
+
+    layer = Layer({})
+    for name in configs:
+        layer = merge(layer, read_config(Path(name)))
+    for assignment in assignments:
+        layer = assign(layer, assignment)
+    for names, setting, _, _ in FLAGS:
+        text = flags.get(setting)
+        if text is None:
+            continue
+        if setting == "size":
+            width, height = parse_size(text)
+            layer = set_value(set_value(layer, ["width"], width, "--size"), ["height"], height, "--size")
+        else:
+            value = text if setting in TEXT_SETTINGS else plain_value(text)
+            layer = set_value(layer, [setting], value, names[0])
+    if prompt is not None:
+        layer = set_value(layer, ["prompt"], prompt, "PROMPT")
+    if "prompt" not in layer.values:
+        raise click.UsageError('PROMPT: is missing; for example video-diffusion generate "a red circle"')
+    return validate(GenerationSettings, layer)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Width and height of "64x48".
+
+    Raises:
+        click.UsageError: anything else.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise click.UsageError(f"--size: must be WIDTHxHEIGHT in pixels, such as 64x48 (given {text!r})")
+    return int(found[1]), int(found[2])
+
+
+def plain_value(text: str) -> int | float | str:
+    """A flag's text as the number that it is, else as it stands."""
+    if re.fullmatch(r"[+-]?\d{1,40}", text):
+        return int(text)
+    if re.fullmatch(r"[+-]?\d{1,40}\.\d{1,40}([eE][+-]?\d{1,3})?|[+-]?\d{1,40}[eE][+-]?\d{1,3}", text):
+        return float(text)
+    return text
