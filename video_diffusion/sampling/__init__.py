@@ -1,1 +1,22 @@
 """From noise to latents: noise, schedulers, guidance and the denoising loop."""
+
+from video_diffusion.sampling.denoise import DenoisingStep, NonFiniteLatentsError, denoise
+from video_diffusion.sampling.denoiser import Denoiser, Guided, PromptedModel
+from video_diffusion.sampling.noise import MAX_SEED, frame_generators, initial_noise, step_noise
+from video_diffusion.sampling.schedulers import SCHEDULERS, SchedulerRow, make_scheduler
+
+__all__ = [
+    "MAX_SEED",
+    "SCHEDULERS",
+    "Denoiser",
+    "DenoisingStep",
+    "Guided",
+    "NonFiniteLatentsError",
+    "PromptedModel",
+    "SchedulerRow",
+    "denoise",
+    "frame_generators",
+    "initial_noise",
+    "make_scheduler",
+    "step_noise",
+]

@@ -1,0 +1,122 @@
+"""The denoising loop: from noise to latents, one step at a time."""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from video_diffusion.sampling.denoiser import Denoiser
+from video_diffusion.sampling.noise import frame_generators
+from video_diffusion.shapes import Latents, fold_frames, unfold_frames
+
+
+class NonFiniteLatentsError(ArithmeticError):
+    """Denoising ran into NaN or infinity; nothing that follows could be a clip.
+
+    Args:
+        message: One line for the user.
+        clips: Which videos of the batch, counted from 0.
+    """
+
+    def __init__(self, message: str, clips: tuple[int, ...]) -> None:
+        super().__init__(message)
+        self.clips = clips
+
+
+@dataclass(frozen=True)
+class DenoisingStep:
+    """The state after one step.
+
+    Attributes:
+        index: Which step, counted from 1.
+        num_steps: How many there will be; for second-order schedulers more than were asked for.
+        timestep: At which the model was asked.
+        latents: What the next step starts from; after the last step, the result.
+        clean_latents: The model's present guess of the result.
+    """
+
+    index: int
+    num_steps: int
+    timestep: float
+    latents: Tensor
+    clean_latents: Tensor
+
+
+def denoise(
+    denoiser: Denoiser, scheduler: Any, latents: Latents, num_inference_steps: int, seeds: Sequence[int]
+) -> Iterator[DenoisingStep]:
+    """Denoise a batch of videos, yielding after every step; whoever iterates shows, saves or stops.
+
+    Schedulers that add noise get it per frame from (seed, step, frame), so a video does not depend on its
+    batch.
+
+    Args:
+        denoiser: Predicts what the scheduler asks for.
+        scheduler: A diffusers scheduler; only its configuration is used, the run makes itself a fresh one.
+        latents: Standard normal noise, see `initial_noise`, in float32 whatever the precision of the model, or
+            in float64 for comparisons (noise that schedulers add is then another).
+        num_inference_steps: Steps to ask the scheduler for.
+        seeds: One for each video.
+
+    Raises:
+        NonFiniteLatentsError: Latents turned NaN or infinite; the message names the step.
+        ValueError: Not one seed for each video, or latents in half precision.
+    """
+    num_videos, _, num_frames, _, _ = latents.shape
+    if len(seeds) != num_videos:
+        raise ValueError(
+            f"seeds must be {num_videos}, one for each video, but are {len(seeds)}; add or drop some"
+        )
+    if latents.dtype not in {torch.float32, torch.float64}:
+        raise ValueError(
+            f"latents must be float32 or float64, not {latents.dtype}: half precision draws other noise; "
+            "convert them, the denoiser may still compute in half precision"
+        )
+    scheduler = type(scheduler).from_config(scheduler.config)
+    scheduler.set_timesteps(num_inference_steps, device=latents.device)
+    if hasattr(scheduler, "set_begin_index"):
+        # Else it looks its place up by timestep, and Karras spacing has some timesteps twice.
+        scheduler.set_begin_index(0)
+    takes_generator = "generator" in inspect.signature(scheduler.step).parameters
+    latents = latents * scheduler.init_noise_sigma
+    num_steps = len(scheduler.timesteps)
+    for index, timestep in enumerate(scheduler.timesteps, start=1):
+        more: dict[str, Any] = {}
+        if takes_generator:
+            more["generator"] = [g for seed in seeds for g in frame_generators(seed, index, num_frames)]
+        with (
+            torch.no_grad()
+        ):  # only around the work: a generator that yields would leave it on for its caller
+            prediction = denoiser(scheduler.scale_model_input(latents, timestep), timestep)
+            # Folded, because then one generator per frame is what schedulers understand as one per item.
+            stepped = scheduler.step(fold_frames(prediction), timestep, fold_frames(latents), **more)
+        latents = unfold_frames(stepped.prev_sample, num_frames)
+        _check_finite(latents, index, num_steps)
+        clean_latents = unfold_frames(_clean_latents(scheduler, stepped), num_frames)
+        yield DenoisingStep(index, num_steps, float(timestep), latents, clean_latents)
+
+
+def _clean_latents(scheduler: Any, stepped: Any) -> Tensor:
+    """The predicted result: most schedulers return it, multistep ones keep their last predictions of it."""
+    for name in ("pred_original_sample", "denoised"):
+        if getattr(stepped, name, None) is not None:
+            return getattr(stepped, name)
+    return scheduler.model_outputs[-1]
+
+
+def _check_finite(latents: Latents, index: int, num_steps: int) -> None:
+    clips = tuple(clip for clip, video in enumerate(latents) if not bool(torch.isfinite(video).all()))
+    if clips:
+        which = (
+            ""
+            if len(latents) == 1
+            else f" in video {', '.join(str(clip + 1) for clip in clips)} of the batch"
+        )
+        raise NonFiniteLatentsError(
+            f"latents must be finite, but are NaN or infinite{which} at step {index} of {num_steps}; "
+            "set dtype to bfloat16 or float32, or lower guidance_scale",
+            clips,
+        )

@@ -1,0 +1,89 @@
+"""What the denoising loop asks of a model, and guidance as a wrapper around one.
+
+Whatever changes a prediction, guidance here and later windows, is a callable around a callable; the loop
+never knows.
+"""
+
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from video_diffusion.shapes import Latents, PromptEmbeds
+
+Timestep = Shaped[Tensor, ""]
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """Predicts what the scheduler asks for (noise, velocity or sample) from noisy latents."""
+
+    def __call__(self, latents: Latents, timestep: Timestep) -> Latents:
+        """Predict for all videos of the batch at one timestep."""
+        ...
+
+
+@runtime_checkable
+class PromptedModel(Protocol):
+    """A model that is told the prompt with every call, such as a `VideoUNet`."""
+
+    def __call__(
+        self, latents: Latents, timestep: Timestep, prompt_embeds: PromptEmbeds, **conditions: Any
+    ) -> Latents:
+        """Predict for all videos of the batch, each with its own prompt."""
+        ...
+
+
+class Guided:
+    """Classifier-free guidance (Ho & Salimans 2022, equation 6): from the negative prompt to the prompt.
+
+    The prediction is negative + guidance_scale · (prompt - negative), both from one pass over a doubled
+    batch. A scale of exactly 1 is the prompt's own prediction and takes a pass without doubling; diffusers
+    does that for everything below 1 too, which here stays a blend of the two.
+
+    The model runs in the precision of its prompt embeddings, whatever that of the latents.
+
+    Args:
+        model: What is asked for each prediction.
+        prompt_embeds: Of each video's prompt.
+        negative_prompt_embeds: Of each video's negative prompt; not read, and may be None, if the scale is 1.
+        guidance_scale: 0 is the negative prompt alone, 1 the prompt alone, usual are 2 to 10.
+        conditions: Further arguments for every call of the model, which fit the doubled batch.
+
+    Raises:
+        ValueError: Guidance without negative embeddings, or with embeddings of another shape.
+    """
+
+    def __init__(
+        self,
+        model: PromptedModel,
+        prompt_embeds: PromptEmbeds,
+        negative_prompt_embeds: Tensor | None,
+        guidance_scale: float,
+        **conditions: Any,
+    ) -> None:
+        self.model = model
+        self.guidance_scale = guidance_scale
+        self.conditions = conditions
+        self.prompt_embeds = prompt_embeds
+        if guidance_scale == 1:
+            return
+        if negative_prompt_embeds is None or negative_prompt_embeds.shape != prompt_embeds.shape:
+            given = None if negative_prompt_embeds is None else tuple(negative_prompt_embeds.shape)
+            raise ValueError(
+                f"negative_prompt_embeds must have the shape {tuple(prompt_embeds.shape)} of prompt_embeds, "
+                f"but has {given}; encode both with the same text encoder, or set guidance_scale to 1"
+            )
+        self.prompt_embeds = torch.cat([negative_prompt_embeds, prompt_embeds])
+
+    def __call__(self, latents: Latents, timestep: Timestep) -> Latents:
+        """Predict, guided."""
+        inputs = latents.to(self.prompt_embeds.dtype)
+        if self.guidance_scale == 1:
+            return self._predict(inputs, timestep).to(latents.dtype)
+        negative, prompted = self._predict(torch.cat([inputs, inputs]), timestep).to(latents.dtype).chunk(2)
+        return negative + self.guidance_scale * (prompted - negative)
+
+    def _predict(self, latents: Latents, timestep: Timestep) -> Latents:
+        return self.model(latents, timestep, self.prompt_embeds, **self.conditions)

@@ -1,0 +1,98 @@
+"""The samplers by name: one table of stock diffusers schedulers."""
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
+from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
+from diffusers.schedulers.scheduling_heun_discrete import HeunDiscreteScheduler
+from diffusers.schedulers.scheduling_lcm import LCMScheduler
+from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
+
+# diffusers' own stand-in for alphas_cumprod = 0, no signal, where a noise level must be finite.
+SMALLEST_ALPHAS_CUMPROD = 2.0**-24
+
+
+@dataclass(frozen=True)
+class SchedulerRow:
+    """A diffusers scheduler and what its name here adds to the model's own configuration."""
+
+    scheduler: Any
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+DPMPP: dict[str, Any] = {"solver_order": 2, "solver_type": "midpoint", "use_karras_sigmas": False}
+
+SCHEDULERS: Mapping[str, SchedulerRow] = {
+    "ddim": SchedulerRow(DDIMScheduler),
+    "ddpm": SchedulerRow(DDPMScheduler),
+    "euler": SchedulerRow(EulerDiscreteScheduler, {"use_karras_sigmas": False}),
+    "euler_a": SchedulerRow(EulerAncestralDiscreteScheduler),
+    "heun": SchedulerRow(HeunDiscreteScheduler, {"use_karras_sigmas": False}),
+    "dpmpp_2m": SchedulerRow(DPMSolverMultistepScheduler, DPMPP | {"algorithm_type": "dpmsolver++"}),
+    "dpmpp_2m_karras": SchedulerRow(
+        DPMSolverMultistepScheduler, DPMPP | {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True}
+    ),
+    # DPM-Solver++ SDE in its multistep form ("2M SDE"): of diffusers' single-step forms one needs torchsde
+    # and the other knows no timestep spacing.
+    "dpmpp_sde": SchedulerRow(DPMSolverMultistepScheduler, DPMPP | {"algorithm_type": "sde-dpmsolver++"}),
+    "unipc": SchedulerRow(UniPCMultistepScheduler, {"solver_order": 2, "solver_type": "bh2"}),
+    "lcm": SchedulerRow(LCMScheduler),
+}
+
+
+def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
+    """Make a fresh scheduler for one run.
+
+    Args:
+        name: A row of `SCHEDULERS`.
+        config: The model's own scheduler configuration, written by whichever scheduler; from it come the
+            noise schedule, what the model predicts and the timestep spacing. Fields that the named scheduler
+            lacks are left out. `clip_sample` is always off: latents, unlike pixels, are not bound to [-1, 1].
+
+    Raises:
+        ValueError: No such name; the message has the nearest.
+    """
+    if name not in SCHEDULERS:
+        near = difflib.get_close_matches(name, SCHEDULERS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(SCHEDULERS)}"
+        raise ValueError(f"scheduler must be one of the {len(SCHEDULERS)} known names, not {name!r}; {hint}")
+    row = SCHEDULERS[name]
+    known = _fields(row.scheduler)
+    settings = dict(config) | dict(row.settings) | {"clip_sample": False}
+    if _ends_without_signal(config):
+        settings |= _finite_last_noise_level(row.scheduler, config)
+    return row.scheduler(**{key: value for key, value in settings.items() if key in known})
+
+
+def _fields(scheduler: Any) -> set[str]:
+    return set(inspect.signature(scheduler.__init__).parameters)
+
+
+def _trained_schedule(config: Mapping[str, Any]) -> Any:
+    """The model's own noise schedule, as the one scheduler that takes every configuration computes it."""
+    return DDIMScheduler(**{key: value for key, value in config.items() if key in _fields(DDIMScheduler)})
+
+
+def _ends_without_signal(config: Mapping[str, Any]) -> bool:
+    return float(_trained_schedule(config).alphas_cumprod[-1]) < SMALLEST_ALPHAS_CUMPROD
+
+
+def _finite_last_noise_level(scheduler: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that keep the first noise level finite for a model trained on pure noise (Lin et al. 2023).
+
+    Schedulers that count in noise levels, sqrt(1/alphas_cumprod - 1), would start from infinity. Most have a
+    switch for it; for those that lack one the last beta gives way by the same amount.
+    """
+    if "rescale_betas_zero_snr" in _fields(scheduler):
+        return {"rescale_betas_zero_snr": True}
+    trained = _trained_schedule(config)
+    betas = trained.betas.tolist()
+    betas[-1] = 1 - SMALLEST_ALPHAS_CUMPROD / float(trained.alphas_cumprod[-2])
+    return {"trained_betas": betas}
