@@ -56,8 +56,8 @@ def denoise(
     Args:
         denoiser: Predicts what the scheduler asks for.
         scheduler: A diffusers scheduler; only its configuration is used, the run makes itself a fresh one.
-        latents: Standard normal noise, see `initial_noise`, in float32 whatever the precision of the model, or
-            in float64 for comparisons (noise that schedulers add is then another).
+        latents: Standard normal noise, see `initial_noise`, in float32 whatever the precision of the model,
+            or in float64 for comparisons (noise that schedulers add is then another).
         num_inference_steps: Steps to ask the scheduler for.
         seeds: One for each video.
 
