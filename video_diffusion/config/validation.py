@@ -1,7 +1,8 @@
 """Layers into frozen pydantic settings; what is wrong is told in one line: where, what, value, way out."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from annotated_types import Ge, Le, MultipleOf
 from pydantic import BaseModel, ValidationError
@@ -55,15 +56,18 @@ def _section(model: type[BaseModel] | None, key: str | int) -> type[BaseModel] |
 
 def _rule(annotation: Any, metadata: Sequence[Any]) -> str:
     """What a field accepts, in words, from its type and its constraints."""
-    kinds = [kind for kind in (get_args(annotation) or (annotation,)) if kind is not type(None)]
-    if get_origin(annotation) is Literal:
-        return "one of " + ", ".join(str(choice) for choice in get_args(annotation))
-    if len(kinds) == 1 and get_origin(kinds[0]) is Literal:
+    union = get_origin(annotation) in {Union, UnionType}
+    kinds = [kind for kind in (get_args(annotation) if union else (annotation,)) if kind is not type(None)]
+    if len(kinds) != 1:
+        return ""
+    if get_origin(kinds[0]) is Literal:
         return "one of " + ", ".join(str(choice) for choice in get_args(kinds[0]))
-    words = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
-    rule = words.get(kinds[0], "") if len(kinds) == 1 else ""
-    if len(kinds) == 1 and isinstance(kinds[0], type) and issubclass(kinds[0], BaseModel):
+    if isinstance(kinds[0], type) and issubclass(kinds[0], BaseModel):
         return "a section of key: value lines"
+    words = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
+    if kinds[0] not in words:
+        return ""
+    rule = words[kinds[0]]
     low = next((item.ge for item in metadata if isinstance(item, Ge)), None)
     high = next((item.le for item in metadata if isinstance(item, Le)), None)
     step = next((item.multiple_of for item in metadata if isinstance(item, MultipleOf)), None)

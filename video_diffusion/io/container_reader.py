@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy as np
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from jaxtyping import UInt8
 
-from video_diffusion.io.frame_source import Frame, FrameSource, ReadLimits, VideoReadError
+from video_diffusion.io.frame_source import Frame, FrameSource, ReadLimits, VideoReadError, begin
 
 # ffmpeg must not follow a playlist, a concat script or a URL that a file names.
 _SAFE = {
@@ -66,11 +65,7 @@ def open_container(path: Path, limits: ReadLimits, allow_truncated: bool = False
             tags=tags,
         )
         _note_stream(source, container, stream)
-        frames = _decode(container, stream, source, limits, allow_truncated)
-        first = next(frames)
-        source.height, source.width = first.pixels.shape[:2]
-        source.frames = chain([first], frames)
-        yield source
+        yield begin(source, _decode(container, stream, source, limits, allow_truncated))
 
 
 def _why_not_open(path: Path, error: Exception) -> str:
@@ -90,8 +85,8 @@ def _why_not_open(path: Path, error: Exception) -> str:
 def _first_video(container: Any, path: Path) -> Any:
     videos = [stream for stream in container.streams.video if not _is_cover(stream)]
     if not videos:
-        kinds = sorted({stream.type for stream in container.streams})
-        raise VideoReadError(f"{path}: no video stream in it (only {', '.join(kinds) or 'nothing'})")
+        kinds = {"cover picture" if stream.type == "video" else stream.type for stream in container.streams}
+        raise VideoReadError(f"{path}: no video stream in it (only {', '.join(sorted(kinds)) or 'nothing'})")
     return videos[0]
 
 
@@ -115,11 +110,11 @@ def _declared_seconds(container: Any, stream: Any) -> Fraction | None:
     """The video stream's own length: other streams may be longer."""
     if stream.duration is not None:
         return Fraction(stream.duration * stream.time_base)
-    tag = stream.metadata.get("DURATION", "")  # Matroska: 00:00:02.041000000
+    tag = stream.metadata.get("DURATION", "")  # Matroska: 00:00:02.041000000, the time of the end
     parts = tag.split(":")
     if len(parts) == 3 and all(part.replace(".", "", 1).isdigit() for part in parts):
         hours, minutes, seconds = (Fraction(part) for part in parts)
-        return hours * 3600 + minutes * 60 + seconds
+        return hours * 3600 + minutes * 60 + seconds - Fraction((stream.start_time or 0) * stream.time_base)
     if container.duration is not None and len(container.streams) == 1:
         return Fraction(container.duration, av.time_base)
     return None

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -84,3 +85,15 @@ class FrameSource:
         """Adds a remark once."""
         if text not in self.notes:
             self.notes.append(text)
+
+
+def begin(source: FrameSource, frames: Iterator[Frame]) -> FrameSource:
+    """Reads the first frame, so that what cannot be read is known on opening, and so is the upright size.
+
+    Raises:
+        VideoReadError: from reading it.
+    """
+    first = next(frames)
+    source.height, source.width = first.pixels.shape[:2]
+    source.frames = chain([first], frames)
+    return source

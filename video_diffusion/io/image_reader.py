@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from video_diffusion.io.frame_source import Frame, FrameSource, ReadLimits, VideoReadError
+from video_diffusion.io.frame_source import Frame, FrameSource, ReadLimits, VideoReadError, begin
 
 IMAGE_SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp")
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP")  # nothing that runs a program (EPS) or reads a list
@@ -30,13 +30,11 @@ def open_image_file(path: Path, limits: ReadLimits) -> Iterator[FrameSource]:
         count = int(getattr(image, "n_frames", 1))
         if count > limits.max_frames:
             raise VideoReadError(f"{path}: has {count} frames, above the limit of {limits.max_frames}")
-        width, height = _upright_size(image)
         name = (image.format or "image").lower()
-        source = FrameSource(path, None, width, height, name, image.mode, iter(()), count)
+        source = FrameSource(path, None, *image.size, name, image.mode, iter(()), count)
         if count > 1:
             source.fps = count / _total_duration(image, count, source)
-        source.frames = _animation(image, count, source)
-        yield source
+        yield begin(source, _animation(image, count, source))
 
 
 @contextmanager
@@ -57,24 +55,23 @@ def open_image_folder(path: Path, limits: ReadLimits, fps: Fraction | None) -> I
     if len(files) > limits.max_frames:
         raise VideoReadError(f"{path}: holds {len(files)} images, above the limit of {limits.max_frames}")
     with _open(files[0], limits) as image:
-        width, height = _upright_size(image)
-        mode, name = image.mode, (image.format or "image").lower()
+        size, mode, name = image.size, image.mode, (image.format or "image").lower()
     rate = fps or ASSUMED_FOLDER_FPS
-    source = FrameSource(path, rate, width, height, name, mode, iter(()), len(files))
+    source = FrameSource(path, rate, *size, name, mode, iter(()), len(files))
     if fps is None:
         source.note(f"a folder has no frame rate; {ASSUMED_FOLDER_FPS} fps is assumed (give fps)")
-    source.frames = _folder(files, source, limits, rate)
-    yield source
+    yield begin(source, _folder(files, source, limits, rate))
 
 
 def _folder(files: list[Path], source: FrameSource, limits: ReadLimits, fps: Fraction) -> Iterator[Frame]:
     for index, file in enumerate(files):
         with _open(file, limits) as image:
-            size = _upright_size(image)
-            if size != (source.width, source.height):
-                sizes = f"{size[0]}x{size[1]}, the first image {source.width}x{source.height}"
-                raise VideoReadError(f"{file}: is {sizes}; one size per clip")
-            yield Frame(index, index / fps, _pixels(image, file, source))
+            pixels = _pixels(image, file, source)
+        height, width, _ = pixels.shape
+        if index and (width, height) != (source.width, source.height):
+            sizes = f"{width}x{height}, the first image {source.width}x{source.height}"
+            raise VideoReadError(f"{file}: is {sizes}; one size per clip")
+        yield Frame(index, index / fps, pixels)
 
 
 def _animation(image: Image.Image, count: int, source: FrameSource) -> Iterator[Frame]:
@@ -86,7 +83,7 @@ def _animation(image: Image.Image, count: int, source: FrameSource) -> Iterator[
         except (EOFError, OSError) as error:
             raise VideoReadError(f"{source.path}: damaged or cut off after frame {index} ({error})") from None
         yield Frame(index, time, pixels)
-        time += _duration(image, source)
+        time += _duration(image, source) if count > 1 else 0
 
 
 def _total_duration(image: Image.Image, count: int, source: FrameSource) -> Fraction:
@@ -149,11 +146,6 @@ def _pixels(image: Image.Image, path: Path, source: FrameSource) -> UInt8[np.nda
         canvas = Image.new("RGBA", colour.size, "white")
         upright = Image.alpha_composite(canvas, colour)
     return np.asarray(upright.convert("RGB")).copy()
-
-
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    turned = image.getexif().get(0x0112, 1) in {5, 6, 7, 8}
-    return (image.height, image.width) if turned else (image.width, image.height)
 
 
 def _natural_order(name: str) -> tuple[tuple[int, str], ...]:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -143,17 +144,18 @@ def _feed(command: list[str], frames: UInt8[np.ndarray, "f h w 3"], log: IO[byte
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log, process_group=0)
     assert process.stdin is not None
     try:
-        try:
+        with suppress(BrokenPipeError):  # ffmpeg stopped early; its own words follow
             for frame in frames:
                 process.stdin.write(np.ascontiguousarray(frame).data)
+        with suppress(BrokenPipeError):
             process.stdin.close()
-        except BrokenPipeError:
-            pass  # ffmpeg stopped early; its own words follow
         status = process.wait()
     finally:
         if process.poll() is None:
             process.kill()
             process.wait()
+        with suppress(BrokenPipeError):
+            process.stdin.close()
     if status != 0:
         log.seek(0)
         _raise_ffmpeg_error(status, log.read()[-4000:].decode(errors="replace"))

@@ -1,0 +1,155 @@
+"""One clip's settings: ranges, exact frame rates, prompts that can be stored, identity."""
+
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from video_diffusion.generation_settings import PIXEL_FIELDS, GenerationSettings, parse_fps
+
+
+@pytest.mark.parametrize(
+    "values, expected",
+    [
+        ({"prompt": ""}, "prompt is empty; say what the clip shows (given '')"),
+        ({"prompt": " \t\n"}, "prompt is empty"),
+        ({}, "prompt is missing; give it"),
+        ({"prompt": 5}, "prompt must be text (given 5)"),
+        ({"prompt": "a\0b"}, "prompt holds a NUL character at position 1"),
+        ({"prompt": "é\udcff"}, "prompt is not valid UTF-8 at byte 2"),
+        ({"prompt": "a" * 65_537}, "prompt must be at most 65536 characters, not 65537"),
+        ({"negative_prompt": "a\0"}, "negative_prompt holds a NUL"),
+        ({"seed": -1}, "seed must be a whole number from 0 to 9223372036854775807 (given -1)"),
+        ({"seed": 2**63}, "seed must be a whole number from 0 to 9223372036854775807"),
+        ({"seed": 2**64}, "seed must be a whole number from 0 to 9223372036854775807"),
+        ({"seed": 1.5}, "seed must be a whole number"),
+        ({"seed": True}, "seed must be a whole number"),
+        ({"seed": "7"}, "seed must be a whole number"),
+        ({"seed": None}, "seed must be a whole number"),
+        (
+            {"seed": 10**5000},
+            "seed must be a whole number from 0 to 9223372036854775807 (given a huge number)",
+        ),
+        ({"num_frames": 0}, "num_frames must be a whole number from 1 to 4096 (given 0)"),
+        ({"num_frames": 4097}, "num_frames must be a whole number from 1 to 4096"),
+        ({"num_frames": True}, "num_frames must be a whole number from 1 to 4096 (given True)"),
+        ({"width": 513}, "width must be a whole number, a multiple of 8, from 16 to 8192 (given 513)"),
+        ({"height": 8}, "height must be a whole number, a multiple of 8, from 16 to 8192 (given 8)"),
+        ({"height": 100_000}, "height must be a whole number, a multiple of 8, from 16 to 8192"),
+        ({"num_inference_steps": 0}, "num_inference_steps must be a whole number from 1 to 1000"),
+        ({"guidance_scale": float("nan")}, "guidance_scale must be a finite number from 0 to 50 (given nan)"),
+        ({"guidance_scale": float("inf")}, "guidance_scale must be a finite number from 0 to 50 (given inf)"),
+        ({"guidance_scale": -1.0}, "guidance_scale must be a finite number from 0 to 50"),
+        ({"guidance_scale": True}, "guidance_scale must be a finite number"),
+        ({"scheduler": "ddmi"}, "scheduler must be one of ddim, ddpm, euler"),
+        ({"dtype": "float8"}, "dtype must be one of float32, float16, bfloat16, float64 (given 'float8')"),
+        ({"device": "cuda:x"}, "device must be auto, cpu, cuda, cuda:N, xpu, xpu:N or mps (given 'cuda:x')"),
+        ({"model": " "}, "model is empty"),
+        ({"decode_chunk_size": 0}, "decode_chunk_size must be a whole number from 1 to 4096"),
+        ({"sede": 3}, "no setting 'sede'; did you mean 'seed'?"),
+    ],
+)
+def test_refused_in_one_line_with_rule_and_value(values: dict[str, Any], expected: str) -> None:
+    given_values = values if "prompt" in values or not values else {"prompt": "a red circle", **values}
+    with pytest.raises(ValueError) as caught:
+        GenerationSettings.from_values(given_values)
+    assert str(caught.value).startswith(expected)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "value, expected",
+    [
+        (24, Fraction(24)),
+        ("24", Fraction(24)),
+        (23.976, Fraction(2997, 125)),
+        ("23.976", Fraction(2997, 125)),
+        ("30000/1001", Fraction(30000, 1001)),
+        (Fraction(1, 10), Fraction(1, 10)),
+        (None, None),
+    ],
+)
+def test_fps_is_an_exact_fraction(value: Any, expected: Fraction | None) -> None:
+    assert GenerationSettings(prompt="a", fps=value).fps == expected
+
+
+@pytest.mark.parametrize(
+    "value", [0, -8, "0", "nan", "1/0", 1_000_000, float("inf"), True, "", "8 fps", "0x8", [8]]
+)
+def test_fps_outside_the_range_is_refused(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"from 0\.1 to 240"):
+        parse_fps(value)
+
+
+def test_fps_that_no_container_writes_exactly_is_refused() -> None:
+    with pytest.raises(ValueError, match="terms up to 1000000"):
+        parse_fps("24.0000001")
+
+
+def test_settings_are_frozen_and_prompts_verbatim() -> None:
+    prompt = "  two \x1b[2J\u202e spaces\n"
+    frozen = GenerationSettings(prompt=prompt)
+    assert frozen.prompt == prompt
+    with pytest.raises(ValueError, match="frozen"):
+        frozen.seed = 3  # type: ignore[misc] # that this is an error is the point
+
+
+def test_canonical_json_is_independent_of_order_and_of_how_numbers_were_given() -> None:
+    one = GenerationSettings.from_values({"prompt": "é", "seed": 7, "fps": "24", "guidance_scale": 2})
+    two = GenerationSettings.from_values({"guidance_scale": 2.0, "fps": 24, "seed": 7, "prompt": "é"})
+    assert one.canonical_json() == two.canonical_json()
+    assert '"fps":"24"' in one.canonical_json()
+    assert one.job_id() == two.job_id()
+
+
+OTHER: dict[str, Any] = {
+    "prompt": "b", "negative_prompt": "c", "seed": 1, "num_frames": 3, "height": 24, "width": 32,
+    "num_inference_steps": 2, "guidance_scale": 3.0, "scheduler": "euler", "model": "x",
+    "motion_adapter": "y", "dtype": "bfloat16", "fps": 12, "device": "cpu", "decode_chunk_size": 2,
+}  # fmt: skip
+
+
+def test_the_job_id_changes_with_everything_that_changes_the_pixels_and_with_nothing_else() -> None:
+    base = GenerationSettings(prompt="a")
+    assert set(OTHER) == set(GenerationSettings.model_fields)
+    for name, value in OTHER.items():
+        changed = GenerationSettings.from_values({"prompt": "a", name: value})
+        assert (changed.job_id() != base.job_id()) == (name in PIXEL_FIELDS), name
+    assert len(base.job_id()) == 12
+
+
+def test_the_job_id_goes_by_the_weights_where_they_are_known() -> None:
+    here, there = (
+        GenerationSettings(prompt="a", model=model) for model in ("embedded", "/elsewhere/embedded")
+    )
+    assert here.job_id() != there.job_id()
+    assert here.job_id({"weights_sha256": "1"}) == there.job_id({"weights_sha256": "1"})
+    assert here.job_id({"weights_sha256": "1"}) != here.job_id({"weights_sha256": "2"})
+
+
+def test_defaults_fill_only_what_was_left_open() -> None:
+    defaults = {
+        "num_frames": 16,
+        "height": 64,
+        "fps": "8",
+        "guidance_scale": 2.5,
+        "vocabulary": ["a"],
+        "seed": 5,
+    }
+    filled = GenerationSettings(prompt="a", num_frames=3).with_defaults(defaults)
+    assert (filled.num_frames, filled.height, filled.width, filled.seed) == (3, 64, None, 0)
+    assert (filled.fps, filled.guidance_scale) == (Fraction(8), 2.5)
+    with pytest.raises(ValueError, match="height must be"):
+        GenerationSettings(prompt="a").with_defaults({"height": 63})
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_a_prompt_is_kept_verbatim_or_refused_in_one_line(prompt: str) -> None:
+    try:
+        assert GenerationSettings.from_values({"prompt": prompt}).prompt == prompt
+    except ValueError as error:
+        assert "\n" not in str(error)
+        assert not prompt.strip() or "\0" in prompt or any("\ud800" <= sign <= "\udfff" for sign in prompt)
