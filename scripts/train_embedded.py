@@ -1,4 +1,4 @@
-"""Train the embedded model: text encoder, image U-Net and temporal layers together, from scratch, on the procedural world.
+"""Train the embedded model on the procedural world: text encoder, image U-Net, temporal layers, from scratch.
 
 python scripts/train_embedded.py --run runs/embedded --vae runs/codec/vae
 Stops and resumes at any step: run the same command again. Every draw is a pure function of (seed, step).
@@ -45,7 +45,9 @@ WIDER_MOTIONS = ("growing", "shrinking", "bouncing", "circling")
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--vae", type=Path, required=True)
     parser.add_argument("--num-steps", type=int, default=8000)
@@ -53,14 +55,30 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--widths", type=int, nargs="+", default=[64, 128])
     parser.add_argument("--text-width", type=int, default=128)
     parser.add_argument("--side", type=int, default=64, help="pixels")
-    parser.add_argument("--pool", type=int, default=5120, help="clips with any start, and as many times 0.6 centre-out, 0.4 wider")
-    parser.add_argument("--all-frames-from", type=float, default=0.65, help="share of the run after which all 16 frames are seen")
-    parser.add_argument("--widen-from", type=float, default=0.4, help="share of the run after which the wider motions join")
-    parser.add_argument("--widen-share", type=float, default=0.3, help="share of clips with the wider motions then")
+    parser.add_argument(
+        "--pool",
+        type=int,
+        default=5120,
+        help="clips with any start, and as many times 0.6 centre-out, 0.4 wider",
+    )
+    parser.add_argument(
+        "--all-frames-from",
+        type=float,
+        default=0.65,
+        help="share of the run after which all 16 frames are seen",
+    )
+    parser.add_argument(
+        "--widen-from", type=float, default=0.4, help="share of the run after which the wider motions join"
+    )
+    parser.add_argument(
+        "--widen-share", type=float, default=0.3, help="share of clips with the wider motions then"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--muon-lr", type=float, default=3e-3)
     parser.add_argument("--adamw-lr", type=float, default=2e-3)
-    parser.add_argument("--fill-pools", action="store_true", help="only render and encode the pools (a second process can)")
+    parser.add_argument(
+        "--fill-pools", action="store_true", help="only render and encode the pools (a second process can)"
+    )
     parser.add_argument("--save-every", type=int, default=250)
     parser.add_argument("--log-every", type=int, default=50)
     return parser.parse_args()
@@ -69,7 +87,7 @@ def arguments() -> argparse.Namespace:
 def draw_clips(
     pools: dict[str, LatentPool], args: argparse.Namespace, step: int
 ) -> tuple[list[Scene], Tensor]:
-    """The step's scenes and their latents `b f c h w`, by the curriculum: centre-out first, then any start, then wider."""
+    """The step's scenes and latents `b c f h w`: centre-out first, then any start, then wider motions."""
     progress = step / args.num_steps
     centre_out_share = 1.0 if progress < 0.12 else max(0.25, 1.0 - 0.75 * (progress - 0.12) / 0.38)
     rng = np.random.default_rng((args.seed, step, 1))
@@ -106,7 +124,16 @@ class Trainer:
         shape = (CLIP_FRAMES, channels, self.side, self.side)
         wide = replace(FIRST_WORLD, motions=WIDER_MOTIONS)
         self.pools = {
-            name: LatentPool(args.run / "pools" / f"{name}.f16", world, size, shape, self.encode, args.side, seed, centre)
+            name: LatentPool(
+                args.run / "pools" / f"{name}.f16",
+                world=world,
+                size=size,
+                latent_shape=shape,
+                encode=self.encode,
+                side=args.side,
+                seed=seed,
+                centre_out=centre,
+            )
             for name, world, size, seed, centre in (
                 ("centre", FIRST_WORLD, args.pool * 3 // 5, 101, True),
                 ("any", FIRST_WORLD, args.pool, 102, False),
@@ -118,21 +145,28 @@ class Trainer:
     def encode(self, frames: Tensor) -> Tensor:
         """`b f 3 h w` in [0, 1] to latents `b f c h w`."""
         with torch.autocast("cpu", torch.bfloat16):
-            latents = self.vae.encode(rearrange(frames, "b f c h w -> (b f) c h w") * 2 - 1).latent_dist.mode()
-        return rearrange(latents.float(), "(b f) c h w -> b f c h w", b=len(frames))
+            posterior = self.vae.encode(rearrange(frames, "b f c h w -> (b f) c h w") * 2 - 1).latent_dist
+        latents: Tensor = posterior.mode().float()
+        return rearrange(latents, "(b f) c h w -> b f c h w", b=len(frames))
 
     def embed(self, captions: list[str]) -> Tensor:
         """Prompt embeddings `b n d`, as the pipeline makes them."""
-        tokens = self.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        return self.text_encoder(tokens)[0]
+        tokens = self.tokenizer(
+            captions, padding="max_length", truncation=True, return_tensors="pt"
+        ).input_ids
+        embeds: Tensor = self.text_encoder(tokens)[0]
+        return embeds
 
     def predict(self, noisy: Tensor, timesteps: Tensor, embeds: Tensor, positions: Tensor | None) -> Tensor:
         """The network's answer `b c f h w`."""
         self.attention.num_frames = noisy.shape[2]
-        return self.video_unet(noisy, timesteps, embeds, frame_positions=positions).float()
+        prediction: Tensor = self.video_unet(noisy, timesteps, embeds, frame_positions=positions)
+        return prediction.float()
 
     def loss(self, step: int) -> Tensor:
-        """The clips' loss, in every fourth step plus that of one frame of each: a pure function of (seed, step) and the weights.
+        """The clips' loss, in every fourth step plus that of one frame of each.
+
+        A pure function of (seed, step) and the weights.
 
         A single frame bypasses the temporal layers, which keeps the image model a text-to-image model.
         """
@@ -161,13 +195,14 @@ class Trainer:
 
     @torch.no_grad()
     def direction_gap(self, timestep: int) -> float:
-        """How much the loss rises when left and right, up and down trade places in the caption: 0 means deaf to direction."""
+        """How much the loss rises when opposite directions trade places in the captions (0: deaf)."""
         opposite = {"left": "right", "right": "left", "up": "down", "down": "up"}
-        pool = self.pools["any"]
+        pool = self.pools["centre"]
         numbers = [n for n in range(200) if pool.scene(n).objects[0].motion in opposite][:32]
         scenes = [pool.scene(n) for n in numbers]
         wrong = [
-            Scene(s.background, (replace(s.objects[0], motion=opposite[s.objects[0].motion]),)) for s in scenes
+            Scene(s.background, (replace(s.objects[0], motion=opposite[s.objects[0].motion]),))
+            for s in scenes
         ]
         latents = rearrange(pool.latents(numbers), "b f c h w -> b c f h w")
         positions = torch.arange(0, CLIP_FRAMES, 2)
@@ -179,20 +214,35 @@ class Trainer:
         losses = []
         for described in (wrong, scenes):
             with torch.autocast("cpu", torch.bfloat16):
-                answer = self.predict(noisy, timesteps, self.embed([caption(s) for s in described]), positions)
+                answer = self.predict(
+                    noisy, timesteps, self.embed([caption(s) for s in described]), positions
+                )
             losses.append(float((answer - target).square().mean()))
         return losses[0] - losses[1]
 
     def save(self, step: int, seconds: float) -> None:
         """Write the checkpoint and the model folder with averaged weights."""
-        model = {f"{i}.{k}": v for i, module in enumerate(self.modules) for k, v in module.state_dict().items()}
+        model = {
+            f"{i}.{k}": v for i, module in enumerate(self.modules) for k, v in module.state_dict().items()
+        }
         shadow = {f"{i:05d}": tensor for i, tensor in enumerate(self.ema.shadow_params)}
         groups = {"model": model, "ema": shadow, "optimizer": self.optimizer.state_tensors()}
-        save_checkpoint(self.args.run, step, groups, {"seconds": seconds, "argv": {k: str(v) for k, v in vars(self.args).items()}})
+        save_checkpoint(
+            self.args.run,
+            step,
+            groups,
+            {"seconds": seconds, "argv": {k: str(v) for k, v in vars(self.args).items()}},
+        )
         self.ema.store(self.optimizer.parameters)
         self.ema.copy_to(self.optimizer.parameters)
         save_embedded_model(
-            self.args.run / "model", self.tokenizer, self.text_encoder, self.unet, self.adapter, self.vae, self.scheduler
+            self.args.run / "model",
+            self.tokenizer,
+            self.text_encoder,
+            self.unet,
+            self.adapter,
+            self.vae,
+            self.scheduler,
         )
         self.ema.restore(self.optimizer.parameters)
 
@@ -204,10 +254,14 @@ class Trainer:
         step, groups, facts = load_checkpoint(checkpoint)
         for i, module in enumerate(self.modules):
             prefix = f"{i}."
-            module.load_state_dict({k[len(prefix) :]: v for k, v in groups["model"].items() if k.startswith(prefix)})
+            module.load_state_dict(
+                {k[len(prefix) :]: v for k, v in groups["model"].items() if k.startswith(prefix)}
+            )
         self.optimizer.load_state_tensors(groups["optimizer"])
         shadow = [groups["ema"][name] for name in sorted(groups["ema"])]
-        self.ema.load_state_dict({**self.ema.state_dict(), "optimization_step": step, "shadow_params": shadow})
+        self.ema.load_state_dict(
+            {**self.ema.state_dict(), "optimization_step": step, "shadow_params": shadow}
+        )
         print(f"resumed at step {step} from {checkpoint}")
         return step, float(facts["seconds"])
 
@@ -225,7 +279,7 @@ def main() -> None:
     losses = []
     for step in range(start, args.num_steps):
         loss = trainer.loss(step)
-        loss.backward()
+        torch.autograd.backward(loss)
         norm = trainer.optimizer.step(trapezoid(step, args.num_steps))
         trainer.ema.step(trainer.optimizer.parameters)
         if step % 4 != 3:
@@ -235,7 +289,12 @@ def main() -> None:
             row = {"step": done, "loss": float(np.mean(losses)), "grad": norm}
             if done % (4 * args.log_every) == 0:
                 row |= {f"gap{t}": trainer.direction_gap(t) for t in (999, 800, 600, 400)}
-            print(json.dumps({k: round(v, 4) for k, v in row.items()} | {"seconds": round(time.monotonic() - began)}), flush=True)
+            print(
+                json.dumps(
+                    {k: round(v, 4) for k, v in row.items()} | {"seconds": round(time.monotonic() - began)}
+                ),
+                flush=True,
+            )
             losses = []
         if done % args.save_every == 0 or done == args.num_steps:
             trainer.save(done, time.monotonic() - began)

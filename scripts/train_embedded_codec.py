@@ -1,7 +1,8 @@
 """Train the embedded model's autoencoder on still frames of the procedural world.
 
 python scripts/train_embedded_codec.py --run runs/codec --num-steps 4000
-Stops and resumes at any step: run the same command again. Writes runs/codec/vae (diffusers folder) at the end.
+Stops and resumes at any step: run the same command again. Writes runs/codec/vae (diffusers folder) at the
+end.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ WORLD = World(shapes=SHAPES, motions=MOTIONS, two_objects_share=0.3)
 
 
 def still_frames(num: int, side: int, seed: int, step: int) -> Tensor:
-    """`(num, 3, side, side)` in [-1, 1]: one random moment of `num` random clips, a pure function of (seed, step)."""
+    """One moment of `num` random clips, `num 3 side side` in [-1, 1]: a pure function of (seed, step)."""
     scenes, poses = [], []
     for index in range(num):
         rng = np.random.default_rng((seed, step, index))
@@ -37,7 +38,9 @@ def still_frames(num: int, side: int, seed: int, step: int) -> Tensor:
         moment = slice(int(rng.integers(16)), None)
         scenes.append(scene)
         tracks = [sample_trajectory(thing, 16, rng) for thing in scene.objects]
-        poses.append([Trajectory(t.centre[moment][:1], t.radius[moment][:1], t.angle[moment][:1]) for t in tracks])
+        poses.append(
+            [Trajectory(t.centre[moment][:1], t.radius[moment][:1], t.angle[moment][:1]) for t in tracks]
+        )
     return rearrange(paint(scenes, poses, side, side), "b 1 c h w -> b c h w") * 2 - 1
 
 
@@ -45,7 +48,10 @@ def psnr(vae: AutoencoderKL, frames: Tensor) -> float:
     """Decibels of the mean squared error over all frames, peak 1, through the encoder's mean."""
     with torch.no_grad():
         decoded = torch.cat(
-            [vae.decode(vae.encode(chunk).latent_dist.mode()).sample.clamp(-1, 1) for chunk in frames.split(64)]
+            [
+                vae.decode(vae.encode(chunk).latent_dist.mode()).sample.clamp(-1, 1)
+                for chunk in torch.split(frames, 64)
+            ]
         )
     return -10 * math.log10(float(((decoded - frames) / 2).square().mean()))
 
@@ -53,11 +59,13 @@ def psnr(vae: AutoencoderKL, frames: Tensor) -> float:
 def normalise_latents(vae: AutoencoderKL, frames: Tensor, power: float) -> list[float]:
     """Fold a rotation and scaling of the latents into the 1×1 convolutions on either side of them.
 
-    The latent channels become uncorrelated with mean 0 and standard deviation proportional to (their own)^(1 - power), 1 on
-    average, so that `scaling_factor` is 1. `power` 1 whitens and 0 only rotates. Decoded frames do not change.
+    The latent channels become uncorrelated with mean 0 and standard deviation proportional to (their own)^(1
+    - power), 1 on
+    average, so that `scaling_factor` is 1. `power` 1 whitens and 0 only rotates. Decoded frames do not
+    change.
     """
     with torch.no_grad():
-        latents = torch.cat([vae.encode(chunk).latent_dist.mode() for chunk in frames.split(64)])
+        latents = torch.cat([vae.encode(chunk).latent_dist.mode() for chunk in torch.split(frames, 64)])
         flat = rearrange(latents, "b c h w -> (b h w) c").double()
         mean = flat.mean(0)
         variance, axes = torch.linalg.eigh((flat - mean).T.cov())
@@ -81,7 +89,9 @@ def normalise_latents(vae: AutoencoderKL, frames: Tensor, power: float) -> list[
 
 def main() -> None:
     """Train, checkpoint, normalise, save."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--num-steps", type=int, default=4000)
     parser.add_argument("--batch", type=int, default=16)
@@ -130,7 +140,12 @@ def main() -> None:
         ema.step(vae.parameters())
         done = step + 1
         if done % 100 == 0 or done == args.num_steps:
-            row = {"step": done, "loss": round(loss.item(), 5), "kl": round(kl.item(), 1), "grad": round(norm, 3)}
+            row = {
+                "step": done,
+                "loss": round(loss.item(), 5),
+                "kl": round(kl.item(), 1),
+                "grad": round(norm, 3),
+            }
             if done % 500 == 0 or done == args.num_steps:
                 ema.store(vae.parameters())
                 ema.copy_to(vae.parameters())
@@ -145,7 +160,11 @@ def main() -> None:
     vae.eval()
     before = psnr(vae, held_out)
     deviations = normalise_latents(vae, still_frames(512, args.side, args.seed + 2, 0), args.whitening)
-    print(json.dumps({"psnr": round(before, 2), "psnr_normalised": round(psnr(vae, held_out), 2), "std": deviations}))
+    print(
+        json.dumps(
+            {"psnr": round(before, 2), "psnr_normalised": round(psnr(vae, held_out), 2), "std": deviations}
+        )
+    )
     vae.save_pretrained(args.run / "vae")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,7 +19,8 @@ class LatentPool:
     """Clips number 0 to `size` − 1 of a world, each a pure function of (seed, number).
 
     Args:
-        file: Where latents are kept (half precision, `size × f × c × h × w`); a sparse file that fills as clips are used.
+        file: Where latents are kept (half precision, `size × f × c × h × w`); a sparse file that fills as
+            clips are used.
         world: What the scenes are drawn from.
         size: Number of clips.
         latent_shape: `(f, c, h, w)`.
@@ -31,6 +33,7 @@ class LatentPool:
     def __init__(
         self,
         file: Path,
+        *,
         world: World,
         size: int,
         latent_shape: tuple[int, int, int, int],
@@ -45,8 +48,8 @@ class LatentPool:
         file.parent.mkdir(parents=True, exist_ok=True)
         shape = (size, *latent_shape)
         num_bytes = 2 * int(np.prod(shape))
-        mode = "r+" if file.exists() and file.stat().st_size == num_bytes else "w+"
-        self._latents = np.memmap(file, dtype=np.float16, mode=mode, shape=shape)
+        mode: Literal["r+", "w+"] = "r+" if file.exists() and file.stat().st_size == num_bytes else "w+"
+        self._latents = np.memmap(file, dtype=np.dtype("float16"), mode=mode, shape=shape)
 
     def scene(self, number: int) -> Scene:
         """What clip `number` shows."""
@@ -54,9 +57,12 @@ class LatentPool:
 
     def latents(self, numbers: Sequence[int]) -> Float[Tensor, "b f c h w"]:
         """Latents of the given clips, in float32."""
-        # Latents of a real frame are never all zero, so an untouched row of the sparse file tells that it is missing. Rows are
+        # Latents of a real frame are never all zero, so an untouched row of the sparse file tells that it is
+        # missing. Rows are
         # written front to back, and two processes that fill one row write the same numbers.
-        missing = sorted({n for n in numbers if not (self._latents[n, 0].any() and self._latents[n, -1].any())})
+        missing = sorted(
+            {n for n in numbers if not (self._latents[n, 0].any() and self._latents[n, -1].any())}
+        )
         if missing:
             scenes = [self.scene(n) for n in missing]
             seeds = [self._seed * 1_000_003 + n for n in missing]

@@ -18,9 +18,10 @@ from video_diffusion.data.trajectory import Trajectory, sample_trajectory
 def signed_distance(
     points: Float[Tensor, "*shape 2"], radius: Float[Tensor, "*#shape"], shape: str
 ) -> Float[Tensor, "*shape"]:
-    """Distance from each point to the outline of an upright shape about the origin, negative inside, in the points' unit.
+    """Distance from each point to the outline of an upright shape about the origin, negative inside.
 
-    All shapes of one `radius` have the area of the circle of that radius. Outside a corner the distance is to the nearer
+    All shapes of one `radius` have the area of the circle of that radius. Outside a corner the distance is to
+    the nearer
     side's line, which only rounds nothing and keeps corners sharp.
     """
     x, y = points.unbind(-1)
@@ -28,7 +29,9 @@ def signed_distance(
         return points.norm(dim=-1) - radius
     if shape == "square":
         return torch.maximum(x.abs(), y.abs()) - radius * (math.sqrt(math.pi) / 2)
-    if shape == "triangle":  # equilateral, tip up; its inscribed circle has half its circumscribed circle's radius
+    if (
+        shape == "triangle"
+    ):  # equilateral, tip up; its inscribed circle has half its circumscribed circle's radius
         inner = radius * math.sqrt(math.pi / (3 * math.sqrt(3)))
         slanted = (math.sqrt(3) * x.abs() - y) / 2
         return torch.maximum(slanted, y) - inner
@@ -55,7 +58,7 @@ def render_scenes(
     centre_out: Sequence[bool] | None = None,
     device: str = "cpu",
 ) -> Float[Tensor, "b f 3 h w"]:
-    """Paint one clip per scene, RGB in [0, 1]. Clip i depends only on `scenes[i]`, `seeds[i]` and the sizes."""
+    """Paint one clip per scene, RGB in [0, 1]; clip i depends only on its scene, its seed and the sizes."""
     extent = (width / min(height, width), height / min(height, width))
     trajectories = []
     for index, (scene, seed) in enumerate(zip(scenes, seeds, strict=True)):
@@ -74,7 +77,10 @@ def paint(
     width: int,
     device: str = "cpu",
 ) -> Float[Tensor, "b f 3 h w"]:
-    """Paint clips whose poses are already chosen: `trajectories[i][k]` moves object k of `scenes[i]`; later objects cover earlier."""
+    """Paint clips whose poses are chosen: `trajectories[i][k]` moves object k of `scenes[i]`.
+
+    Later objects cover earlier ones.
+    """
     side = min(height, width)
     num_frames = len(trajectories[0][0].radius)
     rows, columns = torch.meshgrid(
@@ -93,9 +99,15 @@ def paint(
             if not clips:
                 continue
             poses = [trajectories[i][layer] for i in clips]
-            centre = torch.tensor(np.stack([pose.centre for pose in poses]), device=device) * side
-            radius = torch.tensor(np.stack([pose.radius for pose in poses]), device=device) * side
-            angle = torch.tensor(np.stack([pose.angle for pose in poses]), device=device)
+            centre = (
+                torch.tensor(np.stack([pose.centre for pose in poses]), dtype=torch.float32, device=device)
+                * side
+            )
+            radius = (
+                torch.tensor(np.stack([pose.radius for pose in poses]), dtype=torch.float32, device=device)
+                * side
+            )
+            angle = torch.tensor(np.stack([pose.angle for pose in poses]), dtype=torch.float32, device=device)
             points = grid - rearrange(centre, "b f xy -> b f 1 1 xy")
             cos, sin = angle.cos()[:, :, None, None], angle.sin()[:, :, None, None]
             x, y = points.unbind(-1)
@@ -103,6 +115,6 @@ def paint(
             distance = signed_distance(upright, radius[:, :, None, None], shape)
             cover = (0.5 - distance).clamp(0, 1)[:, :, None]
             colour = torch.tensor([COLOURS[scenes[i].objects[layer].colour] for i in clips], device=device)
-            paint = rearrange(colour / 255.0, "b c -> b 1 c 1 1")
-            frames[clips] = torch.lerp(frames[clips], paint.expand_as(frames[clips]), cover)
+            tint = rearrange(colour / 255.0, "b c -> b 1 c 1 1")
+            frames[clips] = torch.lerp(frames[clips], tint.expand_as(frames[clips]), cover)
     return frames

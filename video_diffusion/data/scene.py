@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-# sRGB levels. The colours of objects are saturated, those of backgrounds are not, so that neither is mistaken for the other.
+# sRGB levels. The colours of objects are saturated, those of backgrounds are not, so that neither is mistaken
+# for the other.
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (220, 40, 40),
     "green": (40, 160, 60),
@@ -60,7 +61,8 @@ class Scene:
 class World:
     """The scenes a model is trained on and asked for.
 
-    Every eighth (colour, shape, motion) triple is held out: `sample` never draws it unless asked, so that a test can tell
+    Every eighth (colour, shape, motion) triple is held out: `sample` never draws it unless asked, so that a
+    test can tell
     a model that composes from one that remembers.
     """
 
@@ -94,6 +96,6 @@ class World:
 
 
 def is_held_out(thing: SceneObject) -> bool:
-    """Whether this combination of colour, shape and motion is kept from training (one in eight, by a fixed rule)."""
+    """Whether this combination of colour, shape and motion, one in eight, is kept from training."""
     colour, shape = tuple(COLOURS).index(thing.colour), SHAPES.index(thing.shape)
     return (colour + 3 * shape + 2 * MOTIONS.index(thing.motion)) % 8 == 0

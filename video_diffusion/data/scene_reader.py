@@ -1,7 +1,9 @@
 """Frames to words: what a procedural clip shows, read back from its pixels. The measure of prompt following.
 
-It knows the world's tables and nothing of prompts or models: background from the picture's rim, objects from what differs
-from it, colour from the object's inside, shape by overlap with the ideal shape of equal area and orientation, motion from the track of
+It knows the world's tables and nothing of prompts or models: background from the picture's rim, objects from
+what differs
+from it, colour from the object's inside, shape by overlap with the ideal shape of equal area and orientation,
+motion from the track of
 centre, area and turn.
 """
 
@@ -22,13 +24,13 @@ Frames = UInt8[np.ndarray, "f h w 3"]
 Mask = UInt8[np.ndarray, "h w"]
 
 MIN_AREA = 0.012  # of the squared shorter side; the smallest object of the world covers 0.035 of it
-MIN_STRAIGHT = 0.09  # of the shorter side, from first to last frame; straight moves cover at least 0.3 where there is room
+MIN_STRAIGHT = 0.09  # of the shorter side, from first to last frame; straight moves cover 0.3 and more
 MIN_GROWTH = 1.25  # largest over smallest radius; growing objects reach 1.65
 
 
 @dataclass(frozen=True)
 class Track:
-    """One object followed through the clip: per frame, centre in shares of the shorter side, radius likewise, and its mask."""
+    """One object followed through the clip; lengths are shares of the picture's shorter side."""
 
     colour: str
     centre: Float[np.ndarray, "f 2"]
@@ -45,7 +47,8 @@ def read_scene(frames: Frames, num_objects: int = 1) -> Scene | None:
         num_objects: How many objects to look for.
 
     Returns:
-        The scene, its largest object first, or None when no object can be followed through at least three quarters of the frames.
+        The scene, its largest object first, or None when no object can be followed through at least three
+        quarters of the frames.
     """
     background = read_background(frames)
     tracks = follow_objects(frames, background, num_objects)
@@ -71,13 +74,14 @@ def read_background(frames: Frames) -> str:
 
 
 def follow_objects(frames: Frames, background: str, num_objects: int) -> list[Track]:
-    """Objects by colour: the `num_objects` colours that cover most of what is not background, each one largest patch per frame."""
+    """Follow the objects of the `num_objects` commonest colours, each as its largest patch per frame."""
     side = min(frames.shape[1:3])
     names = list(COLOURS)
     palette = np.array([BACKGROUNDS[background], *COLOURS.values()], dtype=np.float32)
     distance = np.linalg.norm(frames[..., None, :].astype(np.float32) - palette, axis=-1)
     labels = distance.argmin(axis=-1)
-    # Within two pixels of the background an edge pixel is a mixture and may look like a third colour: let only insides vote.
+    # Within two pixels of the background an edge pixel is a mixture and may look like a third colour: let
+    # only insides vote.
     foreground = (labels > 0).astype(np.uint8)
     inside = np.stack([cv2.erode(mask, np.ones((3, 3), np.uint8)) for mask in foreground])
     votes = np.bincount(labels[inside > 0].ravel(), minlength=len(palette))[1:]
@@ -112,7 +116,7 @@ def _follow(masks: UInt8[np.ndarray, "f h w"], colour: str, side: int) -> Track 
 
 
 def read_shape(track: Track) -> str:
-    """The shape whose ideal outline overlaps best (intersection over union), summed over up to eight frames."""
+    """The shape whose ideal outline overlaps best (intersection over union) over up to eight frames."""
     picks = np.linspace(0, len(track.masks) - 1, min(8, len(track.masks))).round().astype(int)
     height, width = track.masks.shape[1:]
     side = min(height, width)
@@ -151,12 +155,12 @@ def read_size(track: Track) -> str:
 
 
 def read_motion(track: Track) -> str:
-    """Straight moves by the net displacement, then loops and hops by the track, then growth, turn, or none of these."""
+    """Straight moves by net displacement, then loops and hops, then growth, then turn, or none of these."""
     centre, radius = track.centre, track.radius
     if len(centre) < 2:
         return "still"
-    third = max(1, len(centre) // 5)
-    net = centre[-third:].mean(axis=0) - centre[:third].mean(axis=0)
+    fifth = max(1, len(centre) // 5)
+    net = centre[-fifth:].mean(axis=0) - centre[:fifth].mean(axis=0)
     spread = centre.max(axis=0) - centre.min(axis=0)
     if np.abs(net).max() >= MIN_STRAIGHT and np.abs(net).max() >= 0.5 * spread.max():
         axis = int(np.abs(net).argmax())
@@ -165,11 +169,9 @@ def read_motion(track: Track) -> str:
         return "circling"
     if spread[1] >= 0.12 and spread[1] > 2 * spread[0]:
         return "bouncing"
-    growth = radius[-third:].mean() / radius[:third].mean()
-    if growth >= MIN_GROWTH:
-        return "growing"
-    if growth <= 1 / MIN_GROWTH:
-        return "shrinking"
+    growth = radius[-fifth:].mean() / radius[:fifth].mean()
+    if max(growth, 1 / growth) >= MIN_GROWTH:
+        return "growing" if growth > 1 else "shrinking"
     return "rotating" if _turn(track) >= np.pi / 8 else "still"
 
 
@@ -187,8 +189,8 @@ def _turn(track: Track) -> float:
         moment = (np.abs(offset) ** order * np.exp(1j * order * np.angle(offset))).sum()
         phases.append(np.angle(moment))
     turned = np.unwrap(phases) / order
-    third = max(1, len(turned) // 5)
-    return float(abs(turned[-third:].mean() - turned[:third].mean()))
+    fifth = max(1, len(turned) // 5)
+    return float(abs(turned[-fifth:].mean() - turned[:fifth].mean()))
 
 
 def _nearest(colour: np.ndarray, table: Mapping[str, tuple[int, int, int]]) -> str:

@@ -1,4 +1,4 @@
-"""Where an object is, how large and how turned, at every frame: the procedural world's motions, written out."""
+"""Where an object is, how large and how turned, at every frame: the motions of the procedural world."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from video_diffusion.data.scene import SIZES, SceneObject
 
 DIRECTIONS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
 # Farthest point of the shape from its centre, over the radius of the circle of equal area.
-REACH = {"circle": 1.0, "square": 1.2534, "triangle": 1.5551, "star": 1.55}
+REACH = {"circle": 1.0, "square": 1.2534, "triangle": 1.5551, "star": 1.4621}
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ def sample_trajectory(
 ) -> Trajectory:
     """Draw one way of showing `thing` in `num_frames` frames.
 
-    The clip's whole length is one motion whatever the number of frames: a clip of 8 frames shows every second pose of one of
+    The clip's whole length is one motion whatever the number of frames: a clip of 8 frames shows every second
+    pose of one of
     15, not its first half.
 
     Args:
@@ -45,7 +46,8 @@ def sample_trajectory(
         num_frames: Length of the clip, at least 1.
         rng: The only source of chance.
         extent: Width and height of the picture in shares of its shorter side.
-        centre_out: Start straight moves near the centre and move outward. Position alone then tells direction, which is what
+        centre_out: Start straight moves near the centre and move outward. Position alone then tells
+            direction, which is what
             lets a small network learn directions at all.
     """
     time = np.linspace(0.0, 1.0, num_frames) if num_frames > 1 else np.zeros(1)
@@ -55,7 +57,8 @@ def sample_trajectory(
         factor = 1.0 + 0.65 * (time if thing.motion == "growing" else 1.0 - time)
         radius = radius * factor / 1.3
     if thing.motion == "rotating":
-        # Half the shape's own symmetry per clip would look like standing still backwards; 0.9 of a quarter turn does not.
+        # Half the shape's own symmetry per clip would look like standing still backwards; 0.9 of a quarter
+        # turn does not.
         angle = 0.45 * np.pi * time + rng.uniform(0, 0.25)
     reach = REACH[thing.shape] if thing.motion == "rotating" else 1.0 + 0.6 * (REACH[thing.shape] - 1.0)
     margin = float(radius.max()) * reach + 0.01

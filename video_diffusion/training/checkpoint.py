@@ -1,4 +1,4 @@
-"""Checkpoints: folders that are whole or absent, safetensors only, each verified by the hashes in its manifest."""
+"""Checkpoints: folders that are whole or absent, safetensors only, verified by the hashes they carry."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MANIFEST = "manifest.json"
 def save_checkpoint(
     run: Path, step: int, groups: dict[str, dict[str, Tensor]], facts: dict[str, Any], keep: int = 2
 ) -> Path:
-    """Write `run/step-00000123`: one safetensors file per group, then the manifest with every file's sha256, then rename.
+    """Write `run/step-00000123`: a safetensors file per group, the manifest with their sha256, then rename.
 
     Args:
         run: The run's folder, made when missing.

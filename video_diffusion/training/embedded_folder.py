@@ -1,4 +1,4 @@
-"""The embedded model as a folder: the layout that diffusers' AnimateDiffPipeline and our own pipeline open."""
+"""The embedded model as a folder that diffusers' AnimateDiffPipeline and our own pipeline open."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from video_diffusion.data.caption import vocabulary
 
@@ -54,11 +53,11 @@ def save_embedded_model(
     _write_json(folder / "generation_defaults.json", defaults)
 
 
-def _save_half(module: nn.Module, folder: Path) -> None:
+def _save_half(module: Any, folder: Path) -> None:
     kept = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
     try:
         module.to(torch.float16)
-        module.save_pretrained(folder)  # type: ignore[operator]  # every part is a ModelMixin or PreTrainedModel
+        module.save_pretrained(folder)
     finally:
         module.to(torch.float32)
         module.load_state_dict(kept)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,16 +23,21 @@ MAX_TOKENS = 32
 def word_tokenizer(words: Sequence[str]) -> CLIPTokenizer:
     """A CLIP tokenizer in which each of `words` is one token and any other text falls apart into bytes.
 
-    Byte-pair merges apply in the order they are listed, so each word is first split by the merges before it and then joined
+    Byte-pair merges apply in the order they are listed, so each word is first split by the merges before it
+    and then joined
     left to right by new ones: words listed earlier are never disturbed.
     """
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
     others = [byte for byte in range(256) if byte not in printable]
     alphabet = [chr(code) for code in printable] + [chr(256 + i) for i in range(len(others))]
     merges: list[tuple[str, str]] = []
     for word in words:
         pieces = [*word[:-1], word[-1] + "</w>"]
-        while ranked := [(merges.index(p), p) for p in zip(pieces, pieces[1:], strict=False) if p in merges]:
+        while ranked := [(merges.index(p), p) for p in pairwise(pieces) if p in merges]:
             pieces = _merge(pieces, min(ranked)[1])
         while len(pieces) > 1:
             merges.append((pieces[0], pieces[1]))
@@ -53,7 +59,7 @@ def _merge(pieces: list[str], pair: tuple[str, str]) -> list[str]:
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer, width: int) -> CLIPTextModel:
-    """Two CLIP layers whose token embeddings start at N(0, 0.5): words must differ loudly from the first step."""
+    """Two CLIP layers whose token embeddings start at N(0, 0.5): words differ loudly from the first step."""
     encoder = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -72,10 +78,13 @@ def build_text_encoder(tokenizer: CLIPTokenizer, width: int) -> CLIPTextModel:
     return encoder
 
 
-def build_unet(widths: Sequence[int], text_width: int, latent_channels: int, sample_size: int) -> UNet2DConditionModel:
+def build_unet(
+    widths: Sequence[int], text_width: int, latent_channels: int, sample_size: int
+) -> UNet2DConditionModel:
     """A U-Net with cross attention on every level, whose text path starts eight times louder than stock.
 
-    Both are needed for a small network to learn directions of motion at all (docs/model-card of the embedded model).
+    Both are needed for a small network to learn directions of motion at all (docs/model-card of the embedded
+    model).
     """
     unet = UNet2DConditionModel(
         sample_size=sample_size,
@@ -100,7 +109,8 @@ def build_unet(widths: Sequence[int], text_width: int, latent_channels: int, sam
 def build_motion_adapter(unet: UNet2DConditionModel, max_num_frames: int = 32) -> MotionAdapter:
     """Fresh temporal layers with a mid block, the identity until trained.
 
-    Their norm pools over the clip, as diffusers computes it, so that the result opens there and gives the same frames.
+    Their norm pools over the clip, as diffusers computes it, so that the result opens there and gives the
+    same frames.
     """
     return MotionAdapter.for_unet(
         unet, num_attention_heads=4, max_num_frames=max_num_frames, use_mid_block=True, norm_scope="clip"
@@ -121,8 +131,10 @@ def build_scheduler() -> DDIMScheduler:
 class FoldedFrameAttention:
     """Attention processor for training: prompt keys and values once per clip, softmax core in float32.
 
-    All frames of a clip read the same prompt, so its keys and values are projected once and the frames' queries are laid end
-    to end: the same numbers for less work. The bf16 backward of scaled-dot-product attention took half of a training step on
+    All frames of a clip read the same prompt, so its keys and values are projected once and the frames'
+    queries are laid end
+    to end: the same numbers for less work. The bf16 backward of scaled-dot-product attention took half of a
+    training step on
     CPUs; in float32 it takes a fortieth.
 
     Attributes:

@@ -13,8 +13,10 @@ from torch import Tensor
 def shifted_cosine_betas(num_train_timesteps: int = 1000, shift: float = 3.0) -> list[float]:
     """Betas of a cosine schedule moved towards more noise, ending at (all but) zero signal.
 
-    At time t in (0, 1] noise over signal is `shift · tan(π t / 2)`: the cosine schedule of Nichol and Dhariwal 2021 shifted as
-    in Hoogeboom et al. 2023. The last step keeps a signal of 2^-12 (its square is 2^-24, as diffusers' own zero-SNR clamp) so
+    At time t in (0, 1] noise over signal is `shift · tan(π t / 2)`: the cosine schedule of Nichol and
+    Dhariwal 2021 shifted as
+    in Hoogeboom et al. 2023. The last step keeps a signal of 2^-12 (its square is 2^-24, as diffusers' own
+    zero-SNR clamp) so
     that schedulers which divide by the signal also run.
     """
     times = [(i + 1) / num_train_timesteps for i in range(num_train_timesteps - 1)]
@@ -44,6 +46,6 @@ def training_target(
 def stratified_timesteps(
     num: int, num_train_timesteps: int, generator: torch.Generator
 ) -> Int[Tensor, " num"]:
-    """One uniform timestep in each of `num` equal parts of the schedule, in random order: uniform, with less variance."""
+    """One uniform timestep in each of `num` equal parts of the schedule, in random order."""
     offsets = (torch.arange(num) + torch.rand(num, generator=generator)) / num
     return (offsets * num_train_timesteps).long()[torch.randperm(num, generator=generator)]

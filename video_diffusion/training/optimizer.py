@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 
 class MuonWithAdamW:
-    """Steps a model's matrices by Muon (convolution kernels flattened to matrices) and its other parameters by AdamW.
+    """Steps a model's matrices by Muon, convolution kernels flattened, and its other parameters by AdamW.
 
-    torch's own Muon takes two-dimensional parameters only, so each kernel is stepped through a flat parameter that shares its
+    torch's own Muon takes two-dimensional parameters only, so each kernel is stepped through a flat parameter
+    that shares its
     storage. Source: Jordan et al. 2024 (Muon), as shipped in torch.optim.
 
     Args:
@@ -37,7 +38,10 @@ class MuonWithAdamW:
         self._peaks = (muon_lr, adamw_lr)
 
     def step(self, lr_factor: float, max_grad_norm: float = 1.0) -> float:
-        """Clip, step and clear the gradients; `lr_factor` in [0, 1] scales both peak rates. Returns the gradient norm."""
+        """Clip, step and clear the gradients; returns their norm before clipping.
+
+        `lr_factor` in [0, 1] scales both peak rates.
+        """
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, max_grad_norm)
         for matrix, flat in zip(self._matrices, self._flat, strict=True):
             flat.grad = None if matrix.grad is None else matrix.grad.view_as(flat)
@@ -71,7 +75,7 @@ class MuonWithAdamW:
 
 
 def trapezoid(step: int, num_steps: int, warmup: int = 25, decay_share: float = 0.4) -> float:
-    """Learning-rate factor: linear warm-up, constant, then linear to zero over the last `decay_share` of the run."""
+    """Learning-rate factor: linear warm-up, constant, then linear to zero over the last `decay_share`."""
     decay_start = num_steps * (1 - decay_share)
     rise = min(1.0, (step + 1) / warmup)
     fall = 1.0 if step < decay_start else max(0.0, (num_steps - step) / (num_steps - decay_start))
