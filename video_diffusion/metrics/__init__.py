@@ -1,8 +1,7 @@
 """How well the frames of a clip hold together: one file per metric, all of them listed here.
 
 `measure(frames, fps)` measures a clip in memory; `Measurement` takes frames one at a time, for files of any
-length. Metrics
-know arrays: no pipeline, no video file, no torch.
+length. Metrics know arrays: no pipeline, no video file, no torch.
 """
 
 from collections.abc import Sequence
@@ -12,25 +11,50 @@ from typing import Any
 import numpy as np
 
 from video_diffusion.metrics.clip_input import as_fps, as_uint8_frames, as_window_starts
+from video_diffusion.metrics.coverage import Coverage
 from video_diffusion.metrics.cuts import Cuts
+from video_diffusion.metrics.drift import Drift
+from video_diffusion.metrics.duplicate_pairs import DuplicatePairs
+from video_diffusion.metrics.flash_safety import FlashSafety
 from video_diffusion.metrics.flicker import Flicker
+from video_diffusion.metrics.flow_jitter import FlowJitter
+from video_diffusion.metrics.luma_flicker import LumaFlicker
+from video_diffusion.metrics.luma_spectrum import LumaSpectrum
 from video_diffusion.metrics.mean_luma import MeanLuma
 from video_diffusion.metrics.measurement import Measurement, Metric
 from video_diffusion.metrics.motion import Motion
 from video_diffusion.metrics.optical_flow import FlowMethod, choose_flow
 from video_diffusion.metrics.raw_flicker import RawFlicker
 from video_diffusion.metrics.report import BESIDE_FLICKER, ConsistencyReport, Measure
+from video_diffusion.metrics.seam_excess import SeamExcess
 from video_diffusion.metrics.sharpness import Sharpness
+from video_diffusion.metrics.warp_psnr import WarpPsnr
+from video_diffusion.metrics.warp_ssim import WarpSsim
 
 UNIT = (0.0, 1.0)
 LEVELS = (0.0, 255.0)
 UPWARDS = (0.0, float("inf"))
+EITHER_WAY = (-255.0, 255.0)
 
 ALL_METRICS: tuple[Metric, ...] = (
     # name, unit, range, direction, group, source, start
     Metric("raw_flicker", "of full range", UNIT, "lower", "flicker", "VBench, 1 − score", RawFlicker),
     Metric("flicker", "levels", LEVELS, "lower", "flicker", "second difference along the flow", Flicker),
+    Metric(
+        "luma_flicker", "levels", LEVELS, "lower", "flicker", "RMS second difference of luma", LumaFlicker
+    ),
+    Metric("luma_spectrum", "share above ¼ fps", UNIT, "lower", "flicker", "Hann periodogram", LumaSpectrum),
+    Metric("seam_excess", "levels", EITHER_WAY, "lower", "flicker", "flicker at window starts", SeamExcess),
+    Metric("flash_safety", "flashes/s", UPWARDS, "lower", "flicker", "WCAG 2.2 general flash", FlashSafety),
+    Metric("warp_psnr", "dB", (0.0, 100.0), "higher", "morph", "PSNR along the flow", WarpPsnr),
+    Metric("warp_ssim", "SSIM", (-1.0, 1.0), "higher", "morph", "Wang 2004, along the flow", WarpSsim),
+    Metric("coverage", "of pixels", UNIT, "higher", "morph", "forward–backward check", Coverage),
+    Metric("drift", "levels/frame", LEVELS, "lower", "drift", "histogram W₁ against lag", Drift),
     Metric("motion", "px/frame at 256", UPWARDS, "neither", "motion", "mean believable flow", Motion),
+    Metric(
+        "flow_jitter", "px/frame² at 256", UPWARDS, "lower", "motion", "change of flow, as tOF", FlowJitter
+    ),
+    Metric("duplicate_pairs", "pairs", UPWARDS, "lower", "motion", "equal neighbours", DuplicatePairs),
     Metric("cuts", "cuts", UPWARDS, "neither", "motion", "coverage and change by medians", Cuts),
     Metric("sharpness", "levels/px", LEVELS, "neither", "sharpness", "RMS luma gradient", Sharpness),
     Metric("mean_luma", "levels", LEVELS, "neither", "sharpness", "mean BT.601 luma", MeanLuma),
@@ -80,10 +104,10 @@ def measure(
         fps: frames per second, above 0.
         metrics: names from `ALL_METRICS`; None measures all. Motion, sharpness and mean luma always come
             along.
-        flow: None or "dis" (OpenCV DIS at full resolution), "farneback", a `FlowMethod`, or the known flow as
-            two float arrays (forward, backward), each num_frames − 1 × h × w × 2 in pixels.
-        window_starts: first frames of the context windows that made the clip, if known; a seam is looked for
-            at each.
+        flow: None or "dis" (OpenCV DIS at full resolution), "farneback", a `FlowMethod`, or the known flow
+            as two float arrays (forward, backward), each num_frames − 1 × h × w × 2 in pixels.
+        window_starts: first frames of the context windows that made the clip, if known; a seam is looked
+            for at each.
 
     Raises:
         ValueError: an argument breaks one of the rules above.

@@ -1,8 +1,8 @@
 """How a metric walks along a clip: it looks at a frame, a pair or a triple at a time and remembers numbers.
 
 `look` turns a view (large: pictures, flow) into a row (a few numbers) and touches nothing else. `add` takes
-the rows of one shot in order, some time later, when it is known where the cuts are. So a metric never meets a
-cut, and a clip of any length needs the pictures of three frames.
+the rows of one shot in order, some time later, when it is known where the cuts are. So a metric never meets
+a cut, and a clip of any length needs the pictures of three frames.
 """
 
 from abc import ABC, abstractmethod
@@ -55,7 +55,8 @@ class ClipFacts:
     Attributes:
         num_frames: frames measured.
         fps: frames per second.
-        uniform: whether the frames are evenly spaced in time and none was left out.
+        complete: whether every frame was measured.
+        uniform: whether the frames are also evenly spaced in time.
         cuts: first frame of each shot but the first.
         flashes: frames that differ from both neighbours while those agree with each other.
         coverage: share of pixels with believable flow, per pair, pairs across a cut left out.
@@ -65,6 +66,7 @@ class ClipFacts:
 
     num_frames: int
     fps: Fraction
+    complete: bool
     uniform: bool
     cuts: tuple[int, ...]
     flashes: tuple[int, ...]

@@ -14,8 +14,8 @@ def as_uint8_frames(frames: Any) -> UInt8[np.ndarray, "f h w 3"]:
     """Return RGB frames as uint8 `f h w c`, rounded and not truncated, as the encoder gets them.
 
     Args:
-        frames: uint8 or float in [0, 1]; a NumPy array (or a list of frames) `f h w c`, or a torch tensor `f
-            c h w` on any device. Floats may overstep [0, 1] by half a level.
+        frames: uint8 or float in [0, 1]; a NumPy array (or a list of frames) `f h w c`, or a torch tensor
+            `f c h w` on any device. Floats may overstep [0, 1] by half a level.
 
     Raises:
         ValueError: wrong number of axes or channels, other types, numbers outside the range, NaN, or no

@@ -13,37 +13,38 @@ PairSeries = Float64[np.ndarray, "pairs"]
 
 
 def find_cuts(
-    coverage: PairSeries, change: PairSeries, change_across: PairSeries
+    coverage: PairSeries, change: PairSeries, along_flow: PairSeries, change_across: PairSeries
 ) -> tuple[Bool[np.ndarray, "pairs"], Bool[np.ndarray, "pairs"]]:
     """Tell cuts from flashes in a run of pairs.
 
     Args:
         coverage: share of believable flow per pair.
-        change: mean absolute difference of the two frames per pair.
-        change_across: that of the first frame of this pair and the second of the *next* pair; NaN where there
+        change: mean absolute difference of the two frames per pair, in levels.
+        along_flow: the same with the second frame fetched along the flow. A cut is judged by this one,
+            because in fast motion the plain change is at its ceiling already and a cut does not raise it.
+        change_across: between the first frame of this pair and the second of the *next* pair; NaN if there
             is none.
 
     Returns:
-        cut: the second frame of the pair starts a new shot: coverage < ½ median and change > 1.5 median, and
-            not a flash.
-        flash: the second frame of the pair is a flash: this pair and the next both change by > 1.5 median,
-            while across the two less than half of the smaller change is left.
+        cut: the second frame of the pair starts a new shot: coverage below half its median, what the flow
+            leaves above 1.5 times its median, and not part of a flash.
+        flash: the second frame of the pair is a flash: this pair and the next both change by more than 1.5
+            times the median, while across the two less than half of the smaller change is left.
     """
     spike = change > 1.5 * np.median(change)
     next_spike = np.append(spike[1:], False)
     smaller = np.minimum(change, np.append(change[1:], np.inf))
     flash = spike & next_spike & (np.nan_to_num(change_across, nan=np.inf) < smaller / 2)
     part_of_flash = flash | np.append(False, flash[:-1])
-    cut = (coverage < np.median(coverage) / 2) & spike & ~part_of_flash
-    return cut, flash
+    incoherent = (coverage < np.median(coverage) / 2) & (along_flow > 1.5 * np.median(along_flow))
+    return incoherent & ~part_of_flash, flash
 
 
 class Cuts(Accumulator):
     """Number of cuts; the walk finds them with `find_cuts`, because every other metric must know them.
 
-    The series is 1 at the first frame of each shot but the first, and 0 elsewhere. Detail: `flashes`, frames
-        that differ
-    from both neighbours while those agree; a flash is no cut, its flicker counts.
+    The series is 1 at the first frame of each shot but the first, and 0 elsewhere. Detail: `flashes`,
+    frames that differ from both neighbours while those agree; a flash is no cut, its flicker counts.
     """
 
     view = Frame
@@ -62,6 +63,7 @@ class Cuts(Accumulator):
         """Return how many cuts were found."""
         if clip.num_frames < 3:
             return Reading(None, "too_short", note="needs 3 frames")
-        series = {index: float(index in clip.cuts) for index in self._frames}
+        firsts = set(clip.cuts)
+        series = {index: float(index in firsts) for index in self._frames}
         details = {"flashes": float(len(clip.flashes))}
         return Reading(float(len(clip.cuts)), "has_cut" if clip.cuts else "ok", series, details=details)

@@ -12,8 +12,8 @@ class Flicker(SeriesAccumulator):
 
     ±a levels on alternate frames give a; a constant pan and a steady fade give 0. The detail `p95` is the
     95th percentile over frames. With coverage below one half the number still stands, because unexplained
-    change counts in it, and the status says `unmeasurable`: most of it is then change that no motion explains
-    rather than flicker on known motion.
+    change counts in it, and the status says `unmeasurable`: most of it is then change that no motion
+    explains rather than flicker on known motion.
     """
 
     view = Triple

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from video_diffusion.metrics.optical_flow import FlowMethod, Rgb
 from video_diffusion.metrics.report import ConsistencyReport, Direction, Measure
 from video_diffusion.metrics.views import Frame, Pair, Triple
 
+NAN = float("nan")
 HORIZON = 256
 """Cuts are judged against the medians of up to 512 pairs around them; a shorter clip against its own."""
 
@@ -50,9 +52,10 @@ class _Observation:
     frame_rows: list[Any]
     pair_rows: list[Any]
     triple_rows: list[Any]
-    coverage: float = float("nan")
-    change: float = float("nan")
-    change_across: float = float("nan")
+    coverage: float = NAN
+    change: float = NAN
+    along_flow: float = NAN
+    change_across: float = NAN
 
 
 class Measurement:
@@ -80,7 +83,8 @@ class Measurement:
         self._settled: _Observation | None = None
         self._settled_is_cut = False
         self._frame_numbers: list[int] = []
-        self._uniform = _EvenSpacing()
+        self._complete = True
+        self._spacing = _Spacing()
         self._cuts: list[int] = []
         self._flashes: list[int] = []
         self._coverage = Series()
@@ -99,7 +103,8 @@ class Measurement:
         )
         triple = Triple(self._last_pair, pair) if self._last_pair is not None and pair is not None else None
         self._frame_numbers.append(index)
-        self._uniform.add(time, continues)
+        self._complete = self._complete and (continues or self._last_frame is None)
+        self._spacing.add(time)
         self._pending.append(
             _Observation(
                 index=index,
@@ -109,9 +114,10 @@ class Measurement:
                 triple_rows=[accumulator.look(triple) for accumulator in self._by_view[Triple]]
                 if triple
                 else [],
-                coverage=pair.coverage if pair else float("nan"),
-                change=pair.change if pair else float("nan"),
-                change_across=triple.change_across if triple else float("nan"),
+                coverage=pair.coverage if pair else NAN,
+                change=pair.change if pair else NAN,
+                along_flow=pair.change_along_flow if pair else NAN,
+                change_across=triple.change_across if triple else NAN,
             )
         )
         self._last_frame, self._last_pair = frame, pair
@@ -135,7 +141,8 @@ class Measurement:
         clip = ClipFacts(
             num_frames=len(self._frame_numbers),
             fps=fps,
-            uniform=self._uniform.holds,
+            complete=self._complete,
+            uniform=self._complete and self._spacing.even,
             cuts=tuple(self._cuts),
             flashes=tuple(self._flashes),
             coverage=self._coverage,
@@ -164,7 +171,7 @@ class Measurement:
             direction=metric.direction,
             group=metric.group,
             status=reading.status,
-            series=tuple(reading.series.get(index) for index in self._frame_numbers),
+            series=tuple(map(reading.series.get, self._frame_numbers)) if reading.series else (),
             coverage=reading.coverage,
             details=dict(reading.details),
             note=reading.note,
@@ -172,31 +179,13 @@ class Measurement:
 
     def _settle(self, count: int) -> None:
         """Decide the cuts among the first `count` pending frames and hand their rows to the metrics."""
-        known = [self._settled, *self._pending] if self._settled is not None else list(self._pending)
-        pairs = [observation for observation in known if observation.continues]
-        cut, flash = (
-            find_cuts(
-                np.array([pair.coverage for pair in pairs]),
-                np.array([pair.change for pair in pairs]),
-                np.array(
-                    [
-                        _change_across(pair, later)
-                        for pair, later in zip(pairs, [*pairs[1:], None], strict=True)
-                    ]
-                ),
-            )
-            if pairs
-            else (np.zeros(0, dtype=bool), np.zeros(0, dtype=bool))
-        )
-        cut_frames = {pair.index for pair, is_cut in zip(pairs, cut, strict=True) if is_cut} - set(
-            self._window_starts
-        )
-        flash_frames = {pair.index for pair, is_flash in zip(pairs, flash, strict=True) if is_flash}
+        before = [self._settled] if self._settled is not None else []
+        cuts, flashes = _cuts_and_flashes([*before, *self._pending])
         for _ in range(count):
             observation = self._pending.popleft()
-            self._hand_over(observation, observation.index in cut_frames)
-            if observation.index in flash_frames:
+            if observation.index in flashes:
                 self._flashes.append(observation.index)
+            self._hand_over(observation, observation.index in cuts - set(self._window_starts))
 
     def _hand_over(self, observation: _Observation, is_cut: bool) -> None:
         index = observation.index
@@ -218,23 +207,40 @@ class Measurement:
         self._settled, self._settled_is_cut = observation, is_cut
 
 
-def _change_across(pair: _Observation, later: _Observation | None) -> float:
-    return later.change_across if later is not None and later.index == pair.index + 1 else float("nan")
+def _cuts_and_flashes(observations: Sequence[_Observation]) -> tuple[set[int], set[int]]:
+    """Return the first frames of new shots and the frames that are flashes."""
+    pairs = [observation for observation in observations if observation.continues]
+    if not pairs:
+        return set(), set()
+    across = [
+        later.change_across if later.index == pair.index + 1 else NAN for pair, later in pairwise(pairs)
+    ]
+    marks = find_cuts(
+        coverage=np.array([pair.coverage for pair in pairs]),
+        change=np.array([pair.change for pair in pairs]),
+        along_flow=np.array([pair.along_flow for pair in pairs]),
+        change_across=np.array([*across, NAN]),
+    )
+    index = np.array([pair.index for pair in pairs])
+    cuts, flashes = (set(index[mark].tolist()) for mark in marks)
+    return cuts, flashes
 
 
-class _EvenSpacing:
-    """Whether frames come at even steps in time, to within a hundredth of a step or a millisecond."""
+class _Spacing:
+    """Whether frames come at even steps in time."""
 
     def __init__(self) -> None:
-        self.holds = True
         self._last: float | None = None
         self._shortest = float("inf")
         self._longest = 0.0
 
-    def add(self, time: float, continues: bool) -> None:
+    def add(self, time: float) -> None:
         if self._last is not None:
-            step = time - self._last
-            self._shortest, self._longest = min(self._shortest, step), max(self._longest, step)
-            tolerance = max(0.01 * self._longest, 0.001 + 1e-9)
-            self.holds = self.holds and continues and self._longest - self._shortest <= 2 * tolerance
+            self._shortest = min(self._shortest, time - self._last)
+            self._longest = max(self._longest, time - self._last)
         self._last = time
+
+    @property
+    def even(self) -> bool:
+        """To within 2 ms, the rounding of containers that count in milliseconds, or 2 % of a step."""
+        return self._longest == 0 or self._longest - self._shortest <= max(0.002 + 1e-9, 0.02 * self._longest)

@@ -140,7 +140,8 @@ def choose_flow(flow: str | FlowMethod | Sequence[np.ndarray] | None) -> FlowMet
 
 
 @lru_cache(maxsize=4)
-def _grid(height: int, width: int) -> Flow:
+def pixel_grid(height: int, width: int) -> Flow:
+    """Return the (x, y) position of each pixel."""
     return np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).astype(np.float32)
 
 
@@ -151,7 +152,7 @@ def warp(levels: Levels, flow: Flow) -> Levels:
     pan).
     """
     fetched = cv2.remap(
-        levels, _grid(*flow.shape[:2]) + flow, None, cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REPLICATE
+        levels, pixel_grid(*flow.shape[:2]) + flow, None, cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REPLICATE
     )
     return np.clip(fetched, 0, 255, out=fetched)
 
@@ -160,12 +161,12 @@ def flow_validity(forward: Flow, backward: Flow) -> tuple[Mask, Mask]:
     """Where a flow can be believed, on its own grid.
 
     Returns:
-        valid: x + f lies in the picture and |f + b(x + f)|² ≤ 0.01 (|f|² + |b(x + f)|²) + 0.5 with b fetched
-            bilinearly (Sundaram, Brox, Keutzer, ECCV 2010, equation 5).
+        valid: x + f lies in the picture and |f + b(x + f)|² ≤ 0.01 (|f|² + |b(x + f)|²) + 0.5 with b
+            fetched bilinearly (Sundaram, Brox, Keutzer, ECCV 2010, equation 5).
         inside: x + f lies in the picture.
     """
     height, width = forward.shape[:2]
-    target = _grid(height, width) + forward
+    target = pixel_grid(height, width) + forward
     returning = cv2.remap(backward, target, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     f_x, f_y = cv2.split(forward)
     b_x, b_y = cv2.split(returning)

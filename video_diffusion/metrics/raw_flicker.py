@@ -9,8 +9,8 @@ class RawFlicker(SeriesAccumulator):
     """R = mean over pairs, pixels and channels of |I₊ − I| / 255, in 0…1.
 
     VBench's temporal flickering is 1 − R (vbench/temporal_flickering.py, 2024), here in exact integer sums;
-    it is given as the detail `vbench_temporal_flickering`. Every clean pan raises R: see docs/metrics.md for
-    why it is not the headline.
+    it is given as the detail `vbench_temporal_flickering`. Every clean pan raises R: see docs/metrics.md
+    for why it is not the headline.
     """
 
     view = Pair

@@ -47,8 +47,8 @@ class Measure:
     Attributes:
         value: in `unit`; None when the status says why there is none.
         direction: which way is better; "neither" for what only describes, such as motion.
-        series: one entry for each of the report's `frame_numbers`; None where the metric has nothing at that
-            frame.
+        series: one entry for each of the report's `frame_numbers`; None where the metric has nothing at
+            that frame.
         status, coverage, details, note: as in `Reading`.
     """
 
@@ -75,7 +75,7 @@ class Measure:
         }
         if self.note:
             plain["note"] = self.note
-        if series:
+        if series and self.series:
             plain["series"] = [_finite(value) for value in self.series]
         return plain
 
@@ -149,7 +149,7 @@ class ConsistencyReport:
             better = "" if measure.direction == "neither" else f"{measure.direction} is better"
             note = f"  ({measure.note})" if measure.note else ""
             number = f"{name:<16}{format_value(measure.value):>10}"
-            lines.append(f"  {number}  {measure.unit:<17}{measure.status:<13}{better}{note}".rstrip())
+            lines.append(f"  {number}  {measure.unit:<18}{measure.status:<13}{better}{note}".rstrip())
         return "\n".join(lines)
 
 

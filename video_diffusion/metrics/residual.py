@@ -41,10 +41,10 @@ class Neighbour:
 def second_difference_residual(before: Neighbour, centre: Levels, after: Neighbour) -> Residual:
     """Compare the centre with both neighbours fetched along the flow.
 
-    Per pixel and channel, with w⁻ and w⁺ the fetched neighbours: both valid |w⁻ − 2I + w⁺| / 4; one valid |w
-    − I| / 2 of that side; neither valid but at least one inside the picture: unexplained change, max(min |w −
-    I| over the sides inside, min(|I₋ − I|, |I₊ − I|)) / 2. A pixel whose flow leaves the picture on both
-    sides is left out. The quarter makes ±a levels on alternate frames give a.
+    Per pixel and channel, with w⁻ and w⁺ the fetched neighbours: both valid |w⁻ − 2I + w⁺| / 4; one valid
+    |w − I| / 2 of that side; neither valid but at least one inside the picture: unexplained change, max(min
+    |w − I| over the sides inside, min(|I₋ − I|, |I₊ − I|)) / 2. A pixel whose flow leaves the picture on
+    both sides is left out. The quarter makes ±a levels on alternate frames give a.
     """
     weight_before = np.where(
         before.valid, np.where(after.valid, np.float32(0.25), np.float32(0.5)), np.float32(0)

@@ -59,50 +59,47 @@ class Pair:
     @property
     def forward(self) -> Flow:
         """Flow to the second frame, in pixels; zero where the method could not measure."""
-        return (
-            np.zeros((*self.first.rgb.shape[:2], 2), dtype=np.float32)
-            if self._flows is None
-            else self._flows[0]
-        )
+        return self._no_flow if self._flows is None else self._flows[0]
 
     @property
     def backward(self) -> Flow:
         """Flow from the second frame to the first, in pixels; zero where the method could not measure."""
-        return (
-            np.zeros((*self.first.rgb.shape[:2], 2), dtype=np.float32)
-            if self._flows is None
-            else self._flows[1]
+        return self._no_flow if self._flows is None else self._flows[1]
+
+    @property
+    def _no_flow(self) -> Flow:
+        return np.zeros((*self.first.rgb.shape[:2], 2), dtype=np.float32)
+
+    @cached_property
+    def _validity(self) -> tuple[tuple[Mask, Mask], tuple[Mask, Mask]]:
+        forward, backward = (
+            flow_validity(self.forward, self.backward),
+            flow_validity(self.backward, self.forward),
         )
-
-    @cached_property
-    def _forward_validity(self) -> tuple[Mask, Mask]:
-        valid, inside = flow_validity(self.forward, self.backward)
-        return valid & (self._flows is not None), inside
-
-    @cached_property
-    def _backward_validity(self) -> tuple[Mask, Mask]:
-        valid, inside = flow_validity(self.backward, self.forward)
-        return valid & (self._flows is not None), inside
+        if self._flows is None:
+            nowhere = np.zeros_like(forward[0])
+            return (nowhere, forward[1]), (nowhere, backward[1])
+        return forward, backward
 
     @property
     def forward_valid(self) -> Mask:
         """Where the forward flow can be believed, on the first frame's grid."""
-        return self._forward_validity[0]
+        return self._validity[0][0]
 
     @property
     def forward_inside(self) -> Mask:
         """Where the forward flow stays in the picture."""
-        return self._forward_validity[1]
+        return self._validity[0][1]
 
     @property
     def backward_valid(self) -> Mask:
         """Where the backward flow can be believed, on the second frame's grid."""
-        return self._backward_validity[0]
+        return self._validity[1][0]
 
     @property
     def backward_inside(self) -> Mask:
         """Where the backward flow stays in the picture."""
-        return self._backward_validity[1]
+        return self._validity[1][1]
 
     @cached_property
     def coverage(self) -> float:
@@ -113,6 +110,17 @@ class Pair:
     def second_on_first(self) -> Levels:
         """The second frame fetched along the forward flow, so that it should look like the first."""
         return warp(self.second.levels, self.forward)
+
+    @cached_property
+    def change_along_flow(self) -> float:
+        """Mean absolute difference of the first frame and the second fetched onto it, where that is inside.
+
+        In levels; the plain `change` when it stays inside nowhere.
+        """
+        if not self.forward_inside.any():
+            return self.change
+        left = cv2.absdiff(self.second_on_first, self.first.levels)
+        return sum(cv2.mean(left, self.forward_inside.astype(np.uint8))[:3]) / 3
 
     @cached_property
     def first_on_second(self) -> Levels:
