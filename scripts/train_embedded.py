@@ -77,6 +77,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--muon-lr", type=float, default=3e-3)
     parser.add_argument("--adamw-lr", type=float, default=2e-3)
     parser.add_argument(
+        "--decay-share", type=float, default=0.6, help="last share of the run, with falling rate"
+    )
+    parser.add_argument(
         "--fill-pools", action="store_true", help="only render and encode the pools (a second process can)"
     )
     parser.add_argument("--save-every", type=int, default=250)
@@ -280,7 +283,7 @@ def main() -> None:
     for step in range(start, args.num_steps):
         loss = trainer.loss(step)
         torch.autograd.backward(loss)
-        norm = trainer.optimizer.step(trapezoid(step, args.num_steps))
+        norm = trainer.optimizer.step(trapezoid(step, args.num_steps, decay_share=args.decay_share))
         trainer.ema.step(trainer.optimizer.parameters)
         if step % 4 != 3:
             losses.append(loss.item())
