@@ -1,11 +1,14 @@
 """Small real components with random weights: a text-to-video model in a few thousand parameters."""
 
+import json
 import string
+from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor, nn
 from transformers.models.clip.configuration_clip import CLIPTextConfig
 from transformers.models.clip.modeling_clip import CLIPTextModel
@@ -117,3 +120,25 @@ def randomised(module: Any) -> Any:
 def relative_error(actual: Tensor, expected: Tensor) -> float:
     """Largest difference over the largest expected magnitude."""
     return float((actual - expected).detach().abs().max() / expected.detach().abs().max())
+
+
+def save_tiny_model(folder: Path, norm_scope: str = "clip", **defaults: Any) -> Path:
+    """Write a whole model in the layout of AnimateDiffPipeline, made of the parts above."""
+    unet = tiny_unet()
+    parts = {
+        "tokenizer": tiny_tokenizer(),
+        "text_encoder": tiny_text_encoder(),
+        "vae": tiny_vae(),
+        "unet": unet,
+        "motion_adapter": tiny_adapter(unet, norm_scope=norm_scope),
+        "scheduler": DDIMScheduler(**SCHEDULER_CONFIG),
+    }
+    index = {"_class_name": "AnimateDiffPipeline"}
+    for name, part in parts.items():
+        part.save_pretrained(folder / name)
+        library = "transformers" if name in {"tokenizer", "text_encoder"} else "diffusers"
+        index[name] = [library, type(part).__name__]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    if defaults:
+        (folder / "generation_defaults.json").write_text(json.dumps(defaults))
+    return folder

@@ -1,8 +1,8 @@
 """The temporal layers, where they sit in an image U-Net, and frames to latents and back."""
 
-from video_diffusion.models.latent_codec import decode_latents, encode_frames
+from video_diffusion.models.latent_codec import decode_latents, encode_frames, latent_scale
 from video_diffusion.models.motion_adapter import MotionAdapter
 from video_diffusion.models.temporal_transformer import NormScope
 from video_diffusion.models.video_unet import VideoUNet
 
-__all__ = ["MotionAdapter", "NormScope", "VideoUNet", "decode_latents", "encode_frames"]
+__all__ = ["MotionAdapter", "NormScope", "VideoUNet", "decode_latents", "encode_frames", "latent_scale"]

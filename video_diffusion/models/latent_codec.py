@@ -40,3 +40,9 @@ def encode_frames(vae: Any, frames: FloatFrames, chunk_size: int) -> Float[Tenso
         latents.append(encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode())
     shifted = torch.cat(latents) - (vae.config.get("shift_factor") or 0)
     return (shifted * vae.config.scaling_factor).transpose(0, 1)
+
+
+def latent_scale(vae: Any) -> int:
+    """Tell how many pixels one latent stands for, along each side."""
+    levels = vae.config.get("block_out_channels") or vae.config.encoder_block_out_channels
+    return 2 ** (len(levels) - 1)

@@ -124,6 +124,18 @@ class MotionAdapter(ModelMixin, ConfigMixin):
         """The longest clip, in frames, that one pass can take: the rows of the position tables."""
         return int(self.config.motion_max_seq_length)
 
+    def check_num_frames(self, num_frames: int) -> None:
+        """Refuse clips that are too long for one pass; one frame, which bypasses the layers, never is.
+
+        Raises:
+            ValueError: The adapter does not know that many positions.
+        """
+        if num_frames > max(self.max_num_frames, 1):
+            raise ValueError(
+                f"num_frames is {num_frames} but this motion adapter knows {self.max_num_frames} positions; "
+                f"set context_length to {self.max_num_frames} or less to sample longer clips"
+            )
+
     @classmethod
     def for_unet(
         cls,

@@ -211,12 +211,8 @@ class VideoUNet(nn.Module):
                 )
 
     def _check_positions(self, num_frames: int, frame_positions: Tensor | None) -> None:
+        self.motion_adapter.check_num_frames(num_frames)
         known = self.motion_adapter.max_num_frames
-        if num_frames > max(known, 1):
-            raise ValueError(
-                f"num_frames is {num_frames} but this motion adapter knows {known} positions; "
-                f"set context_length to {known} or less to sample longer clips"
-            )
         if frame_positions is None:
             return
         if len(frame_positions) != num_frames:

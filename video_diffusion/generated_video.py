@@ -1,0 +1,104 @@
+"""A finished clip: frames, measures and record, before and after it is encoded."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from video_diffusion.generation_settings import GenerationSettings
+from video_diffusion.io import (
+    MeasuredValue,
+    ModelIdentity,
+    RunRecord,
+    frames_sha256,
+    write_record,
+    write_video,
+)
+from video_diffusion.metrics import ConsistencyReport
+
+
+@dataclass(frozen=True)
+class GeneratedVideo:
+    """A finished clip with its measures, before it is encoded.
+
+    Attributes:
+        frames: RGB, as they go to the encoder; the very frames that were measured.
+        settings: With nothing left open.
+        report: How well the frames hold together.
+        run_record: What is written beside the clip and into it.
+    """
+
+    frames: UInt8[np.ndarray, "f h w c"]
+    settings: GenerationSettings
+    report: ConsistencyReport
+    run_record: RunRecord
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The run record as plain JSON values."""
+        return self.run_record.to_dict()
+
+    @property
+    def frames_sha256(self) -> str:
+        """Equal exactly when the frames are."""
+        return self.run_record.frames_sha256
+
+    def save(self, path: Path | str, *, embed_metadata: bool = True, **encoding: Any) -> None:
+        """Write the clip, and its record as JSON beside it.
+
+        Args:
+            path: Its suffix chooses the format, see `io.write_video`.
+            embed_metadata: Whether the record goes into the file too.
+            encoding: `codec`, `crf`, `pixel_format` and `overwrite` of `io.write_video`.
+
+        Raises:
+            ValueError, OSError, VideoWriteError: As `io.write_video`; nothing is left at the path then.
+        """
+        assert self.settings.fps is not None  # nothing is left open in the settings of a finished clip
+        metadata = self.run_record.tags() if embed_metadata else None
+        write_video(path, self.frames, self.settings.fps, metadata, **encoding)
+        write_record(path, self.run_record)
+
+
+def make_record(
+    frames: UInt8[np.ndarray, "f h w c"],
+    settings: GenerationSettings,
+    report: ConsistencyReport,
+    *,
+    model: ModelIdentity,
+    timings: Mapping[str, float],
+    device: str,
+) -> RunRecord:
+    """Write down what made a clip.
+
+    Args:
+        frames: As they go to the encoder.
+        settings: With nothing left open.
+        report: Measured on these frames.
+        model: Names and hashes.
+        timings: Seconds by stage.
+        device: It was computed on.
+    """
+    hashes = {name: value for name, value in model.model_dump().items() if name.endswith("sha256")}
+    return RunRecord(
+        settings=settings,
+        model=model,
+        job_id=settings.job_id(hashes),
+        frames_sha256=frames_sha256(frames),
+        measures={
+            name: MeasuredValue(
+                value=measured.value,
+                unit=measured.unit,
+                status=measured.status,
+                series=list(measured.series) or None,
+            )
+            for name, measured in report.values.items()
+        },
+        timings={stage: round(seconds, 3) for stage, seconds in timings.items()},
+        device=device,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )

@@ -1,0 +1,179 @@
+"""A whole text-to-video model from its folder, in Stable Diffusion's or AnimateDiff's layout."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.models.unets.unet_motion_model import UNetMotionModel
+from transformers.models.clip.modeling_clip import CLIPTextModel
+from transformers.models.clip.tokenization_clip import CLIPTokenizer
+
+from video_diffusion.io import ModelIdentity, weights_sha256
+from video_diffusion.loading.components import load_diffusers, load_text_encoder, load_tokenizer, read_json
+from video_diffusion.loading.errors import ModelLoadError
+from video_diffusion.loading.model_source import ModelSource, find_model
+from video_diffusion.loading.motion_unet import split_motion_unet
+from video_diffusion.models import MotionAdapter
+
+DEFAULTS_FILE = "generation_defaults.json"
+PIPELINES = ("StableDiffusionPipeline", "AnimateDiffPipeline")
+KINDS: Mapping[str, Mapping[str, Any]] = {
+    "tokenizer": {"CLIPTokenizer": CLIPTokenizer, "CLIPTokenizerFast": CLIPTokenizer},
+    "text_encoder": {"CLIPTextModel": CLIPTextModel},
+    "vae": {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny},
+    "unet": {"UNet2DConditionModel": UNet2DConditionModel, "UNetMotionModel": UNetMotionModel},
+    "motion_adapter": {"MotionAdapter": MotionAdapter},
+}
+LIBRARIES = {"diffusers", "transformers"}
+
+
+class Options(TypedDict):
+    """How every component of one model is loaded."""
+
+    dtype: torch.dtype
+    allow_extra: bool
+
+
+@dataclass(frozen=True)
+class ModelParts:
+    """What a text-to-video model is made of.
+
+    Attributes:
+        tokenizer, text_encoder, vae, unet, motion_adapter: In evaluation mode, on the CPU.
+        scheduler_config: The noise schedule the model was trained with, and what it predicts.
+        defaults: The model's own generation settings, and its `vocabulary` if it is limited; see
+            `generation_defaults.json`. Empty if the folder has none.
+        identity: Names and hashes for the run record.
+    """
+
+    tokenizer: Any
+    text_encoder: Any
+    vae: Any
+    unet: Any
+    motion_adapter: MotionAdapter
+    scheduler_config: Mapping[str, Any]
+    defaults: Mapping[str, Any]
+    identity: ModelIdentity
+
+
+def load_model(
+    model: str = "embedded",
+    motion_adapter: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    *,
+    allow_extra_weights: bool = False,
+) -> ModelParts:
+    """Load a model by name, checking every file on the way; see `find_model` for names.
+
+    Args:
+        model: "embedded", a folder or a hub id, in the layout of `StableDiffusionPipeline` or
+            `AnimateDiffPipeline`.
+        motion_adapter: A folder or a hub id to take the temporal layers from; None takes the model's own. An
+            image model without any gets temporal layers that do nothing, with a warning.
+        dtype: To convert the weights to.
+        allow_extra_weights: Whether tensors that the model does not have are left out instead of refused.
+
+    Raises:
+        ModelLoadError: One line saying which file is wrong, and how.
+    """
+    source = find_model(model)
+    folder = source.folder
+    index = _read_index(folder)
+    options: Options = {"dtype": dtype, "allow_extra": allow_extra_weights}
+    unet, own_adapter = _load_unet(folder, index, options)
+    adapter_source = find_model(motion_adapter) if motion_adapter is not None else None
+    if adapter_source is not None:
+        own_adapter = load_diffusers(MotionAdapter, _adapter_folder(adapter_source), **options)
+    parts = ModelParts(
+        tokenizer=load_tokenizer(_kind("tokenizer", index, folder), folder / "tokenizer"),
+        text_encoder=load_text_encoder(
+            _kind("text_encoder", index, folder), folder / "text_encoder", **options
+        ),
+        vae=load_diffusers(_kind("vae", index, folder), folder / "vae", **options),
+        unet=unet,
+        motion_adapter=own_adapter if own_adapter is not None else _idle_adapter(unet, model),
+        scheduler_config=read_json(folder / "scheduler" / "scheduler_config.json"),
+        defaults=read_json(folder / DEFAULTS_FILE) if (folder / DEFAULTS_FILE).is_file() else {},
+        identity=_identity(source, adapter_source),
+    )
+    _check_text_width(parts, folder)
+    return parts
+
+
+def _read_index(folder: Path) -> Mapping[str, Any]:
+    file = folder / "model_index.json"
+    index = read_json(file)
+    named = index.get("_class_name")
+    if named not in PIPELINES:
+        raise ModelLoadError(f"{file}: must describe a {' or '.join(PIPELINES)}, but names {named!r}")
+    return index
+
+
+def _kind(component: str, index: Mapping[str, Any], folder: Path) -> Any:
+    """The class of a component; only those of `KINDS`, so that a folder cannot name code of its own."""
+    entry = index.get(component)
+    library, name = entry if isinstance(entry, list) and len(entry) == 2 else (None, None)
+    if library not in LIBRARIES or not isinstance(name, str) or name not in KINDS[component]:
+        raise ModelLoadError(
+            f"{folder}/model_index.json: {component} must be {' or '.join(KINDS[component])} of diffusers or "
+            f"transformers, but is {entry!r}; other code is never run"
+        )
+    return KINDS[component][name]
+
+
+def _load_unet(
+    folder: Path, index: Mapping[str, Any], options: Options
+) -> tuple[UNet2DConditionModel, MotionAdapter | None]:
+    """The image U-Net and, if the folder has them, its temporal layers."""
+    kind = _kind("unet", index, folder)
+    has_adapter = index.get("motion_adapter", [None, None]) != [None, None]
+    if kind is UNetMotionModel:
+        own_config = read_json(folder / "motion_adapter" / "config.json") if has_adapter else {}
+        motion_unet = load_diffusers(UNetMotionModel, folder / "unet", **options)
+        return split_motion_unet(motion_unet, own_config.get("norm_scope", "frame"))
+    unet = load_diffusers(kind, folder / "unet", **options)
+    if not has_adapter:
+        return unet, None
+    return unet, load_diffusers(_kind("motion_adapter", index, folder), folder / "motion_adapter", **options)
+
+
+def _adapter_folder(source: ModelSource) -> Path:
+    """A motion adapter's own folder, or the one inside a whole model's."""
+    inside = source.folder / "motion_adapter"
+    return inside if (inside / "config.json").is_file() else source.folder
+
+
+def _idle_adapter(unet: UNet2DConditionModel, model: str) -> MotionAdapter:
+    warnings.warn(
+        f"{model} is an image model without temporal layers, so its frames will not hold together; "
+        "set motion_adapter to make videos with it",
+        stacklevel=4,
+    )
+    return MotionAdapter.for_unet(unet, norm_scope="clip")
+
+
+def _identity(source: ModelSource, adapter_source: ModelSource | None) -> ModelIdentity:
+    identity = ModelIdentity(
+        name=source.name, weights_sha256=weights_sha256(source.folder), revision=source.revision
+    )
+    if adapter_source is None:
+        return identity
+    adapter_sha256 = weights_sha256(_adapter_folder(adapter_source))
+    return identity.model_copy(
+        update={"motion_adapter": adapter_source.name, "motion_adapter_sha256": adapter_sha256}
+    )
+
+
+def _check_text_width(parts: ModelParts, folder: Path) -> None:
+    width, expected = parts.text_encoder.config.hidden_size, parts.unet.config.cross_attention_dim
+    if width != expected:
+        raise ModelLoadError(
+            f"{folder}: its U-Net reads text embeddings of width {expected}, but its text encoder makes "
+            f"{width}; the parts belong to different models"
+        )

@@ -1,0 +1,105 @@
+"""From the name of a model to a folder on this machine: the embedded one, a folder, or a hub id."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from video_diffusion.loading.errors import ModelLoadError
+from video_diffusion.loading.weight_files import PICKLE_SUFFIXES
+
+EMBEDDED = Path(__file__).parents[1] / "embedded"
+
+_HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(@(?P<revision>[\w./-]+))?")
+_JSON = ("*.json", "*/*.json", "*/*.txt")
+_WEIGHTS = (
+    "{}diffusion_pytorch_model.safetensors",
+    "{}diffusion_pytorch_model-*-of-*.safetensors",
+    "{}model.safetensors",
+    "{}model-*-of-*.safetensors",
+)
+_COMPONENTS = ("", "unet/", "vae/", "text_encoder/", "motion_adapter/")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model lies, and the exact revision if it came from the hub."""
+
+    name: str
+    folder: Path
+    revision: str | None = None
+
+
+def find_model(name: str) -> ModelSource:
+    """Find a model, or a motion adapter, by name; the network is used for a hub id only.
+
+    Args:
+        name: "embedded", a folder, or a hub id such as "owner/model" or "owner/model@revision".
+
+    Raises:
+        ModelLoadError: There is no such model, or it cannot be fetched; each reason has its own sentence.
+    """
+    if name == "embedded":
+        if not (EMBEDDED / "model_index.json").is_file():
+            raise ModelLoadError(
+                f"{EMBEDDED}: the embedded model is not part of this installation; install it again"
+            )
+        return ModelSource(name, EMBEDDED)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return ModelSource(name, path)
+    if path.suffix in PICKLE_SUFFIXES:
+        raise ModelLoadError(
+            f"{name}: a {path.suffix} file is a pickle that could run code; give a folder with safetensors"
+        )
+    if path.is_file():
+        raise ModelLoadError(f"{name}: must be a folder in diffusers' layout, but is a file; give its folder")
+    hub = _HUB_ID.fullmatch(name)
+    if hub is None:
+        raise ModelLoadError(
+            f"{name}: no such folder, and not a hub id such as owner/model; check the spelling"
+        )
+    return _from_hub(name, hub["id"], hub["revision"])
+
+
+def _from_hub(name: str, repo_id: str, revision: str | None) -> ModelSource:
+    """Fetch from the hub what the loader reads, or take it from the cache if HF_HUB_OFFLINE is set."""
+    from huggingface_hub import errors, snapshot_download  # noqa: PLC0415  only a hub id needs the client
+
+    def fetch(suffix: str) -> Path:
+        weights = [
+            pattern.format(part).replace(".safetensors", suffix)
+            for part in _COMPONENTS
+            for pattern in _WEIGHTS
+        ]
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=[*_JSON, *weights]))
+
+    try:
+        folder = fetch(".safetensors")
+        if not list(folder.rglob("*.safetensors")):
+            folder = fetch(".fp16.safetensors")
+    except errors.GatedRepoError:
+        reason = "is gated; accept its terms on the hub and log in with `hf auth login`"
+    except errors.RevisionNotFoundError:
+        reason = f"has no revision {revision}; choose one that its page lists"
+    except errors.RepositoryNotFoundError:
+        reason = (
+            "does not exist on the hub, or is private; check the spelling, or log in with `hf auth login`"
+        )
+    except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as error:
+        reason = _not_cached(error)
+    except errors.HfHubHTTPError as error:
+        reason = f"cannot be fetched ({str(error).splitlines()[0]}); try again later, or give a folder"
+    else:
+        return ModelSource(name, folder, folder.name)
+    raise ModelLoadError(f"{name}: no such folder here, and as a hub id it {reason}")
+
+
+def _not_cached(error: Exception) -> str:
+    from huggingface_hub import constants  # noqa: PLC0415
+
+    where = f"is not whole in the local cache ({os.fspath(constants.HF_HUB_CACHE)})"
+    if constants.HF_HUB_OFFLINE:
+        return f"{where} and HF_HUB_OFFLINE is set; fetch it where there is network, or give a folder"
+    cause = str(error.__cause__ or error).splitlines()[0]
+    return f"{where} and the hub cannot be reached ({cause}); check the network, or give a folder"

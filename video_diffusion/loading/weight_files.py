@@ -1,0 +1,184 @@
+"""Weight files looked at before anything is loaded: safetensors only, whole, with the tensors expected.
+
+The libraries are silent about most of what is checked here: they fill in missing tensors at random, leave out
+surplus ones, read integers as weights, and say of a damaged file only that it could not be loaded.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from video_diffusion.loading.errors import ModelLoadError
+
+PICKLE_SUFFIXES = {".bin", ".ckpt", ".pt", ".pth", ".pkl"}
+FLOAT_TYPES = {"F64", "F32", "F16", "BF16"}
+MAX_HEADER_BYTES = 100_000_000  # what the safetensors library itself accepts
+NUM_NAMED = 5
+
+# How old diffusers checkpoints (SD 1.x autoencoders) call the layers of an attention.
+OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """What a file says about one of its tensors."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class StoredWeights:
+    """The tensors of one component, and under which variant name they are stored (None is the plain one)."""
+
+    folder: Path
+    tensors: Mapping[str, StoredTensor]
+    variant: str | None
+
+
+def find_weights(folder: Path, stem: str) -> StoredWeights:
+    """Find a component's safetensors, one file or shards, and read what they hold.
+
+    Args:
+        folder: The component's folder.
+        stem: Name without suffix: "diffusion_pytorch_model" in diffusers, "model" in transformers.
+
+    Raises:
+        ModelLoadError: No safetensors, or a file that is not whole.
+    """
+    for variant in (None, "fp16"):
+        name = stem if variant is None else f"{stem}.{variant}"
+        plain = folder / f"{name}.safetensors"
+        index = folder / f"{stem}.safetensors.index{'' if variant is None else f'.{variant}'}.json"
+        if plain.is_file():
+            return StoredWeights(folder, read_header(plain), variant)
+        if index.is_file():
+            shards = [read_header(folder / shard) for shard in _shards(index)]
+            return StoredWeights(folder, {k: v for shard in shards for k, v in shard.items()}, variant)
+    pickles = [file.name for file in sorted(folder.glob("*")) if file.suffix in PICKLE_SUFFIXES]
+    if pickles:
+        raise ModelLoadError(
+            f"{folder}: weights must be safetensors, but there is only {pickles[0]}, a pickle that could run "
+            "code; convert it to safetensors where you trust it"
+        )
+    raise ModelLoadError(f"{folder}: no {stem}.safetensors; download the folder again")
+
+
+def read_header(file: Path) -> dict[str, StoredTensor]:
+    """Read which tensors a safetensors file holds, having checked that it is one and is whole.
+
+    Raises:
+        ModelLoadError: It is not; the message says what it is instead, or how many bytes it has and should
+            have.
+    """
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        start = stream.read(64)
+        what = _something_else(start)
+        if what:
+            raise ModelLoadError(f"{file}: must be a safetensors file, but is {what}")
+        header_size = int.from_bytes(start[:8], "little")
+        if size < 8 or header_size > min(size - 8, MAX_HEADER_BYTES):
+            raise ModelLoadError(
+                f"{file}: not a whole safetensors file: it has {size} bytes and claims a header of "
+                f"{header_size}; download it again"
+            )
+        stream.seek(8)
+        header = _parsed(stream.read(header_size), file)
+    try:
+        stored = {
+            name: StoredTensor(str(entry["dtype"]), tuple(entry["shape"]))
+            for name, entry in header.items()
+            if name != "__metadata__"
+        }
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    except (KeyError, TypeError, IndexError):
+        raise ModelLoadError(f"{file}: its header is damaged; download it again") from None
+    expected = 8 + header_size + max(ends, default=0)
+    if size != expected:
+        raise ModelLoadError(f"{file}: has {size} bytes but should have {expected}; download it again")
+    return stored
+
+
+def compare_weights(stored: StoredWeights, model: Any, allow_extra: bool) -> None:
+    """Check that a component's files hold exactly the floating-point tensors that its model has.
+
+    Args:
+        stored: What the files hold.
+        model: The model, built from its configuration; its tensors may be on the meta device.
+        allow_extra: Whether surplus tensors are let be.
+
+    Raises:
+        ModelLoadError: Tensors are missing, surplus, of another shape, or integers.
+    """
+    found = {_present_name(name): tensor for name, tensor in stored.tensors.items()}
+    expected = {_present_name(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    for name, shape in expected.items():
+        if name in found and found[name].shape != shape:
+            raise ModelLoadError(
+                f"{stored.folder}: {name} must have the shape {shape} that config.json says, but is stored "
+                f"with {found[name].shape}; the weights belong to another base model or number of frames"
+            )
+    missing = [name for name in expected if name not in found]
+    if missing:
+        raise ModelLoadError(f"{stored.folder}: {_named(missing)} missing; the files belong to another model")
+    surplus = [name for name in found if name not in expected and not name.endswith("position_ids")]
+    if surplus and not allow_extra:
+        raise ModelLoadError(
+            f"{stored.folder}: {_named(surplus)} not part of the model that config.json describes; "
+            "allow_extra_weights leaves them out"
+        )
+    for name in expected:
+        if found[name].dtype not in FLOAT_TYPES:
+            raise ModelLoadError(
+                f"{stored.folder}: {name} must be floating point, but is stored as {found[name].dtype}; "
+                "save the weights as float32, float16 or bfloat16"
+            )
+
+
+def _named(names: list[str]) -> str:
+    more = f" and {len(names) - NUM_NAMED} more" if len(names) > NUM_NAMED else ""
+    return f"{len(names)} tensors ({', '.join(names[:NUM_NAMED])}{more}) are"
+
+
+def _present_name(name: str) -> str:
+    name = name.removeprefix("text_model.")  # CLIP text encoders: transformers 5 leaves it out
+    if ".attentions." in name:
+        for old, new in OLD_NAMES.items():
+            name = name.replace(old, new)
+    return name
+
+
+def _something_else(start: bytes) -> str | None:
+    """Name a file by its first bytes, if they are those of what is usually found in place of weights."""
+    if not start:
+        return "empty; download it again"
+    if start.startswith(b"version https://git-lfs"):
+        return "a git-lfs pointer; run `git lfs pull` in its repository"
+    if start.lstrip()[:1] == b"<":
+        return "a web page; download the file itself"
+    if start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x04")):
+        return "a pickle that could run code; convert it to safetensors where you trust it"
+    return None
+
+
+def _parsed(text: bytes, file: Path) -> dict[str, Any]:
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError):
+        header = None
+    if not isinstance(header, dict):
+        raise ModelLoadError(f"{file}: its header is damaged; download it again")
+    return header
+
+
+def _shards(index: Path) -> list[str]:
+    names = sorted(set(_parsed(index.read_bytes(), index).get("weight_map", {}).values()))
+    for name in names:
+        if Path(name).name != name or not (index.parent / name).is_file():
+            raise ModelLoadError(
+                f"{index}: names {name!r}, which is not a file beside it; download the folder again"
+            )
+    return names

@@ -1,0 +1,251 @@
+"""Prompt to measured clip: the flow of the whole project, in the order in which it happens."""
+
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import nn
+
+from video_diffusion.generated_video import GeneratedVideo, make_record
+from video_diffusion.generation_settings import GenerationSettings
+from video_diffusion.loading import ModelParts, choose_device, choose_dtype, load_model, save_model
+from video_diffusion.metrics import measure
+from video_diffusion.models import VideoUNet, decode_latents, latent_scale
+from video_diffusion.sampling import DenoisingStep, Guided, denoise, initial_noise, make_scheduler
+from video_diffusion.shapes import Latents, to_uint8
+from video_diffusion.text import encode_prompt
+
+__all__ = ["GeneratedVideo", "TextToVideoPipeline"]
+
+# What a model's folder leaves open; the size is the U-Net's own.
+COMMON_DEFAULTS = {"fps": 8, "num_inference_steps": 25, "guidance_scale": 7.5, "scheduler": "ddim"}
+USUAL_NUM_FRAMES = 16
+
+OnStep = Callable[[DenoisingStep], None]
+
+
+class TextToVideoPipeline:
+    """A text-to-video model, loaded and ready; `from_pretrained` makes one.
+
+    Args:
+        parts: The model. Its image U-Net carries the temporal layers from here on, see `VideoUNet`.
+        device: To compute on; the parts are moved there.
+
+    Attributes:
+        defaults: Generation settings where the caller leaves them open.
+        vocabulary: Words the model was trained on, if that is all it knows; else empty.
+    """
+
+    def __init__(self, parts: ModelParts, device: torch.device | str = "cpu") -> None:
+        self.parts = parts
+        self.device = torch.device(device)
+        for part in (parts.text_encoder, parts.vae, parts.unet, parts.motion_adapter):
+            nn.Module.to(part, device=self.device)
+        self.video_unet = VideoUNet(parts.unet, parts.motion_adapter)
+        self.latent_scale = latent_scale(parts.vae)
+        self.defaults = {**COMMON_DEFAULTS, **self._own_size(), **parts.defaults}
+        self.vocabulary = tuple(parts.defaults.get("vocabulary", ()))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str = "embedded",
+        motion_adapter: str | None = None,
+        dtype: str | torch.dtype | None = None,
+        device: str | None = None,
+        *,
+        allow_extra_weights: bool = False,
+    ) -> "TextToVideoPipeline":
+        """Load a model.
+
+        Args:
+            model: "embedded", a folder or a hub id; a Stable Diffusion or an AnimateDiff pipeline.
+            motion_adapter: Folder or hub id of other temporal layers; None takes the model's own.
+            dtype: Precision of the networks: float32 (the default), bfloat16, float16 or float64.
+            device: None and "auto" take a GPU if there is one.
+            allow_extra_weights: Whether tensors that the model does not have are left out instead of refused.
+
+        Raises:
+            ModelLoadError: The files are not such a model, or the two do not fit together.
+            DeviceError: There is no such device.
+            ValueError: No such dtype.
+        """
+        chosen = choose_device(device or "auto")
+        precision = choose_dtype(dtype)
+        if precision == torch.float16 and chosen.type == "cpu":
+            warnings.warn(
+                "float16 is slow on a CPU and overflows; set dtype to bfloat16 or float32", stacklevel=2
+            )
+        parts = load_model(model, motion_adapter, precision, allow_extra_weights=allow_extra_weights)
+        return cls(parts, chosen)
+
+    def save_pretrained(self, folder: Path | str, overwrite: bool = True) -> None:
+        """Write the whole model to a folder that `from_pretrained` and `diffusers.AnimateDiffPipeline` open.
+
+        diffusers knows no `norm_scope` and computes "clip": only such an adapter gives the same clips there.
+
+        Raises:
+            FileExistsError: The folder exists and `overwrite` is False.
+            OSError: No space, no permission.
+        """
+        save_model(self.parts, folder, overwrite)
+
+    def __call__(self, prompt: str, *, on_step: OnStep | None = None, **settings: Any) -> GeneratedVideo:
+        """Make one clip.
+
+        Args:
+            prompt: What it shows.
+            on_step: Called after every denoising step.
+            settings: Fields of `GenerationSettings`; what is left out is the model's own default.
+        """
+        return self.generate([GenerationSettings.from_values({"prompt": prompt, **settings})], on_step)[0]
+
+    def generate(
+        self, settings: Sequence[GenerationSettings], on_step: OnStep | None = None
+    ) -> list[GeneratedVideo]:
+        """Make clips, together where their settings allow it: they may differ in prompts and seeds.
+
+        A clip's noise does not depend on the others; its pixels do only by rounding, in the last bits of
+        float32.
+
+        Args:
+            settings: One for each clip; `model`, `motion_adapter`, `dtype` and `device` are those of this
+                pipeline.
+            on_step: Called after every denoising step, with the state of all clips that are made together.
+
+        Raises:
+            ValueError: Settings that this model cannot follow.
+            NonFiniteLatentsError: Denoising broke down, with the step.
+        """
+        resolved = [self.resolve(each) for each in settings]
+        made: dict[int, GeneratedVideo] = {}
+        order = sorted(range(len(resolved)), key=lambda place: _together(resolved[place]))
+        for _, places in groupby(order, key=lambda place: _together(resolved[place])):
+            batch = list(places)
+            made |= zip(
+                batch, self._generate_batch([resolved[place] for place in batch], on_step), strict=True
+            )
+        return [made[place] for place in range(len(resolved))]
+
+    def _generate_batch(self, batch: Sequence[Any], on_step: OnStep | None) -> Iterator[GeneratedVideo]:
+        """The flow, for resolved settings that agree on everything but prompts and seeds."""
+        one, parts, timings = batch[0], self.parts, dict[str, float]()
+        with _timed(timings, "encode_prompt", len(batch)):
+            prompt_embeds = encode_prompt(
+                [each.prompt for each in batch], parts.tokenizer, parts.text_encoder
+            )
+            negative_embeds = encode_prompt(
+                [each.negative_prompt for each in batch], parts.tokenizer, parts.text_encoder
+            )
+        seeds = [each.seed for each in batch]
+        noise = torch.stack([initial_noise(seed, one.num_frames, *self._latent_size(one)) for seed in seeds])
+        latents = noise.to(self.device, torch.promote_types(torch.float32, prompt_embeds.dtype))
+        with _timed(timings, "denoise", len(batch)):
+            denoiser = Guided(self.video_unet, prompt_embeds, negative_embeds, one.guidance_scale)
+            scheduler = make_scheduler(one.scheduler, parts.scheduler_config)
+            for step in denoise(denoiser, scheduler, latents, one.num_inference_steps, seeds):
+                latents = step.latents
+                if on_step is not None:
+                    on_step(step)
+        for each, video_latents in zip(batch, torch.split(latents, 1), strict=True):
+            own_timings = dict(timings)
+            with _timed(own_timings, "decode_latents"):
+                frames = self.decode(video_latents, one.decode_chunk_size)
+            with _timed(own_timings, "measure"):
+                report = measure(frames, each.fps)
+            record = make_record(
+                frames, each, report, model=parts.identity, timings=own_timings, device=str(self.device)
+            )
+            yield GeneratedVideo(frames, each, report, record)
+
+    def decode(self, latents: Latents, decode_chunk_size: int = 4) -> UInt8[np.ndarray, "f h w c"]:
+        """Decode the latents of one video, such as those of a `DenoisingStep`, to frames as they are encoded.
+
+        Raises:
+            ValueError: More than one video, or latents whose frames are not finite.
+        """
+        if len(latents) != 1:
+            raise ValueError(f"latents must hold one video, but hold {len(latents)}; decode them one by one")
+        return np.concatenate(
+            [to_uint8(c) for c in decode_latents(self.parts.vae, latents, decode_chunk_size)]
+        )
+
+    def resolve(self, settings: GenerationSettings) -> GenerationSettings:
+        """Fill in what settings leave open, and check what only this model can tell.
+
+        Raises:
+            ValueError: Size or length that the model cannot make, or settings that name another model.
+        """
+        dtype = str(self.parts.unet.dtype).removeprefix("torch.")
+        own = {
+            "model": self.parts.identity.name,
+            "motion_adapter": self.parts.identity.motion_adapter,
+            "dtype": dtype,
+            "device": str(self.device),
+        }
+        for field in settings.model_fields_set & own.keys():
+            asked = getattr(settings, field)
+            if asked not in {own[field], "auto", None}:
+                raise ValueError(
+                    f"{field} is {asked!r} but this pipeline was loaded with {own[field]!r}; "
+                    "leave it out, or load another pipeline"
+                )
+        resolved: Any = settings.with_defaults(self.defaults).model_copy(update=own)
+        self.parts.motion_adapter.check_num_frames(resolved.num_frames)
+        for field in ("height", "width"):
+            side = getattr(resolved, field)
+            if side % self.latent_scale:
+                raise ValueError(
+                    f"{field} must be a multiple of {self.latent_scale} for this model, but is {side}; "
+                    f"set it to {side // self.latent_scale * self.latent_scale}"
+                )
+        if resolved.guidance_scale == 1 and resolved.negative_prompt:
+            warnings.warn(
+                "negative_prompt is ignored at guidance_scale 1, which switches guidance off", stacklevel=3
+            )
+        return resolved
+
+    def _own_size(self) -> dict[str, int]:
+        """The length and size that a model of the usual kind was trained at."""
+        sample_size = self.parts.unet.config.sample_size
+        height, width = (
+            (sample_size, sample_size) if isinstance(sample_size, int) else sample_size or (64, 64)
+        )
+        return {
+            "num_frames": min(USUAL_NUM_FRAMES, self.parts.motion_adapter.max_num_frames),
+            "height": height * self.latent_scale,
+            "width": width * self.latent_scale,
+        }
+
+    def _latent_size(self, settings: Any) -> tuple[int, int, int]:
+        channels = int(self.parts.unet.config.in_channels)
+        return channels, settings.height // self.latent_scale, settings.width // self.latent_scale
+
+
+@contextmanager
+def _timed(timings: dict[str, float], stage: str, num_clips: int = 1) -> Iterator[None]:
+    """Note how many seconds a stage takes per clip."""
+    started = time.perf_counter()
+    yield
+    timings[stage] = (time.perf_counter() - started) / num_clips
+
+
+def _together(settings: GenerationSettings) -> tuple[Any, ...]:
+    """What clips must agree on to be made together."""
+    names = (
+        "num_frames",
+        "height",
+        "width",
+        "num_inference_steps",
+        "guidance_scale",
+        "scheduler",
+        "decode_chunk_size",
+    )
+    return tuple(getattr(settings, name) for name in names)
