@@ -113,7 +113,7 @@ class GenerationSettings(BaseModel):
         guidance_scale: 0 to 50; 1 switches guidance off.
         scheduler: a name of `sampling.SCHEDULERS`.
         model: "embedded", a folder or a hub id.
-        motion_adapter: a folder, file or hub id; None is the model's own.
+        motion_adapter: a folder or hub id; None is the model's own, "none" switches temporal layers off.
         dtype: precision of the networks; noise is always drawn in float32.
         device: "auto" takes a GPU if there is one.
         decode_chunk_size: frames decoded at once; a matter of memory.

@@ -67,7 +67,8 @@ class TextToVideoPipeline:
 
         Args:
             model: "embedded", a folder or a hub id; a Stable Diffusion or an AnimateDiff pipeline.
-            motion_adapter: Folder or hub id of other temporal layers; None takes the model's own.
+            motion_adapter: Folder or hub id of other temporal layers; None takes the model's own, "none"
+                switches them off.
             dtype: Precision of the networks: float32 (the default), bfloat16, float16 or float64.
             device: None and "auto" take a GPU if there is one.
             allow_extra_weights: Whether tensors that the model does not have are left out instead of refused.

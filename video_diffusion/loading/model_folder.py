@@ -21,6 +21,7 @@ from video_diffusion.loading.model_source import ModelSource, find_model
 from video_diffusion.loading.motion_unet import split_motion_unet
 from video_diffusion.models import MotionAdapter
 
+NO_TEMPORAL_LAYERS = "none"
 DEFAULTS_FILE = "generation_defaults.json"
 PIPELINES = ("StableDiffusionPipeline", "AnimateDiffPipeline")
 KINDS: Mapping[str, Mapping[str, Any]] = {
@@ -74,8 +75,9 @@ def load_model(
     Args:
         model: "embedded", a folder or a hub id, in the layout of `StableDiffusionPipeline` or
             `AnimateDiffPipeline`.
-        motion_adapter: A folder or a hub id to take the temporal layers from; None takes the model's own. An
-            image model without any gets temporal layers that do nothing, with a warning.
+        motion_adapter: A folder or a hub id to take the temporal layers from; None takes the model's own,
+            "none" switches them off: every frame is then a picture of its own. An image model without gets
+            temporal layers that do nothing, with a warning.
         dtype: To convert the weights to.
         allow_extra_weights: Whether tensors that the model does not have are left out instead of refused.
 
@@ -87,9 +89,13 @@ def load_model(
     index = _read_index(folder)
     options: Options = {"dtype": dtype, "allow_extra": allow_extra_weights}
     unet, own_adapter = _load_unet(folder, index, options)
-    adapter_source = find_model(motion_adapter) if motion_adapter is not None else None
+    switched_off = motion_adapter == NO_TEMPORAL_LAYERS
+    adapter_source = find_model(motion_adapter) if motion_adapter is not None and not switched_off else None
     if adapter_source is not None:
         own_adapter = load_diffusers(MotionAdapter, _adapter_folder(adapter_source), **options)
+    if switched_off:
+        positions = {} if own_adapter is None else {"max_num_frames": own_adapter.max_num_frames}
+        own_adapter = MotionAdapter.for_unet(unet, norm_scope="clip", **positions)
     parts = ModelParts(
         tokenizer=load_tokenizer(_kind("tokenizer", index, folder), folder / "tokenizer"),
         text_encoder=load_text_encoder(
@@ -100,7 +106,7 @@ def load_model(
         motion_adapter=own_adapter if own_adapter is not None else _idle_adapter(unet, model),
         scheduler_config=read_json(folder / "scheduler" / "scheduler_config.json"),
         defaults=read_json(folder / DEFAULTS_FILE) if (folder / DEFAULTS_FILE).is_file() else {},
-        identity=_identity(source, adapter_source),
+        identity=_identity(source, adapter_source, switched_off),
     )
     _check_text_width(parts, folder)
     return parts
@@ -158,10 +164,12 @@ def _idle_adapter(unet: UNet2DConditionModel, model: str) -> MotionAdapter:
     return MotionAdapter.for_unet(unet, norm_scope="clip")
 
 
-def _identity(source: ModelSource, adapter_source: ModelSource | None) -> ModelIdentity:
+def _identity(source: ModelSource, adapter_source: ModelSource | None, switched_off: bool) -> ModelIdentity:
     identity = ModelIdentity(
         name=source.name, weights_sha256=weights_sha256(source.folder), revision=source.revision
     )
+    if switched_off:
+        return identity.model_copy(update={"motion_adapter": NO_TEMPORAL_LAYERS})
     if adapter_source is None:
         return identity
     adapter_sha256 = weights_sha256(_adapter_folder(adapter_source))
