@@ -24,12 +24,12 @@ def _uneven_signs(num_frames: int) -> Float64[np.ndarray, "frames"]:
     return np.where(np.arange(num_frames) % 2, 1, -1) * generator.uniform(0.6, 1.4, num_frames)
 
 
-def brightness_flicker(frames: Frames, strength: float) -> Frames:
+def brightness_flicker(frames: Frames, strength: float | int) -> Frames:
     """Whole frames brighter and darker in turn by about `strength` levels."""
     return _to_levels(frames + strength * _uneven_signs(len(frames))[:, None, None, None])
 
 
-def local_flicker(frames: Frames, strength: float) -> Frames:
+def local_flicker(frames: Frames, strength: float | int) -> Frames:
     """The same in the upper left quarter of the picture only."""
     height, width = frames.shape[1:3]
     levels = frames.astype(np.float64)
@@ -37,12 +37,12 @@ def local_flicker(frames: Frames, strength: float) -> Frames:
     return _to_levels(levels)
 
 
-def frame_noise(frames: Frames, strength: float) -> Frames:
+def frame_noise(frames: Frames, strength: float | int) -> Frames:
     """Gaussian noise of σ = `strength` levels, new in each frame, pixel and channel."""
     return _to_levels(frames + strength * np.random.default_rng(6).standard_normal(frames.shape))
 
 
-def texture_boiling(frames: Frames, strength: float) -> Frames:
+def texture_boiling(frames: Frames, strength: float | int) -> Frames:
     """Small patches of about 5 pixels pushed around by `strength` pixels RMS, anew in each frame."""
     generator = np.random.default_rng(7)
     height, width = frames.shape[1:3]
@@ -56,13 +56,13 @@ def texture_boiling(frames: Frames, strength: float) -> Frames:
     return np.stack(boiled)
 
 
-def colour_jitter(frames: Frames, strength: float) -> Frames:
+def colour_jitter(frames: Frames, strength: float | int) -> Frames:
     """Red and green pushed against each other by about `strength` levels in turn, luma left as it is."""
     tint = np.array([1.0, -0.299 / 0.587, 0.0])
     return _to_levels(frames + strength * _uneven_signs(len(frames))[:, None, None, None] * tint)
 
 
-def stutter(frames: Frames, strength: float) -> Frames:
+def stutter(frames: Frames, strength: float | int) -> Frames:
     """So many frames, at most half of them, replaced by the one before: the picture halts and jumps."""
     order = np.arange(len(frames))
     places = order[1::2]
@@ -70,7 +70,7 @@ def stutter(frames: Frames, strength: float) -> Frames:
     return frames[order]
 
 
-def dropped_frames(frames: Frames, strength: float) -> Frames:
+def dropped_frames(frames: Frames, strength: float | int) -> UInt8[np.ndarray, "kept h w 3"]:
     """So many frames left out, spread over the clip: motion jumps ahead."""
     dropped = np.linspace(2, len(frames) - 3, round(strength)).astype(int)
     return np.delete(frames, dropped, axis=0)
@@ -80,14 +80,14 @@ WINDOW_STARTS = (4, 8, 12)
 """Where `seams` puts the joints between windows."""
 
 
-def seams(frames: Frames, strength: float) -> Frames:
+def seams(frames: Frames, strength: float | int) -> Frames:
     """Each window of 4 frames has its own brightness and tint, about `strength` levels from the next."""
     offsets = np.array([[0.5, 0.4, 0.6], [-0.5, -0.6, -0.4]])
     window = np.searchsorted(WINDOW_STARTS, np.arange(len(frames)), side="right")
     return _to_levels(frames + strength * offsets[window % 2][:, None, None, :])
 
 
-def slow_drift(frames: Frames, strength: float) -> Frames:
+def slow_drift(frames: Frames, strength: float | int) -> Frames:
     """Colours grow warmer and brighter, by `strength` levels of red from the first frame to the last."""
     ramp = np.linspace(-0.5, 0.5, len(frames))[:, None, None, None]
     return _to_levels(frames + strength * ramp * np.array([1.0, 0.4, -0.6]))
@@ -107,7 +107,7 @@ class Distortion:
         num_frames: length of the clean clip that the rungs are made for.
     """
 
-    apply: Callable[[Frames, float], Frames]
+    apply: Callable[[Frames, float | int], Frames]
     strengths: tuple[float | int, ...]
     metric: str
     detail: str = ""

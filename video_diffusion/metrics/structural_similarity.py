@@ -1,13 +1,18 @@
 """Structural similarity of two planes (Wang, Bovik, Sheikh, Simoncelli, IEEE TIP 2004)."""
 
+from typing import TypeAlias
+
 import cv2
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float
 
 from video_diffusion.metrics.luma import Plane
 
+Moment: TypeAlias = Float[np.ndarray, "h w"]
+
 WINDOW = 11
 SIGMA = 1.5
+C_1, C_2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 MARGIN = WINDOW // 2
 """Pixels nearer than this to something invalid, or to the edge, have a window that is not all there."""
 
@@ -16,11 +21,25 @@ def _blur(plane: Plane) -> Plane:
     return cv2.GaussianBlur(plane, (WINDOW, WINDOW), SIGMA, borderType=cv2.BORDER_REFLECT_101)
 
 
-def similarity_map(first: Plane, second: Plane) -> Float32[np.ndarray, "h w"]:
-    """SSIM per pixel of two planes in 0…255: Gaussian window of 11 × 11 with σ 1.5, K₁ = 0.01, K₂ = 0.03."""
-    c_1, c_2 = np.float32((0.01 * 255) ** 2), np.float32((0.03 * 255) ** 2)
+def similarity_of_moments(
+    mean_1: Moment, mean_2: Moment, variances: Moment, covariance: Moment, c_1: float = C_1, c_2: float = C_2
+) -> Moment:
+    """SSIM of two windows, or of two planes of windows, from their moments (equation 13 of the paper).
+
+    Args:
+        mean_1: of the first.
+        mean_2: of the second.
+        variances: of both, added.
+        covariance: of the two.
+        c_1: keeps dark windows from dividing by 0.
+        c_2: keeps flat windows from dividing by 0.
+    """
+    product, energy = mean_1 * mean_2, mean_1 * mean_1 + mean_2 * mean_2
+    return (2 * product + c_1) * (2 * covariance + c_2) / ((energy + c_1) * (variances + c_2))
+
+
+def similarity_map(first: Plane, second: Plane) -> Plane:
+    """SSIM per pixel of two planes in 0…255: Gaussian window of 11 × 11 with σ 1.5."""
     mean_1, mean_2 = _blur(first), _blur(second)
-    mean_product, energy = mean_1 * mean_2, mean_1 * mean_1 + mean_2 * mean_2
-    covariance = _blur(first * second) - mean_product
-    variances = _blur(first * first + second * second) - energy
-    return (2 * mean_product + c_1) * (2 * covariance + c_2) / ((energy + c_1) * (variances + c_2))
+    variances = _blur(first * first + second * second) - (mean_1 * mean_1 + mean_2 * mean_2)
+    return similarity_of_moments(mean_1, mean_2, variances, _blur(first * second) - mean_1 * mean_2)

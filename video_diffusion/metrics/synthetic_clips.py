@@ -84,7 +84,7 @@ def pebbles(positions: Positions) -> Colours:
 TEXTURES: dict[str, Callable[[Positions], Colours]] = {"waves": waves, "bricks": bricks, "pebbles": pebbles}
 
 
-def _camera_step(motion: Motion, speed: float, corner: float) -> Float64[np.ndarray, "2 3"]:
+def _camera_step(motion: Motion, speed: float | int, corner: float) -> Float64[np.ndarray, "2 3"]:
     """Where a point at (x, y, 1) from the centre goes in one frame; `speed` is that of the fastest point."""
     if motion == "pan":
         return np.array([[1, 0, -speed * 0.8], [0, 1, speed * 0.6]])
@@ -97,7 +97,7 @@ def _camera_step(motion: Motion, speed: float, corner: float) -> Float64[np.ndar
 def clean_clip(
     texture: str,
     motion: Motion,
-    speed: float,
+    speed: float | int,
     num_frames: int = 16,
     height: int = 96,
     width: int = 128,
