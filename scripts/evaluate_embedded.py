@@ -120,7 +120,7 @@ def main() -> None:
     began = time.monotonic()
     pipeline = TextToVideoPipeline.from_pretrained(args.model)
     without = TextToVideoPipeline.from_pretrained(args.model, motion_adapter="none")
-    scores: dict[str, Any] = {"codec": codec_scores(pipeline.vae, args.prompts)}
+    scores: dict[str, Any] = {"codec": codec_scores(pipeline.parts.vae, args.prompts)}
 
     def report(name: str, values: dict[str, float]) -> None:
         scores[name] = values

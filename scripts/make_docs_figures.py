@@ -24,7 +24,7 @@ from video_diffusion.io.contact_sheet import draw_contact_sheet, draw_filmstrip,
 from video_diffusion.metrics import measure
 from video_diffusion.metrics.distortions import brightness_flicker, slow_drift, texture_boiling
 from video_diffusion.pipeline import GeneratedVideo
-from video_diffusion.sampling import initial_noise
+from video_diffusion.sampling import initial_noise, make_scheduler
 
 SCENE = Scene("white", (SceneObject("red", "circle", "small", "left"),))
 PROMPT = caption(SCENE)
@@ -91,11 +91,11 @@ class Figures:
         """A training clip with more and more noise, as the network sees it."""
         frames = render_scenes([SCENE], [4])[0]
         with torch.no_grad():
-            latents = self.pipeline.vae.encode(frames * 2 - 1).latent_dist.mode()
+            latents = self.pipeline.parts.vae.encode(frames * 2 - 1).latent_dist.mode()
         clean = rearrange(latents, "f c h w -> 1 c f h w")
         noise = initial_noise(0, *[latents.shape[i] for i in (0, 1, 2, 3)])[None]
         rows, labels = [], []
-        alphas = self.pipeline.scheduler.alphas_cumprod
+        alphas = make_scheduler("ddim", self.pipeline.parts.scheduler_config).alphas_cumprod
         for timestep in (0, 200, 400, 600, 800, 999):
             signal = float(alphas[timestep]) if timestep else 1.0
             mixed = signal**0.5 * clean + (1 - signal) ** 0.5 * noise
@@ -155,7 +155,7 @@ class Figures:
                 for key, m in report.values.items()
                 if key in {"raw_flicker", "flicker", "warp_ssim", "drift"}
             )
-            rows.append(frames)
+            rows.append(frames[:COLUMNS])  # neighbours: every second frame would hide what alternates
             labels.append(f"{name}: {told}")
         self.strip("failures", rows, labels, "What goes wrong, and which measure sees it")
 
