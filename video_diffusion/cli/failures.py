@@ -17,7 +17,13 @@ from video_diffusion.cli.terminal import say
 
 CLIP_FAILED, USAGE, MODEL, MACHINE, INTERRUPTED, TERMINATED = 1, 2, 3, 4, 130, 143
 # Errors of lower rooms by name: importing their classes would import torch for every usage error.
-NAMED = {"MachineError": MACHINE, "VideoWriteError": MACHINE}
+NAMED = {
+    "NonFiniteLatentsError": CLIP_FAILED,
+    "ModelLoadError": MODEL,
+    "DeviceError": MACHINE,
+    "MachineError": MACHINE,
+    "VideoWriteError": MACHINE,
+}
 
 
 class MachineError(RuntimeError):
@@ -106,8 +112,9 @@ def _usage_line(error: click.UsageError) -> str:
         message = "is missing"
     if message.startswith("Got unexpected extra argument"):
         message += "; put a prompt of several words in quotes"
-    command = f"; see {error.ctx.command_path} --help" if error.ctx is not None else ""
-    return f"{where}: {message}{command}" if where else f"{message}{command}"
+    if error.ctx is not None and ";" not in message:
+        message += f"; see {error.ctx.command_path} --help"
+    return f"{where}: {message}" if where else message
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

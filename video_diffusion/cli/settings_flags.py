@@ -23,7 +23,7 @@ FLAGS: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
     (("--guidance-scale", "--guidance"), "guidance_scale", "X", "How hard to follow the prompt, 0 to 50."),
     (("--scheduler",), "scheduler", "NAME", "ddim, ddpm, euler, euler_a, heun, dpmpp_2m, ..."),
     (("--model",), "model", "MODEL", "'embedded', a folder or a hub id.  [default: embedded]"),
-    (("--motion-adapter",), "motion_adapter", "PATH", "Temporal layers for an image model."),
+    (("--motion-adapter",), "motion_adapter", "PATH", "Other temporal layers; none switches them off."),
     (("--dtype",), "dtype", "NAME", "float32, float16, bfloat16 or float64.  [default: float32]"),
     (("--device",), "device", "NAME", "auto, cpu, cuda, cuda:N, xpu, mps.  [default: auto]"),
 )

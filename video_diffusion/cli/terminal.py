@@ -41,29 +41,26 @@ def warn(text: str) -> None:
 
 
 class Progress:
-    """A bar with the step and the seconds left, on stderr, on terminals only.
+    """A bar with the step and the seconds left, on stderr, on terminals only; its clock starts at once.
 
     Args:
-        total: steps.
         quiet: shows nothing.
     """
 
     WIDTH = 24
 
-    def __init__(self, total: int, quiet: bool = False) -> None:
-        self.total = total
+    def __init__(self, quiet: bool = False) -> None:
         self.shown = not quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self.started = time.monotonic()
 
-    def step(self, done: int, label: str = "step") -> None:
-        """Shows that `done` of the steps are done."""
+    def step(self, done: int, total: int) -> None:
+        """Shows that `done` of `total` steps are done."""
         if not self.shown or done < 1:
             return
-        spent = time.monotonic() - self.started
-        left = spent / done * (self.total - done)
-        filled = self.WIDTH * done // self.total
+        left = (time.monotonic() - self.started) / done * (total - done)
+        filled = self.WIDTH * done // total
         bar = "#" * filled + "-" * (self.WIDTH - filled)
-        click.echo(f"\r{label} {done}/{self.total} [{bar}] {left:4.0f} s left ", err=True, nl=False)
+        click.echo(f"\rstep {done}/{total} [{bar}] {left:4.0f} s left ", err=True, nl=False)
 
     def clear(self) -> None:
         """Takes the bar away."""

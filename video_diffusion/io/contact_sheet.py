@@ -114,13 +114,14 @@ class _Page:
 
     def __init__(self, inner: int, body: int, title: str, facts: str) -> None:
         lines = _wrapped(_shown(title), _font(HEADER_SIZE), inner)[:2]
-        self.top = MARGIN + len(lines) * (HEADER_SIZE + 8) + TEXT_SIZE + 18
+        small = _wrapped(_shown(facts), _font(TEXT_SIZE), inner)[:2]
+        self.top = MARGIN + len(lines) * (HEADER_SIZE + 8) + len(small) * (TEXT_SIZE + 6) + 12
         self.image = Image.new("RGB", (inner + 2 * MARGIN, self.top + body + MARGIN // 2), PAPER)
         self.draw = ImageDraw.Draw(self.image)
         for number, line in enumerate(lines):
             self.draw.text((MARGIN, MARGIN - 6 + number * (HEADER_SIZE + 8)), line, INK, _font(HEADER_SIZE))
-        line = _wrapped(_shown(facts), _font(TEXT_SIZE), inner)[0]
-        self.text((MARGIN, self.top - TEXT_SIZE - 14), line, FAINT)
+        for number, line in enumerate(small):
+            self.text((MARGIN, self.top - 10 - (len(small) - number) * (TEXT_SIZE + 6)), line, FAINT)
 
     def picture(self, at: tuple[int, int], picture: Image.Image) -> None:
         """With a hairline around it: white pictures must not melt into white paper."""

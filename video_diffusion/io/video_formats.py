@@ -105,9 +105,7 @@ def choose_encoding(
     if crf is not None and chosen.crf is None:
         raise ValueError(f"crf has no meaning for {chosen.name}; leave it out")
     if crf is not None and not 0 <= crf <= chosen.max_crf:
-        raise ValueError(
-            f"crf for {chosen.name} is from 0 (best) to {chosen.max_crf} (given {crf})"
-        )
+        raise ValueError(f"crf for {chosen.name} is from 0 (best) to {chosen.max_crf} (given {crf})")
     if pixel_format is not None and pixel_format not in chosen.pixel_formats:
         known = ", ".join(chosen.pixel_formats) or "its own only; leave pixel_format out"
         raise ValueError(f"pixel_format for {chosen.name} is {known} (given {pixel_format!r})")

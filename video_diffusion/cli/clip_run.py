@@ -1,0 +1,222 @@
+"""One clip from checked settings: the last cheap checks, the run with its progress, what is saved of it."""
+
+import json
+import sys
+import warnings
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import video_diffusion
+from video_diffusion.cli.failures import MachineError
+from video_diffusion.cli.output_checks import EncodingFlags, check_clip_fits
+from video_diffusion.cli.terminal import Progress, warn
+from video_diffusion.io import sidecar_path
+
+if TYPE_CHECKING:
+    from video_diffusion.generation_settings import GenerationSettings
+    from video_diffusion.pipeline import GeneratedVideo, TextToVideoPipeline
+    from video_diffusion.sampling import DenoisingStep
+
+STRIP_ROWS, STRIP_COLUMNS = 8, 8
+LARGER_MODEL = (
+    "a larger model knows more, such as --model stable-diffusion-v1-5/stable-diffusion-v1-5 --motion-adapter "
+    "guoyww/animatediff-motion-adapter-v1-5-3 from the Hugging Face hub (about 5 GB)"
+)
+SHOWN_WORDS = 60
+
+
+@dataclass
+class Clip:
+    """A finished clip, the pipeline that made it, and its steps if they were kept."""
+
+    video: "GeneratedVideo"
+    pipeline: "TextToVideoPipeline"
+    steps: list["DenoisingStep"] = field(default_factory=list)
+
+
+def check_before_loading(settings: "GenerationSettings", path: Path, encoding: EncodingFlags) -> list[str]:
+    """What would go wrong only after minutes: size, rate, room on disk and in memory, device, precision.
+
+    Returns:
+        Notes for the user.
+
+    Raises:
+        click.UsageError: a size or rate the file cannot hold.
+        ValueError: a precision the device cannot compute in.
+        MachineError: no such device, or too little memory.
+        OSError: too little disk.
+    """
+    if settings.device == "mps" and sys.platform != "darwin":
+        raise MachineError("--device: mps is Apple's GPU and this is not a Mac; use auto or cpu")
+    if settings.device == "cpu" and settings.dtype == "float16":
+        raise ValueError("--dtype: float16 on the CPU is slow and overflows; use bfloat16 or float32")
+    likely = settings.with_defaults({"num_frames": 16, "fps": 8, **_local_defaults(settings.model)})
+    if likely.num_frames is None or likely.width is None or likely.height is None:
+        return []  # a hub model tells its size only when it is loaded
+    shape = (likely.num_frames, likely.height, likely.width)
+    note = check_clip_fits(path, encoding, shape, likely.fps or Fraction(8))
+    return [note] if note else []
+
+
+def make_clip(settings: "GenerationSettings", *, show_progress: bool, keep_steps: bool = False) -> Clip:
+    """Loads the model, says which words it does not know, and makes the clip.
+
+    Args:
+        settings: checked; what is left open the model fills in.
+        show_progress: a bar on stderr, if that is a terminal.
+        keep_steps: for the filmstrip.
+
+    Raises:
+        ModelLoadError: the model cannot be opened.
+        DeviceError: no such device.
+        NonFiniteLatentsError: denoising ran into NaN or infinity.
+    """
+    with warnings_as_lines():
+        from video_diffusion.pipeline import TextToVideoPipeline
+
+        pipeline = TextToVideoPipeline.from_pretrained(
+            settings.model, settings.motion_adapter, dtype=settings.dtype, device=settings.device
+        )
+        warn_of_unknown_words(settings.prompt, pipeline.vocabulary)
+        progress, steps = Progress(quiet=not show_progress), []
+
+        def on_step(step: "DenoisingStep") -> None:
+            progress.step(step.index, step.num_steps)
+            if keep_steps:
+                steps.append(step)
+
+        try:
+            (video,) = pipeline.generate([settings], on_step=on_step)
+        finally:
+            progress.clear()
+    return Clip(video, pipeline, steps)
+
+
+def save_clip(
+    video: "GeneratedVideo", path: Path, encoding: EncodingFlags, *, embed: bool, overwrite: bool
+) -> None:
+    """Writes the clip, then its record beside it.
+
+    Raises:
+        OSError: no space, no permission.
+        VideoWriteError: the encoder failed.
+    """
+    target = f"{path}/" if encoding.codec == "png" else path
+    video.save(
+        target, codec=encoding.codec, crf=encoding.crf, pixel_format=encoding.pixel_format,
+        embed_metadata=embed, overwrite=overwrite,
+    )  # fmt: skip
+
+
+def save_sheet(video: "GeneratedVideo", path: Path) -> None:
+    """Writes the contact sheet with the flicker of each frame."""
+    from video_diffusion.io.contact_sheet import draw_contact_sheet, save_picture
+
+    flicker = video.report.values["flicker"]
+    picture = draw_contact_sheet(
+        video.frames,
+        video.settings.prompt,
+        facts_line(video),
+        curve=flicker.series,
+        curve_label=f"flicker along the motion, {flicker.unit} of 255",
+        full_scale=1.0,
+    )
+    save_picture(path, picture)
+
+
+def save_strip(clip: Clip, path: Path) -> None:
+    """Writes the filmstrip: some steps as rows, some frames as columns, each the clip as predicted there."""
+    from video_diffusion.io.contact_sheet import draw_filmstrip, evenly, save_picture
+
+    steps = [clip.steps[index] for index in evenly(len(clip.steps), STRIP_ROWS)]
+    columns = evenly(len(clip.video.frames), STRIP_COLUMNS)
+    rows = [clip.pipeline.decode(step.clean_latents[:, :, columns]) for step in steps]
+    labels = [f"step {step.index} of {step.num_steps}" for step in steps]
+    title = clip.video.settings.prompt
+    save_picture(path, draw_filmstrip(rows, labels, title, facts_line(clip.video)))
+
+
+def facts_line(video: "GeneratedVideo") -> str:
+    """Seed, flicker, motion and shape in one line for people."""
+    own, values = video.settings, video.report.values
+    parts = [f"seed {own.seed}"]
+    for name in ("flicker", "motion"):
+        measure = values[name]
+        figure = f"{measure.value:.2f} {measure.unit}" if measure.value is not None else measure.status
+        parts.append(f"{name} {figure}")
+    parts += [f"{own.num_frames} frames of {own.width}x{own.height} at {own.fps} fps", f"{own.scheduler}"]
+    parts += [f"{own.num_inference_steps} steps", f"guidance {own.guidance_scale:g}"]
+    return " · ".join(parts)
+
+
+def summary(video: "GeneratedVideo", path: Path, seconds: float) -> dict[str, Any]:
+    """The object of --json."""
+    own, metrics = video.settings, video.report.to_json(series=False)["metrics"]
+    assert own.fps is not None
+    return {
+        "path": str(path),
+        "record": str(sidecar_path(path)),
+        "prompt": own.prompt,
+        "seed": own.seed,
+        "num_frames": own.num_frames,
+        "height": own.height,
+        "width": own.width,
+        "fps": float(own.fps),
+        "frames_sha256": video.frames_sha256,
+        "metrics": {
+            name: {key: measure[key] for key in ("value", "unit", "status")}
+            for name, measure in metrics.items()
+        },
+        "seconds": round(seconds, 3),
+    }
+
+
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """Warnings of this package become `warning:` lines; those of libraries are not the user's business."""
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if issubclass(category, UserWarning) and not issubclass(
+            category, (DeprecationWarning, FutureWarning)
+        ):
+            warn(str(message).splitlines()[0])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", category=UserWarning, module="video_diffusion")
+        warnings.showwarning = show
+        yield
+
+
+def warn_of_unknown_words(prompt: str, vocabulary: Collection[str]) -> None:
+    """Says which words of the prompt mean nothing to the model, which ones do, and where more are known."""
+    from video_diffusion.text import unknown_words
+
+    unknown = unknown_words(prompt, vocabulary)
+    if not unknown:
+        return
+    words = ", ".join(repr(word) for word in unknown[:10])
+    known = ", ".join(sorted(vocabulary)[:SHOWN_WORDS])
+    more = f" and {len(vocabulary) - SHOWN_WORDS} more" if len(vocabulary) > SHOWN_WORDS else ""
+    warn(f"this model never learned {words}; the words it knows: {known}{more}; {LARGER_MODEL}")
+
+
+def _local_defaults(model: str) -> dict[str, Any]:
+    """A local model's generation_defaults.json; empty where there is none that the loader would take."""
+    folder = Path(video_diffusion.__file__).parent / "embedded" if model == "embedded" else Path(model)
+    try:
+        values = json.loads((folder / "generation_defaults.json").read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}

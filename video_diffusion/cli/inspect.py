@@ -1,0 +1,161 @@
+"""`video-diffusion inspect`: what made a clip, or what is in a model folder; nothing is executed."""
+
+import json
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import click
+
+from video_diffusion.cli.terminal import printable
+
+MAX_CONFIG_BYTES = 1_000_000
+
+
+@click.command()
+@click.argument("path", metavar="FILE")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def inspect(path: str, as_json: bool) -> None:
+    """Show the record of a clip, or what is in a model folder, an adapter folder or a weights file."""
+    target = Path(path)
+    if not target.exists():
+        raise click.UsageError(f"FILE: {path}: no such file or folder")
+    facts = look_at(target)
+    click.echo(json.dumps(facts) if as_json else "\n".join(_lines(_for_people(facts))))
+
+
+def look_at(path: Path) -> dict[str, Any]:
+    """Facts about a clip, a record, a model folder, an adapter folder or a weights file.
+
+    Raises:
+        ValueError: none of these, or damaged; one line.
+    """
+    if (path / "model_index.json").is_file():
+        return _model_folder(path)
+    if (path / "config.json").is_file():
+        return {"kind": "component", **_component(path)}
+    if path.suffix == ".safetensors":
+        return {"kind": "weights", **_weights(path)}
+    return _clip(path)
+
+
+def _clip(path: Path) -> dict[str, Any]:
+    from video_diffusion.io import RecordError, open_video, read_record
+
+    facts: dict[str, Any] = {
+        "kind": "record" if path.suffix.lower() == ".json" else "clip",
+        "path": str(path),
+    }
+    if facts["kind"] == "clip":
+        with open_video(path) as source:
+            count = sum(1 for _ in source.frames)
+            facts |= {
+                "num_frames": count,
+                "size": f"{source.width}x{source.height}",
+                "fps": None if source.fps is None else str(source.fps),
+                "codec": source.codec,
+                "pixel_format": source.pixel_format,
+                "notes": source.notes,
+            }
+    try:
+        facts["record"] = read_record(path).to_dict()
+    except RecordError as error:
+        if facts["kind"] == "record":
+            raise
+        facts["record"] = None
+        facts["record_problem"] = str(error)
+    return facts
+
+
+def _model_folder(folder: Path) -> dict[str, Any]:
+    index = _read_json(folder / "model_index.json")
+    defaults = folder / "generation_defaults.json"
+    components = {
+        path.name: _component(path) for path in sorted(folder.iterdir()) if (path / "config.json").is_file()
+    }
+    from video_diffusion.io import weights_sha256
+
+    return {
+        "kind": "model",
+        "path": str(folder),
+        "pipeline": index.get("_class_name"),
+        "weights_sha256": weights_sha256(folder),
+        "num_parameters": sum(part.get("num_parameters", 0) for part in components.values()),
+        "generation_defaults": _read_json(defaults) if defaults.is_file() else None,
+        "components": components,
+    }
+
+
+CONFIG_FACTS = (
+    "sample_size", "in_channels", "block_out_channels", "latent_channels", "cross_attention_dim",
+    "norm_scope", "motion_max_seq_length", "max_num_frames", "use_motion_mid_block", "hidden_size",
+    "vocab_size", "scaling_factor", "prediction_type",
+)  # fmt: skip
+
+
+def _component(folder: Path) -> dict[str, Any]:
+    config = _read_json(folder / "config.json")
+    files = sorted(folder.glob("*.safetensors"))
+    name = config.get("_class_name") or ", ".join(map(str, config.get("architectures") or ["?"]))
+    facts: dict[str, Any] = {"class": name}
+    facts |= {key: config[key] for key in CONFIG_FACTS if key in config}
+    if files:
+        parts = [_weights(file) for file in files]
+        facts["num_parameters"] = sum(part["num_parameters"] for part in parts)
+        facts["dtypes"] = sorted({dtype for part in parts for dtype in part["dtypes"]})
+    return facts
+
+
+def _weights(file: Path) -> dict[str, Any]:
+    from video_diffusion.io import weights_sha256
+    from video_diffusion.loading.weight_files import read_header
+
+    tensors = read_header(file)
+    return {
+        "path": str(file),
+        "num_tensors": len(tensors),
+        "num_parameters": sum(prod(tensor.shape) for tensor in tensors.values()),
+        "dtypes": sorted({tensor.dtype for tensor in tensors.values()}),
+        "weights_sha256": weights_sha256(file),
+    }
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        data = file.read(MAX_CONFIG_BYTES + 1)
+    try:
+        values = json.loads(data) if len(data) <= MAX_CONFIG_BYTES else None
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: not a JSON object of at most {MAX_CONFIG_BYTES} bytes")
+    return values
+
+
+def _for_people(facts: dict[str, Any]) -> dict[str, Any]:
+    """Each measure in one line, without its series."""
+    record = facts.get("record")
+    if not record:
+        return facts
+    measures = {
+        name: f"{measure['value']:.4g} {measure['unit']}, {measure['status']}"
+        if measure["value"] is not None
+        else measure["status"]
+        for name, measure in record["measures"].items()
+    }
+    return {**facts, "record": {**record, "measures": measures}}
+
+
+def _lines(facts: dict[str, Any], indent: int = 0) -> list[str]:
+    """Nested facts as indented lines, everything escaped: files may hold terminal controls."""
+    lines = []
+    for key, value in facts.items():
+        name = " " * indent + printable(str(key))
+        if isinstance(value, dict) and value:
+            lines += [f"{name}:", *_lines(value, indent + 2)]
+        elif isinstance(value, list) and len(value) > 24:
+            lines.append(f"{name}: {len(value)} entries")
+        elif value not in (None, [], {}, ""):
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            lines.append(f"{name}: {printable(shown)}")
+    return lines

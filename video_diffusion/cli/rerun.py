@@ -1,0 +1,123 @@
+"""`video-diffusion rerun`: the clip of a record made again, and whether every pixel is the same."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from video_diffusion.cli.failures import CLIP_FAILED
+from video_diffusion.cli.output_checks import EncodingFlags, check_clip_path
+from video_diffusion.cli.terminal import say
+
+if TYPE_CHECKING:
+    from video_diffusion.generation_settings import GenerationSettings
+    from video_diffusion.io import RunRecord
+    from video_diffusion.pipeline import GeneratedVideo
+
+
+@click.command()
+@click.argument("clip", metavar="CLIP")
+@click.option("-o", "--out", metavar="NEW", help="Save the new clip too.")
+@click.option("--model", metavar="MODEL", help="Where the model is now; needed to fetch one from the hub.")
+@click.option("--motion-adapter", metavar="PATH", help="Where the motion adapter is now.")
+@click.option("--device", metavar="NAME", help="Other than the recorded one.")
+@click.option("--overwrite", is_flag=True, help="Replace what is at NEW.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+def rerun(
+    clip: str,
+    out: str | None,
+    model: str | None,
+    motion_adapter: str | None,
+    device: str | None,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Make CLIP (or the record clip.json) again and compare the frames before encoding, byte by byte.
+
+    Exits with 0 if they are identical, with 1 if not.
+    """
+    from video_diffusion.io import read_record
+
+    record = read_record(Path(clip))
+    path = None if out is None else check_clip_path(out, EncodingFlags(), overwrite)
+    settings = settings_to_repeat(record, model, motion_adapter, device)
+
+    from video_diffusion.cli import clip_run
+
+    video = clip_run.make_clip(settings, show_progress=not (quiet or as_json)).video
+    if path is not None:
+        clip_run.save_clip(video, path, EncodingFlags(), embed=True, overwrite=overwrite)
+    identical = video.frames_sha256 == record.frames_sha256
+    differences = [] if identical else what_differs(record, video)
+    if as_json:
+        click.echo(json.dumps({
+            "path": clip, "identical": identical, "recorded_sha256": record.frames_sha256,
+            "frames_sha256": video.frames_sha256, "differences": differences,
+        }))  # fmt: skip
+    else:
+        click.echo("identical" if identical else "different")
+    for difference in differences if not as_json else ():
+        say(difference)
+    if not identical:
+        raise click.exceptions.Exit(CLIP_FAILED)
+
+
+def settings_to_repeat(
+    record: "RunRecord", model: str | None, motion_adapter: str | None, device: str | None
+) -> "GenerationSettings":
+    """The recorded settings, with model and device where they are now.
+
+    A record may come from anybody, so nothing is fetched from the network because of its words alone.
+
+    Raises:
+        click.UsageError: the record names a model that is not here, and nobody said to fetch it.
+    """
+    changes: dict[str, Any] = {}
+    for name, given, revision in (
+        ("model", model, record.model.revision),
+        ("motion_adapter", motion_adapter, None),
+    ):
+        recorded = getattr(record.settings, name)
+        if given is not None:
+            changes[name] = f"{given}@{revision}" if revision and given == recorded else given
+        elif recorded not in {"embedded", "none", None} and not Path(recorded).exists():
+            flag = f"--{name.replace('_', '-')}"
+            raise click.UsageError(
+                f"{flag}: the record names {recorded}, which is not here; say where it is, "
+                f"or give {flag} {recorded} to fetch it"
+            )
+    if device is not None:
+        changes["device"] = device
+    return record.settings.from_values(record.settings.model_dump() | changes)
+
+
+def what_differs(record: "RunRecord", video: "GeneratedVideo") -> list[str]:
+    """Why the frames are not the same, as far as the two records tell."""
+    now = video.run_record
+    lines = []
+    for name, about in (("weights_sha256", "weights"), ("motion_adapter_sha256", "motion adapter weights")):
+        then_hash, now_hash = getattr(record.model, name), getattr(now.model, name)
+        if then_hash != now_hash:
+            lines.append(f"other {about}: {_short(then_hash)} then, {_short(now_hash)} now")
+    for name in sorted(record.versions.keys() | now.versions.keys()):
+        then_version, now_version = record.versions.get(name, "none"), now.versions.get(name, "none")
+        if then_version != now_version:
+            lines.append(f"other version of {name}: {then_version} then, {now_version} now")
+    for name in ("device", "platform"):
+        then_value, now_value = getattr(record, name), getattr(now, name)
+        if then_value != now_value:
+            lines.append(f"other {name}: {then_value} then, {now_value} now")
+    own, new = record.settings.model_dump(), video.settings.model_dump()
+    lines += [
+        f"other {name}: {own[name]} then, {new[name]} now"
+        for name in own
+        if name not in {"model", "motion_adapter", "device"} and own[name] != new[name]
+    ]
+    return lines or ["same weights, versions, platform and device: another processor or number of threads"]
+
+
+def _short(sha256: str | None) -> str:
+    return sha256[:12] if sha256 else "unknown"
