@@ -20,14 +20,14 @@ def find_cuts(
     Args:
         coverage: share of believable flow per pair.
         change: mean absolute difference of the two frames per pair, in levels.
-        along_flow: the same with the second frame fetched along the flow. A cut is judged by this one,
-            because in fast motion the plain change is at its ceiling already and a cut does not raise it.
+        along_flow: the same with the second frame fetched along the flow.
         change_across: between the first frame of this pair and the second of the *next* pair; NaN if there
             is none.
 
     Returns:
-        cut: the second frame of the pair starts a new shot: coverage below half its median, what the flow
-            leaves above 1.5 times its median, and not part of a flash.
+        cut: the second frame of the pair starts a new shot: coverage below half its median, and the flow
+            explains less than half of the change. (Whether the plain change stands out is not asked: in fast
+            motion it is at its ceiling already, and a cut does not raise it.)
         flash: the second frame of the pair is a flash: this pair and the next both change by more than 1.5
             times the median, while across the two less than half of the smaller change is left.
     """
@@ -36,7 +36,7 @@ def find_cuts(
     smaller = np.minimum(change, np.append(change[1:], np.inf))
     flash = spike & next_spike & (np.nan_to_num(change_across, nan=np.inf) < smaller / 2)
     part_of_flash = flash | np.append(False, flash[:-1])
-    incoherent = (coverage < np.median(coverage) / 2) & (along_flow > 1.5 * np.median(along_flow))
+    incoherent = (coverage < np.median(coverage) / 2) & (along_flow > change / 2)
     return incoherent & ~part_of_flash, flash
 
 
