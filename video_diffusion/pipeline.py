@@ -166,7 +166,7 @@ class TextToVideoPipeline:
             )
             yield GeneratedVideo(frames, each, report, record)
 
-    def decode(self, latents: Latents, decode_chunk_size: int = 4) -> UInt8[np.ndarray, "f h w c"]:
+    def decode(self, latents: Latents, decode_chunk_size: int = 4) -> UInt8[np.ndarray, "f rows columns rgb"]:
         """Decode the latents of one video, such as those of a `DenoisingStep`, to frames as they are encoded.
 
         Raises:
