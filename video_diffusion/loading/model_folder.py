@@ -19,7 +19,7 @@ from video_diffusion.loading.components import load_diffusers, load_text_encoder
 from video_diffusion.loading.errors import ModelLoadError
 from video_diffusion.loading.model_source import ModelSource, find_model
 from video_diffusion.loading.motion_unet import split_motion_unet
-from video_diffusion.models import MotionAdapter
+from video_diffusion.models import MotionAdapter, temporal_places
 
 NO_TEMPORAL_LAYERS = "none"
 DEFAULTS_FILE = "generation_defaults.json"
@@ -108,7 +108,7 @@ def load_model(
         defaults=read_json(folder / DEFAULTS_FILE) if (folder / DEFAULTS_FILE).is_file() else {},
         identity=_identity(source, adapter_source, switched_off),
     )
-    _check_text_width(parts, folder)
+    _check_fit(parts, folder)
     return parts
 
 
@@ -178,7 +178,11 @@ def _identity(source: ModelSource, adapter_source: ModelSource | None, switched_
     )
 
 
-def _check_text_width(parts: ModelParts, folder: Path) -> None:
+def _check_fit(parts: ModelParts, folder: Path) -> None:
+    try:
+        list(temporal_places(parts.unet, parts.motion_adapter))
+    except ValueError as error:
+        raise ModelLoadError(f"{parts.identity.motion_adapter or folder}: {error}") from None
     width, expected = parts.text_encoder.config.hidden_size, parts.unet.config.cross_attention_dim
     if width != expected:
         raise ModelLoadError(

@@ -2,7 +2,16 @@
 
 from video_diffusion.models.latent_codec import decode_latents, encode_frames, latent_scale
 from video_diffusion.models.motion_adapter import MotionAdapter
+from video_diffusion.models.temporal_places import temporal_places
 from video_diffusion.models.temporal_transformer import NormScope
 from video_diffusion.models.video_unet import VideoUNet
 
-__all__ = ["MotionAdapter", "NormScope", "VideoUNet", "decode_latents", "encode_frames", "latent_scale"]
+__all__ = [
+    "MotionAdapter",
+    "NormScope",
+    "VideoUNet",
+    "decode_latents",
+    "encode_frames",
+    "latent_scale",
+    "temporal_places",
+]
