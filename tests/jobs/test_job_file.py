@@ -1,0 +1,199 @@
+"""Every way in which a job file can be odd or wrong, and what is said about it."""
+
+import json
+import time
+import tracemalloc
+
+import pytest
+
+from video_diffusion.config import ConfigError
+from video_diffusion.jobs import check_jobs, read_jobs
+from video_diffusion.jobs.job import make_job, parse_seeds
+from video_diffusion.jobs.job_file import read_rows
+from video_diffusion.jobs.model_facts import ModelFacts
+
+
+def facts(model, motion_adapter):
+    return ModelFacts(
+        {"weights": f"{model} {motion_adapter}"}, {"num_frames": 5, "fps": "8", "scheduler": "ddim"}
+    )
+
+
+def written(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def jobs(tmp_path, name, content, **base):
+    return list(read_jobs(written(tmp_path, name, content), base, facts))
+
+
+def refused(tmp_path, name, content, **base):
+    path = written(tmp_path, name, content)
+    with pytest.raises(ConfigError) as caught:
+        check_jobs(path, base)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(str(path))
+    return message.removeprefix(str(path))
+
+
+def test_one_job_in_every_format_is_the_same_job(tmp_path):
+    contents = {
+        "a.txt": "a red circle\n",
+        "b.csv": "prompt,seed,guidance_scale\n",
+        "c.tsv": "prompt\tguidance_scale\na red circle\t4.5\n",
+        "d.jsonl": '{"prompt": "a red circle", "guidance_scale": 4.5}\n',
+        "e.yaml": "guidance_scale: 4.5\njobs:\n- prompt: a red circle\n",
+    }
+    contents["b.csv"] += "a red circle,,4.5\n"
+    found = {name: jobs(tmp_path, name, text, guidance_scale=4.5) for name, text in contents.items()}
+    assert {len(each) for each in found.values()} == {1}
+    assert len({each[0].job_id for each in found.values()}) == 1
+    assert found["b.csv"][0].where.endswith("b.csv:2")
+    assert found["e.yaml"][0].where.endswith("e.yaml:3")
+    assert found["a.txt"][0].file == f"a-red-circle-0-{found['a.txt'][0].job_id}.mp4"
+
+
+def test_the_byte_order_mark_and_the_semicolons_of_excel_are_read(tmp_path):
+    text = "\ufeffprompt;seed\r\nein roter Kreis;7\r\n"
+    (job,) = jobs(tmp_path, "a.csv", text)
+    assert (job.settings.prompt, job.settings.seed) == ("ein roter Kreis", 7)
+    assert jobs(tmp_path, "b.txt", "\ufeffein Kreis\n")[0].settings.prompt == "ein Kreis"
+
+
+def test_seeds_make_a_job_each_and_the_model_fills_in_the_rest(tmp_path):
+    found = jobs(tmp_path, "a.csv", 'prompt,seeds,size\na box,"3,8-9",64x48\n')
+    assert [job.settings.seed for job in found] == [3, 8, 9]
+    assert {(job.settings.width, job.settings.height, job.settings.num_frames) for job in found} == {
+        (64, 48, 5)
+    }
+    assert len({job.job_id for job in found}) == 3
+
+
+def test_the_id_knows_pixels_and_weights_and_nothing_else(tmp_path):
+    path = written(tmp_path, "a.jsonl", '{"prompt": "x"}\n{"prompt": "x", "fps": 12, "device": "cpu"}\n')
+    assert [job.where.rpartition(":")[2] for job in read_jobs(path, {}, facts)] == ["1"]
+    (job,) = jobs(tmp_path, "b.txt", "x")
+    other = make_job(job.settings, lambda *_: ModelFacts({"weights": "retrained"}, {}), "here")
+    assert other.job_id != job.job_id
+    off = make_job(job.settings.model_copy(update={"motion_adapter": "none"}), facts, "here")
+    assert off.job_id != job.job_id
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.csv", "prompt\n".encode("utf-16"), "not UTF-8 (byte 0xff at 0); re-save as UTF-8"),
+        ("a.txt", "a caf\xe9".encode("latin-1"), "not UTF-8 (byte 0xe9 at 5)"),
+        ("a.txt", b"a" * (1 << 20) + b"\xe9x", "not UTF-8 (byte 0xe9 at 1048576)"),
+        ("a.txt", b"a\0b", "NUL byte at 1"),
+        ("a.txt", "\n \n", "holds no job"),
+        ("a.csv", "", "holds no job"),
+        ("a.csv", "prompt,seed\n", "holds no job"),
+        ("a.csv", "a red circle,3\n", ":1: the first line must name the columns"),
+        ("a.csv", "prompt,sead\nx,1\n", ":1: no column 'sead'; did you mean 'seed'?"),
+        ("a.csv", "prompt,prompt\nx,y\n", "column prompt stands twice"),
+        ("a.csv", "prompt,seed\nx\n", ":2: has 1 cells, but the header has 2"),
+        ("a.csv", "prompt,seed\nx,1,2\n", ":2: has 3 cells, but the header has 2"),
+        ("a.csv", 'prompt,seed\nok,1\n"x,1\ny,2\n', ":3: opens a quote that is never closed"),
+        ("a.csv", 'prompt\nok\n"x' + "\ny" * 80 + '"\n', ":3: one row runs over 81 lines; close the quote"),
+        ("a.csv", "prompt\n" + "x" * 140_000 + "\n", ":2: a cell is longer than 131072 characters"),
+        ("a.csv", "prompt,seed\nx,1.5\n", ":2: seed must be a whole number"),
+        ("a.csv", "prompt,seed\nx,1e3\n", ":2: seed must be a whole number"),
+        ("a.csv", "seed\n3\n", ":2: prompt is missing"),
+        ("a.jsonl", '{"prompt": "x",}', ":1:1"),
+        ("a.jsonl", "{'prompt': 'x'}", ":1:2: not JSON"),
+        ("a.jsonl", '[{"prompt": "x"}]', ":1: must be an object"),
+        ("a.jsonl", "3", ":1: must be an object"),
+        ("a.jsonl", '{"prompt": "x", "seed": NaN}', ":1: NaN is not a number of JSON"),
+        ("a.jsonl", '\n{"prompt": "x", "prompt": "y"}', ":2: 'prompt' is given twice"),
+        ("a.jsonl", '{"prompt": "x", "seed": ' + "9" * 5000 + "}", ":1: Exceeds the limit"),
+        ("a.jsonl", '{"prompt": "\\ud800"}', ":1: prompt is not valid UTF-8"),
+        ("a.jsonl", '{"prompt": "x", "seed": 1e3}', ":1: seed must be a whole number"),
+        ("a.jsonl", '{"prompt": "x", "seed": true}', ":1: seed must be a whole number"),
+        ("a.jsonl", '{"prompt": ' + "[" * 99_999 + "]" * 99_999 + "}", ":1: is nested too deep"),
+        ("a.jsonl", '{"prompt": "x", "stesp": 3}', ":1: no setting 'stesp'"),
+        ("a.jsonl", '{"prompt": "x", "seed": 1, "seeds": [2]}', ":1: gives both seed and seeds"),
+        ("a.jsonl", '{"prompt": "x", "seeds": "5-2"}', "runs backwards"),
+        ("a.jsonl", '{"prompt": "x", "size": "64"}', ":1: size must be WIDTHxHEIGHT"),
+        ("a.jsonl", '{"prompt": ""}', ":1: prompt is empty"),
+        ("a.yaml", "jobs:\n- prompt: x\n- prompt: y\n  seed: -1\n", ":4: seed must be a whole number"),
+        ("a.yaml", "prompts: [x]\n", "must hold a list under jobs:"),
+        ("a.pdf", "x", "a job file must end in .txt, .csv"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_in_one_line(tmp_path, name, content, words):
+    assert words in refused(tmp_path, name, content)
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc/x", "C:\\x", "a/b", "..", "", "C:x", 3])
+def test_a_name_that_is_a_path_is_refused(tmp_path, name):
+    line = json.dumps({"prompt": "x", "name": name})
+    assert ":1: name must" in refused(tmp_path, "a.jsonl", line)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["CON", "trailing. ", "猫" * 100, "é" * 150, "-rf", ".hidden", "two\nlines", "Name", "name",
+     "a" * 300, "=1+1"],
+)  # fmt: skip
+def test_odd_names_make_safe_short_file_names(tmp_path, name):
+    (job,) = jobs(tmp_path, "a.jsonl", json.dumps({"prompt": "x", "name": name}))
+    assert len(job.file.encode()) <= 80 + 21 + 18
+    assert job.file[0] not in ".-=" and "\n" not in job.file and job.file.endswith(f"{job.job_id}.mp4")
+    assert (tmp_path / job.file).resolve().parent == tmp_path.resolve()
+
+
+def test_names_that_differ_only_by_case_or_normal_form_do_not_collide(tmp_path):
+    lines = [{"prompt": f"p{i}", "name": n} for i, n in enumerate(["Cat", "cat", "caf\u00e9", "cafe\u0301"])]
+    found = jobs(tmp_path, "a.jsonl", "\n".join(map(json.dumps, lines)))
+    assert len({job.file.lower() for job in found}) == 4
+
+
+def test_identical_jobs_are_made_once_and_noted(tmp_path):
+    path = written(tmp_path, "a.txt", "x\ny\nx\n")
+    summary = check_jobs(path, {})
+    assert (summary.count, summary.num_repeated, summary.repeated) == (2, 1, [f"{path}:3"])
+    assert [job.settings.prompt for job in read_jobs(path, {}, facts)] == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [(3, [3]), ("0-2", [0, 1, 2]), ("5, 1-2", [5, 1, 2]), ([4, "6-7"], [4, 6, 7])]
+)
+def test_seeds(text, seeds):
+    assert parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["", "a", "1-", True, None, 1.5, [1.5], [True], {}, "0-10000"])
+def test_what_is_no_list_of_seeds_is_refused(text):
+    with pytest.raises(ValueError, match=r"must be|backwards"):
+        parse_seeds(text)
+
+
+def test_many_rows_are_checked_in_constant_memory(tmp_path):
+    def peak(num_rows):
+        path = tmp_path / f"{num_rows}.csv"
+        with path.open("w") as file:
+            file.write("prompt,seed\n")
+            file.writelines(
+                f"a red circle number {i} moving to the left on a white ground,{i}\n" for i in range(num_rows)
+            )
+        tracemalloc.start()
+        assert sum(1 for _ in read_rows(path)) == num_rows
+        size = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return size
+
+    assert peak(40_000) < peak(20_000) + 100_000
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_rows_are_checked_in_seconds(tmp_path):
+    path = tmp_path / "many.jsonl"
+    with path.open("w") as file:
+        file.writelines(f'{{"prompt": "a red circle {i}", "seed": {i}}}\n' for i in range(100_000))
+    started = time.process_time()
+    assert check_jobs(path, {}).count == 100_000
+    assert time.process_time() - started < 30

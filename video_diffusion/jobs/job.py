@@ -1,0 +1,183 @@
+"""A job: one clip's settings, its id, its file name and where it was asked for."""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from video_diffusion.config import ConfigError, Layer, shown, validate
+from video_diffusion.generation_settings import GenerationSettings
+from video_diffusion.io.file_names import slug
+from video_diffusion.jobs.job_file import Row, read_rows
+from video_diffusion.jobs.model_facts import ModelFacts
+
+MAX_SEEDS = 10_000
+SLUG_BYTES = 80
+# what a batch must agree on
+BATCH_FIELDS = tuple(
+    name for name in GenerationSettings.model_fields if name not in {"prompt", "negative_prompt", "seed"}
+)
+_SIZE = re.compile(r"(\d{1,5})[xX×](\d{1,5})")
+_SEEDS = re.compile(r"(\d{1,19})(?:-(\d{1,19}))?")
+
+Facts = Callable[[str, str | None], ModelFacts]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One clip to make.
+
+    Attributes:
+        settings: with the model's own defaults filled in, as far as its folder tells them.
+        job_id: 12 hex digits over everything that changes the pixels, the weights included.
+        file: name of the clip in the output folder: a safe slug, the seed and the id.
+        where: for messages, such as "jobs.csv:3".
+    """
+
+    settings: GenerationSettings
+    job_id: str
+    file: str
+    where: str
+
+    @property
+    def batch_key(self) -> tuple[Any, ...]:
+        """Equal for jobs that can be made in one batch."""
+        return tuple(str(getattr(self.settings, name)) for name in BATCH_FIELDS)
+
+
+@dataclass
+class JobSummary:
+    """What a check of a whole job file found.
+
+    Attributes:
+        count: different jobs.
+        repeated: "jobs.csv:7" for each row that asks for a clip a second time; at most 20 are kept.
+        num_repeated: how many there are.
+        models: every (model, motion adapter) that is asked for.
+    """
+
+    count: int = 0
+    repeated: list[str] = field(default_factory=list)
+    num_repeated: int = 0
+    models: set[tuple[str, str | None]] = field(default_factory=set)
+
+
+def check_jobs(path: Path, base: Mapping[str, Any]) -> JobSummary:
+    """Checks every row of a job file against the settings; nothing but the ids is kept in memory.
+
+    Args:
+        path: the file.
+        base: settings for all rows, from flags and config files; rows win.
+
+    Raises:
+        ConfigError: the first thing wrong, with file, line and field.
+    """
+    summary = JobSummary()
+    seen: set[bytes] = set()
+    for row in read_rows(path):
+        for settings, _ in _expand(row, base):
+            digest = hashlib.blake2b(settings.canonical_json().encode(), digest_size=16).digest()
+            summary.models.add((settings.model, settings.motion_adapter))
+            if digest not in seen:
+                seen.add(digest)
+                summary.count += 1
+                continue
+            summary.num_repeated += 1
+            if len(summary.repeated) < 20:
+                summary.repeated.append(row.where)
+    return summary
+
+
+def read_jobs(path: Path, base: Mapping[str, Any], facts: Facts, suffix: str = ".mp4") -> Iterator[Job]:
+    """The jobs of a file in its order, each once.
+
+    Args:
+        path: as in `check_jobs`.
+        base: as in `check_jobs`.
+        facts: weights and defaults of a model; see `model_facts`.
+        suffix: of the clips.
+    """
+    seen: set[str] = set()
+    for row in read_rows(path):
+        for settings, name in _expand(row, base):
+            job = make_job(settings, facts, row.where, name, suffix)
+            if job.job_id not in seen:
+                seen.add(job.job_id)
+                yield job
+
+
+def make_job(
+    settings: GenerationSettings, facts: Facts, where: str, name: str | None = None, suffix: str = ".mp4"
+) -> Job:
+    """A job from checked settings; `name` is used instead of the prompt in the clip's file name."""
+    known = facts(settings.model, settings.motion_adapter)
+    resolved = settings.with_defaults(known.defaults)
+    job_id = resolved.job_id(known.identity)
+    stem = slug(name if name is not None else settings.prompt, SLUG_BYTES)
+    return Job(resolved, job_id, f"{stem}-{settings.seed}-{job_id}{suffix}", where)
+
+
+def parse_seeds(value: object) -> list[int]:
+    """Seeds from a number, a list of numbers, or a text such as "0-7" or "1, 5, 9-11".
+
+    Raises:
+        ValueError: none of these, or more than 10000 seeds.
+    """
+    rule = 'must be numbers such as 3, "0-7" or "1, 5, 9-11"'
+    parts: list[object] = list(value) if isinstance(value, list) else [*str(value).split(",")]
+    if isinstance(value, (bool, float, dict)) or value is None or not parts:
+        raise ValueError(rule)
+    seeds: list[int] = []
+    for part in parts:
+        found = None if isinstance(part, (bool, float)) else _SEEDS.fullmatch(str(part).strip())
+        if found is None:
+            raise ValueError(rule)
+        first, last = int(found[1]), int(found[2] or found[1])
+        if last < first:
+            raise ValueError(f"has the range {first}-{last}, which runs backwards")
+        if len(seeds) + last - first >= MAX_SEEDS:
+            raise ValueError(f"must be at most {MAX_SEEDS} numbers")
+        seeds += range(first, last + 1)
+    return seeds
+
+
+def _expand(row: Row, base: Mapping[str, Any]) -> Iterator[tuple[GenerationSettings, str | None]]:
+    """The settings of a row, one for each of its seeds, and the name it gives."""
+    values = {**base, **row.values}
+    name = values.pop("name", None)
+    if name is not None:
+        _check_name(row.where, name)
+    if "size" in row.values:
+        found = _SIZE.fullmatch(str(values.pop("size")).strip())
+        if found is None:
+            raise ConfigError(
+                f"{row.where}: size must be WIDTHxHEIGHT, such as 64x48 (given {shown(row.values['size'])})"
+            )
+        values |= {"width": int(found[1]), "height": int(found[2])}
+    if "seeds" in row.values:
+        if "seed" in row.values:
+            raise ConfigError(f"{row.where}: gives both seed and seeds; keep one")
+        try:
+            seeds = parse_seeds(values.pop("seeds"))
+        except ValueError as error:
+            raise ConfigError(f"{row.where}: seeds {error} (given {shown(row.values['seeds'])})") from None
+    else:
+        seeds = [values.get("seed", 0)]
+    origins: dict[tuple[str | int, ...], str] = {(key,): row.places.get(key, row.where) for key in values}
+    if "prompt" not in values:
+        raise ConfigError(f"{row.where}: prompt is missing; give it")
+    first = validate(
+        GenerationSettings, Layer({**values, "seed": seeds[0]}, {("seed",): row.where, **origins})
+    )
+    yield first, name
+    for seed in seeds[1:]:
+        yield first.model_copy(update={"seed": seed}), name
+
+
+def _check_name(where: str, name: object) -> None:
+    if not isinstance(name, str) or not name.strip():
+        raise ConfigError(f"{where}: name must be text (given {shown(name)})")
+    if any(sign in name for sign in "/\\\0") or name in {".", ".."} or re.match(r"[A-Za-z]:", name):
+        raise ConfigError(f"{where}: name must not hold a path (given {shown(name)}); clips go to one folder")

@@ -1,0 +1,218 @@
+"""Rows of a job file, one at a time: .txt, .csv, .tsv, .jsonl or .yaml, each refused with its line."""
+
+import codecs
+import csv
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from video_diffusion.config import ConfigError, nearest, read_config, shown
+from video_diffusion.generation_settings import GenerationSettings
+
+OWN_COLUMNS = ("seeds", "size", "name")
+COLUMNS = (*GenerationSettings.model_fields, *OWN_COLUMNS)
+MAX_ROW_LINES = 50
+MAX_LINE_CHARACTERS = 1_000_000
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: where it stands ("jobs.csv:3"), the values it sets, and `places` of their own where known."""
+
+    where: str
+    values: dict[str, Any]
+    places: dict[str, str] = field(default_factory=dict)
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """Reads a job file row by row, in constant memory (a .yaml file, at most 1 MB, is read whole).
+
+    Raises:
+        ConfigError: the first thing wrong, with file, line and column name.
+    """
+    readers: dict[str, Callable[[Path], Iterator[Row]]] = {
+        ".txt": _text_rows,
+        ".csv": _table_rows,
+        ".tsv": _table_rows,
+        ".jsonl": _json_rows,
+        ".yaml": _yaml_rows,
+        ".yml": _yaml_rows,
+    }
+    if path.suffix.lower() not in readers:
+        raise ConfigError(f"{path}: a job file must end in {', '.join(readers)}; rename it")
+    if not path.is_file():
+        raise ConfigError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; name a job file")
+    if path.suffix.lower() not in {".yaml", ".yml"}:
+        _check_encoding(path)
+    found = False
+    for row in readers[path.suffix.lower()](path):
+        found = True
+        yield row
+    if not found:
+        raise ConfigError(f"{path}: holds no job; write one per line")
+
+
+def _check_encoding(path: Path) -> None:
+    """Refuses what is not UTF-8 before a line is read, naming the byte."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    offset = 0
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                pending = len(decoder.getstate()[0])
+                decoder.decode(chunk)
+                if 0 in chunk:
+                    raise ConfigError(
+                        f"{path}: holds a NUL byte at {offset + chunk.index(0)}; re-save as UTF-8"
+                    )
+                offset += len(chunk)
+            pending = len(decoder.getstate()[0])
+            decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        at = offset - pending + error.start
+        raise ConfigError(
+            f"{path}: not UTF-8 (byte 0x{error.object[error.start]:02x} at {at}); re-save as UTF-8"
+        ) from None
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    with path.open(encoding="utf-8-sig", newline="\n") as file:
+        number = 0
+        while line := file.readline(MAX_LINE_CHARACTERS + 1):
+            number += 1
+            if len(line) > MAX_LINE_CHARACTERS:
+                raise ConfigError(
+                    f"{path}:{number}: is longer than {MAX_LINE_CHARACTERS} characters; shorten it"
+                )
+            if line.strip():
+                yield f"{path}:{number}", line.strip("\r\n")
+
+
+def _text_rows(path: Path) -> Iterator[Row]:
+    for where, line in _lines(path):
+        yield Row(where, {"prompt": line.strip()})
+
+
+def _json_rows(path: Path) -> Iterator[Row]:
+    for where, line in _lines(path):
+        try:
+            values = json.loads(line, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
+        except RecursionError:
+            raise ConfigError(f"{where}: is nested too deep; give one flat object") from None
+        except json.JSONDecodeError as error:
+            raise ConfigError(
+                f"{where}:{error.colno}: not JSON ({error.msg}); give one object per line"
+            ) from None
+        except ValueError as error:
+            raise ConfigError(
+                f"{where}: {str(error).split(';')[0]}; give one plain object per line"
+            ) from None
+        if not isinstance(values, dict):
+            raise ConfigError(f'{where}: must be an object such as {{"prompt": "…"}} (given {shown(values)})')
+        yield Row(where, values)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in values:
+            raise ValueError(f"{shown(key)} is given twice")
+        values[key] = value
+    return values
+
+
+def _yaml_rows(path: Path) -> Iterator[Row]:
+    layer = read_config(path)
+    values = dict(layer.values)
+    jobs = values.pop("jobs", None)
+    if not isinstance(jobs, list):
+        raise ConfigError(f"{path}: must hold a list under jobs:, with one '- prompt: …' per job")
+    for index, job in enumerate(jobs):
+        keys = list(job) if isinstance(job, dict) else []
+        places = {key: layer.origin(("jobs", index, key)) for key in keys}
+        where = next(iter(places.values()), layer.origin(("jobs",)))
+        if isinstance(job, str):
+            job = {"prompt": job}  # noqa: PLW2901 - a plain text is a job with nothing but a prompt
+        if not isinstance(job, dict):
+            raise ConfigError(
+                f"{where}: jobs.{index} must be a text or key: value lines (given {shown(job)})"
+            )
+        yield Row(where, {**values, **job}, places)
+
+
+def _table_rows(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        first = file.readline(MAX_LINE_CHARACTERS)
+        file.seek(0)
+        separator = "\t" if path.suffix.lower() == ".tsv" else _separator(first)
+        reader = csv.reader(file, delimiter=separator, strict=True)
+        header: list[str] | None = None
+        start = 1
+        while True:
+            try:
+                cells = next(reader)
+            except StopIteration:
+                break
+            except csv.Error as error:
+                raise ConfigError(f"{path}:{start}: {_csv_problem(str(error))}") from None
+            where, start, span = f"{path}:{start}", reader.line_num + 1, reader.line_num - start + 1
+            if span > MAX_ROW_LINES:
+                raise ConfigError(f"{where}: one row runs over {span} lines; close the quote that it opens")
+            if not any(cell.strip() for cell in cells):
+                continue
+            if header is None:
+                header = _header(where, cells)
+                continue
+            if len(cells) != len(header):
+                raise ConfigError(
+                    f"{where}: has {len(cells)} cells, but the header has {len(header)}; put a text that "
+                    f"holds {'tabs' if separator == chr(9) else repr(separator)} in quotes"
+                )
+            yield Row(where, {n: _cell(n, c) for n, c in zip(header, cells, strict=True) if c.strip()})
+
+
+def _separator(line: str) -> str:
+    return max(",;\t", key=lambda sign: (line.count(sign), sign == ","))
+
+
+def _csv_problem(message: str) -> str:
+    if "field limit" in message:
+        return f"a cell is longer than {csv.field_size_limit()} characters; close its quote, or shorten it"
+    if "unexpected end of data" in message:
+        return "opens a quote that is never closed; close it"
+    return f"not CSV ({message}); double a quote inside quotes"
+
+
+def _header(where: str, cells: list[str]) -> list[str]:
+    names = [cell.strip() for cell in cells]
+    if not set(names) & set(COLUMNS):
+        raise ConfigError(
+            f"{where}: the first line must name the columns, prompt among them (found {shown(names)})"
+        )
+    for name in names:
+        if name not in COLUMNS:
+            raise ConfigError(f"{where}: no column '{shown(name)[1:-1]}'{nearest(name, COLUMNS)}")
+        if names.count(name) > 1:
+            raise ConfigError(f"{where}: column {name} stands twice; delete one")
+    return names
+
+
+def _cell(name: str, text: str) -> Any:
+    """A cell as the number that the setting wants, else as text; the check of the settings tells the rule."""
+    field = GenerationSettings.model_fields.get(name)
+    kinds = (field.annotation, *get_args(field.annotation)) if field is not None else ()
+    try:
+        if int in kinds:
+            return int(text)
+        if float in kinds:
+            return float(text)
+    except ValueError:
+        return text
+    return text

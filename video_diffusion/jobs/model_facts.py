@@ -1,0 +1,40 @@
+"""What a job's id must know of a model before it is loaded: its weights' hashes and its own defaults."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from video_diffusion.io import weights_sha256
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Hashes that stand for a model and its temporal layers in job ids, and the settings it leaves open."""
+
+    identity: Mapping[str, Any]
+    defaults: Mapping[str, Any]
+
+
+@cache
+def model_facts(model: str, motion_adapter: str | None) -> ModelFacts:
+    """Reads and hashes the files of a model, once per process; nothing is loaded.
+
+    Raises:
+        ModelLoadError: there is no such model.
+    """
+    # imported here: a job file is checked without importing torch
+    from video_diffusion.loading import find_model  # noqa: PLC0415
+    from video_diffusion.loading.components import read_json  # noqa: PLC0415
+
+    folder = find_model(model).folder
+    identity: dict[str, Any] = {"weights_sha256": weights_sha256(folder), "motion_adapter_sha256": None}
+    if motion_adapter == "none":
+        identity["motion_adapter"] = "none"
+    elif motion_adapter is not None:
+        adapter = find_model(motion_adapter).folder
+        inside = adapter / "motion_adapter"
+        identity["motion_adapter_sha256"] = weights_sha256(inside if inside.is_dir() else adapter)
+    file = folder / "generation_defaults.json"
+    usual = {"fps": "8", "num_inference_steps": 25, "guidance_scale": 7.5, "scheduler": "ddim"}
+    return ModelFacts(identity, {**usual, **(read_json(file) if file.is_file() else {})})

@@ -1,0 +1,113 @@
+"""`results.jsonl`: one row for each finished or failed job, appended whole by any number of processes."""
+
+import errno
+import json
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows: single appends are still written at once
+    fcntl = None  # type: ignore[assignment]  # the absence of the module is its value there
+
+FILE_NAME = "results.jsonl"
+
+
+class Results:
+    """The rows of one output folder.
+
+    A crash can leave a torn last line. Whoever writes next cuts it off, under a lock that everyone who
+    writes holds; where the file system has no locks, the torn line is closed instead.
+
+    Args:
+        folder: it must exist.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / FILE_NAME
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Adds a row, whole and synced, or not at all.
+
+        Raises:
+            OSError: no space, no permission; the file is as it was.
+        """
+        line = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            with _locked(handle):
+                end = _cut_torn_line(handle)
+                try:
+                    written = os.write(handle, line)
+                    if written != len(line):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+                    os.fsync(handle)
+                except OSError as error:
+                    with suppress(OSError):
+                        os.ftruncate(handle, end)
+                    raise OSError(error.errno, os.strerror(error.errno or 0), str(self.path)) from error
+        finally:
+            os.close(handle)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Every row in the order of writing; a torn last line is left out with a warning.
+
+        Raises:
+            ValueError: any other line that is not a row, with its number.
+        """
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            broken = None
+            for number, line in enumerate(file, start=1):
+                if broken is not None:
+                    raise ValueError(f"{self.path}:{broken}: not a result row; delete that line")
+                row = _parse(line)
+                if row is None:
+                    broken = number
+                else:
+                    yield row
+            if broken is not None:
+                warnings.warn(f"{self.path}:{broken}: the last line is torn and is left out", stacklevel=2)
+
+    def latest(self) -> dict[str, dict[str, Any]]:
+        """The last row of each job id."""
+        return {row["job_id"]: row for row in self.rows()}
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    complete = isinstance(row, dict) and isinstance(row.get("job_id"), str) and line.endswith(b"\n")
+    return row if complete and row.get("status") in {"ok", "failed"} else None
+
+
+@contextmanager
+def _locked(handle: int) -> Iterator[None]:
+    if fcntl is not None:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+    yield  # closing the file releases the lock
+
+
+def _cut_torn_line(handle: int) -> int:
+    """Ends the file after its last whole line and returns that length."""
+    end = os.fstat(handle).st_size
+    keep = end
+    while keep:
+        start = max(0, keep - 65_536)
+        block = os.pread(handle, keep - start, start)
+        newline = block.rfind(b"\n")
+        if newline >= 0:
+            keep = start + newline + 1
+            break
+        keep = start
+    if keep != end:
+        os.ftruncate(handle, keep)
+    return keep
