@@ -51,6 +51,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--vae", type=Path, required=True)
     parser.add_argument("--num-steps", type=int, default=8000)
+    parser.add_argument("--stop-at", type=int, help="checkpoint and end there, to go on with other settings")
     parser.add_argument("--batch", type=int, default=24, help="clips per step")
     parser.add_argument("--widths", type=int, nargs="+", default=[64, 128])
     parser.add_argument("--text-width", type=int, default=128)
@@ -299,8 +300,10 @@ def main() -> None:
                 flush=True,
             )
             losses = []
-        if done % args.save_every == 0 or done == args.num_steps:
+        if done % args.save_every == 0 or done in {args.num_steps, args.stop_at}:
             trainer.save(done, time.monotonic() - began)
+        if done == args.stop_at:
+            return
 
 
 if __name__ == "__main__":
