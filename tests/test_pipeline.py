@@ -252,3 +252,17 @@ def test_devices_and_precisions_that_are_not_there_are_refused() -> None:
     with pytest.raises(ValueError, match=r"dtype must be one of float32, .* not int8"):
         choose_dtype("int8")
     assert choose_dtype(None) == choose_dtype(torch.float32) == torch.float32
+
+
+def test_temporal_layers_can_be_switched_off(folder: Path) -> None:
+    """Then a frame does not depend on how many there are."""
+    pipeline = TextToVideoPipeline.from_pretrained(str(folder), "none", device="cpu")
+    one, many = (pipeline("a red ball", num_frames=n) for n in (1, 5))
+    assert np.abs(many.frames[:1].astype(int) - one.frames.astype(int)).max() <= 1
+    assert one.settings.motion_adapter == "none"
+    assert (
+        one.run_record.job_id
+        != TextToVideoPipeline.from_pretrained(str(folder), device="cpu")(
+            "a red ball", num_frames=1
+        ).run_record.job_id
+    )
