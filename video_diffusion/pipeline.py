@@ -142,9 +142,10 @@ class TextToVideoPipeline:
             prompt_embeds = encode_prompt(
                 [each.prompt for each in batch], parts.tokenizer, parts.text_encoder
             )
-            negative_embeds = encode_prompt(
-                [each.negative_prompt for each in batch], parts.tokenizer, parts.text_encoder
-            )
+            negative_embeds = None
+            if one.guidance_scale != 1:
+                negative_prompts = [each.negative_prompt for each in batch]
+                negative_embeds = encode_prompt(negative_prompts, parts.tokenizer, parts.text_encoder)
         seeds = [each.seed for each in batch]
         noise = torch.stack([initial_noise(seed, one.num_frames, *self._latent_size(one)) for seed in seeds])
         latents = noise.to(self.device, torch.promote_types(torch.float32, prompt_embeds.dtype))

@@ -246,6 +246,12 @@ def test_parts_of_different_models_are_told_apart(folder: Path) -> None:
         load_model(str(folder))
 
 
+def test_inpainting_models_are_refused(folder: Path) -> None:
+    tiny_unet(in_channels=9).save_pretrained(folder / "unet")
+    with pytest.raises(ModelLoadError, match="its U-Net takes 9 channels, but its autoencoder makes 4"):
+        load_model(str(folder))
+
+
 def test_pickles_are_refused_and_never_run(folder: Path, tmp_path: Path) -> None:
     """The canary: a pickle that would leave a file behind."""
     canary = tmp_path / "canary"

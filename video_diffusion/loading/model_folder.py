@@ -189,3 +189,9 @@ def _check_fit(parts: ModelParts, folder: Path) -> None:
             f"{folder}: its U-Net reads text embeddings of width {expected}, but its text encoder makes "
             f"{width}; the parts belong to different models"
         )
+    channels, latent_channels = parts.unet.config.in_channels, parts.vae.config.latent_channels
+    if channels != latent_channels:
+        raise ModelLoadError(
+            f"{folder}: its U-Net takes {channels} channels, but its autoencoder makes {latent_channels}; "
+            "inpainting models and parts of different models cannot be used"
+        )
