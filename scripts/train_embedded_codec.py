@@ -1,6 +1,6 @@
 """Train the embedded model's autoencoder on still frames of the procedural world.
 
-python scripts/train_embedded_codec.py --run runs/codec --num-steps 4000
+python scripts/train_embedded_codec.py --run runs/codec --num-steps 3000
 Stops and resumes at any step: run the same command again. Writes runs/codec/vae (diffusers folder) at the
 end.
 """
@@ -93,12 +93,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--num-steps", type=int, default=4000)
+    parser.add_argument("--num-steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--side", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--whitening", type=float, default=0.5)
     parser.add_argument("--save-every", type=int, default=500)
+    parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     vae = AutoencoderKL(
@@ -112,6 +113,7 @@ def main() -> None:
         scaling_factor=1.0,
         mid_block_add_attention=False,
     )
+    vae.to(args.device)
     optimizer = MuonWithAdamW([vae])
     ema = EMAModel(vae.parameters(), decay=0.998)
     start, seconds = 0, 0.0
@@ -120,16 +122,20 @@ def main() -> None:
         vae.load_state_dict(groups["model"])
         optimizer.load_state_tensors(groups["optimizer"])
         ema.load_state_dict(
-            {**ema.state_dict(), "optimization_step": start, "shadow_params": list(groups["ema"].values())}
+            {
+                **ema.state_dict(),
+                "optimization_step": start,
+                "shadow_params": [t.to(args.device) for t in groups["ema"].values()],
+            }
         )
         seconds = facts["seconds"]
         print(f"resumed at step {start} from {checkpoint}")
-    held_out = still_frames(256, args.side, args.seed + 1, 0)
+    held_out = still_frames(256, args.side, args.seed + 1, 0).to(args.device)
     began = time.monotonic() - seconds
     for step in range(start, args.num_steps):
-        frames = still_frames(args.batch, args.side, args.seed, step)
+        frames = still_frames(args.batch, args.side, args.seed, step).to(args.device)
         noise = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(args.device, torch.bfloat16):
             posterior = vae.encode(frames).latent_dist
             decoded = vae.decode(posterior.sample(noise)).sample
         error = decoded.float() - frames
@@ -159,7 +165,9 @@ def main() -> None:
     ema.copy_to(vae.parameters())
     vae.eval()
     before = psnr(vae, held_out)
-    deviations = normalise_latents(vae, still_frames(512, args.side, args.seed + 2, 0), args.whitening)
+    deviations = normalise_latents(
+        vae, still_frames(512, args.side, args.seed + 2, 0).to(args.device), args.whitening
+    )
     print(
         json.dumps(
             {"psnr": round(before, 2), "psnr_normalised": round(psnr(vae, held_out), 2), "std": deviations}
