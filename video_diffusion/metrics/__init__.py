@@ -44,7 +44,9 @@ ALL_METRICS: tuple[Metric, ...] = (
         "luma_flicker", "levels", LEVELS, "lower", "flicker", "RMS second difference of luma", LumaFlicker
     ),
     Metric("luma_spectrum", "share above ¼ fps", UNIT, "lower", "flicker", "Hann periodogram", LumaSpectrum),
-    Metric("seam_excess", "levels", EITHER_WAY, "lower", "flicker", "flicker at window starts", SeamExcess),
+    Metric(
+        "seam_excess", "levels", EITHER_WAY, "lower", "flicker", "change along the flow at starts", SeamExcess
+    ),
     Metric("flash_safety", "flashes/s", UPWARDS, "lower", "flicker", "WCAG 2.2 general flash", FlashSafety),
     Metric("warp_psnr", "dB", (0.0, 100.0), "higher", "morph", "PSNR along the flow", WarpPsnr),
     Metric("warp_ssim", "SSIM", (-1.0, 1.0), "higher", "morph", "Wang 2004, along the flow", WarpSsim),

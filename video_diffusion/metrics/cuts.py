@@ -25,9 +25,9 @@ def find_cuts(
             is none.
 
     Returns:
-        cut: the second frame of the pair starts a new shot: coverage below half its median, and the flow
-            explains less than half of the change. (Whether the plain change stands out is not asked: in fast
-            motion it is at its ceiling already, and a cut does not raise it.)
+        cut: the second frame of the pair starts a new shot: coverage below half its median, and what the flow
+            leaves is more than half of the change and more than twice its own median. (Whether the plain
+            change stands out is not asked: in fast motion it is at its ceiling, and a cut does not raise it.)
         flash: the second frame of the pair is a flash: this pair and the next both change by more than 1.5
             times the median, while across the two less than half of the smaller change is left.
     """
@@ -36,7 +36,8 @@ def find_cuts(
     smaller = np.minimum(change, np.append(change[1:], np.inf))
     flash = spike & next_spike & (np.nan_to_num(change_across, nan=np.inf) < smaller / 2)
     part_of_flash = flash | np.append(False, flash[:-1])
-    incoherent = (coverage < np.median(coverage) / 2) & (along_flow > change / 2)
+    unexplained = (along_flow > change / 2) & (along_flow > 2 * np.median(along_flow))
+    incoherent = (coverage < np.median(coverage) / 2) & unexplained
     return incoherent & ~part_of_flash, flash
 
 

@@ -37,7 +37,7 @@ def periodogram(
     level = series - trend @ np.linalg.lstsq(trend, series, rcond=None)[0]
     weights = np.ones(num_frames)
     if window == "hann":
-        weights = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(num_frames) / num_frames)
+        weights = 0.5 - 0.5 * np.cos(2 * np.pi * (np.arange(num_frames) + 0.5) / num_frames)
     power = np.abs(np.fft.rfft(level * weights[:, np.newaxis], axis=0)) ** 2
     both_sides = np.full(len(power), 2.0)
     both_sides[0] = 1

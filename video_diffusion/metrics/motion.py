@@ -7,8 +7,8 @@ from video_diffusion.metrics.accumulator import LEAST_COVERAGE, Accumulator, Cli
 from video_diffusion.metrics.report import Reading
 from video_diffusion.metrics.views import Pair
 
-STATIC_BELOW = 0.5
-"""In px/frame at 256. Flow on a still picture with noise of 16 levels reads 0.2: that is no motion."""
+STATIC_MEAN, STATIC_FASTEST = 0.5, 1.0
+"""In px/frame at 256. Flow on a still picture with noise of σ 16 reads 0.43 and 0.9: that is no motion."""
 
 DYNAMIC_ABOVE = 6.0
 """In px per eighth of a second at 256: VBench's threshold for a dynamic clip (there with RAFT)."""
@@ -24,8 +24,8 @@ class Motion(Accumulator):
     """Mean |F| over believable pixels, scaled by 256 / min(height, width): px/frame of a picture 256 high.
 
     Details: `fastest` (mean of the fastest 5 % of pixels), `per_second` (the value times fps), `dynamic` (1
-    when the fastest move more than `DYNAMIC_ABOVE` in an eighth of a second). `static` when even the
-    fastest stay below `STATIC_BELOW`.
+    when the fastest move more than `DYNAMIC_ABOVE` in an eighth of a second). `static` when the
+    mean stays below `STATIC_MEAN` and the fastest below `STATIC_FASTEST`.
     """
 
     view = Pair
@@ -61,5 +61,6 @@ class Motion(Accumulator):
             "per_second": self._mean.mean() * float(clip.fps),
             "dynamic": float(top * float(clip.fps) / 8 > DYNAMIC_ABOVE),
         }
-        status = "static" if top < STATIC_BELOW else clip.status(len(self._mean), coverage)
+        is_static = self._mean.mean() < STATIC_MEAN and top < STATIC_FASTEST
+        status = "static" if is_static else clip.status(len(self._mean), coverage)
         return Reading(self._mean.mean(), status, self._mean.by_frame(), coverage, details)
