@@ -1,6 +1,6 @@
 """Text to video: an image diffusion U-Net extended with temporal attention, measured before it is encoded.
 
-`from video_diffusion import TextToVideoPipeline` is the usual way in; nothing heavy is imported before it is used.
+`from video_diffusion import TextToVideoPipeline` is the usual way in; nothing heavy is imported earlier.
 """
 
 from typing import TYPE_CHECKING, Any
