@@ -15,13 +15,13 @@ from video_diffusion.io import (
     ModelIdentity,
     RunRecord,
     frames_sha256,
-    write_record,
+    record_beside,
     write_video,
 )
 from video_diffusion.metrics import ConsistencyReport
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no single answer to ==
 class GeneratedVideo:
     """A finished clip with its measures, before it is encoded.
 
@@ -60,8 +60,8 @@ class GeneratedVideo:
         """
         assert self.settings.fps is not None  # nothing is left open in the settings of a finished clip
         metadata = self.run_record.tags() if embed_metadata else None
-        write_video(path, self.frames, self.settings.fps, metadata, **encoding)
-        write_record(path, self.run_record)
+        with record_beside(path, self.run_record, encoding.get("overwrite", True)):
+            write_video(path, self.frames, self.settings.fps, metadata, **encoding)
 
 
 def make_record(
@@ -84,6 +84,8 @@ def make_record(
         device: It was computed on.
     """
     hashes = {name: value for name, value in model.model_dump().items() if name.endswith("sha256")}
+    if model.motion_adapter == "none":  # temporal layers switched off have no weights to be hashed
+        hashes["motion_adapter"] = "none"
     return RunRecord(
         settings=settings,
         model=model,

@@ -27,6 +27,7 @@ LARGER_MODEL = (
     "guoyww/animatediff-motion-adapter-v1-5-3 from the Hugging Face hub (about 5 GB)"
 )
 SHOWN_WORDS = 60
+NOISY_LIBRARIES = {"torch", "diffusers", "transformers", "huggingface_hub", "accelerate", "numpy"}
 
 
 @dataclass
@@ -187,14 +188,12 @@ def warnings_as_lines() -> Iterator[None]:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        if issubclass(category, UserWarning) and not issubclass(
-            category, (DeprecationWarning, FutureWarning)
-        ):
+        if not NOISY_LIBRARIES & set(Path(filename).parts):
             warn(str(message).splitlines()[0])
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.filterwarnings("always", category=UserWarning, module="video_diffusion")
+        warnings.simplefilter("always", UserWarning)
         warnings.showwarning = show
         yield
 

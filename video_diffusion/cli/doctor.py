@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,6 @@ def doctor(as_json: bool) -> None:
 
 def examine() -> dict[str, Any]:
     """Everything the command shows; `problems` is empty where clips can be made."""
-    import imageio_ffmpeg
-
     from video_diffusion.cli.output_checks import available_memory
     from video_diffusion.io import library_versions, working_codecs
 
@@ -43,7 +42,7 @@ def examine() -> dict[str, Any]:
     memory = available_memory()
     facts: dict[str, Any] = {
         "versions": library_versions(),
-        "ffmpeg": imageio_ffmpeg.get_ffmpeg_version(),
+        "ffmpeg": _ffmpeg_version(),
         "devices": available_devices(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "codecs": {name: problem or "works" for name, problem in codecs.items()},
@@ -79,6 +78,15 @@ def model_cache() -> Path:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     return Path(HF_HUB_CACHE)
+
+
+def _ffmpeg_version() -> str:
+    import imageio_ffmpeg
+
+    try:
+        return str(imageio_ffmpeg.get_ffmpeg_version())
+    except (RuntimeError, OSError, IndexError, subprocess.SubprocessError) as error:
+        return f"does not run ({type(error).__name__})"
 
 
 def _existing(path: Path) -> Path:

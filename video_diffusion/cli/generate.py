@@ -58,6 +58,7 @@ def generate(
     settings = settings_from(prompt, configs, assignments, flags)
     from video_diffusion.io import sidecar_path
 
+    codec = "png" if codec is None and (out or "").endswith("/") else codec
     encoding = EncodingFlags(codec, crf, pixel_format)
     path = check_clip_path(out or default_name(settings, codec), encoding, overwrite)
     strip_path = check_image_path(strip, "--strip", overwrite)

@@ -6,7 +6,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -81,9 +82,8 @@ class Program(click.Group):
             words.remove("--debug")
             debug = True
         _make_streams_safe()
-        _install_signals()
         try:
-            with self.make_context(prog_name or "video-diffusion", words, **extra) as ctx:
+            with _ends_on_signals(), self.make_context(prog_name or "video-diffusion", words, **extra) as ctx:
                 self.invoke(ctx)
             sys.stdout.flush()
             code = 0
@@ -107,16 +107,23 @@ def _make_streams_safe() -> None:
             reconfigure(errors="backslashreplace")
 
 
-def _install_signals() -> None:
+@contextmanager
+def _ends_on_signals() -> Iterator[None]:
     """First Ctrl-C or SIGTERM: clean up and end; a second one ends at once."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)
         raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, interrupt)
-        signal.signal(signal.SIGTERM, interrupt)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _close_stdout() -> int:
@@ -128,6 +135,7 @@ def _close_stdout() -> int:
 
 
 @click.group(
+    "video-diffusion",
     cls=Program,
     epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from video_diffusion.io.atomic import atomic_path
 
-Picture = UInt8[np.ndarray, "h w 3"]
+Picture = UInt8[np.ndarray, "height width 3"]
 Frames = UInt8[np.ndarray, "f h w 3"]
 
 PAPER, INK, FAINT, RULE, ACCENT = "#ffffff", "#1d2433", "#7b8494", "#e4e7ec", "#c8445a"
@@ -129,7 +129,7 @@ class _Page:
         self.draw.rectangle([left - 1, top - 1, left + picture.width, top + picture.height], outline=RULE)
         self.image.paste(picture, at)
 
-    def text(self, at: tuple[float, float], text: str, colour: str) -> None:
+    def text(self, at: tuple[int | float, int | float], text: str, colour: str) -> None:
         self.draw.text(at, text, colour, _font(TEXT_SIZE))
 
     def width_of(self, text: str) -> float:

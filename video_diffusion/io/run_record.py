@@ -3,7 +3,8 @@
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from video_diffusion.config import Layer, shown, validate
 from video_diffusion.generation_settings import GenerationSettings
-from video_diffusion.io.atomic import write_bytes
+from video_diffusion.io.atomic import atomic_path, write_bytes
 from video_diffusion.io.video_formats import SUFFIXES
 from video_diffusion.io.video_reader import read_tags
 
@@ -179,6 +180,22 @@ def write_record(clip: Path | str, record: RunRecord, overwrite: bool = True) ->
     target = sidecar_path(Path(clip))
     write_bytes(target, record.to_json().encode(), overwrite=overwrite)
     return target
+
+
+@contextmanager
+def record_beside(clip: Path | str, record: RunRecord, overwrite: bool = True) -> Iterator[Path]:
+    """Writes the sidecar under a temporary name, lets the block write the clip, then names the sidecar.
+
+    So a full disk shows before the clip has its name, and a clip that fails leaves no record without a clip.
+
+    Raises:
+        FileExistsError: there is a sidecar already and `overwrite` is False.
+        OSError: no space, no permission.
+    """
+    target = sidecar_path(Path(clip))
+    with atomic_path(target, overwrite=overwrite) as part:
+        part.write_bytes(record.to_json().encode())
+        yield target
 
 
 def sidecar_path(path: Path) -> Path:
