@@ -9,9 +9,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from video_diffusion import GenerationSettings, TextToVideoPipeline
 from video_diffusion.data import Scene, World, caption, render_scenes
 from video_diffusion.data.prompt_following import ATTRIBUTES, Verdict, accuracy, judge
 from video_diffusion.data.scene import BACKGROUNDS, MOTIONS, SHAPES
+from video_diffusion.io import read_video, write_video
 
 WORLD = World()
 WIDER = ("growing", "shrinking", "bouncing", "circling")
@@ -78,6 +81,23 @@ def codec_scores(vae: Any, num: int) -> dict[str, float]:
     return {"psnr_db": -10 * math.log10(float(np.mean(errors))), **accuracy(verdicts)}
 
 
+def reader_scores(num: int) -> dict[str, float]:
+    """Accuracy of the scene reader itself on rendered clips, as they are and through an H.264 file."""
+    rng = np.random.default_rng(32)
+    world = World(shapes=SHAPES, motions=MOTIONS)
+    truth, coded = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.mp4"
+        for index in range(num):
+            scene = world.sample(rng, held_out=index % 4 == 0)
+            levels = (render_scenes([scene], [8_000_000 + index])[0] * 255).round().byte()
+            frames = rearrange(levels, "f c h w -> f h w c").numpy()
+            write_video(path, frames, Fraction(8), overwrite=True)
+            truth.append(judge(scene, frames))
+            coded.append(judge(scene, read_video(path).frames))
+    return {"truth": accuracy(truth)["joint"], "through_h264": accuracy(coded)["joint"]}
+
+
 def background_flicker(frames: np.ndarray, background: str) -> float:
     """Mean absolute change of the background in 8-bit levels, well away from the object."""
     colour = np.asarray(BACKGROUNDS[background], dtype=np.float32)
@@ -120,13 +140,14 @@ def main() -> None:
     began = time.monotonic()
     pipeline = TextToVideoPipeline.from_pretrained(args.model)
     without = TextToVideoPipeline.from_pretrained(args.model, motion_adapter="none")
-    scores: dict[str, Any] = {"codec": codec_scores(pipeline.parts.vae, args.prompts)}
+    scores: dict[str, Any] = {}
 
     def report(name: str, values: dict[str, float]) -> None:
         scores[name] = values
         print(name, {key: round(value, 4) for key, value in values.items()}, flush=True)
 
-    report("codec", scores["codec"])
+    report("scene_reader", reader_scores(args.prompts))
+    report("codec", codec_scores(pipeline.parts.vae, args.prompts))
     scenes = sample_scenes(WORLD, args.prompts, 11)
     verdicts, clips = prompt_following(pipeline, scenes, args.seeds, args.batch)
     report("first_world", accuracy(verdicts))
