@@ -72,6 +72,7 @@ def make_record(
     model: ModelIdentity,
     timings: Mapping[str, float],
     device: str,
+    num_threads: int,
 ) -> RunRecord:
     """Write down what made a clip.
 
@@ -82,6 +83,7 @@ def make_record(
         model: Names and hashes.
         timings: Seconds by stage.
         device: It was computed on.
+        num_threads: Of the CPU; sums are split among them, so the last bits depend on it.
     """
     hashes = {name: value for name, value in model.model_dump().items() if name.endswith("sha256")}
     if model.motion_adapter == "none":  # temporal layers switched off have no weights to be hashed
@@ -102,5 +104,6 @@ def make_record(
         },
         timings={stage: round(seconds, 3) for stage, seconds in timings.items()},
         device=device,
+        num_threads=num_threads,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )

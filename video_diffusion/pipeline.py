@@ -163,7 +163,13 @@ class TextToVideoPipeline:
             with _timed(own_timings, "measure"):
                 report = measure(frames, each.fps)
             record = make_record(
-                frames, each, report, model=parts.identity, timings=own_timings, device=str(self.device)
+                frames,
+                each,
+                report,
+                model=parts.identity,
+                timings=own_timings,
+                device=str(self.device),
+                num_threads=torch.get_num_threads(),
             )
             yield GeneratedVideo(frames, each, report, record)
 

@@ -120,7 +120,7 @@ def test_rerun_says_why_a_clip_is_not_the_same(tiny_model: Path) -> None:
     assert (result.exit_code, result.stdout) == (1, "different\n")
     assert (
         result.stderr
-        == "same weights, versions, platform and device: another processor or number of threads\n"
+        == "same weights, versions, processor and device as recorded: the record may have been changed\n"
     )
 
 

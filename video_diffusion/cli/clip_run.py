@@ -1,6 +1,7 @@
 """One clip from checked settings: the last cheap checks, the run with its progress, what is saved of it."""
 
 import json
+import os
 import sys
 import warnings
 from collections.abc import Collection, Iterator
@@ -95,6 +96,14 @@ def make_clip(settings: "GenerationSettings", *, show_progress: bool, keep_steps
         finally:
             progress.clear()
     return Clip(video, pipeline, steps)
+
+
+def use_threads(num_threads: int | None) -> None:
+    """Computes with as many threads as a record says, since the last bits of a sum depend on their number."""
+    import torch
+
+    if num_threads is not None:
+        torch.set_num_threads(min(num_threads, 4 * (os.cpu_count() or 1)))
 
 
 def save_clip(

@@ -47,6 +47,7 @@ def rerun(
 
     from video_diffusion.cli import clip_run
 
+    clip_run.use_threads(record.num_threads)
     video = clip_run.make_clip(settings, show_progress=not (quiet or as_json)).video
     if path is not None:
         clip_run.save_clip(video, path, EncodingFlags(), embed=True, overwrite=overwrite)
@@ -106,17 +107,19 @@ def what_differs(record: "RunRecord", video: "GeneratedVideo") -> list[str]:
         then_version, now_version = record.versions.get(name, "none"), now.versions.get(name, "none")
         if then_version != now_version:
             lines.append(f"other version of {name}: {then_version} then, {now_version} now")
-    for name in ("device", "platform"):
+    for name in ("device", "processor", "num_threads", "platform"):
         then_value, now_value = getattr(record, name), getattr(now, name)
         if then_value != now_value:
-            lines.append(f"other {name}: {then_value} then, {now_value} now")
+            lines.append(f"other {name.replace('_', ' ')}: {then_value} then, {now_value} now")
     own, new = record.settings.model_dump(), video.settings.model_dump()
     lines += [
         f"other {name}: {own[name]} then, {new[name]} now"
         for name in own
         if name not in {"model", "motion_adapter", "device"} and own[name] != new[name]
     ]
-    return lines or ["same weights, versions, platform and device: another processor or number of threads"]
+    return lines or [
+        "same weights, versions, processor and device as recorded: the record may have been changed"
+    ]
 
 
 def _short(sha256: str | None) -> str:

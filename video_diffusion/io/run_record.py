@@ -4,7 +4,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -71,6 +71,15 @@ def library_versions() -> dict[str, str]:
     return versions
 
 
+def _processor() -> str:
+    """The processor's own name where the system tells it (Linux), else its architecture."""
+    with suppress(OSError), Path("/proc/cpuinfo").open() as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()[:200]
+    return platform.processor() or platform.machine()
+
+
 class RunRecord(BaseModel):
     """Everything needed to make a clip again and to tell whether the result is the same.
 
@@ -79,6 +88,7 @@ class RunRecord(BaseModel):
         frames_sha256: of the uint8 frames before encoding (`frames_sha256`).
         measures: metric name to value, unit and status.
         timings: seconds by stage.
+        num_threads: of the CPU; together with the processor it decides the last bits of every sum.
         created: UTC, ISO 8601. Not part of any identity.
         ai_generated: the machine-readable mark that the clip is synthetic.
     """
@@ -95,6 +105,8 @@ class RunRecord(BaseModel):
     timings: dict[Text, float] = Field(default_factory=dict)
     versions: dict[Text, Text] = Field(default_factory=library_versions)
     device: Text = "cpu"
+    num_threads: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    processor: Text = Field(default_factory=_processor)
     platform: Text = Field(default_factory=platform.platform)
     created: Text = ""
     notes: list[Text] = Field(default_factory=list)
