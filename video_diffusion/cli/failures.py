@@ -107,7 +107,7 @@ def _usage_line(error: click.UsageError) -> str:
         where = max(names, key=len) if names[0].startswith("-") else error.param.human_readable_name
     elif isinstance(error, click.BadOptionUsage):
         where = error.option_name
-    message = (error.message if error.message else error.format_message()).rstrip(".")
+    message = (error.message if where else error.format_message()).rstrip(".")
     if isinstance(error, click.MissingParameter):
         message = "is missing"
     if message.startswith("Got unexpected extra argument"):

@@ -25,6 +25,7 @@ COMMANDS = {
         "video_diffusion.cli.rerun",
         "Make a clip again from its record; tell whether it is identical.",
     ),
+    "data": ("video_diffusion.cli.data", "Make procedural clips with captions and known truth."),
     "doctor": ("video_diffusion.cli.doctor", "Check versions, devices, codecs, cache, disk and memory."),
 }
 BROKEN_PIPE = 141
