@@ -60,7 +60,7 @@ def separation(measure_name, clean_reports, distorted_reports):
 
 
 def check_separation(clean, ladders, rungs):
-    """Print how well flicker and raw flicker tell each distortion from clean clips; flicker must be perfect."""
+    """Print how well flicker and raw flicker tell each distortion from clean clips."""
     flickering = []
     for name in DISTORTIONS:
         distorted = [

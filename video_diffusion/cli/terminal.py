@@ -45,22 +45,27 @@ class Progress:
 
     Args:
         quiet: shows nothing.
+        what: is counted.
     """
 
     WIDTH = 24
 
-    def __init__(self, quiet: bool = False) -> None:
+    def __init__(self, quiet: bool = False, what: str = "step") -> None:
+        self.what = what
         self.shown = not quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self.started = time.monotonic()
 
-    def step(self, done: int, total: int) -> None:
-        """Shows that `done` of `total` steps are done."""
+    def step(self, done: int, total: int | None) -> None:
+        """Shows that `done` of `total` steps are done; None is a total that nobody knows yet."""
         if not self.shown or done < 1:
+            return
+        if total is None:
+            click.echo(f"\r{self.what} {done} ", err=True, nl=False)
             return
         left = (time.monotonic() - self.started) / done * (total - done)
         filled = self.WIDTH * done // total
         bar = "#" * filled + "-" * (self.WIDTH - filled)
-        click.echo(f"\rstep {done}/{total} [{bar}] {left:4.0f} s left ", err=True, nl=False)
+        click.echo(f"\r{self.what} {done}/{total} [{bar}] {left:4.0f} s left ", err=True, nl=False)
 
     def clear(self) -> None:
         """Takes the bar away."""

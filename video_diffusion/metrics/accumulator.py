@@ -6,46 +6,13 @@ a cut, and a clip of any length needs the pictures of three frames.
 """
 
 from abc import ABC, abstractmethod
-from array import array
-from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, ClassVar
 
-import numpy as np
-from jaxtyping import Float64
-
 from video_diffusion.metrics.report import Reading, Status
+from video_diffusion.metrics.series import Series
 from video_diffusion.metrics.views import Frame, Pair, Triple
-
-
-class Series:
-    """Numbers by frame, 16 bytes each, so that hours of video stay small."""
-
-    def __init__(self) -> None:
-        self._indices = array("q")
-        self._values = array("d")
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def add(self, index: int, value: float) -> None:
-        """Put `value` at frame `index`."""
-        self._indices.append(index)
-        self._values.append(value)
-
-    @property
-    def values(self) -> Float64[np.ndarray, "entries"]:
-        """The numbers in the order in which they came."""
-        return np.array(self._values, dtype=np.float64)
-
-    def mean(self) -> float:
-        """Mean of the numbers, NaN when there are none."""
-        return float(self.values.mean()) if self._values else float("nan")
-
-    def by_frame(self) -> Mapping[int, float]:
-        """Frame number → number."""
-        return dict(zip(self._indices, self._values, strict=True))
 
 
 @dataclass(frozen=True)

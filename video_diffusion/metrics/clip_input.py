@@ -67,15 +67,18 @@ def as_fps(fps: Fraction | float | int) -> Fraction:
     return exact
 
 
-def as_window_starts(window_starts: Sequence[int] | None, num_frames: int) -> tuple[int, ...]:
+def as_window_starts(window_starts: Sequence[int] | None, num_frames: int | None = None) -> tuple[int, ...]:
     """Return the first frames of context windows in order, once each; not frame 0, where no seam can be.
+
+    Args:
+        window_starts: None means that no windows are known.
+        num_frames: of the clip; None while that is not known.
 
     Raises:
         ValueError: a start outside the clip.
     """
     starts = sorted(set(window_starts or ()))
-    if starts and not (starts[0] >= 0 and starts[-1] < num_frames):
-        raise ValueError(
-            f"window_starts must lie in 0…{num_frames - 1}, the frames of the clip; given {starts}"
-        )
+    if starts and (starts[0] < 0 or (num_frames is not None and starts[-1] >= num_frames)):
+        last = "" if num_frames is None else num_frames - 1
+        raise ValueError(f"window_starts must lie in 0…{last}, the frames of the clip; given {starts}")
     return tuple(start for start in starts if start > 0)

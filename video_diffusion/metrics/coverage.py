@@ -26,4 +26,4 @@ class Coverage(SeriesAccumulator):
         status = clip.status(len(clip.coverage), value)
         details = {"unexplained": self.series.mean()} if len(self.series) else {}
         note = "too little believable flow to speak for the clip" if value < LEAST_COVERAGE else ""
-        return Reading(value, status, clip.coverage.by_frame(), value, details, note)
+        return Reading(value, status, clip.coverage, value, details, note)

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float64
 
 from video_diffusion.metrics.accumulator import Accumulator, ClipFacts
 from video_diffusion.metrics.report import Reading
+from video_diffusion.metrics.series import Series
 from video_diffusion.metrics.views import Frame
 
 PairSeries = Float64[np.ndarray, "pairs"]
@@ -51,20 +52,22 @@ class Cuts(Accumulator):
     view = Frame
 
     def __init__(self) -> None:
-        self._frames: list[int] = []
+        self._frames = Series()
 
     def look(self, view: Frame) -> None:
         """Nothing to see: cuts are judged on the whole clip."""
 
     def add(self, index: int, row: Any) -> None:
         """Remember that the frame exists."""
-        self._frames.append(index)
+        self._frames.add(index, 0.0)
 
     def result(self, clip: ClipFacts) -> Reading:
         """Return how many cuts were found."""
         if clip.num_frames < 3:
             return Reading(None, "too_short", note="needs 3 frames")
+        series = Series()
         firsts = set(clip.cuts)
-        series = {index: float(index in firsts) for index in self._frames}
+        for index in self._frames.by_frame():
+            series.add(index, float(index in firsts))
         details = {"flashes": float(len(clip.flashes))}
         return Reading(float(len(clip.cuts)), "has_cut" if clip.cuts else "ok", series, details=details)

@@ -7,9 +7,10 @@ import cv2
 import numpy as np
 from jaxtyping import Float64
 
-from video_diffusion.metrics.accumulator import Accumulator, ClipFacts, Series
+from video_diffusion.metrics.accumulator import Accumulator, ClipFacts
 from video_diffusion.metrics.luma import Plane
 from video_diffusion.metrics.report import Reading
+from video_diffusion.metrics.series import Series
 from video_diffusion.metrics.structural_similarity import MARGIN, similarity_map
 from video_diffusion.metrics.views import Frame
 
@@ -108,9 +109,9 @@ class Drift(Accumulator):
             return Reading(None, "unmeasurable", note="needs every frame")
         lags = [lag for lag in self._lags if lag.count]
         if len(lags) < 2:
-            return Reading(None, "too_short", self._from_start.by_frame(), note="needs 3 frames of one shot")
+            return Reading(None, "too_short", self._from_start, note="needs 3 frames of one shot")
         means = np.array([lag.totals / lag.count for lag in lags])
         luma, chroma, layout = np.polyfit([lag.lag for lag in lags], means, 1)[0].tolist()
         details = {"luma": luma, "chroma": chroma, "thumbnail_ssim": layout}
         value = max(0.0, luma) + max(0.0, chroma)
-        return Reading(value, clip.status(len(lags)), self._from_start.by_frame(), details=details)
+        return Reading(value, clip.status(len(lags)), self._from_start, details=details)

@@ -51,5 +51,5 @@ class DuplicatePairs(SeriesAccumulator):
             "near": float(near.sum()),
             "longest_freeze": float(longest + 1 if longest else 0),
         }
-        series = dict(zip(self.series.by_frame(), (exact | near).astype(float).tolist(), strict=True))
+        series = self.series.replaced(lambda _: (exact | near).astype(float).tolist())
         return Reading(float((exact | near).sum()), clip.status(len(change)), series, details=details)

@@ -6,10 +6,11 @@ import cv2
 import numpy as np
 from jaxtyping import Float64
 
-from video_diffusion.metrics.accumulator import Accumulator, ClipFacts, Series
+from video_diffusion.metrics.accumulator import Accumulator, ClipFacts
 from video_diffusion.metrics.luma import Cells, cell_means
 from video_diffusion.metrics.optical_flow import Rgb
 from video_diffusion.metrics.report import Reading
+from video_diffusion.metrics.series import Series
 from video_diffusion.metrics.views import Frame
 
 RISE = 0.1
@@ -98,4 +99,4 @@ class FlashSafety(Accumulator):
         value = float(self._flashes.values.max())
         details = {"passes": float(value <= ALLOWED)}
         status = clip.status(len(self._flashes))
-        return Reading(value, status, self._flashes.by_frame(), details=details)
+        return Reading(value, status, self._flashes, details=details)

@@ -35,7 +35,7 @@ class Flicker(SeriesAccumulator):
         return Reading(
             value=self.series.mean(),
             status=clip.status(len(self.series), coverage),
-            series=self.series.by_frame(),
+            series=self.series,
             coverage=coverage,
             details={"p95": float(np.percentile(self.series.values, 95))},
         )

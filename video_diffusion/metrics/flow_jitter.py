@@ -3,9 +3,10 @@
 import cv2
 import numpy as np
 
-from video_diffusion.metrics.accumulator import LEAST_COVERAGE, Accumulator, ClipFacts, Series
+from video_diffusion.metrics.accumulator import LEAST_COVERAGE, Accumulator, ClipFacts
 from video_diffusion.metrics.optical_flow import pixel_grid
 from video_diffusion.metrics.report import Reading
+from video_diffusion.metrics.series import Series
 from video_diffusion.metrics.views import Triple
 
 
@@ -34,7 +35,7 @@ class FlowJitter(Accumulator):
         if not valid.any():
             return None
         change_x, change_y = cv2.split(later - flow)
-        mean = cv2.mean(cv2.magnitude(change_x, change_y), valid.astype(np.uint8))[0]
+        mean = cv2.mean(np.sqrt(change_x**2 + change_y**2), valid.astype(np.uint8))[0]
         return float(mean) * 256 / min(flow.shape[:2])
 
     def add(self, index: int, row: float | None) -> None:
@@ -45,10 +46,10 @@ class FlowJitter(Accumulator):
 
     def result(self, clip: ClipFacts) -> Reading:
         """Return the mean over frames."""
-        coverage, series = clip.coverage.mean(), self._jitter.by_frame()
+        coverage, series = clip.coverage.mean(), self._jitter
         if not self._num_triples:
             return Reading(None, "too_short", note="needs 3 frames of one shot")
-        if not coverage >= LEAST_COVERAGE or not series:
+        if not coverage >= LEAST_COVERAGE or not len(series):
             return Reading(None, "unmeasurable", series, coverage)
         value = self._jitter.mean()
         details = {"uneven": value - float(np.median(self._jitter.values))}

@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from video_diffusion.metrics.accumulator import Accumulator, ClipFacts, Series
+from video_diffusion.metrics.accumulator import Accumulator, ClipFacts
 from video_diffusion.metrics.luma import Cells, cell_means
 from video_diffusion.metrics.report import Reading
+from video_diffusion.metrics.series import Series
 from video_diffusion.metrics.views import Triple
 
 
@@ -41,4 +42,4 @@ class LumaFlicker(Accumulator):
             "max_cell": float(np.sqrt(self._cell_energy.max() / entries)),
         }
         value = float(np.sqrt(np.mean(self._global.values**2)))
-        return Reading(value, clip.status(entries), self._global.by_frame(), details=details)
+        return Reading(value, clip.status(entries), self._global, details=details)

@@ -1,5 +1,6 @@
 """The walk along a clip: feeds frames to the metrics, finds the cuts, and closes with a report."""
 
+from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from video_diffusion.metrics.accumulator import Accumulator, ClipFacts, Series
+from video_diffusion.metrics.accumulator import Accumulator, ClipFacts
 from video_diffusion.metrics.cuts import find_cuts
 from video_diffusion.metrics.optical_flow import FlowMethod, Rgb
 from video_diffusion.metrics.report import ConsistencyReport, Direction, Measure
+from video_diffusion.metrics.series import Series
 from video_diffusion.metrics.views import Frame, Pair, Triple
 
 NAN = float("nan")
@@ -82,7 +84,7 @@ class Measurement:
         self._pending: deque[_Observation] = deque()
         self._settled: _Observation | None = None
         self._settled_is_cut = False
-        self._frame_numbers: list[int] = []
+        self._frame_numbers = array("q")
         self._complete = True
         self._spacing = _Spacing()
         self._cuts: list[int] = []
@@ -125,12 +127,20 @@ class Measurement:
             self._settle(HORIZON)
         return triple
 
-    def report(self, fps: Fraction, num_frames: int | None = None) -> ConsistencyReport:
+    @property
+    def evenly_spaced(self) -> bool:
+        """Whether the frames so far come at even steps in time."""
+        return self._spacing.even
+
+    def report(
+        self, fps: Fraction, num_frames: int | None = None, keep_series: bool = True
+    ) -> ConsistencyReport:
         """Close the walk.
 
         Args:
             fps: frames per second of the clip.
             num_frames: of the whole clip; None when every frame was measured.
+            keep_series: False leaves the values of every frame out of the report, which then stays small.
 
         Raises:
             ValueError: no frame was measured.
@@ -142,7 +152,7 @@ class Measurement:
             num_frames=len(self._frame_numbers),
             fps=fps,
             complete=self._complete,
-            uniform=self._complete and self._spacing.even,
+            uniform=self._complete and self.evenly_spaced,
             cuts=tuple(self._cuts),
             flashes=tuple(self._flashes),
             coverage=self._coverage,
@@ -156,14 +166,25 @@ class Measurement:
             width=width,
             height=height,
             flow=self._flow.name,
-            frame_numbers=tuple(self._frame_numbers),
+            frame_numbers=self._measured_frames(),
             values={
-                metric.name: self._measure(metric, accumulator, clip)
+                metric.name: self._measure(metric, accumulator, clip, keep_series)
                 for metric, accumulator in zip(self._metrics, self._accumulators, strict=True)
             },
         )
 
-    def _measure(self, metric: Metric, accumulator: Accumulator, clip: ClipFacts) -> Measure:
+    def _measured_frames(self) -> Sequence[int]:
+        numbers = self._frame_numbers
+        everything = self._complete and numbers[0] == 0
+        return range(len(numbers)) if everything else tuple(numbers)
+
+    def _along(self, series: Series | None) -> tuple[float | None, ...]:
+        """The numbers of a series at every frame measured."""
+        return () if series is None else tuple(map(series.by_frame().get, self._frame_numbers))
+
+    def _measure(
+        self, metric: Metric, accumulator: Accumulator, clip: ClipFacts, keep_series: bool
+    ) -> Measure:
         reading = accumulator.result(clip)
         return Measure(
             value=reading.value,
@@ -171,7 +192,7 @@ class Measurement:
             direction=metric.direction,
             group=metric.group,
             status=reading.status,
-            series=tuple(map(reading.series.get, self._frame_numbers)) if reading.series else (),
+            series=self._along(reading.series) if keep_series else (),
             coverage=reading.coverage,
             details=dict(reading.details),
             note=reading.note,

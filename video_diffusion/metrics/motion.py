@@ -3,8 +3,9 @@
 import numpy as np
 from jaxtyping import Float32
 
-from video_diffusion.metrics.accumulator import LEAST_COVERAGE, Accumulator, ClipFacts, Series
+from video_diffusion.metrics.accumulator import LEAST_COVERAGE, Accumulator, ClipFacts
 from video_diffusion.metrics.report import Reading
+from video_diffusion.metrics.series import Series
 from video_diffusion.metrics.views import Pair
 
 STATIC_MEAN, STATIC_FASTEST = 0.5, 1.0
@@ -54,7 +55,7 @@ class Motion(Accumulator):
         if not len(clip.coverage):
             return Reading(None, "too_short", note="needs 2 frames of one shot")
         if not coverage >= LEAST_COVERAGE:
-            return Reading(None, "unmeasurable", self._mean.by_frame(), coverage)
+            return Reading(None, "unmeasurable", self._mean, coverage)
         top = self._fastest.mean()
         details = {
             "fastest": top,
@@ -63,4 +64,4 @@ class Motion(Accumulator):
         }
         is_static = self._mean.mean() < STATIC_MEAN and top < STATIC_FASTEST
         status = "static" if is_static else clip.status(len(self._mean), coverage)
-        return Reading(self._mean.mean(), status, self._mean.by_frame(), coverage, details)
+        return Reading(self._mean.mean(), status, self._mean, coverage, details)

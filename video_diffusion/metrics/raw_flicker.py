@@ -25,4 +25,4 @@ class RawFlicker(SeriesAccumulator):
             return Reading(None, "too_short", note="needs 2 frames")
         value = self.series.mean()
         details = {"vbench_temporal_flickering": 1 - value}
-        return Reading(value, clip.status(len(self.series)), self.series.by_frame(), details=details)
+        return Reading(value, clip.status(len(self.series)), self.series, details=details)

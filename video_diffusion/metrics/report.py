@@ -1,11 +1,13 @@
 """What a measurement returns: one `Measure` per metric, together in a `ConsistencyReport`."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
+
+from video_diffusion.metrics.series import Series
 
 Status: TypeAlias = Literal["ok", "static", "unmeasurable", "too_short", "has_cut"]
 Direction: TypeAlias = Literal["lower", "higher", "neither"]
@@ -25,8 +27,8 @@ class Reading:
         value: None when there is nothing that could honestly be given.
         status: ok; static (no change to judge); unmeasurable (too little believable flow, or the rule in
             `note`); too_short; has_cut (measured within the shots, nothing across a cut).
-        series: frame number → value of that frame; for two frames it stands at the later, for three at the
-            middle one.
+        series: values by frame; that of two frames stands at the later, that of three at the middle one.
+            None for a metric without a series.
         coverage: share of pixels with believable flow, None for a metric without flow.
         details: further numbers by name, each explained in docs/metrics.md.
         note: why there is no value, or what to know about it; empty when there is nothing to say.
@@ -34,7 +36,7 @@ class Reading:
 
     value: float | None
     status: Status
-    series: Mapping[int, float] = field(default_factory=dict)
+    series: Series | None = None
     coverage: float | None = None
     details: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
@@ -98,7 +100,7 @@ class ConsistencyReport:
     width: int
     height: int
     flow: str
-    frame_numbers: tuple[int, ...]
+    frame_numbers: Sequence[int]
     values: Mapping[str, Measure]
 
     def __post_init__(self) -> None:

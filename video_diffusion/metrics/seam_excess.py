@@ -61,7 +61,11 @@ class SeamExcess(SeriesAccumulator):
         seams = [start for start in clip.window_starts if start in left]
         if not seams or 2 * len(seams) > len(left):
             return Reading(
-                None, "too_short", left, coverage, note="needs more frames away from seams than at them"
+                None,
+                "too_short",
+                self.series,
+                coverage,
+                note="needs more frames away from seams than at them",
             )
         value, details = excess(left, seams), {"p": chance(left, seams), "seams": float(len(seams))}
-        return Reading(value, clip.status(len(left), coverage), left, coverage, details)
+        return Reading(value, clip.status(len(left), coverage), self.series, coverage, details)

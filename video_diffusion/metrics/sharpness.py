@@ -25,4 +25,4 @@ class Sharpness(SeriesAccumulator):
 
     def result(self, clip: ClipFacts) -> Reading:
         """Return the mean over frames."""
-        return Reading(self.series.mean(), "has_cut" if clip.cuts else "ok", self.series.by_frame())
+        return Reading(self.series.mean(), "has_cut" if clip.cuts else "ok", self.series)

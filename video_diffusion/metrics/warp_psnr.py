@@ -5,9 +5,10 @@ import math
 import cv2
 import numpy as np
 
-from video_diffusion.metrics.accumulator import LEAST_COVERAGE, Accumulator, ClipFacts, Series
+from video_diffusion.metrics.accumulator import LEAST_COVERAGE, Accumulator, ClipFacts
 from video_diffusion.metrics.optical_flow import Levels, Mask
 from video_diffusion.metrics.report import Reading
+from video_diffusion.metrics.series import Series
 from video_diffusion.metrics.views import Pair
 
 HIGHEST = 100.0
@@ -57,7 +58,7 @@ class WarpPsnr(Accumulator):
         if not len(clip.coverage):
             return Reading(None, "too_short", note="needs 2 frames of one shot")
         coverage = clip.coverage.mean()
-        series = {index: psnr(error) for index, error in self._errors.by_frame().items()}
+        series = self._errors.replaced(lambda errors: [psnr(error) for error in errors.tolist()])
         if coverage < LEAST_COVERAGE:
             return Reading(None, "unmeasurable", series, coverage)
         return Reading(psnr(self._errors.mean()), clip.status(len(self._errors), coverage), series, coverage)

@@ -3,10 +3,11 @@
 import cv2
 import numpy as np
 
-from video_diffusion.metrics.accumulator import LEAST_COVERAGE, Accumulator, ClipFacts, Series
+from video_diffusion.metrics.accumulator import LEAST_COVERAGE, Accumulator, ClipFacts
 from video_diffusion.metrics.luma import luma
 from video_diffusion.metrics.optical_flow import Levels, Mask
 from video_diffusion.metrics.report import Reading
+from video_diffusion.metrics.series import Series
 from video_diffusion.metrics.structural_similarity import MARGIN, WINDOW, similarity_map
 from video_diffusion.metrics.views import Frame, Pair
 
@@ -47,7 +48,7 @@ class WarpSsim(Accumulator):
         """Return the mean over pairs, none when too little of the picture has believable flow."""
         if not len(clip.coverage):
             return Reading(None, "too_short", note="needs 2 frames of one shot")
-        coverage, series = clip.coverage.mean(), self._similarities.by_frame()
-        if coverage < LEAST_COVERAGE or not series:
+        coverage, series = clip.coverage.mean(), self._similarities
+        if coverage < LEAST_COVERAGE or not len(series):
             return Reading(None, "unmeasurable", series, coverage)
         return Reading(self._similarities.mean(), clip.status(len(series), coverage), series, coverage)

@@ -1,0 +1,130 @@
+"""`video-diffusion measure`: how well the frames of clips hold together, for any video file."""
+
+import glob
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import click
+
+from video_diffusion.cli.failures import CLIP_FAILED
+from video_diffusion.cli.output_checks import check_place
+
+
+def _words(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _rate(context: click.Context, parameter: click.Parameter, text: str | None) -> Fraction | None:
+    if text is None:
+        return None
+    try:
+        rate = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        rate = Fraction(0)
+    if rate <= 0:
+        raise click.BadParameter(f"must be a number above 0, such as 8 or 24000/1001 (given {text!r})")
+    return rate
+
+
+def _numbers(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, ...]:
+    words = _words(context, parameter, text) or ()
+    if not all(word.isascii() and word.isdigit() for word in words):
+        raise click.BadParameter(f"must be frame numbers such as 8,16,24 (given {text!r})")
+    return tuple(sorted({int(word) for word in words}))
+
+
+@click.command()
+@click.argument("clips", nargs=-1, required=True, metavar="CLIP...")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per clip and line on stdout.")
+@click.option("--csv", "as_csv", is_flag=True, help="One row per clip on stdout.")
+@click.option("--series", is_flag=True, help="With --json: the values of every frame too.")
+@click.option("--plot", metavar="FILE", help="Per-frame curves over the frames of one clip (.svg, .png).")
+@click.option(
+    "--worst", type=click.IntRange(1, 50), metavar="N", help="Draw the N worst triples of one clip."
+)
+@click.option("--sheet", metavar="FILE", help="Where --worst draws to; CLIP-worst.png here by default.")
+@click.option("--against", metavar="OTHER", help="Differences to another clip of equal length.")
+@click.option("--jobs", type=click.IntRange(1), default=1, metavar="N", help="Processes over many clips.")
+@click.option("--sample", type=click.IntRange(1), metavar="N", help="Only N evenly spaced triples of frames.")
+@click.option("--metrics", metavar="NAMES", callback=_words, help="Only these, such as flicker,drift.")
+@click.option("--flow", type=click.Choice(["dis", "farneback"]), default="dis", help="Optical flow.")
+@click.option("--fps", metavar="RATE", callback=_rate, help="Of folders of images; 8 by default.")
+@click.option("--window-starts", metavar="NUMBERS", callback=_numbers, help="Where context windows start.")
+@click.option("--allow-truncated", is_flag=True, help="Measure what a damaged file still gives.")
+@click.option("-q", "--quiet", is_flag=True, help="Nothing on stderr but errors.")
+def measure(
+    clips: tuple[str, ...],
+    as_json: bool,
+    as_csv: bool,
+    series: bool,
+    plot: str | None,
+    worst: int | None,
+    sheet: str | None,
+    against: str | None,
+    jobs: int,
+    sample: int | None,
+    metrics: tuple[str, ...] | None,
+    flow: str,
+    fps: Fraction | None,
+    window_starts: tuple[int, ...],
+    allow_truncated: bool,
+    quiet: bool,
+) -> None:
+    """Measure how well the frames of each CLIP hold together.
+
+    CLIP is a video file, an animation, a folder of images, or a quoted pattern such as 'out/*.mp4'. A clip
+    that cannot be measured is named on stderr; the others are measured, and the exit code is 1.
+    """
+    paths = _expand(clips)
+    if (plot or worst or against) and len(paths) != 1:
+        raise click.UsageError(f"--plot, --worst and --against are for one CLIP (given {len(paths)})")
+    if as_json and as_csv:
+        raise click.UsageError("--json and --csv exclude each other; give one of them")
+    if series and not as_json:
+        raise click.UsageError("--series belongs to --json; give both")
+    if sheet and not worst:
+        raise click.UsageError("--sheet is where --worst draws to; give --worst N as well")
+    if against and as_csv:
+        raise click.UsageError("--against has a table and --json, no --csv")
+    plot_to = _picture_path(plot, "--plot")
+    sheet_to = _picture_path(sheet or (f"{Path(paths[0]).stem}-worst.png" if worst else None), "--sheet")
+    from video_diffusion.cli.measure_files import Request
+    from video_diffusion.cli.measure_run import Output, run
+    from video_diffusion.metrics import choose_metrics
+
+    choose_metrics(metrics)
+    request = Request(
+        metrics=(*metrics, "flicker") if metrics and (plot or worst) else metrics,
+        flow=flow,
+        fps=fps,
+        allow_truncated=allow_truncated,
+        sample=sample,
+        window_starts=window_starts,
+        worst=worst or 0,
+        thumbnails=plot is not None,
+        keep_series=bool(series or plot or worst or against),
+    )
+    output = Output("json" if as_json else "csv" if as_csv else "table", series, plot_to, sheet_to, quiet)
+    failed = run(paths, against, request, output, jobs)
+    if failed:
+        raise click.exceptions.Exit(CLIP_FAILED)
+
+
+def _expand(clips: Sequence[str]) -> list[str]:
+    """Paths as given; a pattern that is not itself a file becomes the files that fit it, in order."""
+    paths: list[str] = []
+    for clip in clips:
+        found = sorted(glob.glob(clip)) if glob.has_magic(clip) and not Path(clip).exists() else []  # noqa: PTH207 - Path.glob knows no absolute patterns
+        paths += found or [clip]
+    return paths
+
+
+def _picture_path(text: str | None, flag: str) -> Path | None:
+    if text is None:
+        return None
+    path = Path(text)
+    if path.suffix.lower() not in (".svg", ".png"):
+        raise click.UsageError(f"{flag}: must end in .svg or .png (given {text!r})")
+    check_place(path, flag, overwrite=True)
+    return path

@@ -1,0 +1,223 @@
+"""One clip file measured in constant memory: what `measure` does for each of its clips, in any process."""
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from video_diffusion.io import FrameSource, ReadLimits, RecordError, VideoReadError, open_video, read_record
+from video_diffusion.metrics import ConsistencyReport, Measurement, choose_metrics
+from video_diffusion.metrics.clip_input import as_window_starts
+from video_diffusion.metrics.optical_flow import choose_flow
+
+if TYPE_CHECKING:
+    from video_diffusion.metrics.views import Triple
+
+LIMITS = ReadLimits(max_frames=2_000_000)
+"""Frames are not kept, so hours are welcome."""
+
+NUM_THUMBNAILS = 12
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to measure of each clip.
+
+    Attributes:
+        metrics: names, None for all.
+        flow: "dis" or "farneback".
+        fps: of a folder of images.
+        allow_truncated: measure what a damaged file still gives.
+        sample: so many evenly spaced triples instead of every frame; None for every frame.
+        window_starts: first frames of the context windows.
+        worst: so many triples to keep pictures of.
+        thumbnails: whether to keep small pictures along the clip.
+        keep_series: whether the report has the values of every frame.
+    """
+
+    metrics: tuple[str, ...] | None = None
+    flow: str = "dis"
+    fps: Fraction | None = None
+    allow_truncated: bool = False
+    sample: int | None = None
+    window_starts: tuple[int, ...] = ()
+    worst: int = 0
+    thumbnails: bool = False
+    keep_series: bool = True
+
+
+@dataclass(frozen=True, order=True)
+class WorstTriple:
+    """Three frames and what motion does not explain of the middle one, in levels; `level` is its mean."""
+
+    level: float
+    index: int
+    frames: tuple[np.ndarray, ...] = field(compare=False)
+    residual: np.ndarray = field(compare=False)
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredClip:
+    """What came of one clip: a report or an error.
+
+    Attributes:
+        path: as the user wrote it.
+        report: None when the clip could not be measured.
+        error: one line, empty when there is a report.
+        notes: what was applied, ignored or assumed while reading.
+        sampled: triples that were asked for, None when every frame was measured.
+        before_encoding: value and series by metric from the clip's own record, empty without one.
+        worst: the worst triples, worst first.
+        thumbnails: frame number → small picture.
+    """
+
+    path: str
+    report: ConsistencyReport | None = None
+    error: str = ""
+    notes: tuple[str, ...] = ()
+    sampled: int | None = None
+    before_encoding: dict[str, float | None] = field(default_factory=dict)
+    worst: tuple[WorstTriple, ...] = ()
+    thumbnails: dict[int, np.ndarray] = field(default_factory=dict)
+
+
+def measure_file(
+    path: str, request: Request, on_frame: Callable[[int, int | None], None] | None = None
+) -> MeasuredClip:
+    """Measure a video file, an animation or a folder of images.
+
+    Args:
+        path: as the user wrote it.
+        request: what to measure.
+        on_frame: told after each frame how many were read, and how many there are if the file says so.
+
+    Returns:
+        The report, or the reason why there is none: a clip that cannot be read is no exception.
+    """
+    try:
+        with open_video(
+            path, fps=request.fps, limits=LIMITS, allow_truncated=request.allow_truncated
+        ) as source:
+            return _measure_source(path, source, request, on_frame)
+    except (VideoReadError, MemoryError) as error:
+        line = str(error) or f"{path}: needs more memory than there is"
+        return MeasuredClip(path, error=line)
+
+
+def _measure_source(
+    path: str, source: FrameSource, request: Request, on_frame: Callable[[int, int | None], None] | None
+) -> MeasuredClip:
+    total = _declared_frames(source)
+    wanted = _sampled_frames(total, request.sample, path)
+    measurement = Measurement(
+        choose_metrics(request.metrics), choose_flow(request.flow), as_window_starts(request.window_starts)
+    )
+    worst, thumbnails = _Worst(request.worst), _Thumbnails(NUM_THUMBNAILS if request.thumbnails else 0)
+    num_frames = 0
+    for frame in source.frames:
+        num_frames += 1
+        thumbnails.add(frame.index, frame.pixels)
+        if wanted is None or frame.index in wanted:
+            worst.add(measurement.add(frame.index, float(frame.time), frame.pixels))
+        if on_frame is not None:
+            on_frame(num_frames, total)
+    if num_frames < 2:
+        raise VideoReadError(f"{path}: has 1 frame; needs at least 2 to measure how they hold together")
+    if request.window_starts and request.window_starts[-1] >= num_frames:
+        raise VideoReadError(
+            f"{path}: has {num_frames} frames; --window-starts {request.window_starts[-1]} is not one"
+        )
+    if wanted is None and not measurement.evenly_spaced:
+        source.note("variable frame rate; timestamps are the file's own")
+    report = measurement.report(source.fps or Fraction(8), num_frames, request.keep_series)
+    return MeasuredClip(
+        path=path,
+        report=report,
+        notes=tuple(source.notes),
+        sampled=request.sample if wanted is not None else None,
+        before_encoding=_before_encoding(path),
+        worst=worst.of(report),
+        thumbnails=thumbnails.pictures,
+    )
+
+
+def _declared_frames(source: FrameSource) -> int | None:
+    if source.declared_frames is not None:
+        return source.declared_frames
+    if source.declared_seconds is not None and source.fps is not None:
+        return round(source.declared_seconds * source.fps)
+    return None
+
+
+def _sampled_frames(total: int | None, sample: int | None, path: str) -> frozenset[int] | None:
+    """Frames of evenly spaced triples, None for all.
+
+    Raises:
+        VideoReadError: the file does not say how long it is.
+    """
+    if sample is None:
+        return None
+    if total is None:
+        raise VideoReadError(f"{path}: does not declare its length, which --sample needs; leave it out")
+    if 3 * sample >= total:
+        return None
+    centres = np.linspace(1, total - 2, sample).round().astype(int)
+    return frozenset(int(centre) + step for centre in centres for step in (-1, 0, 1))
+
+
+def _before_encoding(path: str) -> dict[str, float | None]:
+    """The values that the clip's own record has of the frames before encoding; empty without a record."""
+    try:
+        record = read_record(path)
+    except (RecordError, OSError, ValueError):
+        return {}
+    return {name: measured.value for name, measured in record.measures.items()}
+
+
+class _Worst:
+    """Keeps the triples with the largest flicker; some in reserve, since those across a cut do not count."""
+
+    def __init__(self, count: int):
+        self._count = count
+        self._heap: list[WorstTriple] = []
+
+    def add(self, triple: "Triple | None") -> None:
+        if triple is None or not self._count or not np.isfinite(triple.residual.level):
+            return
+        level, index = triple.residual.level, triple.centre.index
+        room = 3 * self._count + 8
+        if len(self._heap) == room and level <= self._heap[0].level:
+            return
+        frames = tuple(view.rgb for view in (triple.before.first, triple.centre, triple.after.second))
+        kept = WorstTriple(level, index, frames, triple.residual.magnitude)
+        (heapq.heappush if len(self._heap) < room else heapq.heappushpop)(self._heap, kept)
+
+    def of(self, report: ConsistencyReport) -> tuple[WorstTriple, ...]:
+        if not self._count:
+            return ()
+        series = dict(zip(report.frame_numbers, report.values["flicker"].series, strict=True))
+        scored = [triple for triple in self._heap if series[triple.index] is not None]
+        return tuple(sorted(scored, reverse=True)[: self._count])
+
+
+class _Thumbnails:
+    """Keeps up to twice `count` small pictures, evenly spaced along a clip of unknown length."""
+
+    def __init__(self, count: int):
+        self._count = count
+        self._step = 1
+        self.pictures: dict[int, np.ndarray] = {}
+
+    def add(self, index: int, pixels: np.ndarray) -> None:
+        if not self._count or index % self._step:
+            return
+        shrink = max(1, max(pixels.shape[:2]) // 160)
+        self.pictures[index] = np.ascontiguousarray(pixels[::shrink, ::shrink])
+        if len(self.pictures) > 2 * self._count:
+            self._step *= 2
+            self.pictures = {
+                kept: picture for kept, picture in self.pictures.items() if kept % self._step == 0
+            }
