@@ -297,6 +297,36 @@ def test_doctor_says_what_does_not_work(empty_folder: Path, monkeypatch: pytest.
     assert "problem: codec libx264: the encoder failed with status 1: broken" in result.stdout
 
 
+def test_an_encoder_that_does_not_work_here_is_found_before_loading(
+    tiny_model: Path, empty_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = empty_folder / "ffmpeg"
+    broken.write_text("#!/bin/sh\necho Unknown encoder >&2\nexit 8\n")
+    broken.chmod(broken.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(broken))
+    result = generate(tiny_model, "a red circle", "-o", "c.mp4")
+    assert result.exit_code == 4
+    assert result.stderr == (
+        "error: --codec: libx264 does not work here (the encoder failed with status 8: Unknown encoder); "
+        "usable are webp, png\n"
+    )
+    assert generate(tiny_model, "a red circle", "-o", "c.webp", "-q").exit_code == 0
+
+
+def test_rerun_computes_with_as_many_threads_as_the_record_says(tiny_model: Path) -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    generate(tiny_model, "a red circle", "-o", "c.mp4", "-q")
+    assert read_record("c.mp4").num_threads == before
+    changed_record("x.json", num_threads=3)
+    try:
+        result = run("rerun", "x.json", "--json", "-o", "again.mp4")
+        assert read_record("again.mp4").num_threads == 3, result.output
+    finally:
+        torch.set_num_threads(before)
+
+
 STOPPABLE = ["generate", "a red circle", "-o", "c.mp4", "--frames", "9", "--size", "64x64", "--steps", "1000"]
 
 

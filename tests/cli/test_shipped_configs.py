@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+
 from video_diffusion.cli.settings_flags import settings_from
 from video_diffusion.config import read_config
 

@@ -15,7 +15,7 @@ import video_diffusion
 from video_diffusion.cli.failures import MachineError
 from video_diffusion.cli.output_checks import EncodingFlags, check_clip_fits
 from video_diffusion.cli.terminal import Progress, warn
-from video_diffusion.io import sidecar_path
+from video_diffusion.io import choose_encoding, codec_problem, sidecar_path, working_codecs
 
 if TYPE_CHECKING:
     from video_diffusion.generation_settings import GenerationSettings
@@ -49,9 +49,10 @@ def check_before_loading(settings: "GenerationSettings", path: Path, encoding: E
     Raises:
         click.UsageError: a size or rate the file cannot hold.
         ValueError: a precision the device cannot compute in.
-        MachineError: no such device, or too little memory.
+        MachineError: no such device, too little memory, or an encoder that does not work here.
         OSError: too little disk.
     """
+    check_codec(path, encoding)
     if settings.device == "mps" and sys.platform != "darwin":
         raise MachineError("--device: mps is Apple's GPU and this is not a Mac; use auto or cpu")
     if settings.device == "cpu" and settings.dtype == "float16":
@@ -62,6 +63,19 @@ def check_before_loading(settings: "GenerationSettings", path: Path, encoding: E
     shape = (likely.num_frames, likely.height, likely.width)
     note = check_clip_fits(path, encoding, shape, likely.fps or Fraction(8))
     return [note] if note else []
+
+
+def check_codec(path: Path, encoding: EncodingFlags) -> None:
+    """Tries the encoder on two small frames.
+
+    Raises:
+        MachineError: it does not work on this machine; those that do are named.
+    """
+    name = choose_encoding(path, encoding.codec).codec.name
+    problem = codec_problem(name)
+    if problem is not None:
+        usable = [other for other, why in working_codecs().items() if why is None]
+        raise MachineError(f"--codec: {name} does not work here ({problem}); usable are {', '.join(usable)}")
 
 
 def make_clip(settings: "GenerationSettings", *, show_progress: bool, keep_steps: bool = False) -> Clip:

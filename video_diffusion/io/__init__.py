@@ -26,7 +26,7 @@ from video_diffusion.io.video_reader import (
     read_tags,
     read_video,
 )
-from video_diffusion.io.video_writer import VideoWriteError, working_codecs, write_video
+from video_diffusion.io.video_writer import VideoWriteError, codec_problem, working_codecs, write_video
 
 __all__ = [
     "CODECS",
@@ -44,6 +44,7 @@ __all__ = [
     "atomic_path",
     "check_clip",
     "choose_encoding",
+    "codec_problem",
     "frames_sha256",
     "iter_frames",
     "library_versions",

@@ -86,19 +86,23 @@ def write_video(
             _write_ffmpeg(part, frames, fps, metadata or {}, encoding)
 
 
-def working_codecs() -> dict[str, str | None]:
-    """Every codec, tried on two frames: None if it works here, else why not."""
+def codec_problem(name: str) -> str | None:
+    """Why a codec of the table does not work here, found by writing two small frames; None if it does."""
+    suffixes = CODECS[name].suffixes
     frames = np.full((2, 32, 48, 3), 96, np.uint8)
-    results: dict[str, str | None] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, codec in CODECS.items():
-            target = Path(folder) / f"probe-{name}{codec.suffixes[0] if codec.suffixes else ''}"
-            try:
-                write_video(target, frames, Fraction(8), codec=name)
-                results[name] = None
-            except (VideoWriteError, OSError) as error:
-                results[name] = str(error)
-    return results
+        try:
+            write_video(
+                Path(folder) / f"probe{suffixes[0] if suffixes else ''}", frames, Fraction(8), codec=name
+            )
+        except (OSError, RuntimeError) as error:  # no such encoder, or no ffmpeg at all
+            return str(error)
+    return None
+
+
+def working_codecs() -> dict[str, str | None]:
+    """Every codec of the table, tried: None if it works here, else why not."""
+    return {name: codec_problem(name) for name in CODECS}
 
 
 def _write_ffmpeg(
