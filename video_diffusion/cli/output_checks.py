@@ -100,7 +100,7 @@ def check_place(path: Path, flag: str, overwrite: bool) -> None:
         raise click.UsageError(f"{flag}: {path} exists; give --overwrite, or another name")
     if os.statvfs(parent).f_flag & os.ST_RDONLY:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(parent))
-    if not os.access(parent, os.W_OK | os.X_OK):
+    if not os.access(parent, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
         raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(parent))
 
 
