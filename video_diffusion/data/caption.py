@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
-from video_diffusion.data.scene import Scene, SceneObject
+from video_diffusion.data.scene import MOTIONS, SHAPES, Scene, SceneObject, World
 
 SIZE_WORDS = {"small": ("small", "little", "tiny"), "large": ("large", "big", "huge")}
 SHAPE_WORDS = {
@@ -25,6 +27,7 @@ MOTION_WORDS = {
     "bouncing": ("bouncing", "hopping"),
     "circling": ("circling", "orbiting"),
 }
+EVERYTHING = World(shapes=SHAPES, motions=MOTIONS, two_objects_share=1.0)
 BACKGROUND_WORDS = ("on a {0} background", "on {0}", "against a {0} background", "in front of {0}")
 
 
@@ -62,11 +65,11 @@ def caption(
     return " ".join(parts)
 
 
-def vocabulary() -> list[str]:
-    """Every word a caption can hold, sorted."""
-    from video_diffusion.data.scene import BACKGROUNDS, COLOURS  # noqa: PLC0415 - kept beside its only use
-
-    phrases = [*BACKGROUND_WORDS, *BACKGROUNDS, *COLOURS, "a and"]
-    for table in (SIZE_WORDS, SHAPE_WORDS, MOTION_WORDS):
-        phrases += [phrase for phrases_of in table.values() for phrase in phrases_of]
+def vocabulary(world: World = EVERYTHING) -> list[str]:
+    """Every word that a caption of the world can hold, sorted; by default of every scene there is."""
+    words_of = [SIZE_WORDS[size] for size in world.sizes] + [SHAPE_WORDS[shape] for shape in world.shapes]
+    words_of += [MOTION_WORDS[motion] for motion in world.motions]
+    phrases = ["a", *BACKGROUND_WORDS, *world.backgrounds, *world.colours, *itertools.chain(*words_of)]
+    if world.two_objects_share > 0:
+        phrases.append("and")
     return sorted({word for phrase in phrases for word in phrase.replace("{0}", "").split()})

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from video_diffusion.data.caption import vocabulary
+from video_diffusion.data.scene import World
 
 DEFAULTS = {
     "num_frames": 16,
@@ -27,8 +28,12 @@ def save_embedded_model(
     motion_adapter: Any,
     vae: Any,
     scheduler: Any,
+    world: World,
 ) -> None:
-    """Write all parts in half precision, with `model_index.json` and our generation defaults beside them."""
+    """Write all parts in half precision, with `model_index.json` and our generation defaults beside them.
+
+    `world` is what the model is said to know: its words are the vocabulary that prompts are held against.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder / "tokenizer")
     scheduler.save_pretrained(folder / "scheduler")
@@ -49,7 +54,7 @@ def save_embedded_model(
     }
     _write_json(folder / "model_index.json", index)
     side = int(unet.config.sample_size) * 2 ** (len(vae.config.block_out_channels) - 1)
-    defaults = {**DEFAULTS, "height": side, "width": side, "vocabulary": vocabulary()}
+    defaults = {**DEFAULTS, "height": side, "width": side, "vocabulary": vocabulary(world)}
     _write_json(folder / "generation_defaults.json", defaults)
 
 

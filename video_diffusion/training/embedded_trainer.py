@@ -210,9 +210,8 @@ class EmbeddedTrainer:
         self.ema.store(self.optimizer.parameters)
         self.ema.copy_to(self.optimizer.parameters)
         folder = self.run_folder / "model"
-        save_embedded_model(
-            folder, self.tokenizer, self.text_encoder, self.unet, self.adapter, self.vae, self.scheduler
-        )
+        parts = (self.tokenizer, self.text_encoder, self.unet, self.adapter, self.vae, self.scheduler)
+        save_embedded_model(folder, *parts, world=FIRST_WORLD)
         self.ema.restore(self.optimizer.parameters)
 
     def resume(self) -> tuple[int, float]:
