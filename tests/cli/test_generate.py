@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from video_diffusion.cli.main import main
 from video_diffusion.io import frames_sha256, read_record, read_video
@@ -225,10 +227,6 @@ def test_a_device_that_is_not_here_exits_with_4(tiny_model: Path) -> None:
 
 def test_non_finite_latents_exit_with_1_and_leave_nothing(tiny_model: Path, empty_folder: Path) -> None:
     """Weights so large that float16 overflows."""
-    import shutil
-
-    from safetensors.torch import load_file, save_file
-
     shutil.copytree(tiny_model, empty_folder / "model")
     (file,) = (empty_folder / "model" / "unet").glob("*.safetensors")
     weights = load_file(file)
@@ -327,6 +325,17 @@ def test_rerun_computes_with_as_many_threads_as_the_record_says(tiny_model: Path
         torch.set_num_threads(before)
 
 
+def test_a_flat_clip_is_warned_of(tiny_model: Path, empty_folder: Path) -> None:
+    """A decoder that paints nothing: its last layer is zero."""
+    shutil.copytree(tiny_model, empty_folder / "model")
+    (file,) = (empty_folder / "model" / "vae").glob("*.safetensors")
+    weights = load_file(file)
+    save_file({name: weight * ("decoder.conv_out" not in name) for name, weight in weights.items()}, file)
+    result = run("generate", "a red circle", "--model", "model", "-o", "c.mp4", "-q")
+    assert result.exit_code == 0, result.output
+    assert result.stderr.startswith("warning: every frame is the same flat colour; try another seed")
+
+
 STOPPABLE = ["generate", "a red circle", "-o", "c.mp4", "--frames", "9", "--size", "64x64", "--steps", "1000"]
 
 
@@ -347,7 +356,8 @@ def started(model: Path, folder: Path) -> subprocess.Popen[bytes]:
 @pytest.mark.parametrize(
     "number, code, line",
     [(signal.SIGINT, 130, b"error: stopped; nothing unfinished was kept\n"),
-     (signal.SIGTERM, 143, b"error: terminated; nothing unfinished was kept\n")],
+     (signal.SIGTERM, 143, b"error: terminated; nothing unfinished was kept\n"),
+     (signal.SIGHUP, 143, b"error: terminated; nothing unfinished was kept\n")],
 )  # fmt: skip
 def test_signals_end_a_run_in_one_line_and_leave_nothing(
     tiny_model: Path, empty_folder: Path, number: signal.Signals, code: int, line: bytes

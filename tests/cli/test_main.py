@@ -187,6 +187,17 @@ def test_nobody_reading_stdout_ends_quietly() -> None:
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+def test_an_interrupt_inside_an_import_keeps_its_exit_code(tmp_path: Path) -> None:
+    """Python itself would die by the signal: it remembers interrupts that struck inside an exec() of text."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import video_diffusion.cli.doctor as verb\n"
+        "def interrupted(*words): exec('raise KeyboardInterrupt')\n"
+        "verb.doctor.invoke = interrupted\n"
+    )
+    done = program("doctor", PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stderr) == (130, b"error: stopped; nothing unfinished was kept\n")
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_poor_terminals_never_crash_the_program(encoding: str) -> None:
     """Click itself takes ASCII for a mistake and writes UTF-8; what latin-1 lacks is escaped."""

@@ -109,6 +109,8 @@ def make_clip(settings: "GenerationSettings", *, show_progress: bool, keep_steps
             (video,) = pipeline.generate([settings], on_step=on_step)
         finally:
             progress.clear()
+    if (video.frames == video.frames[0, 0, 0]).all():
+        warn("every frame is the same flat colour; try another seed, or a guidance_scale nearer to 1")
     return Clip(video, pipeline, steps)
 
 

@@ -112,7 +112,7 @@ def _make_streams_safe() -> None:
 
 @contextmanager
 def _ends_on_signals() -> Iterator[None]:
-    """First Ctrl-C or SIGTERM: clean up and end; a second one ends at once."""
+    """First Ctrl-C, SIGTERM or closed terminal: clean up and end; a second one ends at once."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)
@@ -121,7 +121,10 @@ def _ends_on_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    # A run under nohup ignores SIGHUP and goes on doing so.
+    numbers = [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)]
+    wanted = {number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN}
+    before = {number: signal.signal(number, interrupt) for number in wanted}
     try:
         yield
     finally:
