@@ -26,6 +26,7 @@ from video_diffusion import GenerationSettings, TextToVideoPipeline
 from video_diffusion.data import Scene, World, caption, render_scenes
 from video_diffusion.data.prompt_following import ATTRIBUTES, Verdict, accuracy, judge
 from video_diffusion.data.scene import BACKGROUNDS, MOTIONS, SHAPES
+from video_diffusion.data.scene_reader import follow_objects
 from video_diffusion.io import read_video, write_video
 
 WORLD = World()
@@ -106,6 +107,12 @@ def background_flicker(frames: np.ndarray, background: str) -> float:
     return float(np.abs(np.diff(frames.astype(np.float32), axis=0))[:, always].mean())
 
 
+def whole_throughout(frames: np.ndarray, asked: Scene) -> bool:
+    """Whether an object can be seen in every single frame."""
+    tracks = follow_objects(frames, asked.background, 1)
+    return bool(tracks) and tracks[0].share_seen == 1.0
+
+
 def temporal_scores(with_layers: Any, without: Any, num: int, batch: int) -> dict[str, float]:
     """Headline flicker with and without the temporal layers on the same prompts and noise."""
     scenes = sample_scenes(WORLD, num, 55)
@@ -150,7 +157,8 @@ def main() -> None:
     report("codec", codec_scores(pipeline.parts.vae, args.prompts))
     scenes = sample_scenes(WORLD, args.prompts, 11)
     verdicts, clips = prompt_following(pipeline, scenes, args.seeds, args.batch)
-    report("first_world", accuracy(verdicts))
+    whole = [whole_throughout(clip, verdict.asked) for clip, verdict in zip(clips, verdicts, strict=True)]
+    report("first_world", {**accuracy(verdicts), "object_in_every_frame": float(np.mean(whole))})
     still = [
         background_flicker(clip, verdict.asked.background)
         for clip, verdict in zip(clips, verdicts, strict=True)
