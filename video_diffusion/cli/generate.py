@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from video_diffusion.cli.batch import batch_options, run_batch
 from video_diffusion.cli.output_checks import (
     EncodingFlags,
     check_clip_path,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 @click.argument("prompt", required=False)
 @click.option("-o", "--out", metavar="CLIP", help="Where to; the suffix chooses the format.")
 @settings_options
+@batch_options
 @click.option("--overwrite", is_flag=True, help="Replace what is there.")
 @click.option("--codec", metavar="NAME", help="libx264, libx264rgb (lossless), libvpx-vp9, png (folder), ...")
 @click.option("--crf", type=int, metavar="N", help="0 is best; 18 is the default of H.264.")
@@ -47,13 +49,16 @@ def generate(
     no_embed_metadata: bool,
     as_json: bool,
     quiet: bool,
-    **flags: str | None,
+    **flags: str | bool | None,
 ) -> None:
     """Make a clip from PROMPT, measure it, and write it with its record.
 
     Settings come from the model's defaults, then --config files, then --set, then flags. The clip's path goes
     to stdout; its seed, flicker and motion to stderr. Beside clip.mp4 stands clip.json, which `rerun` reads.
     """
+    if flags.get("jobs") is not None:
+        run_batch(prompt, out, configs, assignments, flags, as_json=as_json, quiet=quiet)
+        return
     started = time.monotonic()
     settings = settings_from(prompt, configs, assignments, flags)
     from video_diffusion.io import sidecar_path

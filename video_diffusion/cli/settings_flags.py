@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from video_diffusion.config import Layer
     from video_diffusion.generation_settings import GenerationSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -48,7 +49,7 @@ def settings_from(
     prompt: str | None,
     configs: Sequence[str],
     assignments: Sequence[str],
-    flags: Mapping[str, str | None],
+    flags: Mapping[str, str | bool | None],
 ) -> "GenerationSettings":
     """Lays `--config` files, `--set` texts and flags over each other and checks the result.
 
@@ -61,8 +62,26 @@ def settings_from(
     Raises:
         ConfigError: one line naming the file and line, or the flag.
     """
-    from video_diffusion.config import Layer, assign, merge, read_config, set_value, validate
+    from video_diffusion.config import set_value, validate
     from video_diffusion.generation_settings import GenerationSettings
+
+    layer = layer_from(configs, assignments, flags)
+    if prompt is not None:
+        layer = set_value(layer, ["prompt"], prompt, "PROMPT")
+    if "prompt" not in layer.values:
+        raise click.UsageError('PROMPT: is missing; for example video-diffusion generate "a red circle"')
+    return validate(GenerationSettings, layer)
+
+
+def layer_from(
+    configs: Sequence[str], assignments: Sequence[str], flags: Mapping[str, str | bool | None]
+) -> "Layer":
+    """The settings as given in files, `--set` texts and flags, laid over each other but not yet checked.
+
+    Raises:
+        ConfigError: a file that cannot be read, or a text that is not key=value.
+    """
+    from video_diffusion.config import Layer, assign, merge, read_config, set_value
 
     layer = Layer({})
     for name in configs:
@@ -71,7 +90,7 @@ def settings_from(
         layer = assign(layer, assignment)
     for names, setting, _, _ in FLAGS:
         text = flags.get(setting)
-        if text is None:
+        if not isinstance(text, str):
             continue
         if setting == "size":
             width, height = parse_size(text)
@@ -79,11 +98,7 @@ def settings_from(
         else:
             value = text if setting in TEXT_SETTINGS else plain_value(text)
             layer = set_value(layer, [setting], value, names[0])
-    if prompt is not None:
-        layer = set_value(layer, ["prompt"], prompt, "PROMPT")
-    if "prompt" not in layer.values:
-        raise click.UsageError('PROMPT: is missing; for example video-diffusion generate "a red circle"')
-    return validate(GenerationSettings, layer)
+    return layer
 
 
 def parse_size(text: str) -> tuple[int, int]:

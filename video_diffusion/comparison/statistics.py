@@ -61,10 +61,11 @@ def bootstrap_interval(
     """A two-level bootstrap interval of the mean difference: prompts are drawn, then seeds within each.
 
     Drawing both levels as they are counts the spread between seeds twice, and few prompts make percentile
-    intervals too short. So prompts are shrunk towards the mean until the bootstrap's variance is the
-    unbiased one (Davison and Hinkley 1997, section 3.8), and the percentiles are stretched by t over normal
-    (Hesterberg 2015, "expanded percentile interval"). With equal seeds per prompt the stated level is then
-    kept within Monte-Carlo error, as `tests/comparison/test_coverage.py` shows.
+    intervals too short. So prompts are shrunk towards the mean (and seeds too, where prompts differ less than
+    their seeds explain) until the bootstrap's variance is the unbiased one (Davison and Hinkley 1997, section
+    3.8), and the percentiles are stretched by t over normal (Hesterberg 2015, "expanded percentile
+    interval"). With equal seeds per prompt the stated level is then kept within Monte-Carlo error, as
+    `tests/comparison/test_coverage.py` shows.
 
     Args:
         differences: see the module; prompts may have different numbers of seeds.
@@ -79,9 +80,11 @@ def bootstrap_interval(
         return Interval(centre, -math.inf, math.inf, level)
     spread = float(means.var(ddof=1))
     within = [float(row.var(ddof=1)) / len(row) if len(row) > 1 else 0.0 for row in differences]
-    kept = math.sqrt(max(0.0, 1.0 - float(np.mean(within)) / spread)) if spread > 0 else 0.0
+    share = float(np.mean(within)) / spread if spread > 0 else 1.0  # of the variance that seeds explain
+    kept = math.sqrt(max(0.0, 1.0 - share))
+    scale = math.sqrt(1.0 / share) if share > 1.0 else 1.0
     shrunk = centre + kept * math.sqrt(n / (n - 1)) * (means - centre)
-    residuals = [_seed_residuals(row) for row in differences]
+    residuals = [_seed_residuals(row) * scale for row in differences]
     # every prompt's second level, drawn once for each place in which the prompt may turn up
     chosen = rng.integers(0, n, size=(draws, n))
     totals = shrunk[chosen].sum(axis=1)

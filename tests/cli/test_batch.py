@@ -1,0 +1,141 @@
+"""`generate --jobs`: clips with rows, skipping, failures, shards, kills; on a tiny real model."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from click.testing import CliRunner
+
+from video_diffusion.cli.main import main
+
+
+def run(*words):
+    result = CliRunner().invoke(main, ["generate", *map(str, words)])
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture
+def jobs(tmp_path, tiny_model):
+    file = tmp_path / "jobs.csv"
+    file.write_text("prompt,seed,num_frames\na red circle,1,\na circle,2,\n=a red,3,4\n")
+    return ["--jobs", file, "-o", tmp_path / "clips", "--model", tiny_model, "--device", "cpu"]
+
+
+def rows(tmp_path):
+    lines = (tmp_path / "clips" / "results.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def hashes(tmp_path):
+    return {row["job_id"]: row["frames_sha256"] for row in rows(tmp_path)}
+
+
+def test_every_job_becomes_a_clip_a_record_and_a_row_and_is_made_once(tmp_path, jobs):
+    code, out, err = run(*jobs)
+    assert (code, len(out.splitlines())) == (0, 3)
+    assert "3 done (0 before), 0 failed, 0 left" in err
+    assert all((tmp_path / line).is_file() for line in out.splitlines())
+    for row in rows(tmp_path):
+        record = json.loads((tmp_path / "clips" / row["file"]).with_suffix(".json").read_text())
+        assert (record["job_id"], record["frames_sha256"]) == (row["job_id"], row["frames_sha256"])
+    again = run(*jobs, "--verify")
+    assert (again[0], sorted(again[1].splitlines())) == (0, sorted(out.splitlines()))
+    assert "3 done (3 before)" in again[2]
+    assert len(rows(tmp_path)) == 3
+
+
+def test_a_clip_that_is_gone_or_changed_is_made_again(tmp_path, jobs):
+    before = run(*jobs)[1].splitlines()
+    first = hashes(tmp_path)
+    (tmp_path / before[0]).unlink()
+    data = bytearray((tmp_path / before[1]).read_bytes())
+    (tmp_path / before[1]).write_bytes(bytes(len(data)))
+    assert "3 done (2 before)" in run(*jobs)[2]
+    assert len(rows(tmp_path)) == 4
+    run(*jobs, "--verify")
+    assert len(rows(tmp_path)) == 5
+    assert hashes(tmp_path) == first
+
+
+def test_batches_and_shards_make_the_same_jobs(tmp_path, jobs):
+    run(*jobs)
+    whole = set(hashes(tmp_path))
+    parts = tmp_path / "parts"
+    jobs[3] = parts
+    for shard in ("0/2", "1/2"):
+        assert run(*jobs, "--shard", shard, "--batch-size", 2)[0] == 0
+    lines = (parts / "results.jsonl").read_text().splitlines()
+    assert {json.loads(line)["job_id"] for line in lines} == whole
+    assert len(lines) == 3
+
+
+def test_a_failing_job_is_a_row_and_the_others_go_on(tmp_path, jobs):
+    (tmp_path / "jobs.csv").write_text("prompt,num_frames\na red circle,4000\na circle,4\n")
+    code, out, err = run(*jobs)
+    assert (code, len(out.splitlines())) == (1, 1)
+    assert [row["status"] for row in rows(tmp_path)].count("failed") == 1
+    assert "jobs.csv:2" in err and "1 failed; results.jsonl has each reason" in err
+    (tmp_path / "clips" / "results.jsonl").unlink()
+    assert run(*jobs, "--fail-fast")[0] == 1
+
+
+def test_a_dry_run_makes_nothing(tmp_path, jobs):
+    code, out, err = run(*jobs, "--dry-run")
+    assert (code, len(out.splitlines())) == (0, 3)
+    assert "3 clips, about" in err and "MB (" in err
+    assert not (tmp_path / "clips").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["a prompt"], "PROMPT: cannot be given together with --jobs"),
+        (["--shard", "2/2"], "--shard: shard must be i/n"),
+        (["--batch-size", "0"], "--batch-size: must be auto or a number"),
+        (["--seed", "-4"], "jobs.csv:2: seed must be"),
+    ],
+)
+def test_what_is_wrong_is_told_before_a_model_is_loaded(tmp_path, jobs, words, message):
+    if words[0] == "--seed":
+        (tmp_path / "jobs.csv").write_text("prompt\nx\n")
+    code, out, err = run(*jobs, *words)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert not (tmp_path / "clips").exists()
+
+
+def test_no_model_at_all_is_exit_3(tmp_path, jobs):
+    jobs[5] = tmp_path / "nothing"
+    assert run(*jobs)[0] == 3
+
+
+@pytest.mark.slow
+def test_kills_at_any_time_leave_nothing_partial_and_the_same_clips(tmp_path, jobs):
+    """20 × kill -9 while clips are made; what is finished at the end equals an unbroken run."""
+    (tmp_path / "jobs.csv").write_text("prompt,seeds\na red circle,0-39\n")
+    run(*jobs)
+    whole = hashes(tmp_path)
+    jobs[3] = tmp_path / "killed"
+    command = [sys.executable, "-m", "video_diffusion", "generate", *map(str, jobs)]
+    for kill in range(20):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        seen = len(list((tmp_path / "killed").glob("*.mp4")))
+        while len(list((tmp_path / "killed").glob("*.mp4"))) == seen and time.monotonic() < deadline:
+            if process.poll() is not None:
+                break
+            time.sleep(0.02)
+        time.sleep(0.013 * kill)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert (
+        subprocess.run(command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
+        == 0
+    )
+    lines = [json.loads(line) for line in (tmp_path / "killed" / "results.jsonl").read_text().splitlines()]
+    assert {row["job_id"]: row["frames_sha256"] for row in lines} == whole
+    assert not list((tmp_path / "killed").glob(".*part"))
+    assert len(list((tmp_path / "killed").glob("*.mp4"))) == 40
