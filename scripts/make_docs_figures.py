@@ -26,7 +26,7 @@ from video_diffusion.metrics.distortions import brightness_flicker, slow_drift, 
 from video_diffusion.pipeline import GeneratedVideo
 from video_diffusion.sampling import initial_noise, make_scheduler
 
-SCENE = Scene("white", (SceneObject("red", "circle", "small", "left"),))
+SCENE = Scene("pink", (SceneObject("blue", "square", "large", "right"),))
 PROMPT = caption(SCENE)
 COLUMNS = 8
 
