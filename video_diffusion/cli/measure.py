@@ -51,6 +51,13 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str | Non
 @click.option("--flow", type=click.Choice(["dis", "farneback"]), default="dis", help="Optical flow.")
 @click.option("--fps", metavar="RATE", callback=_rate, help="Of folders of images; 8 by default.")
 @click.option("--window-starts", metavar="NUMBERS", callback=_numbers, help="Where context windows start.")
+@click.option(
+    "--clip-model", metavar="FOLDER", help="Local CLIP: consistency, and alignment with the prompt."
+)
+@click.option("--prompt", metavar="TEXT", help="For alignment; by default that of the clip's record.")
+@click.option("--dino-model", metavar="FOLDER", help="Local DINO or DINOv2: subject consistency.")
+@click.option("--lpips-weights", metavar="FILE", help="Local AlexNet: LPIPS along the flow (package lpips).")
+@click.option("--raft-weights", metavar="FILE", help="Local RAFT instead of --flow (package torchvision).")
 @click.option("--allow-truncated", is_flag=True, help="Measure what a damaged file still gives.")
 @click.option("-q", "--quiet", is_flag=True, help="Nothing on stderr but errors.")
 def measure(
@@ -68,6 +75,11 @@ def measure(
     flow: str,
     fps: Fraction | None,
     window_starts: tuple[int, ...],
+    clip_model: str | None,
+    prompt: str | None,
+    dino_model: str | None,
+    lpips_weights: str | None,
+    raft_weights: str | None,
     allow_truncated: bool,
     quiet: bool,
 ) -> None:
@@ -83,6 +95,8 @@ def measure(
         raise click.UsageError("--json and --csv exclude each other; give one of them")
     if series and not as_json:
         raise click.UsageError("--series belongs to --json; give both")
+    if prompt is not None and not clip_model:
+        raise click.UsageError("--prompt is for alignment, which needs --clip-model; give both")
     if sheet and not worst:
         raise click.UsageError("--sheet is where --worst draws to; give --worst N as well")
     if against and as_csv:
@@ -91,6 +105,7 @@ def measure(
     sheet_to = _picture_path(sheet or (f"{Path(paths[0]).stem}-worst.png" if worst else None), "--sheet")
     from video_diffusion.cli.measure_files import Request
     from video_diffusion.cli.measure_run import Output, run
+    from video_diffusion.cli.measure_weights import Weights
     from video_diffusion.metrics import choose_metrics
 
     choose_metrics(metrics)
@@ -104,6 +119,7 @@ def measure(
         worst=worst or 0,
         thumbnails=plot is not None,
         keep_series=bool(series or plot or worst or against),
+        weights=Weights(clip_model, prompt, dino_model, lpips_weights, raft_weights),
     )
     output = Output("json" if as_json else "csv" if as_csv else "table", series, plot_to, sheet_to, quiet)
     failed = run(paths, against, request, output, jobs)

@@ -8,10 +8,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from video_diffusion.io import FrameSource, ReadLimits, RecordError, VideoReadError, open_video, read_record
-from video_diffusion.metrics import ConsistencyReport, Measurement, choose_metrics
+from video_diffusion.cli.measure_weights import Weights
+from video_diffusion.io import (
+    FrameSource,
+    ReadLimits,
+    RecordError,
+    RunRecord,
+    VideoReadError,
+    open_video,
+    read_record,
+)
+from video_diffusion.metrics import ALL_METRICS, ConsistencyReport, Measurement, choose_metrics
 from video_diffusion.metrics.clip_input import as_window_starts
-from video_diffusion.metrics.optical_flow import choose_flow
 
 if TYPE_CHECKING:
     from video_diffusion.metrics.views import Triple
@@ -36,6 +44,7 @@ class Request:
         worst: so many triples to keep pictures of.
         thumbnails: whether to keep small pictures along the clip.
         keep_series: whether the report has the values of every frame.
+        weights: for the metrics that need some.
     """
 
     metrics: tuple[str, ...] | None = None
@@ -47,6 +56,7 @@ class Request:
     worst: int = 0
     thumbnails: bool = False
     keep_series: bool = True
+    weights: Weights = field(default_factory=Weights)
 
 
 @dataclass(frozen=True, order=True)
@@ -112,8 +122,13 @@ def _measure_source(
 ) -> MeasuredClip:
     total = _declared_frames(source)
     wanted = _sampled_frames(total, request.sample, path)
+    record = _record(path)
+    learned = request.weights.metrics(None if record is None else record.settings.prompt)
+    named = ALL_METRICS if request.metrics is None else request.metrics
     measurement = Measurement(
-        choose_metrics(request.metrics), choose_flow(request.flow), as_window_starts(request.window_starts)
+        choose_metrics([*named, *learned]),
+        request.weights.flow(request.flow),
+        as_window_starts(request.window_starts),
     )
     worst, thumbnails = _Worst(request.worst), _Thumbnails(NUM_THUMBNAILS if request.thumbnails else 0)
     num_frames = 0
@@ -138,7 +153,9 @@ def _measure_source(
         report=report,
         notes=tuple(source.notes),
         sampled=request.sample if wanted is not None else None,
-        before_encoding=_before_encoding(path),
+        before_encoding={}
+        if record is None
+        else {name: each.value for name, each in record.measures.items()},
         worst=worst.of(report),
         thumbnails=thumbnails.pictures,
     )
@@ -168,13 +185,12 @@ def _sampled_frames(total: int | None, sample: int | None, path: str) -> frozens
     return frozenset(int(centre) + step for centre in centres for step in (-1, 0, 1))
 
 
-def _before_encoding(path: str) -> dict[str, float | None]:
-    """The values that the clip's own record has of the frames before encoding; empty without a record."""
+def _record(path: str) -> RunRecord | None:
+    """The clip's own record, None without one."""
     try:
-        record = read_record(path)
+        return read_record(path)
     except (RecordError, OSError, ValueError):
-        return {}
-    return {name: measured.value for name, measured in record.measures.items()}
+        return None
 
 
 class _Worst:

@@ -11,6 +11,7 @@ from typing import Literal
 import click
 import cv2
 
+from video_diffusion.cli.failures import MODEL
 from video_diffusion.cli.measure_files import MeasuredClip, Request, measure_file
 from video_diffusion.cli.measure_tables import (
     csv_header,
@@ -22,6 +23,7 @@ from video_diffusion.cli.measure_tables import (
     row,
     table,
 )
+from video_diffusion.cli.measure_weights import Weights
 from video_diffusion.cli.terminal import Progress, say
 
 
@@ -51,6 +53,7 @@ def run(paths: Sequence[str], against: str | None, request: Request, output: Out
         click.UsageError: `against` has another length.
         OSError: a picture cannot be written.
     """
+    _load_weights(request)
     several = len(paths) > 1
     if output.form == "csv":
         click.echo(csv_header())
@@ -72,6 +75,23 @@ def run(paths: Sequence[str], against: str | None, request: Request, output: Out
     if failed and len(measured) > 1:
         say(f"{failed} of {len(measured)} clips could not be measured")
     return failed
+
+
+def _load_weights(request: Request) -> None:
+    """Find out before any clip is read that weights cannot be used: exit code 3, as for every model."""
+    if request.weights == Weights():
+        return
+    from video_diffusion.metrics.learned.local_weights import MetricWeightsError
+
+    try:
+        request.weights.metrics()
+        request.weights.flow(request.flow)
+    except MetricWeightsError as error:
+        raise _WeightsRefused(str(error)) from None
+
+
+class _WeightsRefused(click.ClickException):
+    exit_code = MODEL
 
 
 def _measure_all(paths: Sequence[str], request: Request, jobs: int, quiet: bool) -> Iterator[MeasuredClip]:

@@ -74,27 +74,35 @@ __all__ = [
 ]
 
 
-def choose_metrics(names: Sequence[str] | None) -> tuple[Metric, ...]:
-    """Return the lines of `ALL_METRICS` with these names, in its order; None means all of them.
+def choose_metrics(chosen: Sequence[str | Metric] | None) -> tuple[Metric, ...]:
+    """Return the lines of `ALL_METRICS` with these names in its order, then the lines given as they are.
 
-    Motion, sharpness and mean luma come along in any case, so that no flicker is shown without them.
+    Motion, sharpness and mean luma come along in any case, so that no flicker is shown without them. None
+    means all of `ALL_METRICS`.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or one that occurs twice.
     """
-    if names is None:
+    if chosen is None:
         return ALL_METRICS
     known = [metric.name for metric in ALL_METRICS]
+    names = {*BESIDE_FLICKER, *(name for name in chosen if isinstance(name, str))}
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(f"metrics has no {unknown[0]!r}; choose from {', '.join(known)}")
-    return tuple(metric for metric in ALL_METRICS if metric.name in {*names, *BESIDE_FLICKER})
+    own = [metric for metric in chosen if isinstance(metric, Metric) and metric not in ALL_METRICS]
+    names |= {metric.name for metric in chosen if isinstance(metric, Metric) and metric in ALL_METRICS}
+    lines = (*(metric for metric in ALL_METRICS if metric.name in names), *own)
+    twice = {line.name for line in lines if [other.name for other in lines].count(line.name) > 1}
+    if twice:
+        raise ValueError(f"metrics has two of the name {twice.pop()!r}; give each its own name")
+    return lines
 
 
 def measure(
     frames: Any,
     fps: Fraction | float | int,
-    metrics: Sequence[str] | None = None,
+    metrics: Sequence[str | Metric] | None = None,
     flow: str | FlowMethod | Sequence[np.ndarray] | None = None,
     window_starts: Sequence[int] | None = None,
 ) -> ConsistencyReport:
@@ -104,8 +112,8 @@ def measure(
         frames: RGB, uint8 or float in [0, 1]: NumPy `f h w c` or torch `f c h w`, the same answer for each.
             Give the frames that go to the encoder.
         fps: frames per second, above 0.
-        metrics: names from `ALL_METRICS`; None measures all. Motion, sharpness and mean luma always come
-            along.
+        metrics: names from `ALL_METRICS`, and lines such as those of `optional_metrics`; None measures all.
+            Motion, sharpness and mean luma always come along.
         flow: None or "dis" (OpenCV DIS at full resolution), "farneback", a `FlowMethod`, or the known flow
             as two float arrays (forward, backward), each num_frames − 1 × h × w × 2 in pixels.
         window_starts: first frames of the context windows that made the clip, if known; a seam is looked

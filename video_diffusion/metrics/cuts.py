@@ -26,9 +26,10 @@ def find_cuts(
             is none.
 
     Returns:
-        cut: the second frame of the pair starts a new shot: coverage below half its median, and what the flow
-            leaves is more than half of the change and more than twice its own median. (Whether the plain
-            change stands out is not asked: in fast motion it is at its ceiling, and a cut does not raise it.)
+        cut: the second frame of the pair starts a new shot: coverage below half its median, and what the
+            flow leaves is more than half of the change and more than twice its own median. (Whether the
+            plain change stands out is not asked: in fast motion it is at its ceiling, and a cut does not
+            raise it.)
         flash: the second frame of the pair is a flash: this pair and the next both change by more than 1.5
             times the median, while across the two less than half of the smaller change is left.
     """

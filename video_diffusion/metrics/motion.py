@@ -25,8 +25,8 @@ class Motion(Accumulator):
     """Mean |F| over believable pixels, scaled by 256 / min(height, width): px/frame of a picture 256 high.
 
     Details: `fastest` (mean of the fastest 5 % of pixels), `per_second` (the value times fps), `dynamic` (1
-    when the fastest move more than `DYNAMIC_ABOVE` in an eighth of a second). `static` when the
-    mean stays below `STATIC_MEAN` and the fastest below `STATIC_FASTEST`.
+    when the fastest move more than `DYNAMIC_ABOVE` in an eighth of a second). `static` when the mean stays
+    below `STATIC_MEAN` and the fastest below `STATIC_FASTEST`.
     """
 
     view = Pair

@@ -42,9 +42,9 @@ def chance(left: Mapping[int, float], seams: Collection[int]) -> float:
 class SeamExcess(SeriesAccumulator):
     """What motion leaves at the known starts of context windows, minus its median elsewhere, in levels.
 
-    Per pair of frames, e = mean |w − I| of the second frame fetched onto the first; a seam of A levels gives
-    A. A difference, not a ratio: on a clean clip a ratio would divide by almost nothing. Detail `p`: how
-    likely seams at random places would show as much. A jump at a known start is a seam and never a cut.
+    Per pair of frames, e = mean |w − I| of the second frame fetched onto the first; a seam of A levels
+    gives A. A difference, not a ratio: on a clean clip a ratio would divide by almost nothing. Detail `p`:
+    how likely seams at random places would show as much. A jump at a known start is a seam and never a cut.
     """
 
     view = Pair
