@@ -118,19 +118,17 @@ def temporal_scores(with_layers: Any, without: Any, num: int, batch: int) -> dic
     scenes = sample_scenes(WORLD, num, 55)
     prompts, seeds = [caption(scene) for scene in scenes], list(range(num))
     jobs = [GenerationSettings(prompt=p, seed=s) for p, s in zip(prompts, seeds, strict=True)]
-    flicker = {}
+    found: dict[str, list[float | None]] = {"on": [], "off": []}
     for name, pipeline in (("on", with_layers), ("off", without)):
-        values = []
         for first in range(0, num, batch):
-            values += [
-                v.report.values["flicker"].value for v in pipeline.generate(jobs[first : first + batch])
-            ]
-        flicker[name] = float(np.mean(values))
-    return {
-        "flicker_on": flicker["on"],
-        "flicker_off": flicker["off"],
-        "ratio": flicker["off"] / flicker["on"],
-    }
+            videos = pipeline.generate(jobs[first : first + batch])
+            found[name] += [video.report.values["flicker"].value for video in videos]
+    # Where frames have nothing in common there is no flow to follow, and flicker is not measurable.
+    pairs = [
+        (a, b) for a, b in zip(found["on"], found["off"], strict=True) if a is not None and b is not None
+    ]
+    on, off = np.mean(pairs, axis=0)
+    return {"on": float(on), "off": float(off), "ratio": float(off / on), "measurable": len(pairs) / num}
 
 
 def main() -> None:

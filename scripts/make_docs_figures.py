@@ -38,10 +38,12 @@ def every_other(frames: np.ndarray) -> np.ndarray:
 
 def numbers(video: GeneratedVideo) -> str:
     """Flicker and motion of a clip in a few words."""
-    values = video.report.values
-    return " · ".join(
-        f"{name} {values[name].value:.2f} {values[name].unit}" for name in ("flicker", "motion")
-    )
+    told = []
+    for name in ("flicker", "raw_flicker", "motion"):
+        measure = video.report.values[name]
+        figure = measure.status if measure.value is None else f"{measure.value:.3g} {measure.unit}"
+        told.append(f"{name} {figure}")
+    return " · ".join(told)
 
 
 class Figures:
