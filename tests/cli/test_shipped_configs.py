@@ -31,9 +31,9 @@ def test_a_shipped_config_is_valid_and_headed(path: Path) -> None:
 
 
 def test_the_readme_of_the_first_clip_and_its_config_agree() -> None:
-    """The prompt of the README's first command is the one in red-circle.yaml."""
+    """The prompt of the README's first command is the one in first-clip.yaml."""
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     found = re.search(r'video-diffusion generate "([^"]+)"', readme)
     assert found is not None
-    config = next(path for path in CONFIGS if path.name == "red-circle.yaml")
+    config = next(path for path in CONFIGS if path.name == "first-clip.yaml")
     assert read_config(config).values["prompt"] == found[1]
