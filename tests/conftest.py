@@ -1,1 +1,8 @@
-"""Makes `tiny_models`, the small real components, importable from every test folder."""
+"""One thread for each test process, and `tiny_models`, the small real components, for every test folder.
+
+Two workers with two threads each on two cores would wait for one another most of the time.
+"""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is first imported, by this process and those it starts
