@@ -86,6 +86,16 @@ def test_a_cut_is_found_in_slow_and_in_fast_motion_and_nothing_is_scored_across_
     }
 
 
+def test_stills_that_follow_one_another_are_cut_and_a_clip_on_twos_is_not():
+    stills = [clean_clip(texture, "pan", 0, 6).frames for texture in ("waves", "bricks", "pebbles")]
+    assert measure(np.concatenate(stills), 8).values["cuts"].series == tuple(
+        float(index in {6, 12}) for index in range(18)
+    )
+    on_twos = np.repeat(clean_clip("waves", "pan", 12, 8).frames, 2, axis=0)
+    report = measure(on_twos, 8)
+    assert (report.values["cuts"].value, report.values["duplicate_pairs"].value) == (0, 8)
+
+
 def test_a_flash_is_no_cut_and_its_flicker_counts():
     frames = clean_clip("pebbles", "pan", 1, 12).frames.copy()
     frames[5] = 255 - (255 - frames[5]) // 8

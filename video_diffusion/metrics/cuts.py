@@ -18,6 +18,10 @@ def find_cuts(
 ) -> tuple[Bool[np.ndarray, "pairs"], Bool[np.ndarray, "pairs"]]:
     """Tell cuts from flashes in a run of pairs.
 
+    All medians leave equal frames out where frames are shown twice or thrice, so that not every step of such
+    a clip is a cut; where fewer than a quarter of the pairs change, it is stills that follow one another, and
+    they count.
+
     Args:
         coverage: share of believable flow per pair.
         change: mean absolute difference of the two frames per pair, in levels.
@@ -33,13 +37,16 @@ def find_cuts(
         flash: the second frame of the pair is a flash: this pair and the next both change by more than 1.5
             times the median, while across the two less than half of the smaller change is left.
     """
-    spike = change > 1.5 * np.median(change)
+    moving = change > 0
+    if moving.mean() < 0.25:
+        moving = np.ones_like(moving)
+    spike = change > 1.5 * np.median(change[moving])
     next_spike = np.append(spike[1:], False)
     smaller = np.minimum(change, np.append(change[1:], np.inf))
     flash = spike & next_spike & (np.nan_to_num(change_across, nan=np.inf) < smaller / 2)
     part_of_flash = flash | np.append(False, flash[:-1])
-    unexplained = (along_flow > change / 2) & (along_flow > 2 * np.median(along_flow))
-    incoherent = (coverage < np.median(coverage) / 2) & unexplained
+    unexplained = (along_flow > change / 2) & (along_flow > 2 * np.median(along_flow[moving]))
+    incoherent = (coverage < np.median(coverage[moving]) / 2) & unexplained
     return incoherent & ~part_of_flash, flash
 
 
