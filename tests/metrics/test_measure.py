@@ -2,7 +2,10 @@
 
 import json
 import pickle
+import subprocess
+import sys
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -113,3 +116,33 @@ def test_the_same_frames_give_the_same_report_bit_for_bit_wherever_they_lie_in_m
         elsewhere = np.full(size, 1e30, np.float32)
         assert measure(frames, 8, flow="farneback") == expected
         del elsewhere
+
+
+def test_every_value_lies_in_the_range_its_line_declares():
+    clips = [
+        FRAMES,
+        np.repeat(FRAMES[:1], 9, axis=0),
+        clean_clip("bricks", "zoom", 3, 9, 40, 56).frames,
+        np.full((9, 40, 56, 3), 255, np.uint8) * (np.arange(9) % 2).astype(np.uint8)[:, None, None, None],
+    ]
+    for frames in clips:
+        report = measure(frames, 8, window_starts=[2])
+        for metric in ALL_METRICS:
+            value = report.values[metric.name].value
+            assert value is None or metric.range[0] <= value <= metric.range[1], (metric.name, value)
+
+
+def test_importing_the_metrics_does_not_import_torch():
+    code = "import sys, video_diffusion.metrics; print('torch' in sys.modules, 'matplotlib' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "False False\n"
+
+
+def test_the_documentation_has_a_paragraph_and_a_picture_for_every_metric():
+    page = Path(__file__).parents[2] / "docs" / "metrics.md"
+    text = page.read_text()
+    for metric in ALL_METRICS:
+        paragraph = text.split(f"\n### {metric.name}\n")[1].split("\n### ")[0]
+        for part in ("**Formula:**", "**Unit:**", f"](images/metrics/{metric.name}.png)"):
+            assert part in paragraph, (metric.name, part)
+        assert (page.parent / "images" / "metrics" / f"{metric.name}.png").stat().st_size > 1000

@@ -16,10 +16,10 @@ HIGHEST = 100.0
 
 
 def psnr(mean_square_error: float) -> float:
-    """Return 10 log₁₀(255² / mean square error in levels²) in dB, at most `HIGHEST`."""
+    """Return 10 log₁₀(255² / mean square error in levels²) in dB, 0 to `HIGHEST`."""
     if mean_square_error <= 0:
         return HIGHEST
-    return min(HIGHEST, 10 * math.log10(255**2 / mean_square_error))
+    return min(HIGHEST, max(0.0, 10 * math.log10(255**2 / mean_square_error)))
 
 
 def mean_square_error(warped: Levels, target: Levels, valid: Mask) -> float | None:
