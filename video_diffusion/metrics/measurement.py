@@ -202,11 +202,12 @@ class Measurement:
         """Decide the cuts among the first `count` pending frames and hand their rows to the metrics."""
         before = [self._settled] if self._settled is not None else []
         cuts, flashes = _cuts_and_flashes([*before, *self._pending])
+        cuts -= set(self._window_starts)
         for _ in range(count):
             observation = self._pending.popleft()
             if observation.index in flashes:
                 self._flashes.append(observation.index)
-            self._hand_over(observation, observation.index in cuts - set(self._window_starts))
+            self._hand_over(observation, observation.index in cuts)
 
     def _hand_over(self, observation: _Observation, is_cut: bool) -> None:
         index = observation.index
