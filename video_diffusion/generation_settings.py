@@ -19,6 +19,11 @@ SchedulerName = Literal[
 ]
 DtypeName = Literal["float32", "float16", "bfloat16", "float64"]
 
+# What neither the user nor a model's folder says; the size is the U-Net's own.
+COMMON_DEFAULTS: Mapping[str, Any] = {
+    "fps": 8, "num_inference_steps": 25, "guidance_scale": 7.5, "scheduler": "ddim",
+}  # fmt: skip
+
 # What a clip's pixels depend on; fps, device and decode_chunk_size change timing, rounding or memory only.
 PIXEL_FIELDS = (
     "prompt", "negative_prompt", "seed", "num_frames", "height", "width", "num_inference_steps",

@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from torch import nn
 
 from video_diffusion.generated_video import GeneratedVideo, make_record
-from video_diffusion.generation_settings import GenerationSettings
+from video_diffusion.generation_settings import COMMON_DEFAULTS, GenerationSettings
 from video_diffusion.loading import ModelParts, choose_device, choose_dtype, load_model, save_model
 from video_diffusion.metrics import measure
 from video_diffusion.models import VideoUNet, decode_latents, latent_scale
@@ -24,8 +24,6 @@ from video_diffusion.text import encode_prompt
 
 __all__ = ["GeneratedVideo", "TextToVideoPipeline"]
 
-# What a model's folder leaves open; the size is the U-Net's own.
-COMMON_DEFAULTS = {"fps": 8, "num_inference_steps": 25, "guidance_scale": 7.5, "scheduler": "ddim"}
 USUAL_NUM_FRAMES = 16
 
 OnStep = Callable[[DenoisingStep], None]

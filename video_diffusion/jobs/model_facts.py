@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from video_diffusion.generation_settings import COMMON_DEFAULTS
 from video_diffusion.io import weights_sha256
 
 
@@ -32,9 +33,6 @@ def model_facts(model: str, motion_adapter: str | None) -> ModelFacts:
     if motion_adapter == "none":
         identity["motion_adapter"] = "none"
     elif motion_adapter is not None:
-        adapter = find_model(motion_adapter).folder
-        inside = adapter / "motion_adapter"
-        identity["motion_adapter_sha256"] = weights_sha256(inside if inside.is_dir() else adapter)
+        identity["motion_adapter_sha256"] = weights_sha256(find_model(motion_adapter).adapter_folder)
     file = folder / "generation_defaults.json"
-    usual = {"fps": "8", "num_inference_steps": 25, "guidance_scale": 7.5, "scheduler": "ddim"}
-    return ModelFacts(identity, {**usual, **(read_json(file) if file.is_file() else {})})
+    return ModelFacts(identity, {**COMMON_DEFAULTS, **(read_json(file) if file.is_file() else {})})

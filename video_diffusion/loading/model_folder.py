@@ -92,7 +92,7 @@ def load_model(
     switched_off = motion_adapter == NO_TEMPORAL_LAYERS
     adapter_source = find_model(motion_adapter) if motion_adapter is not None and not switched_off else None
     if adapter_source is not None:
-        own_adapter = load_diffusers(MotionAdapter, _adapter_folder(adapter_source), **options)
+        own_adapter = load_diffusers(MotionAdapter, adapter_source.adapter_folder, **options)
     if switched_off:
         positions = {} if own_adapter is None else {"max_num_frames": own_adapter.max_num_frames}
         own_adapter = MotionAdapter.for_unet(unet, norm_scope="clip", **positions)
@@ -149,12 +149,6 @@ def _load_unet(
     return unet, load_diffusers(_kind("motion_adapter", index, folder), folder / "motion_adapter", **options)
 
 
-def _adapter_folder(source: ModelSource) -> Path:
-    """A motion adapter's own folder, or the one inside a whole model's."""
-    inside = source.folder / "motion_adapter"
-    return inside if (inside / "config.json").is_file() else source.folder
-
-
 def _idle_adapter(unet: UNet2DConditionModel, model: str) -> MotionAdapter:
     warnings.warn(
         f"{model} is an image model without temporal layers, so its frames will not hold together; "
@@ -172,7 +166,7 @@ def _identity(source: ModelSource, adapter_source: ModelSource | None, switched_
         return identity.model_copy(update={"motion_adapter": NO_TEMPORAL_LAYERS})
     if adapter_source is None:
         return identity
-    adapter_sha256 = weights_sha256(_adapter_folder(adapter_source))
+    adapter_sha256 = weights_sha256(adapter_source.adapter_folder)
     return identity.model_copy(
         update={"motion_adapter": adapter_source.name, "motion_adapter_sha256": adapter_sha256}
     )

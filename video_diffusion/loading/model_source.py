@@ -29,6 +29,12 @@ class ModelSource:
     folder: Path
     revision: str | None = None
 
+    @property
+    def adapter_folder(self) -> Path:
+        """A motion adapter's own folder, or the one inside a whole model's."""
+        inside = self.folder / "motion_adapter"
+        return inside if (inside / "config.json").is_file() else self.folder
+
 
 def find_model(name: str) -> ModelSource:
     """Find a model, or a motion adapter, by name; the network is used for a hub id only.

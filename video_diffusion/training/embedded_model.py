@@ -83,8 +83,7 @@ def build_unet(
 ) -> UNet2DConditionModel:
     """A U-Net with cross attention on every level, whose text path starts eight times louder than stock.
 
-    Both are needed for a small network to learn directions of motion at all (docs/model-card of the embedded
-    model).
+    Both are needed for a small network to learn directions of motion at all (see the model card).
     """
     unet = UNet2DConditionModel(
         sample_size=sample_size,
