@@ -1,0 +1,310 @@
+"""Everything a comparison found, as frozen values: what `summary.json` holds and every report is drawn from.
+
+Nothing here is computed again by whoever shows it. None stands for what could not be measured or has no end;
+texts (prompts, labels, file names, errors) are untrusted and shown as they are.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from pydantic import TypeAdapter, ValidationError
+
+from video_diffusion.config import ConfigError
+from video_diffusion.config.layers import dotted
+
+SCHEMA_VERSION = 1
+FILE_NAME = "summary.json"
+
+Role: TypeAlias = Literal["headline", "guard", "other"]
+Outcome: TypeAlias = Literal[
+    "baseline", "wins", "trades", "flickers more", "no difference seen", "too few to tell"
+]
+
+
+@dataclass(frozen=True)
+class Span:
+    """A mean and the interval around it; an end is None where too few prompts leave it open."""
+
+    estimate: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One field that a grid varies: its name and its values as shown, in the declared order."""
+
+    name: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One setting in which an arm is not as the baseline; None stands for "not set"."""
+
+    setting: str
+    baseline: Any
+    value: Any
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One setting under comparison.
+
+    Attributes:
+        label: unique, short, such as "guidance_scale=7.5".
+        is_baseline: exactly one arm is.
+        settings: all that its clips share, resolved; empty for clips of another tool.
+        changes: where it differs from the baseline.
+        place: axis name → value as shown, for arms of a grid; empty for named arms.
+        paired: whether its clips start from the same noise as the baseline's; None where that is unknown.
+        num_clips, num_failed: finished, and tried in vain.
+    """
+
+    label: str
+    is_baseline: bool
+    settings: Mapping[str, Any]
+    changes: tuple[Change, ...]
+    place: Mapping[str, str]
+    paired: bool | None
+    num_clips: int
+    num_failed: int
+
+
+@dataclass(frozen=True)
+class PromptDifference:
+    """Arm minus baseline for one prompt, averaged over its seeds."""
+
+    prompt: str
+    difference: float
+    num_seeds: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One arm against the baseline in one metric.
+
+    Attributes:
+        arm: its label.
+        span: mean difference over prompts, arm minus baseline, with its two-level bootstrap interval; None
+            when no pair could be measured.
+        median: of the prompts' differences.
+        relative: mean difference over the baseline's mean, None where that mean is 0.
+        share_better: of the pairs, in the metric's direction ("neither": share that rises).
+        p: sign-flip test, two-sided; None with no pair.
+        adjusted_p: after Holm (headline) or Benjamini–Hochberg (the rest) over the arms.
+        words: such as "lower", "higher", "no difference seen", "too few to tell".
+        num_pairs: measured in both arms.
+        num_lost: pairs in which one side is static, unmeasurable, too short or failed.
+        prompts: one number for each prompt that has a pair.
+        prompts_needed: about how many show a difference of `MetricSummary.margin` (or of the estimate).
+    """
+
+    arm: str
+    span: Span | None
+    median: float | None
+    relative: float | None
+    share_better: float | None
+    p: float | None
+    adjusted_p: float | None
+    words: str
+    num_pairs: int
+    num_lost: int
+    prompts: tuple[PromptDifference, ...]
+    prompts_needed: int | None
+
+
+@dataclass(frozen=True)
+class ArmMean:
+    """The mean of one arm over prompts, with its own interval; `num_clips` could be measured."""
+
+    arm: str
+    span: Span | None
+    num_clips: int
+
+
+@dataclass(frozen=True)
+class MetricSummary:
+    """One metric over all arms.
+
+    Attributes:
+        name, unit, direction, group: as in `metrics.Metric`; direction is lower, higher or neither.
+        role: "headline" is what arms win by, a "guard" must not fall by more than `margin`.
+        margin: in `unit`, for guards and the headline; None for the others.
+        means: every arm, the baseline first.
+        differences: every arm but the baseline, in the order of arms.
+        noise_floor: the baseline against itself with other seeds; None with one seed.
+    """
+
+    name: str
+    unit: str
+    direction: Literal["lower", "higher", "neither"]
+    group: str
+    role: Role
+    margin: float | None
+    means: tuple[ArmMean, ...]
+    differences: tuple[Difference, ...]
+    noise_floor: Span | None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What can be said of one arm: one of a few outcomes, its words, and a sentence with the numbers."""
+
+    arm: str
+    outcome: Outcome
+    words: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class ParetoPoint:
+    """One arm in the plane of flicker (lower is better) and motion; `on_front`: no arm beats it in both."""
+
+    arm: str
+    is_baseline: bool
+    flicker: Span
+    motion: Span
+    sharpness: float | None
+    on_front: bool
+
+
+@dataclass(frozen=True)
+class ClipMeasure:
+    """One metric of one clip; `status` says why there is no value."""
+
+    value: float | None
+    status: str
+
+
+@dataclass(frozen=True)
+class ClipResult:
+    """One clip of the comparison.
+
+    Attributes:
+        arm, prompt, seed: its place; for clips of another tool the prompt is the name they are paired by.
+        path: of the video, relative to the comparison's folder, with forward slashes, not percent-encoded;
+            "" for a clip that failed.
+        record: of the JSON record, likewise; "" without one.
+        error: why it failed; "" for a finished clip.
+        fps, num_frames, width, height: of the file; 0 for a clip that failed.
+        measures: metric name → value.
+        series: metric name → one value for each frame (None where there is none there): flicker above all.
+        noise_sha256: of the initial noise, "" where unknown.
+        frames_sha256: of the frames before encoding, "" where unknown.
+        command: makes it again.
+    """
+
+    arm: str
+    prompt: str
+    seed: int
+    path: str
+    record: str
+    error: str
+    fps: float
+    num_frames: int
+    width: int
+    height: int
+    measures: Mapping[str, ClipMeasure]
+    series: Mapping[str, tuple[float | None, ...]]
+    noise_sha256: str
+    frames_sha256: str
+    command: str
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What pairs it with the clips of other arms."""
+        return self.prompt, self.seed
+
+
+@dataclass(frozen=True)
+class ComparisonSummary:
+    """A whole comparison.
+
+    Attributes:
+        title: short, from the config or the command.
+        sentence: the verdict in one sentence.
+        command: makes the comparison again.
+        baseline: label of the arm that the others are held against.
+        prompts, seeds: in the declared order.
+        arms: the baseline first.
+        axes: of a grid, else empty; two axes make a heat map.
+        metrics: the headline first, then the guards, then the rest.
+        verdicts: every arm but the baseline.
+        pareto: every arm whose flicker and motion could be measured.
+        warnings: what a reader must know: unpaired arms, too few prompts, seeds added later, failed clips.
+        power: how many prompts would show how much.
+        notes: how the numbers were made: alpha, level, tests, adjustments.
+        clips: in the order prompts × seeds × arms.
+        alpha: level of the tests; intervals hold at 1 − alpha.
+        created: UTC, ISO 8601.
+        versions: of this program and its libraries.
+    """
+
+    title: str
+    sentence: str
+    command: str
+    baseline: str
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    arms: tuple[Arm, ...]
+    axes: tuple[Axis, ...]
+    metrics: tuple[MetricSummary, ...]
+    verdicts: tuple[Verdict, ...]
+    pareto: tuple[ParetoPoint, ...]
+    warnings: tuple[str, ...]
+    power: str
+    notes: tuple[str, ...]
+    clips: tuple[ClipResult, ...]
+    alpha: float = 0.05
+    created: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    def metric(self, name: str) -> MetricSummary | None:
+        """The metric of this name, None where it was not measured."""
+        return next((metric for metric in self.metrics if metric.name == name), None)
+
+    def verdict(self, arm: str) -> Verdict | None:
+        """The verdict of an arm; None for the baseline."""
+        return next((verdict for verdict in self.verdicts if verdict.arm == arm), None)
+
+    def clip(self, arm: str, prompt: str, seed: int) -> ClipResult | None:
+        """The clip at one place; None where it was not made."""
+        return next((clip for clip in self.clips if (clip.arm, clip.key) == (arm, (prompt, seed))), None)
+
+    def to_json(self) -> str:
+        """Indented JSON, equal for equal summaries; ends with a newline."""
+        return _ADAPTER.dump_json(self, indent=1).decode() + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes, where: str = FILE_NAME) -> "ComparisonSummary":
+        """Reads what `to_json` wrote.
+
+        Raises:
+            ConfigError: not such a summary, with the first field that does not fit.
+        """
+        try:
+            return _ADAPTER.validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = f" {dotted(first['loc'])}" if first["loc"] else ""
+            raise ConfigError(
+                f"{where}:{place} {first['msg'].lower()}; not a comparison summary, run compare again"
+            ) from None
+
+
+def read_summary(folder: Path) -> ComparisonSummary:
+    """The summary of a comparison's folder.
+
+    Raises:
+        ConfigError: the file is not such a summary.
+        OSError: there is none, or it cannot be read.
+    """
+    path = folder / FILE_NAME
+    return ComparisonSummary.from_json(path.read_bytes(), str(path))
+
+
+_ADAPTER: TypeAdapter[ComparisonSummary] = TypeAdapter(ComparisonSummary)
