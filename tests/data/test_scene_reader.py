@@ -33,6 +33,13 @@ def test_every_attribute_is_read_back_from_ground_truth(motion: str) -> None:
     )
 
 
+@pytest.mark.parametrize("motion", ["left", "right", "bouncing", "circling"])
+def test_nothing_else_is_taken_for_a_zigzag(motion: str) -> None:
+    world, rng = replace(EVERYTHING, motions=(motion,)), np.random.default_rng(13)
+    seen = [read_scene(clip(world.sample(rng), seed)) for seed in range(12)]
+    assert [scene.objects[0].motion for scene in seen if scene] == [motion] * 12
+
+
 def test_other_sizes_and_lengths_read_the_same() -> None:
     rng = np.random.default_rng(5)
     for seed, (num_frames, side) in enumerate([(8, 96), (24, 80), (1, 64)]):

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 
-from video_diffusion.data.scene import MOTIONS, SHAPES, Scene, SceneObject, World
+from video_diffusion.data.scene import LATER_MOTIONS, MOTIONS, SHAPES, Scene, SceneObject, World
 
 SIZE_WORDS = {"small": ("small", "little", "tiny"), "large": ("large", "big", "huge")}
 SHAPE_WORDS = {
@@ -26,8 +26,14 @@ MOTION_WORDS = {
     "rotating": ("rotating", "turning", "spinning"),
     "bouncing": ("bouncing", "hopping"),
     "circling": ("circling", "orbiting"),
+    "zigzag": ("zigzagging",),
 }
-EVERYTHING = World(shapes=SHAPES, motions=MOTIONS, two_objects_share=1.0)
+# What the embedded model's tokenizer was built for.
+EVERYTHING = World(
+    shapes=SHAPES,
+    motions=tuple(motion for motion in MOTIONS if motion not in LATER_MOTIONS),
+    two_objects_share=1.0,
+)
 BACKGROUND_WORDS = ("on a {0} background", "on {0}", "against a {0} background", "in front of {0}")
 
 

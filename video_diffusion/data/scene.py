@@ -36,7 +36,10 @@ MOTIONS = (
     "rotating",
     "bouncing",
     "circling",
+    "zigzag",
 )
+# Never shown to the embedded model: what users fine-tune its temporal layers on.
+LATER_MOTIONS = ("zigzag",)
 
 
 @dataclass(frozen=True)

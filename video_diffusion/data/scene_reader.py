@@ -25,6 +25,7 @@ Mask = UInt8[np.ndarray, "h w"]
 
 MIN_AREA = 0.012  # of the squared shorter side; the smallest object of the world covers 0.035 of it
 MIN_STRAIGHT = 0.09  # of the shorter side, from first to last frame; straight moves cover 0.3 and more
+MIN_LEG = 0.12  # of the shorter side, up or down; a zigzag's three legs cover 0.3 each
 MIN_GROWTH = 1.25  # largest over smallest radius; growing objects reach 1.65
 
 
@@ -155,24 +156,38 @@ def read_size(track: Track) -> str:
 
 
 def read_motion(track: Track) -> str:
-    """Straight moves by net displacement, then loops and hops, then growth, then turn, or none of these."""
+    """Zigzags, straight moves by net displacement, loops and hops, growth, turn, or none of these."""
     centre, radius = track.centre, track.radius
     if len(centre) < 2:
         return "still"
     fifth = max(1, len(centre) // 5)
     net = centre[-fifth:].mean(axis=0) - centre[:fifth].mean(axis=0)
     spread = centre.max(axis=0) - centre.min(axis=0)
+    if abs(net[0]) >= 2 * MIN_STRAIGHT and _num_legs(centre[:, 1]) >= 3:
+        return "zigzag"
     if np.abs(net).max() >= MIN_STRAIGHT and np.abs(net).max() >= 0.5 * spread.max():
         axis = int(np.abs(net).argmax())
         return (("left", "right"), ("up", "down"))[axis][int(net[axis] > 0)]
-    if spread.min() >= 0.12 and spread.max() < 2.2 * spread.min():
-        return "circling"
-    if spread[1] >= 0.12 and spread[1] > 2 * spread[0]:
-        return "bouncing"
+    round_trip = spread.min() >= 0.12 and spread.max() < 2.2 * spread.min()
+    if round_trip or (spread[1] >= 0.12 and spread[1] > 2 * spread[0]):
+        return "circling" if round_trip else "bouncing"
     growth = radius[-fifth:].mean() / radius[:fifth].mean()
     if max(growth, 1 / growth) >= MIN_GROWTH:
         return "growing" if growth > 1 else "shrinking"
     return "rotating" if _turn(track) >= np.pi / 8 else "still"
+
+
+def _num_legs(heights: Float[np.ndarray, " f"]) -> int:
+    """How many times a track goes up or down by at least `MIN_LEG` before it turns back by as much."""
+    legs, direction = 0, 0
+    low = high = float(heights[0])  # lowest and highest point since the last turn
+    for height in map(float, heights):
+        low, high = min(low, height), max(high, height)
+        if direction != 1 and height - low >= MIN_LEG:
+            legs, direction, high = legs + 1, 1, height
+        elif direction != -1 and high - height >= MIN_LEG:
+            legs, direction, low = legs + 1, -1, height
+    return legs
 
 
 def _turn(track: Track) -> float:

@@ -91,4 +91,10 @@ def sample_trajectory(
         hub = np.clip(start, low + orbit, high - orbit)
         phase = 2 * np.pi * time - np.pi / 2
         centre = hub[None] + orbit * np.stack([np.cos(phase), np.sin(phase)], axis=1)
+    elif thing.motion == "zigzag":
+        height = min(float(room[1]), 0.3)
+        top = low[1] + rng.uniform(0.0, float(room[1]) - height)
+        across = low[0] + rng.uniform(0.0, 0.05) * room[0] + 0.95 * room[0] * time
+        legs = np.abs((3 * time + 1) % 2 - 1)  # 1, 0, 1, 0: down to up, three times along a straight leg
+        centre = np.stack([across, top + height * legs], axis=1)
     return Trajectory(centre.astype(np.float32), radius.astype(np.float32), angle.astype(np.float32))
