@@ -46,6 +46,26 @@ def test_a_single_file_is_refused(tmp_path: Path) -> None:
         find_model(str(file))
 
 
+@pytest.mark.parametrize("place", [".", "checkpoints/step-00000100"])
+def test_a_training_run_and_its_checkpoints_are_adapters(tmp_path: Path, place: str) -> None:
+    folder = tmp_path / "run" / place
+    (folder / "motion_adapter").mkdir(parents=True)
+    (tmp_path / "run" / "metrics.jsonl").touch()
+    (folder / "motion_adapter" / "config.json").write_text("{}")
+    assert find_model(str(folder)).adapter_folder == folder / "motion_adapter"
+
+
+def test_a_run_without_an_adapter_says_what_it_has(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").touch()
+    with pytest.raises(ModelLoadError, match="has saved no motion_adapter yet; let it train"):
+        _ = find_model(str(tmp_path)).adapter_folder
+    (tmp_path / "motion_lora").mkdir()
+    with pytest.raises(
+        ModelLoadError, match=f"a motion LoRA, not a whole adapter.* {tmp_path}/motion_lora as"
+    ):
+        _ = find_model(str(tmp_path)).adapter_folder
+
+
 class Hub(BaseHTTPRequestHandler):
     """Answers as the hub does, by the owner's name."""
 

@@ -23,7 +23,13 @@ _COMPONENTS = ("", "unet/", "vae/", "text_encoder/", "motion_adapter/")
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where a model lies, and the exact revision if it came from the hub."""
+    """Where a model lies, and the exact revision if it came from the hub.
+
+    Attributes:
+        name: As it was asked for.
+        folder: Of a model, an adapter, a training run or one of its checkpoints; or a single weights file.
+        revision: Of the hub, if it came from there.
+    """
 
     name: str
     folder: Path
@@ -31,9 +37,25 @@ class ModelSource:
 
     @property
     def adapter_folder(self) -> Path:
-        """A motion adapter's own folder, or the one inside a whole model's."""
+        """A motion adapter's own place: itself, or inside a whole model, a training run or a checkpoint.
+
+        Raises:
+            ModelLoadError: A training run that has no adapter, since it has not saved one or trains a LoRA.
+        """
         inside = self.folder / "motion_adapter"
-        return inside if (inside / "config.json").is_file() else self.folder
+        if (inside / "config.json").is_file():
+            return inside
+        if (self.folder / "motion_lora").is_dir():
+            raise ModelLoadError(
+                f"{self.name}: holds a motion LoRA, not a whole adapter; give the adapter that it was trained "
+                f"on as motion_adapter, and {self.folder / 'motion_lora'} as a LoRA"
+            )
+        if (self.folder / "metrics.jsonl").is_file() and not (self.folder / "config.json").is_file():
+            raise ModelLoadError(
+                f"{self.name}: a training run that has saved no motion_adapter yet; "
+                "let it train until its first checkpoint"
+            )
+        return self.folder
 
 
 def find_model(name: str) -> ModelSource:
