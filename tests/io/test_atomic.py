@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from video_diffusion.io.atomic import atomic_path, remove_dead_parts, write_bytes
+from video_diffusion.io.atomic import atomic_path, part_path, remove_dead_parts, write_bytes
 
 DEAD_PID = 2**22 + 1  # above Linux's largest process id
 
@@ -52,7 +52,7 @@ def test_the_final_name_appears_only_at_the_end(tmp_path: Path) -> None:
     target = tmp_path / "clip.json"
     with atomic_path(target) as part:
         part.write_text("half")
-        assert part.name == f".clip.json.{os.getpid()}.part"
+        assert part.name.startswith(".clip.json.") and part.name.endswith(f"-{os.getpid()}.part")
         assert names(tmp_path) == {part.name}
     assert names(tmp_path) == {"clip.json"}
 
@@ -104,11 +104,15 @@ def test_a_folder_is_written_whole_and_replaces_a_folder(tmp_path: Path) -> None
 
 
 def test_parts_of_dead_processes_are_removed_and_nothing_else(tmp_path: Path) -> None:
-    dead_file, dead_folder = tmp_path / f".a.mp4.{DEAD_PID}.part", tmp_path / f".frames.{DEAD_PID}.part"
+    own = part_path(tmp_path / "a.mp4").name
+    dead_file = tmp_path / own.replace(f"-{os.getpid()}.", f"-{DEAD_PID}.")
+    dead_folder = tmp_path / f".frames.{DEAD_PID}.part"
     dead_file.write_text("x")
     dead_folder.mkdir()
     (dead_folder / "0.png").write_text("x")
     kept = {
+        own,
+        f".on-another-machine.mp4.00000000-{DEAD_PID}.part",
         f".b.mp4.{os.getpid()}.part",
         "c.part",
         f"d.{DEAD_PID}.part",

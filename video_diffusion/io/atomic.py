@@ -1,21 +1,24 @@
 """Files that are either whole or absent: written beside their final name, synced, verified, then renamed."""
 
+import hashlib
 import os
+import platform
 import re
 import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
-_PART = re.compile(r"\..+\.(?P<pid>[0-9]{1,10})\.part", re.DOTALL)
+_PART = re.compile(r"\..+\.((?P<machine>[0-9a-f]{8})-)?(?P<pid>[0-9]{1,10})\.part", re.DOTALL)
 
 
 @contextmanager
 def atomic_path(
     path: Path | str, verify: Callable[[Path], None] | None = None, overwrite: bool = True
 ) -> Iterator[Path]:
-    """Yields `.<name>.<pid>.part` in the same directory; when the block ends well, that becomes `path`.
+    """Yields `.<name>.<machine>-<pid>.part` in the same directory; when the block ends well, it becomes `path`.
 
     The caller writes a file, or makes a folder, at the yielded path. It is then synced to disk, passed to
     `verify` (which raises to refuse it) and renamed. On any exception, Ctrl-C included, nothing is left
@@ -26,7 +29,7 @@ def atomic_path(
         OSError: no directory, no permission, no space; its filename is `path`.
     """
     path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = part_path(path)
     if not overwrite:
         _refuse_existing(path)
     try:
@@ -57,15 +60,29 @@ def write_bytes(path: Path | str, data: bytes, overwrite: bool = True) -> None:
         part.write_bytes(data)
 
 
+def part_path(path: Path, mark: str = "") -> Path:
+    """Where this process writes what becomes `path`; `mark` tells two of its parts apart."""
+    return path.with_name(f".{path.name}{mark}.{_machine()}-{os.getpid()}.part")
+
+
 def remove_dead_parts(directory: Path) -> list[Path]:
-    """Removes the part files that processes no longer running left in a directory, and returns them."""
+    """Removes the part files that processes no longer running left in a directory, and returns them.
+
+    Only those of this machine: a folder may be shared by several, and one cannot see the processes of another.
+    """
     removed = []
     for entry in os.scandir(directory):
         found = _PART.fullmatch(entry.name)
-        if found and not _alive(int(found["pid"])):
+        if found and found["machine"] in {None, _machine()} and not _alive(int(found["pid"])):
             _remove(Path(entry.path))
             removed.append(Path(entry.path))
     return removed
+
+
+@cache
+def _machine() -> str:
+    """Eight hex digits that stand for this machine's name."""
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 
 
 def _alive(pid: int) -> bool:
@@ -88,7 +105,7 @@ def _replace(part: Path, path: Path) -> None:
     if not (path.is_dir() and not path.is_symlink()):
         part.replace(path)
         return
-    old = path.with_name(f".{path.name}.old.{os.getpid()}.part")
+    old = part_path(path, ".old")
     path.replace(old)
     try:
         part.replace(path)
