@@ -18,7 +18,7 @@ _PART = re.compile(r"\..+\.((?P<machine>[0-9a-f]{8})-)?(?P<pid>[0-9]{1,10})\.par
 def atomic_path(
     path: Path | str, verify: Callable[[Path], None] | None = None, overwrite: bool = True
 ) -> Iterator[Path]:
-    """Yields `.<name>.<machine>-<pid>.part` in the same directory; when the block ends well, it becomes `path`.
+    """Yields `.<name>.<machine>-<pid>.part` in the same directory; at the end that becomes `path`.
 
     The caller writes a file, or makes a folder, at the yielded path. It is then synced to disk, passed to
     `verify` (which raises to refuse it) and renamed. On any exception, Ctrl-C included, nothing is left
@@ -68,7 +68,7 @@ def part_path(path: Path, mark: str = "") -> Path:
 def remove_dead_parts(directory: Path) -> list[Path]:
     """Removes the part files that processes no longer running left in a directory, and returns them.
 
-    Only those of this machine: a folder may be shared by several, and one cannot see the processes of another.
+    Only those of this machine: several may share a folder, and none sees the processes of another.
     """
     removed = []
     for entry in os.scandir(directory):
