@@ -7,7 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from video_diffusion.generation_settings import PIXEL_FIELDS, GenerationSettings, parse_fps
+from video_diffusion.generation_settings import (
+    PIXEL_FIELDS,
+    WITHOUT_EFFECT,
+    GenerationSettings,
+    parse_fps,
+)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +53,9 @@ from video_diffusion.generation_settings import PIXEL_FIELDS, GenerationSettings
         ({"device": "cuda:x"}, "device must be auto, cpu, cuda, cuda:N, xpu, xpu:N or mps (given 'cuda:x')"),
         ({"model": " "}, "model is empty"),
         ({"decode_chunk_size": 0}, "decode_chunk_size must be a whole number from 1 to 4096"),
+        ({"noise_type": "pink"}, "noise_type must be one of independent, mixed, progressive, constant"),
+        ({"noise_alpha": -0.5}, "noise_alpha must be a finite number from 0 to 100 (given -0.5)"),
+        ({"motion_scale": 11.0}, "motion_scale must be a finite number from 0 to 10 (given 11.0)"),
         ({"sede": 3}, "no setting 'sede'; did you mean 'seed'?"),
     ],
 )
@@ -108,6 +116,7 @@ OTHER: dict[str, Any] = {
     "prompt": "b", "negative_prompt": "c", "seed": 1, "num_frames": 3, "height": 24, "width": 32,
     "num_inference_steps": 2, "guidance_scale": 3.0, "scheduler": "euler", "model": "x",
     "motion_adapter": "y", "dtype": "bfloat16", "fps": 12, "device": "cpu", "decode_chunk_size": 2,
+    "noise_type": "mixed", "noise_alpha": 2.0, "motion_scale": 1.5,
 }  # fmt: skip
 
 
@@ -118,6 +127,16 @@ def test_the_job_id_changes_with_everything_that_changes_the_pixels_and_with_not
         changed = GenerationSettings.from_values({"prompt": "a", name: value})
         assert (changed.job_id() != base.job_id()) == (name in PIXEL_FIELDS), name
     assert len(base.job_id()) == 12
+
+
+def test_job_ids_from_before_a_setting_existed_stay() -> None:
+    """Golden value of 2026-11-24, when the settings ended at `dtype`."""
+    assert GenerationSettings(prompt="a red circle moving right", seed=7).job_id() == "3dd6afa50168"
+    for name, value in WITHOUT_EFFECT.items():
+        assert name in PIXEL_FIELDS
+        assert GenerationSettings.from_values({"prompt": "a", name: value}).job_id() == (
+            GenerationSettings(prompt="a").job_id()
+        )
 
 
 def test_the_job_id_goes_by_the_weights_where_they_are_known() -> None:

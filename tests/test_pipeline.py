@@ -224,6 +224,25 @@ def test_guidance_and_the_negative_prompt_change_the_clip(pipeline: TextToVideoP
     assert len({pipeline("a red ball", **each).frames_sha256 for each in changes}) == 4
 
 
+def test_noise_along_frames_and_motion_scale_change_the_clip(pipeline: TextToVideoPipeline) -> None:
+    changes: list[dict[str, Any]] = [{}, *({"noise_type": t} for t in ("mixed", "progressive", "constant"))]
+    changes += [{"noise_type": "mixed", "noise_alpha": 2.0}, {"motion_scale": 2.0}, {"motion_scale": 0.0}]
+    videos = [pipeline("a red ball", **each) for each in changes]
+    assert len({video.frames_sha256 for video in videos}) == len(changes)
+    assert len({video.run_record.job_id for video in videos}) == len(changes)
+    assert (videos[0].settings.noise_type, videos[0].settings.noise_alpha) == ("independent", 1.0)
+
+
+def test_an_adapter_brings_the_noise_it_was_trained_with(folder: Path, tmp_path: Path) -> None:
+    tiny_adapter(tiny_unet()).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"noise_type": "mixed", "noise_alpha": 2.0}))
+    pipeline = TextToVideoPipeline.from_pretrained(str(folder), str(tmp_path), device="cpu")
+    own, named = pipeline("a red ball"), pipeline("a red ball", noise_type="mixed", noise_alpha=2.0)
+    assert (own.settings.noise_type, own.settings.noise_alpha) == ("mixed", 2.0)
+    assert own.frames_sha256 == named.frames_sha256 != pipeline("a", noise_type="independent").frames_sha256
+
+
 def test_a_broken_model_names_the_step(folder: Path) -> None:
     pipeline = TextToVideoPipeline.from_pretrained(str(folder), device="cpu")
     pipeline.parts.unet.conv_out.bias.data.fill_(torch.inf)

@@ -98,6 +98,9 @@ def tiny_vae(seed: int = 3, **changes: Any) -> AutoencoderKL:
     return AutoencoderKL(**(settings | changes)).eval()
 
 
+OUR_ADAPTER_FIELDS = {"norm_scope", "noise_type", "noise_alpha", "resnet_norm_scope", "family"}
+"""What diffusers' `MotionAdapter` does not know."""
+
 SCHEDULER_CONFIG: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,

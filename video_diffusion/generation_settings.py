@@ -18,6 +18,7 @@ SchedulerName = Literal[
     "ddim", "ddpm", "euler", "euler_a", "heun", "dpmpp_2m", "dpmpp_2m_karras", "dpmpp_sde", "unipc", "lcm"
 ]
 DtypeName = Literal["float32", "float16", "bfloat16", "float64"]
+NoiseType = Literal["independent", "mixed", "progressive", "constant"]
 
 # What neither the user nor a model's folder says; the size is the U-Net's own.
 COMMON_DEFAULTS: Mapping[str, Any] = {
@@ -27,8 +28,12 @@ COMMON_DEFAULTS: Mapping[str, Any] = {
 # What a clip's pixels depend on; fps, device and decode_chunk_size change timing, rounding or memory only.
 PIXEL_FIELDS = (
     "prompt", "negative_prompt", "seed", "num_frames", "height", "width", "num_inference_steps",
-    "guidance_scale", "scheduler", "model", "motion_adapter", "dtype",
+    "guidance_scale", "scheduler", "model", "motion_adapter", "dtype", "noise_type", "noise_alpha",
+    "motion_scale",
 )  # fmt: skip
+
+# Pixel fields that came later do not count in a job's id where they change nothing, so older ids stay.
+WITHOUT_EFFECT: Mapping[str, Any] = {"noise_type": "independent", "noise_alpha": 1.0, "motion_scale": 1.0}
 
 
 def check_text(text: str) -> str:
@@ -122,6 +127,11 @@ class GenerationSettings(BaseModel):
         dtype: precision of the networks; noise is always drawn in float32.
         device: "auto" takes a GPU if there is one.
         decode_chunk_size: frames decoded at once; a matter of memory.
+        noise_type: how the frames' first noise hangs together, see `sampling.initial_noise`; None is what
+            the motion adapter was trained with.
+        noise_alpha: how closely for "mixed" and "progressive", 0 (not at all) to 100; None is the motion
+            adapter's.
+        motion_scale: factor on the scores of temporal attention, 0 to 10; 1 is the model as trained.
     """
 
     model_config = ConfigDict(
@@ -143,6 +153,9 @@ class GenerationSettings(BaseModel):
     dtype: DtypeName = "float32"
     device: Annotated[str, AfterValidator(_check_device)] = "auto"
     decode_chunk_size: Annotated[int, Field(ge=1, le=4096)] = 4
+    noise_type: NoiseType | None = None
+    noise_alpha: Annotated[float | None, Field(ge=0, le=100)] = None
+    motion_scale: Annotated[float, Field(ge=0, le=10)] = 1.0
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> "GenerationSettings":
@@ -173,7 +186,11 @@ class GenerationSettings(BaseModel):
         Args:
             model_identity: hashes of the weights, if known; then the model's name does not count.
         """
-        values = {name: value for name, value in self.model_dump(mode="json").items() if name in PIXEL_FIELDS}
+        values = {
+            name: value
+            for name, value in self.model_dump(mode="json").items()
+            if name in PIXEL_FIELDS and not (name in WITHOUT_EFFECT and value in (None, WITHOUT_EFFECT[name]))
+        }
         if model_identity is not None:
             values |= {"model": dict(model_identity), "motion_adapter": None}
         return hashlib.sha256(_canonical(values).encode()).hexdigest()[:12]

@@ -48,7 +48,9 @@ class TextToVideoPipeline:
             nn.Module.to(part, device=self.device)
         self.video_unet = VideoUNet(parts.unet, parts.motion_adapter)
         self.latent_scale = latent_scale(parts.vae)
-        self.defaults = {**COMMON_DEFAULTS, **self._own_size(), **parts.defaults}
+        trained = parts.motion_adapter.config
+        noise = {"noise_type": trained.noise_type, "noise_alpha": trained.noise_alpha}
+        self.defaults = {**COMMON_DEFAULTS, **self._own_size(), **noise, **parts.defaults}
         self.vocabulary = tuple(parts.defaults.get("vocabulary", ()))
 
     @classmethod
@@ -145,10 +147,17 @@ class TextToVideoPipeline:
                 negative_prompts = [each.negative_prompt for each in batch]
                 negative_embeds = encode_prompt(negative_prompts, parts.tokenizer, parts.text_encoder)
         seeds = [each.seed for each in batch]
-        noise = torch.stack([initial_noise(seed, one.num_frames, *self._latent_size(one)) for seed in seeds])
+        shape = (one.num_frames, *self._latent_size(one))
+        noise = torch.stack([initial_noise(seed, *shape, one.noise_type, one.noise_alpha) for seed in seeds])
         latents = noise.to(self.device, torch.promote_types(torch.float32, prompt_embeds.dtype))
         with _timed(timings, "denoise", len(batch)):
-            denoiser = Guided(self.video_unet, prompt_embeds, negative_embeds, one.guidance_scale)
+            denoiser = Guided(
+                self.video_unet,
+                prompt_embeds,
+                negative_embeds,
+                one.guidance_scale,
+                motion_scale=one.motion_scale,
+            )
             scheduler = make_scheduler(one.scheduler, parts.scheduler_config)
             for step in denoise(denoiser, scheduler, latents, one.num_inference_steps, seeds):
                 latents = step.latents
@@ -243,15 +252,6 @@ def _timed(timings: dict[str, float], stage: str, num_clips: int = 1) -> Iterato
     timings[stage] = (time.perf_counter() - started) / num_clips
 
 
-def _together(settings: GenerationSettings) -> tuple[Any, ...]:
-    """What clips must agree on to be made together."""
-    names = (
-        "num_frames",
-        "height",
-        "width",
-        "num_inference_steps",
-        "guidance_scale",
-        "scheduler",
-        "decode_chunk_size",
-    )
-    return tuple(getattr(settings, name) for name in names)
+def _together(settings: GenerationSettings) -> str:
+    """What clips must agree on to be made together: everything but prompts and seeds."""
+    return settings.model_dump_json(exclude={"prompt", "negative_prompt", "seed"})

@@ -1,5 +1,6 @@
 import math
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,8 +10,8 @@ from torch import Tensor
 from video_diffusion.models.temporal_attention import SinusoidalPositions, TemporalAttention
 
 
-def attention_by_hand(attention: TemporalAttention, frames: Tensor) -> Tensor:
-    """softmax(q·kᵀ/√d)·v, one site, one head and one frame at a time."""
+def attention_by_hand(attention: TemporalAttention, frames: Tensor, motion_scale: float = 1) -> Tensor:
+    """softmax(s·q·kᵀ/√d)·v, one site, one head and one frame at a time."""
     result = torch.zeros_like(frames)
     num_sites, num_frames, width = frames.shape
     size = width // attention.num_heads
@@ -24,7 +25,7 @@ def attention_by_hand(attention: TemporalAttention, frames: Tensor) -> Tensor:
             )
             mixed = []
             for frame in range(num_frames):
-                scores = torch.stack([query[frame] @ other / math.sqrt(size) for other in key])
+                scores = torch.stack([query[frame] @ other / math.sqrt(size) for other in key]) * motion_scale
                 weights = scores.exp() / scores.exp().sum()
                 mixed.append(sum(weight * row for weight, row in zip(weights, value, strict=True)))
             heads.append(torch.stack(mixed))
@@ -33,11 +34,13 @@ def attention_by_hand(attention: TemporalAttention, frames: Tensor) -> Tensor:
     return result
 
 
-def test_attention_is_the_formula() -> None:
+@pytest.mark.parametrize("motion_scale", [1.0, 0.0, 0.5, 2.5])
+def test_attention_is_the_formula(motion_scale: float) -> None:
     torch.manual_seed(0)
     attention = randomised(TemporalAttention(6, num_heads=2)).double()
     frames = torch.randn(3, 5, 6, dtype=torch.float64)
-    assert relative_error(attention(frames), attention_by_hand(attention, frames)) <= 1e-12
+    expected = attention_by_hand(attention, frames, motion_scale)
+    assert relative_error(attention(frames, motion_scale), expected) <= 1e-12
 
 
 @given(st.permutations(range(5)))

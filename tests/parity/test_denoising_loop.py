@@ -9,7 +9,7 @@ import torch
 from diffusers.models.unets.unet_motion_model import MotionAdapter as DiffusersMotionAdapter
 from diffusers.pipelines.animatediff.pipeline_animatediff import AnimateDiffPipeline
 from diffusers.utils import logging
-from tiny_models import SCHEDULER_CONFIG, relative_error, save_tiny_model
+from tiny_models import OUR_ADAPTER_FIELDS, SCHEDULER_CONFIG, relative_error, save_tiny_model
 from torch import Tensor
 
 from video_diffusion.generation_settings import GenerationSettings
@@ -71,7 +71,9 @@ def reference(
 def test_latents_equal_diffusers(ours: TextToVideoPipeline, scheduler: str, guidance_scale: float) -> None:
     parts = ours.parts
     config = {
-        k: v for k, v in parts.motion_adapter.config.items() if not k.startswith("_") and k != "norm_scope"
+        k: v
+        for k, v in parts.motion_adapter.config.items()
+        if not k.startswith("_") and k not in OUR_ADAPTER_FIELDS
     }
     adapter = DiffusersMotionAdapter(**config).double()
     adapter.load_state_dict(parts.motion_adapter.state_dict())

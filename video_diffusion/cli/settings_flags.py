@@ -25,6 +25,9 @@ FLAGS: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
     (("--scheduler",), "scheduler", "NAME", "ddim, ddpm, euler, euler_a, heun, dpmpp_2m, ..."),
     (("--model",), "model", "MODEL", "'embedded', a folder or a hub id.  [default: embedded]"),
     (("--motion-adapter",), "motion_adapter", "PATH", "Other temporal layers; none switches them off."),
+    (("--noise-type",), "noise_type", "NAME", "independent, mixed, progressive, constant along frames."),
+    (("--noise-alpha",), "noise_alpha", "X", "What frames share of mixed or progressive noise, 0 to 100."),
+    (("--motion-scale",), "motion_scale", "X", "Sharpness of temporal attention, 0 to 10.  [default: 1]"),
     (("--dtype",), "dtype", "NAME", "float32, float16, bfloat16 or float64.  [default: float32]"),
     (("--device",), "device", "NAME", "auto, cpu, cuda, cuda:N, xpu, mps.  [default: auto]"),
 )

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from video_diffusion.generation_settings import COMMON_DEFAULTS
@@ -29,10 +30,17 @@ def model_facts(model: str, motion_adapter: str | None) -> ModelFacts:
     from video_diffusion.loading.components import read_json  # noqa: PLC0415
 
     folder = find_model(model).folder
+    adapter_folder = folder / "motion_adapter"
     identity: dict[str, Any] = {"weights_sha256": weights_sha256(folder), "motion_adapter_sha256": None}
     if motion_adapter == "none":
         identity["motion_adapter"] = "none"
     elif motion_adapter is not None:
-        identity["motion_adapter_sha256"] = weights_sha256(find_model(motion_adapter).adapter_folder)
-    file = folder / "generation_defaults.json"
-    return ModelFacts(identity, {**COMMON_DEFAULTS, **(read_json(file) if file.is_file() else {})})
+        adapter_folder = find_model(motion_adapter).adapter_folder
+        identity["motion_adapter_sha256"] = weights_sha256(adapter_folder)
+
+    def read(file: Path) -> Mapping[str, Any]:
+        return read_json(file) if file.is_file() else {}
+
+    trained = read(adapter_folder / "config.json") if motion_adapter != "none" else {}
+    noise = {name: trained[name] for name in ("noise_type", "noise_alpha") if name in trained}
+    return ModelFacts(identity, {**COMMON_DEFAULTS, **noise, **read(folder / "generation_defaults.json")})

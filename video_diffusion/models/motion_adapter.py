@@ -11,6 +11,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
+from video_diffusion.generation_settings import NoiseType
 from video_diffusion.models.temporal_transformer import NormScope, TemporalTransformer
 
 
@@ -46,9 +47,15 @@ class MotionAdapter(ModelMixin, ConfigMixin):
         motion_norm_num_groups: Groups of the group norm.
         motion_max_seq_length: Frames that the position tables know: the longest clip in one pass.
         use_motion_mid_block: Whether there are temporal layers in the mid block.
-        conv_in_channels: Always None. Other values mark PIA adapters, which replace the U-Net's first
-            convolution.
+        conv_in_channels: Channels that the U-Net's first convolution takes with a PIA adapter (9: latents, a
+            mask, an image's latents), which brings the weights for those beyond the U-Net's own; else None.
         norm_scope: What the group norm averages over: "frame" or "clip".
+        resnet_norm_scope: What the image U-Net's resnet norms average over while the adapter is attached:
+            "frame", or "clip" as only AnimateDiff v1 was trained. diffusers always computes "frame".
+        family: Which published kind of temporal layers this is or was trained from, a key of
+            `loading.FAMILIES`, which has its noise schedule; None is none of them.
+        noise_type: How the first noise of frames hung together in training, see `sampling.initial_noise`.
+        noise_alpha: How closely.
 
     Raises:
         ValueError: A field is out of range or of the wrong length.
@@ -72,17 +79,22 @@ class MotionAdapter(ModelMixin, ConfigMixin):
         use_motion_mid_block: bool = True,
         conv_in_channels: int | None = None,
         norm_scope: str = "frame",
+        noise_type: str = "independent",
+        noise_alpha: float = 1.0,
+        resnet_norm_scope: str = "frame",
+        family: str | None = None,
     ) -> None:
         super().__init__()
-        if norm_scope not in get_args(NormScope):
+        if noise_type not in get_args(NoiseType):
             raise ValueError(
-                f"norm_scope must be 'frame' or 'clip', not {norm_scope!r}; use the one it was trained with"
+                f"noise_type must be one of {', '.join(get_args(NoiseType))}, not {noise_type!r}; "
+                "use the one it was trained with"
             )
-        if conv_in_channels is not None:
-            raise ValueError(
-                f"conv_in_channels must be None, but is {conv_in_channels}: a PIA adapter, which edits the "
-                "image U-Net; use an AnimateDiff adapter"
-            )
+        for field, scope in (("norm_scope", norm_scope), ("resnet_norm_scope", resnet_norm_scope)):
+            if scope not in get_args(NormScope):
+                raise ValueError(
+                    f"{field} must be 'frame' or 'clip', not {scope!r}; use the one it was trained with"
+                )
         num_blocks = len(block_out_channels)
         num_layers = _one_for_each("motion_layers_per_block", motion_layers_per_block, num_blocks)
         num_heads = _one_for_each("motion_num_attention_heads", motion_num_attention_heads, num_blocks)
@@ -103,6 +115,11 @@ class MotionAdapter(ModelMixin, ConfigMixin):
                 for layers in _one_for_each(name, depth, count)
             )
 
+        self.conv_in = (
+            None
+            if conv_in_channels is None
+            else nn.Conv2d(conv_in_channels, block_out_channels[0], kernel_size=3, padding=1)
+        )
         name = "motion_transformer_layers_per_block"
         self.down_blocks = nn.ModuleList(block(i, num_layers[i], depths[i], name) for i in range(num_blocks))
         self.mid_block = (

@@ -74,11 +74,15 @@ class TemporalTransformerBlock(nn.Module):
         self.ff = FeedForward(width)
 
     def forward(
-        self, hidden_states: Float[Tensor, "sites f d"], frame_positions: FramePositions | None = None
+        self,
+        hidden_states: Float[Tensor, "sites f d"],
+        frame_positions: FramePositions | None = None,
+        motion_scale: float = 1.0,
     ) -> Float[Tensor, "sites f d"]:
         """Mix the frames of each site."""
-        hidden_states = hidden_states + self.attn1(self.pos_embed(self.norm1(hidden_states), frame_positions))
-        hidden_states = hidden_states + self.attn2(self.pos_embed(self.norm2(hidden_states), frame_positions))
+        for norm, attention in ((self.norm1, self.attn1), (self.norm2, self.attn2)):
+            positioned = self.pos_embed(norm(hidden_states), frame_positions)
+            hidden_states = hidden_states + attention(positioned, motion_scale)
         return hidden_states + self.ff(self.norm3(hidden_states))
 
 
@@ -133,6 +137,7 @@ class TemporalTransformer(nn.Module):
         hidden_states: Float[Tensor, "bf c h w"],
         num_frames: int,
         frame_positions: FramePositions | None = None,
+        motion_scale: float = 1.0,
     ) -> Float[Tensor, "bf c h w"]:
         """Mix the frames of each video.
 
@@ -140,15 +145,16 @@ class TemporalTransformer(nn.Module):
             hidden_states: The image U-Net's feature map, frames folded into the batch.
             num_frames: Frames of one video.
             frame_positions: Rows of the position table; None means 0, 1, 2, …
+            motion_scale: Factor on the scores of attention.
         """
         height, width = hidden_states.shape[-2:]
         frames = self._normalised(hidden_states, num_frames)
         frames = self.proj_in(rearrange(frames, "(b f) c h w -> (b h w) f c", f=num_frames))
         for block in self.transformer_blocks:
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                frames = self._gradient_checkpointing_func(block, frames, frame_positions)
+                frames = self._gradient_checkpointing_func(block, frames, frame_positions, motion_scale)
             else:
-                frames = block(frames, frame_positions)
+                frames = block(frames, frame_positions, motion_scale)
         frames = rearrange(self.proj_out(frames), "(b h w) f c -> (b f) c h w", h=height, w=width)
         return hidden_states + frames
 

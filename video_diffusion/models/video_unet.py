@@ -30,6 +30,7 @@ class FrameLayout:
 
     num_frames: int
     positions: Tensor | None
+    motion_scale: float
 
 
 class VideoUNet(nn.Module):
@@ -129,6 +130,7 @@ class VideoUNet(nn.Module):
         prompt_embeds: PromptEmbeds,
         *,
         frame_positions: Int[Tensor, " positions"] | None = None,
+        motion_scale: float = 1.0,
         added_cond_kwargs: Conditions | None = None,
         cross_attention_kwargs: Conditions | None = None,
         down_block_additional_residuals: Sequence[Tensor] | None = None,
@@ -146,6 +148,7 @@ class VideoUNet(nn.Module):
             prompt_embeds: Text embeddings of each video, or of each of its frames.
             frame_positions: When each frame happens, as rows of the adapter's position table: 0, 2, 4, … for
                 every second frame of a clip. None means 0, 1, 2, …
+            motion_scale: Factor on the scores of temporal attention; 1 is the model as trained.
             added_cond_kwargs: The image U-Net's further conditions (SDXL's `text_embeds` and `time_ids`,
                 IP-Adapter's `image_embeds`); a tensor has one item per video, or one per frame in folded
                 order.
@@ -178,7 +181,7 @@ class VideoUNet(nn.Module):
 
         attention = None if cross_attention_kwargs is None else dict(cross_attention_kwargs)
 
-        self._layout = FrameLayout(num_frames, frame_positions)
+        self._layout = FrameLayout(num_frames, frame_positions, motion_scale)
         try:
             (prediction,) = self.unet(
                 fold_frames(latents),
@@ -239,9 +242,10 @@ class _TemporalHook:
         layout = self.video_unet._layout
         if layout is None or layout.num_frames == 1:
             return None  # an image pass: the module's own output stands
+        how = (layout.num_frames, layout.positions, layout.motion_scale)
         if isinstance(output, tuple):
-            return (self.temporal(output[0], layout.num_frames, layout.positions), *output[1:])
-        return self.temporal(output, layout.num_frames, layout.positions)
+            return (self.temporal(output[0], *how), *output[1:])
+        return self.temporal(output, *how)
 
 
 def _folded(residual: Tensor) -> Tensor:

@@ -6,12 +6,16 @@ one.
 """
 
 import hashlib
+import math
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from video_diffusion.generation_settings import NoiseType
+
 MAX_SEED = 2**63 - 1
+SHARED = 2**64 - 1  # stands in for the frame number of noise that belongs to all frames
 
 
 def frame_generators(seed: int, step: int, num_frames: int) -> list[torch.Generator]:
@@ -43,18 +47,51 @@ def step_noise(
 
 
 def initial_noise(
-    seed: int, num_frames: int, num_channels: int, height: int, width: int
+    seed: int,
+    num_frames: int,
+    num_channels: int,
+    height: int,
+    width: int,
+    noise_type: NoiseType = "independent",
+    noise_alpha: float = 1.0,
 ) -> Float[Tensor, "c f h w"]:
-    """Draw the noise that a clip is denoised from: standard normal, on the CPU, in float32.
+    """Draw the noise that a clip is denoised from: each frame standard normal, on the CPU, in float32.
+
+    With own_i the noise of frame i, a = `noise_alpha` and PYoCo's two ways (Ge et al. 2023, section 4):
+
+    - independent: own_i.
+    - mixed: (a · shared + own_i) / √(1 + a²), so any two frames correlate by a² / (1 + a²).
+    - progressive: own_0, then (a · e_(i-1) + own_i) / √(1 + a²); frames k apart correlate by
+      (a / √(1 + a²))^k.
+    - constant: own_0 for every frame.
 
     Args:
         seed: 0 to 2⁶³ - 1.
-        num_frames: Frames of the clip.
+        num_frames: Frames of the clip; the first k frames are the same for every length.
         num_channels: Channels of the latents.
         height: Height of the latents, not of the picture.
         width: Width of the latents.
+        noise_type: How frames hang together.
+        noise_alpha: Weight of what frames have in common against their own; at least 0.
+
+    Raises:
+        ValueError: The seed or `noise_alpha` is outside its range.
     """
-    return step_noise(seed, 0, num_frames=num_frames, num_channels=num_channels, height=height, width=width)
+    if not 0 <= noise_alpha < math.inf:
+        raise ValueError(f"noise_alpha must be 0 or more, but is {noise_alpha}; 1 and 2 are usual")
+    own = step_noise(seed, 0, num_frames=num_frames, num_channels=num_channels, height=height, width=width)
+    common, alone = noise_alpha / math.hypot(1, noise_alpha), 1 / math.hypot(1, noise_alpha)
+    if noise_type == "mixed":
+        shared = torch.randn(own[:, 0].shape, generator=_generator(seed, 0, SHARED))
+        return common * shared.unsqueeze(1) + alone * own
+    if noise_type == "progressive":
+        frames = [own[:, 0]]
+        for each in own[:, 1:].unbind(1):
+            frames.append(common * frames[-1] + alone * each)
+        return torch.stack(frames, dim=1)
+    if noise_type == "constant":
+        return own[:, :1].expand(own.shape).clone()
+    return own
 
 
 def _generator(seed: int, step: int, frame: int) -> torch.Generator:
