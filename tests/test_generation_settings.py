@@ -56,6 +56,16 @@ from video_diffusion.generation_settings import (
         ({"noise_type": "pink"}, "noise_type must be one of independent, mixed, progressive, constant"),
         ({"noise_alpha": -0.5}, "noise_alpha must be a finite number from 0 to 100 (given -0.5)"),
         ({"motion_scale": 11.0}, "motion_scale must be a finite number from 0 to 10 (given 11.0)"),
+        ({"context_length": 1}, "context_length must be a whole number from 2 to 4096 (given 1)"),
+        (
+            {"context_length": 8, "context_overlap": 8},
+            "context_overlap must be below context_length 8; a quarter of it is usual (given 8)",
+        ),
+        (
+            {"context_schedule": "static", "loop": True},
+            "loop does not go with context_schedule static; leave the schedule out (given True)",
+        ),
+        ({"loop": 1}, "loop must be true or false (given 1)"),
         ({"sede": 3}, "no setting 'sede'; did you mean 'seed'?"),
     ],
 )
@@ -116,7 +126,8 @@ OTHER: dict[str, Any] = {
     "prompt": "b", "negative_prompt": "c", "seed": 1, "num_frames": 3, "height": 24, "width": 32,
     "num_inference_steps": 2, "guidance_scale": 3.0, "scheduler": "euler", "model": "x",
     "motion_adapter": "y", "dtype": "bfloat16", "fps": 12, "device": "cpu", "decode_chunk_size": 2,
-    "noise_type": "mixed", "noise_alpha": 2.0, "motion_scale": 1.5,
+    "noise_type": "mixed", "noise_alpha": 2.0, "motion_scale": 1.5, "context_length": 8, "context_overlap": 2,
+    "context_stride": 2, "context_schedule": "static", "context_fuse": "flat", "loop": True,
 }  # fmt: skip
 
 

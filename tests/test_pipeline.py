@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from tiny_models import relative_error, save_tiny_model, tiny_adapter, tiny_unet
 
-from video_diffusion import GenerationSettings, TextToVideoPipeline
+from video_diffusion import GeneratedVideo, GenerationSettings, TextToVideoPipeline
 from video_diffusion.io import frames_sha256, read_record, read_video
 from video_diffusion.loading import DeviceError, ModelLoadError, choose_device, choose_dtype
 from video_diffusion.sampling import DenoisingStep, NonFiniteLatentsError
@@ -65,7 +65,9 @@ def test_the_record_says_everything_as_json(pipeline: TextToVideoPipeline) -> No
     record = json.loads(json.dumps(video.record))
     assert record["settings"]["seed"] == 7
     assert record["ai_generated"] is True
-    assert None not in [v for k, v in record["settings"].items() if k != "motion_adapter"]
+    none = {name for name, value in record["settings"].items() if value is None}
+    assert none <= {"motion_adapter", "context_length", "context_overlap"}
+    assert record["window_starts"] == []
     assert len(record["model"]["weights_sha256"]) == 64
     assert record["measures"].keys() == video.report.values.keys()
     assert set(record["timings"]) == {"encode_prompt", "denoise", "decode_latents", "measure"}
@@ -188,7 +190,11 @@ def test_other_precisions_make_nearly_the_same_latents(
     [
         (
             {"num_frames": 10},
-            "num_frames is 10 but this motion adapter knows 9 positions; set context_length",
+            r"num_frames is 10 but this motion adapter knows 9 positions; set context_length \(--c",
+        ),
+        (
+            {"num_frames": 12, "context_length": 10},
+            "context_length is 10 but this motion adapter knows 9 positions; set it to 9 or less",
         ),
         ({"model": "other/model"}, "model is 'other/model' but this pipeline was loaded with"),
         ({"dtype": "bfloat16"}, "dtype is 'bfloat16' but this pipeline was loaded with 'float32'"),
@@ -241,6 +247,43 @@ def test_an_adapter_brings_the_noise_it_was_trained_with(folder: Path, tmp_path:
     own, named = pipeline("a red ball"), pipeline("a red ball", noise_type="mixed", noise_alpha=2.0)
     assert (own.settings.noise_type, own.settings.noise_alpha) == ("mixed", 2.0)
     assert own.frames_sha256 == named.frames_sha256 != pipeline("a", noise_type="independent").frames_sha256
+
+
+def test_windows_make_clips_of_any_length(pipeline: TextToVideoPipeline) -> None:
+    def make(**changes: Any) -> GeneratedVideo:
+        return pipeline("a red ball", num_frames=13, context_length=6, num_inference_steps=2, **changes)
+
+    usual = make()
+    assert usual.frames.shape == (13, 16, 24, 3)
+    assert (usual.run_record.window_starts[0], usual.run_record.window_starts[-1]) == (0, 7)
+    assert usual.report.values["seam_excess"].value is not None
+    others: list[dict[str, Any]] = [{"context_overlap": 4}, {"context_stride": 2}, {"loop": True}]
+    others += [{"context_schedule": "batched"}, {"context_fuse": "flat"}]
+    videos = [usual, *(make(**each) for each in others)]
+    assert len({video.frames_sha256 for video in videos}) == len(videos)
+    assert len({video.run_record.job_id for video in videos}) == len(videos)
+    assert make().frames_sha256 == usual.frames_sha256
+
+
+def test_a_clip_that_fits_into_its_window_is_made_in_one_pass(pipeline: TextToVideoPipeline) -> None:
+    one, windowed = pipeline("a red ball"), pipeline("a red ball", context_length=8)
+    assert windowed.frames_sha256 == one.frames_sha256
+    assert windowed.run_record.window_starts == []
+    assert windowed.report.values["seam_excess"].value is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"context_stride": 2}, "context_stride is ignored without context_length"),
+        ({"noise_alpha": 2.0}, "noise_alpha is ignored by independent noise"),
+    ],
+)
+def test_settings_without_effect_are_said(
+    pipeline: TextToVideoPipeline, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.warns(UserWarning, match=message):
+        pipeline.resolve(clip(**changes))
 
 
 def test_a_broken_model_names_the_step(folder: Path) -> None:

@@ -1,6 +1,6 @@
 """A finished clip: frames, measures and record, before and after it is encoded."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,6 +73,7 @@ def make_record(
     timings: Mapping[str, float],
     device: str,
     num_threads: int,
+    window_starts: Sequence[int] = (),
 ) -> RunRecord:
     """Write down what made a clip.
 
@@ -84,6 +85,7 @@ def make_record(
         timings: Seconds by stage.
         device: It was computed on.
         num_threads: Of the CPU; sums are split among them, so the last bits depend on it.
+        window_starts: First frames of the context windows, if there were any.
     """
     hashes = {name: value for name, value in model.model_dump().items() if name.endswith("sha256")}
     if model.motion_adapter == "none":  # temporal layers switched off have no weights to be hashed
@@ -102,6 +104,7 @@ def make_record(
             )
             for name, measured in report.values.items()
         },
+        window_starts=list(window_starts),
         timings={stage: round(seconds, 3) for stage, seconds in timings.items()},
         device=device,
         num_threads=num_threads,

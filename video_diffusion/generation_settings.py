@@ -7,7 +7,15 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    field_validator,
+)
 
 from video_diffusion.config import Layer, validate
 
@@ -19,6 +27,8 @@ SchedulerName = Literal[
 ]
 DtypeName = Literal["float32", "float16", "bfloat16", "float64"]
 NoiseType = Literal["independent", "mixed", "progressive", "constant"]
+ContextSchedule = Literal["uniform", "uniform_looped", "static", "batched"]
+ContextFuse = Literal["pyramid", "flat", "linear"]
 
 # What neither the user nor a model's folder says; the size is the U-Net's own.
 COMMON_DEFAULTS: Mapping[str, Any] = {
@@ -29,11 +39,16 @@ COMMON_DEFAULTS: Mapping[str, Any] = {
 PIXEL_FIELDS = (
     "prompt", "negative_prompt", "seed", "num_frames", "height", "width", "num_inference_steps",
     "guidance_scale", "scheduler", "model", "motion_adapter", "dtype", "noise_type", "noise_alpha",
-    "motion_scale",
+    "motion_scale", "context_length", "context_overlap", "context_stride", "context_schedule", "context_fuse",
+    "loop",
 )  # fmt: skip
 
 # Pixel fields that came later do not count in a job's id where they change nothing, so older ids stay.
-WITHOUT_EFFECT: Mapping[str, Any] = {"noise_type": "independent", "noise_alpha": 1.0, "motion_scale": 1.0}
+WITHOUT_EFFECT: Mapping[str, Any] = {
+    "noise_type": "independent", "noise_alpha": 1.0, "motion_scale": 1.0, "context_length": None,
+    "context_overlap": None, "context_stride": 1, "context_schedule": "uniform", "context_fuse": "pyramid",
+    "loop": False,
+}  # fmt: skip
 
 
 def check_text(text: str) -> str:
@@ -132,6 +147,12 @@ class GenerationSettings(BaseModel):
         noise_alpha: how closely for "mixed" and "progressive", 0 (not at all) to 100; None is the motion
             adapter's.
         motion_scale: factor on the scores of temporal attention, 0 to 10; 1 is the model as trained.
+        context_length: frames of a context window, 2 to 4096; None makes the clip in one pass.
+        context_overlap: frames that neighbouring windows share; None is a quarter of their length.
+        context_stride: levels of dilated windows, 1 to 8; 1 has none.
+        context_schedule: where windows lie from step to step, see `sampling.ContextWindows`.
+        context_fuse: how frames count where windows overlap.
+        loop: whether the clip's end meets its beginning; windows then go around it.
     """
 
     model_config = ConfigDict(
@@ -156,6 +177,28 @@ class GenerationSettings(BaseModel):
     noise_type: NoiseType | None = None
     noise_alpha: Annotated[float | None, Field(ge=0, le=100)] = None
     motion_scale: Annotated[float, Field(ge=0, le=10)] = 1.0
+    context_length: Annotated[int | None, Field(ge=2, le=4096)] = None
+    context_overlap: Annotated[int | None, Field(ge=0, le=4095)] = None
+    context_stride: Annotated[int, Field(ge=1, le=8)] = 1
+    context_schedule: ContextSchedule = "uniform"
+    context_fuse: ContextFuse = "pyramid"
+    loop: bool = False
+
+    @field_validator("context_overlap")
+    @classmethod
+    def _check_overlap(cls, overlap: int | None, info: Any) -> int | None:
+        length = info.data.get("context_length")
+        if overlap is not None and length is not None and overlap >= length:
+            raise ValueError(f"must be below context_length {length}; a quarter of it is usual")
+        return overlap
+
+    @field_validator("loop")
+    @classmethod
+    def _check_loop(cls, loop: bool, info: Any) -> bool:
+        schedule = info.data.get("context_schedule")
+        if loop and schedule in {"static", "batched"}:
+            raise ValueError(f"does not go with context_schedule {schedule}; leave the schedule out")
+        return loop
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> "GenerationSettings":

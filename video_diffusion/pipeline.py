@@ -13,18 +13,24 @@ import torch
 from jaxtyping import UInt8
 from torch import nn
 
+from video_diffusion.clip_plan import context_windows, made_together, model_defaults, resolve
 from video_diffusion.generated_video import GeneratedVideo, make_record
-from video_diffusion.generation_settings import COMMON_DEFAULTS, GenerationSettings
+from video_diffusion.generation_settings import GenerationSettings
 from video_diffusion.loading import ModelParts, choose_device, choose_dtype, load_model, save_model
 from video_diffusion.metrics import measure
 from video_diffusion.models import VideoUNet, decode_latents, latent_scale
-from video_diffusion.sampling import DenoisingStep, Guided, denoise, initial_noise, make_scheduler
+from video_diffusion.sampling import (
+    DenoisingStep,
+    Guided,
+    Windowed,
+    denoise,
+    initial_noise,
+    make_scheduler,
+)
 from video_diffusion.shapes import Latents, to_uint8
 from video_diffusion.text import encode_prompt
 
 __all__ = ["GeneratedVideo", "TextToVideoPipeline"]
-
-USUAL_NUM_FRAMES = 16
 
 OnStep = Callable[[DenoisingStep], None]
 
@@ -48,9 +54,7 @@ class TextToVideoPipeline:
             nn.Module.to(part, device=self.device)
         self.video_unet = VideoUNet(parts.unet, parts.motion_adapter)
         self.latent_scale = latent_scale(parts.vae)
-        trained = parts.motion_adapter.config
-        noise = {"noise_type": trained.noise_type, "noise_alpha": trained.noise_alpha}
-        self.defaults = {**COMMON_DEFAULTS, **self._own_size(), **noise, **parts.defaults}
+        self.defaults = model_defaults(parts)
         self.vocabulary = tuple(parts.defaults.get("vocabulary", ()))
 
     @classmethod
@@ -127,8 +131,8 @@ class TextToVideoPipeline:
         """
         resolved = [self.resolve(each) for each in settings]
         made: dict[int, GeneratedVideo] = {}
-        order = sorted(range(len(resolved)), key=lambda place: _together(resolved[place]))
-        for _, places in groupby(order, key=lambda place: _together(resolved[place])):
+        order = sorted(range(len(resolved)), key=lambda place: made_together(resolved[place]))
+        for _, places in groupby(order, key=lambda place: made_together(resolved[place])):
             batch = list(places)
             made |= zip(
                 batch, self._generate_batch([resolved[place] for place in batch], on_step), strict=True
@@ -151,24 +155,22 @@ class TextToVideoPipeline:
         noise = torch.stack([initial_noise(seed, *shape, one.noise_type, one.noise_alpha) for seed in seeds])
         latents = noise.to(self.device, torch.promote_types(torch.float32, prompt_embeds.dtype))
         with _timed(timings, "denoise", len(batch)):
+            model = Windowed(self.video_unet, context_windows(one))
             denoiser = Guided(
-                self.video_unet,
-                prompt_embeds,
-                negative_embeds,
-                one.guidance_scale,
-                motion_scale=one.motion_scale,
+                model, prompt_embeds, negative_embeds, one.guidance_scale, motion_scale=one.motion_scale
             )
             scheduler = make_scheduler(one.scheduler, parts.scheduler_config)
             for step in denoise(denoiser, scheduler, latents, one.num_inference_steps, seeds):
                 latents = step.latents
                 if on_step is not None:
                     on_step(step)
+        window_starts = model.window_starts if len(model.window_starts) > 1 else ()
         for each, video_latents in zip(batch, torch.split(latents, 1), strict=True):
             own_timings = dict(timings)
             with _timed(own_timings, "decode_latents"):
                 frames = self.decode(video_latents, one.decode_chunk_size)
             with _timed(own_timings, "measure"):
-                report = measure(frames, each.fps)
+                report = measure(frames, each.fps, window_starts=window_starts)
             record = make_record(
                 frames,
                 each,
@@ -177,6 +179,7 @@ class TextToVideoPipeline:
                 timings=own_timings,
                 device=str(self.device),
                 num_threads=torch.get_num_threads(),
+                window_starts=window_starts,
             )
             yield GeneratedVideo(frames, each, report, record)
 
@@ -198,46 +201,7 @@ class TextToVideoPipeline:
         Raises:
             ValueError: Size or length that the model cannot make, or settings that name another model.
         """
-        dtype = str(self.parts.unet.dtype).removeprefix("torch.")
-        own = {
-            "model": self.parts.identity.name,
-            "motion_adapter": self.parts.identity.motion_adapter,
-            "dtype": dtype,
-            "device": str(self.device),
-        }
-        for field in settings.model_fields_set & own.keys():
-            asked = getattr(settings, field)
-            if asked not in {own[field], "auto", None}:
-                raise ValueError(
-                    f"{field} is {asked!r} but this pipeline was loaded with {own[field]!r}; "
-                    "leave it out, or load another pipeline"
-                )
-        resolved: Any = settings.with_defaults(self.defaults).model_copy(update=own)
-        self.parts.motion_adapter.check_num_frames(resolved.num_frames)
-        for field in ("height", "width"):
-            side = getattr(resolved, field)
-            if side % self.latent_scale:
-                raise ValueError(
-                    f"{field} must be a multiple of {self.latent_scale} for this model, but is {side}; "
-                    f"set it to {side // self.latent_scale * self.latent_scale}"
-                )
-        if resolved.guidance_scale == 1 and resolved.negative_prompt:
-            warnings.warn(
-                "negative_prompt is ignored at guidance_scale 1, which switches guidance off", stacklevel=3
-            )
-        return resolved
-
-    def _own_size(self) -> dict[str, int]:
-        """The length and size that a model of the usual kind was trained at."""
-        sample_size = self.parts.unet.config.sample_size
-        height, width = (
-            (sample_size, sample_size) if isinstance(sample_size, int) else sample_size or (64, 64)
-        )
-        return {
-            "num_frames": min(USUAL_NUM_FRAMES, self.parts.motion_adapter.max_num_frames),
-            "height": height * self.latent_scale,
-            "width": width * self.latent_scale,
-        }
+        return resolve(settings, self.parts, self.device, self.defaults)
 
     def _latent_size(self, settings: Any) -> tuple[int, int, int]:
         channels = int(self.parts.unet.config.in_channels)
@@ -250,8 +214,3 @@ def _timed(timings: dict[str, float], stage: str, num_clips: int = 1) -> Iterato
     started = time.perf_counter()
     yield
     timings[stage] = (time.perf_counter() - started) / num_clips
-
-
-def _together(settings: GenerationSettings) -> str:
-    """What clips must agree on to be made together: everything but prompts and seeds."""
-    return settings.model_dump_json(exclude={"prompt", "negative_prompt", "seed"})

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-# flag names -> setting, metavar, help
+# flag names -> setting, metavar ("" takes no value), help
 FLAGS: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
     (("--negative-prompt",), "negative_prompt", "TEXT", "What to stay away from."),
     (("--seed",), "seed", "N", "0 to 2^63-1; the same seed gives the same clip.  [default: 0]"),
@@ -28,6 +28,12 @@ FLAGS: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
     (("--noise-type",), "noise_type", "NAME", "independent, mixed, progressive, constant along frames."),
     (("--noise-alpha",), "noise_alpha", "X", "What frames share of mixed or progressive noise, 0 to 100."),
     (("--motion-scale",), "motion_scale", "X", "Sharpness of temporal attention, 0 to 10.  [default: 1]"),
+    (("--context-length",), "context_length", "N", "Frames of a context window, for clips of any length."),
+    (("--context-overlap",), "context_overlap", "N", "Frames windows share.  [default: a quarter of N]"),
+    (("--context-stride",), "context_stride", "N", "Levels of dilated windows, 1 to 8.  [default: 1]"),
+    (("--context-schedule",), "context_schedule", "NAME", "uniform, uniform_looped, static or batched."),
+    (("--context-fuse",), "context_fuse", "NAME", "pyramid, flat or linear, where windows overlap."),
+    (("--loop",), "loop", "", "Let the clip's end meet its beginning."),
     (("--dtype",), "dtype", "NAME", "float32, float16, bfloat16 or float64.  [default: float32]"),
     (("--device",), "device", "NAME", "auto, cpu, cuda, cuda:N, xpu, mps.  [default: auto]"),
 )
@@ -44,7 +50,8 @@ def settings_options(command: Command) -> Command:
         "--config", "configs", multiple=True, metavar="FILE", help="YAML settings; later files win."
     )(command)
     for names, setting, metavar, about in reversed(FLAGS):
-        command = click.option(*names, setting, metavar=metavar, help=about)(command)
+        kind: dict[str, Any] = {"metavar": metavar} if metavar else {"is_flag": True}
+        command = click.option(*names, setting, help=about, **kind)(command)
     return command
 
 
@@ -93,6 +100,8 @@ def layer_from(
         layer = assign(layer, assignment)
     for names, setting, _, _ in FLAGS:
         text = flags.get(setting)
+        if text is True:
+            layer = set_value(layer, [setting], True, names[0])
         if not isinstance(text, str):
             continue
         if setting == "size":

@@ -87,6 +87,7 @@ class RunRecord(BaseModel):
         settings: fully resolved, so that later changes of a model's defaults do not matter.
         frames_sha256: of the uint8 frames before encoding (`frames_sha256`).
         measures: metric name to value, unit and status.
+        window_starts: first frames of the context windows that made the clip; empty if it was one pass.
         timings: seconds by stage.
         num_threads: of the CPU; together with the processor it decides the last bits of every sum.
         created: UTC, ISO 8601. Not part of any identity.
@@ -102,6 +103,7 @@ class RunRecord(BaseModel):
     job_id: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
     frames_sha256: Sha256
     measures: dict[Text, MeasuredValue] = Field(default_factory=dict)
+    window_starts: list[Annotated[int, Field(ge=0)]] = Field(default_factory=list)
     timings: dict[Text, float] = Field(default_factory=dict)
     versions: dict[Text, Text] = Field(default_factory=library_versions)
     device: Text = "cpu"

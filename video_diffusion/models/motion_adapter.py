@@ -150,7 +150,7 @@ class MotionAdapter(ModelMixin, ConfigMixin):
         if num_frames > max(self.max_num_frames, 1):
             raise ValueError(
                 f"num_frames is {num_frames} but this motion adapter knows {self.max_num_frames} positions; "
-                f"set context_length to {self.max_num_frames} or less to sample longer clips"
+                f"set context_length (--context-length) to {self.max_num_frames} or less for longer clips"
             )
 
     @classmethod

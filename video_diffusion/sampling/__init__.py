@@ -4,16 +4,20 @@ from video_diffusion.sampling.denoise import DenoisingStep, NonFiniteLatentsErro
 from video_diffusion.sampling.denoiser import Denoiser, Guided, PromptedModel
 from video_diffusion.sampling.noise import MAX_SEED, frame_generators, initial_noise, step_noise
 from video_diffusion.sampling.schedulers import SCHEDULERS, SchedulerRow, make_scheduler
+from video_diffusion.sampling.windowed import Windowed
+from video_diffusion.sampling.windows import ContextWindows
 
 __all__ = [
     "MAX_SEED",
     "SCHEDULERS",
+    "ContextWindows",
     "Denoiser",
     "DenoisingStep",
     "Guided",
     "NonFiniteLatentsError",
     "PromptedModel",
     "SchedulerRow",
+    "Windowed",
     "denoise",
     "frame_generators",
     "initial_noise",

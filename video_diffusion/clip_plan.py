@@ -1,0 +1,114 @@
+"""What a loaded model makes of settings: everything filled in, and checked where only it can tell."""
+
+import warnings
+from typing import Any
+
+import torch
+
+from video_diffusion.generation_settings import COMMON_DEFAULTS, GenerationSettings
+from video_diffusion.loading import ModelParts
+from video_diffusion.models import MotionAdapter, latent_scale
+from video_diffusion.sampling import ContextWindows
+
+USUAL_NUM_FRAMES = 16
+
+
+def model_defaults(parts: ModelParts) -> dict[str, Any]:
+    """Collect what the caller may leave open: what is usual, the sizes of the networks, the model's own."""
+    sample_size = parts.unet.config.sample_size
+    height, width = (sample_size, sample_size) if isinstance(sample_size, int) else sample_size or (64, 64)
+    scale, adapter = latent_scale(parts.vae), parts.motion_adapter
+    of_the_networks = {
+        "num_frames": min(USUAL_NUM_FRAMES, adapter.max_num_frames),
+        "height": height * scale,
+        "width": width * scale,
+        "noise_type": adapter.config.noise_type,
+        "noise_alpha": adapter.config.noise_alpha,
+    }
+    return {**COMMON_DEFAULTS, **of_the_networks, **parts.defaults}
+
+
+def resolve(
+    settings: GenerationSettings, parts: ModelParts, device: torch.device, defaults: dict[str, Any]
+) -> GenerationSettings:
+    """Fill in what settings leave open, and check what only this model can tell.
+
+    Args:
+        settings: Of one clip.
+        parts: The model.
+        device: It is on.
+        defaults: See `model_defaults`.
+
+    Raises:
+        ValueError: Size or length that the model cannot make, or settings that name another model.
+    """
+    own = {
+        "model": parts.identity.name,
+        "motion_adapter": parts.identity.motion_adapter,
+        "dtype": str(parts.unet.dtype).removeprefix("torch."),
+        "device": str(device),
+    }
+    for field in settings.model_fields_set & own.keys():
+        asked = getattr(settings, field)
+        if asked not in {own[field], "auto", None}:
+            raise ValueError(
+                f"{field} is {asked!r} but this pipeline was loaded with {own[field]!r}; "
+                "leave it out, or load another pipeline"
+            )
+    resolved = settings.with_defaults(defaults).model_copy(update=own)
+    _check_length(resolved, parts.motion_adapter)
+    scale = latent_scale(parts.vae)
+    for field in ("height", "width"):
+        side = getattr(resolved, field)
+        if side % scale:
+            raise ValueError(
+                f"{field} must be a multiple of {scale} for this model, but is {side}; "
+                f"set it to {side // scale * scale}"
+            )
+    for warning in _without_effect(settings, resolved):
+        warnings.warn(warning, stacklevel=3)
+    return resolved
+
+
+def context_windows(settings: GenerationSettings) -> ContextWindows:
+    """Say how a clip of resolved settings is divided; a clip made in one pass is one window."""
+    assert settings.num_frames is not None  # nothing is left open
+    length = settings.context_length or max(settings.num_frames, 2)
+    return ContextWindows(
+        num_frames=settings.num_frames,
+        length=length,
+        overlap=length // 4 if settings.context_overlap is None else settings.context_overlap,
+        stride=settings.context_stride,
+        schedule="uniform_looped" if settings.loop else settings.context_schedule,
+        fuse=settings.context_fuse,
+    )
+
+
+def made_together(settings: GenerationSettings) -> str:
+    """Write down what clips must agree on to be made together: everything but prompts and seeds."""
+    return settings.model_dump_json(exclude={"prompt", "negative_prompt", "seed"})
+
+
+def _check_length(settings: Any, adapter: MotionAdapter) -> None:
+    """Refuse windows, or clips without windows, that are too long for the temporal layers."""
+    if settings.context_length is None:
+        adapter.check_num_frames(settings.num_frames)
+    elif min(settings.context_length, settings.num_frames) > adapter.max_num_frames:
+        raise ValueError(
+            f"context_length is {settings.context_length} but this motion adapter knows "
+            f"{adapter.max_num_frames} positions; set it to {adapter.max_num_frames} or less"
+        )
+
+
+def _without_effect(settings: GenerationSettings, resolved: GenerationSettings) -> list[str]:
+    """What the user asked for that changes nothing."""
+    notes = []
+    if resolved.guidance_scale == 1 and settings.negative_prompt:
+        notes.append("negative_prompt is ignored at guidance_scale 1, which switches guidance off")
+    if resolved.noise_type in {"independent", "constant"} and settings.noise_alpha not in {None, 1}:
+        notes.append(f"noise_alpha is ignored by {resolved.noise_type} noise; set noise_type to mixed")
+    if settings.context_length is None:
+        for name, usual in {"context_overlap": None, "context_stride": 1, "context_fuse": "pyramid"}.items():
+            if getattr(settings, name) != usual:
+                notes.append(f"{name} is ignored without context_length; set that too, or leave it out")
+    return notes

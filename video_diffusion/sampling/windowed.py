@@ -1,0 +1,80 @@
+"""Context windows around a model: it sees a long clip a few frames at a time, and its answers are blended."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from video_diffusion.sampling.denoiser import PromptedModel, Timestep
+from video_diffusion.sampling.windows import ContextWindows
+from video_diffusion.shapes import Latents, PromptEmbeds
+
+PER_FRAME_CONDITIONS = ("motion_scale",)
+"""Conditions of a `VideoUNet` that a tensor gives frame by frame."""
+
+
+class Windowed:
+    """A model asked window by window, whose predictions are averaged by weight where windows overlap.
+
+    Each window is a clip of its own to the model: its frames are numbered from 0. Memory is that of one
+    window, latents aside. Windows lie inside guidance, so that each gets a prompt and a negative prompt; both
+    are averaged alike, which gives the same as averaging guided predictions.
+
+    Windows move on when the timestep changes. One instance serves one run.
+
+    Args:
+        model: What is asked for each window.
+        windows: How the clip is divided.
+    """
+
+    def __init__(self, model: PromptedModel, windows: ContextWindows) -> None:
+        self.model = model
+        self.windows = windows
+        self._step = -1
+        self._timestep: float | None = None
+
+    @property
+    def window_starts(self) -> tuple[int, ...]:
+        """First frames of the windows of the step that was done last, which decides what joints look like."""
+        return self.windows.starts(max(self._step, 0))
+
+    def __call__(
+        self, latents: Latents, timestep: Timestep, prompt_embeds: PromptEmbeds, **conditions: Any
+    ) -> Latents:
+        """Predict for all frames.
+
+        Args:
+            latents: Noisy latents.
+            timestep: One for all videos.
+            prompt_embeds: Of each video, or of each of its frames.
+            conditions: Further ones of the model; those of `PER_FRAME_CONDITIONS` may hold one per frame.
+        """
+        if float(timestep) != self._timestep:
+            self._step, self._timestep = self._step + 1, float(timestep)
+        windows = self.windows.at(self._step)
+        if len(windows) == 1 and windows[0] == tuple(range(latents.shape[2])):
+            return self.model(latents, timestep, prompt_embeds, **conditions)
+        total: Tensor | None = None
+        counts = torch.zeros(latents.shape[2], 1, 1, dtype=torch.float64, device=latents.device)
+        for window in windows:
+            rows = torch.tensor(window, device=latents.device)
+            prediction = self.model(
+                latents[:, :, rows],
+                timestep,
+                prompt_embeds[:, rows] if prompt_embeds.ndim == 4 else prompt_embeds,
+                **{name: _of_frames(name, value, rows) for name, value in conditions.items()},
+            )
+            precision = torch.promote_types(torch.float32, prediction.dtype)
+            if total is None:
+                shape = (*prediction.shape[:2], latents.shape[2], *prediction.shape[3:])
+                total = torch.zeros(shape, dtype=precision, device=prediction.device)
+            weights = torch.tensor(self.windows.weights(window), dtype=torch.float64, device=latents.device)
+            weights = weights[:, None, None]
+            total[:, :, rows] += prediction * weights.to(precision)
+            counts[rows] += weights
+        assert total is not None  # every frame is in a window
+        return (total / counts.to(total.dtype)).to(latents.dtype)
+
+
+def _of_frames(name: str, value: Any, rows: Tensor) -> Any:
+    return value[rows] if name in PER_FRAME_CONDITIONS and isinstance(value, Tensor) else value

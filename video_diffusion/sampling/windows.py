@@ -1,0 +1,117 @@
+"""Which frames a long clip's windows hold at each step, and how much each frame counts in its window.
+
+Pure functions of whole numbers: no model, no tensor. A window is a tuple of frame numbers in the order in
+which the model sees them.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeAlias
+
+from video_diffusion.generation_settings import ContextFuse, ContextSchedule
+
+Window: TypeAlias = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ContextWindows:
+    """How a clip is divided into windows that the model can take in one pass.
+
+    Attributes:
+        num_frames: Of the clip.
+        length: Frames of one window; a clip that is no longer is one window.
+        overlap: Frames that neighbouring windows share, below `length`; "batched" has none.
+        stride: Levels of dilated windows: 1 takes neighbouring frames only, 2 adds windows of every second
+            frame, 3 of every fourth, as far as such a window fits into the clip.
+        schedule: "uniform" moves all windows a little from step to step, so that their joints fall elsewhere;
+            "uniform_looped" does so around a clip whose end meets its beginning; "static" leaves them where
+            they are; "batched" puts them side by side.
+        fuse: How frames count where windows overlap: "pyramid" most in the middle of a window, "flat" all
+            alike, "linear" falling along the overlap.
+    """
+
+    num_frames: int
+    length: int
+    overlap: int
+    stride: int = 1
+    schedule: ContextSchedule = "uniform"
+    fuse: ContextFuse = "pyramid"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap < self.length:
+            raise ValueError(
+                f"context_overlap must lie in 0…{self.length - 1}, below context_length {self.length}, "
+                f"but is {self.overlap}; a quarter of the length is usual"
+            )
+
+    def at(self, step: int) -> tuple[Window, ...]:
+        """List the windows of a denoising step, each frame in at least one of those of neighbouring frames.
+
+        Close to AnimateDiff's command lines and ComfyUI nodes, with these differences: dilated windows never
+        hold a frame twice, the windows of "uniform" keep one distance instead of being cut at the clip's end
+        and patched at its start, and "batched" divides evenly instead of leaving a short rest.
+
+        Args:
+            step: Counts from 0.
+        """
+        if self.num_frames <= self.length:
+            turn = round(self.num_frames * van_der_corput(step)) if self.schedule == "uniform_looped" else 0
+            return (tuple((turn + k) % self.num_frames for k in range(self.num_frames)),)
+        if self.schedule == "batched":
+            count = -(-self.num_frames // self.length)
+            edges = [self.num_frames * part // count for part in range(count + 1)]
+            return tuple(tuple(range(a, b)) for a, b in pairwise(edges))
+        windows: list[Window] = []
+        for level in range(self.stride):
+            dilation = 2**level
+            if (self.length - 1) * dilation >= self.num_frames:
+                break
+            windows += [
+                tuple((start + k * dilation) % self.num_frames for k in range(self.length))
+                for start in self._starts(dilation, step)
+            ]
+        return tuple(windows)
+
+    def starts(self, step: int) -> tuple[int, ...]:
+        """First frames of the step's windows of neighbouring frames, in order: where a joint may show."""
+        windows = self.at(step)
+        return tuple(sorted({w[0] for w in windows if len(w) == 1 or w[1] == (w[0] + 1) % self.num_frames}))
+
+    def weights(self, window: Window) -> tuple[float, ...]:
+        """Tell how much each frame of a window counts against the same frame in others; above 0."""
+        size = len(window)
+        if self.fuse == "flat":
+            return (1.0,) * size
+        if self.fuse == "pyramid":
+            return tuple(float(min(k + 1, size - k)) for k in range(size))
+        looped = self.schedule == "uniform_looped"
+        at_start = not looped and window[0] == 0
+        at_end = not looped and window[-1] == self.num_frames - 1
+        return tuple(
+            min(
+                1.0,
+                1.0 if at_start else (k + 1) / (self.overlap + 1),
+                1.0 if at_end else (size - k) / (self.overlap + 1),
+            )
+            for k in range(size)
+        )
+
+    def _starts(self, dilation: int, step: int) -> list[int]:
+        """Where the windows of one dilation begin: as far apart as the overlap allows."""
+        distance = self.length * dilation - self.overlap
+        if self.schedule == "uniform_looped":
+            turn = round(self.num_frames * van_der_corput(step))
+            return [start % self.num_frames for start in range(turn, self.num_frames + turn, distance)]
+        last = self.num_frames - 1 - (self.length - 1) * dilation
+        shift = round(distance * van_der_corput(step)) % distance if self.schedule == "uniform" else 0
+        starts = [0, *range(shift, last, distance), last]
+        return sorted(set(starts))
+
+
+def van_der_corput(step: int) -> float:
+    """Reverse the bits of a number behind the point: 0, 1/2, 1/4, 3/4, 1/8, … evenly spread at any length."""
+    value, weight = 0.0, 0.5
+    while step:
+        value += weight * (step & 1)
+        step, weight = step >> 1, weight / 2
+    return value
