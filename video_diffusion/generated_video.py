@@ -74,6 +74,7 @@ def make_record(
     device: str,
     num_threads: int,
     window_starts: Sequence[int] = (),
+    noise_sha256: str | None = None,
 ) -> RunRecord:
     """Write down what made a clip.
 
@@ -86,6 +87,7 @@ def make_record(
         device: It was computed on.
         num_threads: Of the CPU; sums are split among them, so the last bits depend on it.
         window_starts: First frames of the context windows, if there were any.
+        noise_sha256: Of the noise that denoising started from.
     """
     hashes = {name: value for name, value in model.model_dump().items() if name.endswith("sha256")}
     if model.motion_adapter == "none":  # temporal layers switched off have no weights to be hashed
@@ -95,6 +97,7 @@ def make_record(
         model=model,
         job_id=settings.job_id(hashes),
         frames_sha256=frames_sha256(frames),
+        noise_sha256=noise_sha256,
         measures={
             name: MeasuredValue(
                 value=measured.value,

@@ -26,6 +26,7 @@ from video_diffusion.sampling import (
     denoise,
     initial_noise,
     make_scheduler,
+    noise_sha256,
 )
 from video_diffusion.shapes import Latents, to_uint8
 from video_diffusion.text import encode_prompt
@@ -165,7 +166,7 @@ class TextToVideoPipeline:
                 if on_step is not None:
                     on_step(step)
         window_starts = model.window_starts if len(model.window_starts) > 1 else ()
-        for each, video_latents in zip(batch, torch.split(latents, 1), strict=True):
+        for each, own_noise, video_latents in zip(batch, noise, torch.split(latents, 1), strict=True):
             own_timings = dict(timings)
             with _timed(own_timings, "decode_latents"):
                 frames = self.decode(video_latents, one.decode_chunk_size)
@@ -180,6 +181,7 @@ class TextToVideoPipeline:
                 device=str(self.device),
                 num_threads=torch.get_num_threads(),
                 window_starts=window_starts,
+                noise_sha256=noise_sha256(own_noise),
             )
             yield GeneratedVideo(frames, each, report, record)
 

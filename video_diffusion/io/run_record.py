@@ -86,6 +86,7 @@ class RunRecord(BaseModel):
     Attributes:
         settings: fully resolved, so that later changes of a model's defaults do not matter.
         frames_sha256: of the uint8 frames before encoding (`frames_sha256`).
+        noise_sha256: of the noise that denoising started from: clips that share it are paired.
         measures: metric name to value, unit and status.
         window_starts: first frames of the context windows that made the clip; empty if it was one pass.
         timings: seconds by stage.
@@ -102,6 +103,7 @@ class RunRecord(BaseModel):
     model: ModelIdentity
     job_id: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
     frames_sha256: Sha256
+    noise_sha256: Sha256 | None = None
     measures: dict[Text, MeasuredValue] = Field(default_factory=dict)
     window_starts: list[Annotated[int, Field(ge=0)]] = Field(default_factory=list)
     timings: dict[Text, float] = Field(default_factory=dict)

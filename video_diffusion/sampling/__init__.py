@@ -2,7 +2,13 @@
 
 from video_diffusion.sampling.denoise import DenoisingStep, NonFiniteLatentsError, denoise
 from video_diffusion.sampling.denoiser import Denoiser, Guided, PromptedModel
-from video_diffusion.sampling.noise import MAX_SEED, frame_generators, initial_noise, step_noise
+from video_diffusion.sampling.noise import (
+    MAX_SEED,
+    frame_generators,
+    initial_noise,
+    noise_sha256,
+    step_noise,
+)
 from video_diffusion.sampling.schedulers import SCHEDULERS, SchedulerRow, make_scheduler
 from video_diffusion.sampling.windowed import Windowed
 from video_diffusion.sampling.windows import ContextWindows
@@ -22,5 +28,6 @@ __all__ = [
     "frame_generators",
     "initial_noise",
     "make_scheduler",
+    "noise_sha256",
     "step_noise",
 ]

@@ -94,6 +94,12 @@ def initial_noise(
     return own
 
 
+def noise_sha256(noise: Float[Tensor, "c f h w"]) -> str:
+    """SHA-256 over shape and float32 values of one clip's noise, in hex; equal only where two start alike."""
+    values = noise.detach().to("cpu", torch.float32).contiguous()
+    return hashlib.sha256(f"{tuple(values.shape)} ".encode() + values.numpy().tobytes()).hexdigest()
+
+
 def _generator(seed: int, step: int, frame: int) -> torch.Generator:
     numbers = b"".join(number.to_bytes(8, "big") for number in (seed, step, frame))
     digest = hashlib.blake2b(numbers, digest_size=8, person=b"video_diffusion").digest()
