@@ -1,37 +1,32 @@
-"""`video-diffusion generate --jobs FILE`: the checks, the plan, the run with its progress, and its end."""
+"""`video-diffusion generate --jobs FILE`: the checks, the run with its progress, and its end."""
 
 import json
-import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from video_diffusion.cli.failures import CLIP_FAILED
+from video_diffusion.cli.batch_progress import Tally
+from video_diffusion.cli.failures import Terminated
+from video_diffusion.cli.output_checks import EncodingFlags
 from video_diffusion.cli.settings_flags import layer_from
 from video_diffusion.cli.terminal import say, warn
 
 if TYPE_CHECKING:
-    from video_diffusion.jobs import Job, Outcome
+    from video_diffusion.jobs import JobSummary, Outcome, Shard
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-GPU_BATCH = 4
-RECORD_BYTES = 20_000
-LISTED = 20
 OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (("--jobs",), {"metavar": "FILE", "help": "Many clips: .txt .csv .tsv .jsonl .yaml; -o names a folder."}),
     (("--shard",), {"metavar": "I/N", "help": "With --jobs: every N-th job from I (or by torchrun, SLURM)."}),
-    (
-        ("--batch-size",),
-        {"metavar": "N", "default": "auto", "help": "With --jobs: clips made at once; auto: 1 on a CPU."},
-    ),
+    (("--batch-size",), {"metavar": "N", "help": "With --jobs: clips at once, or auto.  [default: auto]"}),
     (("--dry-run",), {"is_flag": True, "help": "With --jobs: show the jobs, their time and disk."}),
     (("--verify",), {"is_flag": True, "help": "With --jobs: read finished clips before skipping them."}),
     (("--fail-fast",), {"is_flag": True, "help": "With --jobs: stop at the first failing job."}),
+    (("--engine",), {"metavar": "NAME", "help": "With --jobs: local, or ray (needs video-diffusion[ray])."}),
+    (("--actors",), {"metavar": "N", "help": "With --engine ray: models in memory.  [default: one per GPU]"}),
 )
 
 
@@ -42,13 +37,27 @@ def batch_options(command: Command) -> Command:
     return command
 
 
+def refuse_without_jobs(flags: Mapping[str, str | bool | None]) -> None:
+    """Refuses flags that mean nothing for a single clip.
+
+    Raises:
+        click.UsageError: the first of them.
+    """
+    for (name, *_), _ in OPTIONS:
+        if flags.get(name.removeprefix("--").replace("-", "_")):
+            raise click.UsageError(f"{name}: works on many clips; give it together with --jobs FILE")
+
+
 def run_batch(
     prompt: str | None,
     out: str | None,
     configs: Sequence[str],
     assignments: Sequence[str],
     flags: Mapping[str, str | bool | None],
+    encoding: EncodingFlags,
     *,
+    embed: bool,
+    overwrite: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -56,97 +65,76 @@ def run_batch(
 
     Raises:
         ConfigError, click.UsageError: the first thing wrong, before any model is loaded.
-        ModelLoadError: no model could be loaded at all.
+        ModelLoadError, DeviceError: a model or device that the file names is not there.
         OSError: the folder cannot be written.
     """
-    from video_diffusion.jobs import Pipelines, check_jobs, model_facts, read_jobs, run_jobs
+    from video_diffusion.cli.batch_checks import check_folder, check_machine, suffix_of
+    from video_diffusion.jobs import check_jobs
 
     if prompt is not None:
         raise click.UsageError("PROMPT: cannot be given together with --jobs; put it into the file")
     file = Path(str(flags["jobs"]))
-    batch_size = _batch_size(str(flags["batch_size"]))
-    shard = _shard(flags["shard"])
+    folder = Path(out or file.stem)
+    batch_size, engine, shard = _batch_size(flags), _engine(flags), _shard(flags, quiet)
+    suffix = suffix_of(encoding)
     base = layer_from(configs, assignments, flags).values
+    check_folder(folder)
     summary = check_jobs(file, base)
     if summary.num_repeated and not quiet:
-        at = ", ".join(summary.repeated[:3])
-        say(f"{summary.num_repeated} rows ask for a clip a second time ({at}, ...); it is made once")
-    folder = Path(out or file.stem)
-    if folder.exists() and not folder.is_dir():
-        raise click.UsageError(f"--out: {folder} is a file; with --jobs it must be a folder")
-    jobs = shard.pick(read_jobs(file, base, model_facts))
-    if flags["dry_run"]:
-        _show_plan(list(jobs), folder, as_json)
-        return
-    folder.mkdir(parents=True, exist_ok=True)
+        say(_repeated(summary))
 
     from video_diffusion.cli.clip_run import warnings_as_lines
+    from video_diffusion.jobs import Pipelines, model_facts, read_jobs, run_jobs
 
-    own = len(range(shard.index, summary.count, shard.count))
-    tally = Tally(own)
-    with warnings_as_lines():
-        outcomes = run_jobs(jobs, folder, Pipelines(), batch_size=batch_size, verify=bool(flags["verify"]))
+    for note in check_machine(summary, folder, encoding, suffix):
+        warn(note)
+    jobs = shard.pick(read_jobs(file, base, model_facts, suffix))
+    if flags["dry_run"]:
+        from video_diffusion.cli.batch_plan import show_plan
+
+        show_plan(jobs, folder, as_json=as_json, overwrite=overwrite)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    how: dict[str, Any] = {
+        "batch_size": batch_size,
+        "verify": bool(flags["verify"]),
+        "overwrite": overwrite,
+        "encoding": _encoding(encoding, embed),
+    }
+    if engine == "ray":
+        from video_diffusion.jobs.ray_engine import run_jobs_on_ray
+
+        outcomes = run_jobs_on_ray(jobs, folder, num_actors=_actors(flags), **how)
+    else:
+        outcomes = run_jobs(jobs, folder, Pipelines(), **how)
+    tally = Tally(len(range(shard.index, summary.count, shard.count)))
+    with warnings_as_lines(), closing(outcomes):
         try:
-            for outcome in _until_failure(outcomes, bool(flags["fail_fast"])):
-                tally.add(outcome)
-                if outcome.status == "failed":
-                    warn(f"{outcome.job.where}: {outcome.row['error']}")
-                elif as_json:
-                    click.echo(json.dumps(dict(outcome.row) | {"status": outcome.status}))
-                else:
-                    click.echo(str(folder / outcome.job.file))
-                if not quiet:
-                    say(tally.line())
-        except (KeyboardInterrupt, OSError):
+            shown = _until_failure(outcomes, bool(flags["fail_fast"]))
+            _show(shown, folder, tally, as_json=as_json, quiet=quiet)
+        except (KeyboardInterrupt, Terminated, OSError):
             say(f"{tally.line()}; the same command goes on from here")
             raise
-    _end(tally)
+    tally.end()
 
 
-@dataclass
-class Tally:
-    """How far a run is."""
-
-    total: int
-    made: int = 0
-    skipped: int = 0
-    failed: list["Outcome"] = field(default_factory=list)
-    started: float = field(default_factory=time.monotonic)
-
-    def add(self, outcome: "Outcome") -> None:
-        """Counts one job."""
-        self.made += outcome.status == "ok"
-        self.skipped += outcome.status == "skipped"
+def _show(outcomes: Iterable["Outcome"], folder: Path, tally: Tally, *, as_json: bool, quiet: bool) -> None:
+    """A path (or a row) on stdout for each job as it ends, and how far the run is on stderr."""
+    for outcome in outcomes:
+        tally.add(outcome)
+        row = dict(outcome.row) | {"status": outcome.status}
+        if as_json:
+            click.echo(json.dumps(row))
+        elif outcome.status != "failed":
+            click.echo(str(folder / outcome.job.file))
         if outcome.status == "failed":
-            self.failed.append(outcome)
-
-    def line(self) -> str:
-        """Done, failed and left, with the rate and the time left once a clip was made."""
-        left = self.total - self.made - self.skipped - len(self.failed)
-        text = (
-            f"{self.made + self.skipped} done ({self.skipped} before), {len(self.failed)} failed, {left} left"
-        )
-        tried = self.made + len(self.failed)
-        if not tried:
-            return text
-        seconds = (time.monotonic() - self.started) / tried
-        return f"{text} · {60 / max(seconds, 1e-9):.1f} clips/min · {seconds * left:.0f} s to go"
-
-
-def _end(tally: Tally) -> None:
-    """Lists what failed. If nothing could even be loaded, that is the error of the whole run."""
-    from video_diffusion.loading import ModelLoadError
-
-    if not tally.failed:
-        return
-    first = tally.failed[0].error
-    only_loading = all(isinstance(outcome.error, ModelLoadError) for outcome in tally.failed)
-    if only_loading and first is not None and not tally.made:
-        raise first
-    say(f"{len(tally.failed)} failed; results.jsonl has each reason:")
-    for outcome in tally.failed[:LISTED]:
-        say(f"  {outcome.job.where} {outcome.job.job_id}: {outcome.row['error']}")
-    raise click.exceptions.Exit(CLIP_FAILED)
+            warn(f"{outcome.job.where}: {row['error']}")
+        elif outcome.status == "ok" and row["flags"]:
+            warn(f"{outcome.job.where}: {outcome.job.file} is {' and '.join(row['flags'])}")
+        if not quiet and outcome.status != "skipped":
+            say(tally.line())
+    if not quiet and not (tally.made or tally.num_failed):
+        say(tally.line())
 
 
 def _until_failure(outcomes: Iterator["Outcome"], fail_fast: bool) -> Iterator["Outcome"]:
@@ -156,65 +144,63 @@ def _until_failure(outcomes: Iterator["Outcome"], fail_fast: bool) -> Iterator["
             return
 
 
-def _show_plan(jobs: Sequence["Job"], folder: Path, as_json: bool) -> None:
-    """Every job on stdout; how many, how long and how large on stderr."""
-    seconds, size = _estimate(jobs)
-    for job in jobs:
-        row = {"job_id": job.job_id, "file": job.file, "where": job.where}
-        click.echo(
-            json.dumps(row | {"settings": job.settings.model_dump(mode="json", exclude_none=True)})
-            if as_json
-            else str(folder / job.file)
-        )
-    existing = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
-    free = shutil.disk_usage(existing).free
-    say(f"{len(jobs)} clips, about {seconds:.0f} s, at most {size / 1e6:.1f} MB ({free / 1e9:.1f} GB free)")
+def _repeated(summary: "JobSummary") -> str:
+    at = ", ".join(summary.repeated[:3]) + (", ..." if summary.num_repeated > 3 else "")
+    rows = "1 row asks" if summary.num_repeated == 1 else f"{summary.num_repeated} rows ask"
+    return f"{rows} for a clip a second time ({at}); it is made once"
 
 
-def _estimate(jobs: Sequence["Job"]) -> tuple[float, int]:
-    """Seconds and bytes of all jobs: one clip of each kind is made in two steps and timed."""
-    from video_diffusion.cli.clip_run import warnings_as_lines
-    from video_diffusion.jobs import Pipelines
-
-    pipelines, seconds, size = Pipelines(), 0.0, 0
-    kinds: dict[tuple[Any, ...], list[Job]] = {}
-    for job in jobs:
-        kinds.setdefault(job.batch_key, []).append(job)
-    with warnings_as_lines():
-        for alike in kinds.values():
-            pipeline = pipelines.get(alike[0].settings)
-            resolved = pipeline.resolve(alike[0].settings)
-            marks: list[float] = []
-            started = time.perf_counter()
-            (video,) = pipeline.generate(
-                [resolved.model_copy(update={"num_inference_steps": 2})],
-                on_step=partial(_mark, marks),
-            )
-            whole = time.perf_counter() - started
-            steps = (resolved.num_inference_steps or 2) - 2
-            seconds += len(alike) * (whole + steps * (marks[-1] - marks[-2] if len(marks) > 1 else whole))
-            size += len(alike) * (video.frames.nbytes // 3 + RECORD_BYTES)
-    return seconds, size
+def _encoding(encoding: EncodingFlags, embed: bool) -> dict[str, Any]:
+    return {
+        "codec": encoding.codec,
+        "crf": encoding.crf,
+        "pixel_format": encoding.pixel_format,
+        "embed_metadata": embed,
+    }
 
 
-def _mark(marks: list[float], step: object) -> None:
-    marks.append(time.perf_counter())
-
-
-def _shard(text: object) -> Any:
+def _shard(flags: Mapping[str, str | bool | None], quiet: bool) -> "Shard":
     from video_diffusion.jobs.shard import parse_shard, shard_of_environment
 
+    text = flags["shard"]
     try:
-        return shard_of_environment() if text is None else parse_shard(str(text))
+        if text is not None:
+            return parse_shard(str(text))
+        shard = shard_of_environment()
     except ValueError as error:
         raise click.UsageError(f"--shard: {error}") from None
+    if shard.count > 1 and not quiet:
+        say(f"part {shard.index} of {shard.count}, as the launcher says; --shard 0/1 makes everything")
+    return shard
 
 
-def _batch_size(text: str) -> int:
-    if text == "auto":
-        import torch
+def _batch_size(flags: Mapping[str, str | bool | None]) -> int | None:
+    return _number(flags, "batch_size", "auto or a number", 1024)
 
-        return GPU_BATCH if torch.cuda.is_available() else 1
-    if not text.isdecimal() or not 1 <= int(text) <= 1024:
-        raise click.UsageError(f"--batch-size: must be auto or a number from 1 to 1024 (given {text!r})")
-    return int(text)
+
+def _actors(flags: Mapping[str, str | bool | None]) -> int | None:
+    return _number(flags, "actors", "a number", 1024)
+
+
+def _engine(flags: Mapping[str, str | bool | None]) -> str:
+    engine = str(flags["engine"] or "local")
+    if engine not in {"local", "ray"}:
+        raise click.UsageError(f"--engine: must be local or ray (given {engine!r})")
+    if engine == "local" and flags["actors"] is not None:
+        raise click.UsageError("--actors: works with --engine ray only; leave it out")
+    if engine == "ray":
+        from video_diffusion.jobs.ray_engine import check_ray
+
+        check_ray()
+        _actors(flags)
+    return engine
+
+
+def _number(flags: Mapping[str, str | bool | None], name: str, rule: str, most: int) -> int | None:
+    text = flags[name]
+    if text is None or (text == "auto" and rule.startswith("auto")):
+        return None
+    if not str(text).isdecimal() or not 1 <= int(str(text)) <= most:
+        flag = f"--{name.replace('_', '-')}"
+        raise click.UsageError(f"{flag}: must be {rule} from 1 to {most} (given {text!r})")
+    return int(str(text))

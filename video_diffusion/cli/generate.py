@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from video_diffusion.cli.batch import batch_options, run_batch
+from video_diffusion.cli.batch import batch_options, refuse_without_jobs, run_batch
 from video_diffusion.cli.output_checks import (
     EncodingFlags,
     check_clip_path,
@@ -57,8 +57,16 @@ def generate(
     to stdout; its seed, flicker and motion to stderr. Beside clip.mp4 stands clip.json, which `rerun` reads.
     """
     if flags.get("jobs") is not None:
-        run_batch(prompt, out, configs, assignments, flags, as_json=as_json, quiet=quiet)
+        for flag, given in (("--strip", strip), ("--sheet", sheet)):
+            if given is not None:
+                raise click.UsageError(f"{flag}: draws one clip; leave it out with --jobs")
+        encoding = EncodingFlags(codec, crf, pixel_format)
+        run_batch(
+            prompt, out, configs, assignments, flags, encoding,
+            embed=not no_embed_metadata, overwrite=overwrite, as_json=as_json, quiet=quiet,
+        )  # fmt: skip
         return
+    refuse_without_jobs(flags)
     started = time.monotonic()
     settings = settings_from(prompt, configs, assignments, flags)
     from video_diffusion.io import sidecar_path

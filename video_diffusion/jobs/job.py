@@ -13,7 +13,8 @@ from video_diffusion.io.file_names import slug
 from video_diffusion.jobs.job_file import Row, read_rows
 from video_diffusion.jobs.model_facts import ModelFacts
 
-MAX_SEEDS = 10_000
+MAX_SEEDS = 10_000  # of one row
+MAX_SEED = 2**63 - 1
 SLUG_BYTES = 80
 # what a batch must agree on
 BATCH_FIELDS = tuple(
@@ -55,13 +56,27 @@ class JobSummary:
         count: different jobs.
         repeated: "jobs.csv:7" for each row that asks for a clip a second time; at most 20 are kept.
         num_repeated: how many there are.
-        models: every (model, motion adapter) that is asked for.
+        models: every (model, motion adapter) that is asked for, and the row that asks first.
+        devices: likewise.
+        shapes: for every (model, motion adapter, frames, height, width, frames per second) that is asked
+            for, the first row and the number of jobs.
     """
 
     count: int = 0
     repeated: list[str] = field(default_factory=list)
     num_repeated: int = 0
-    models: set[tuple[str, str | None]] = field(default_factory=set)
+    models: dict[tuple[str, str | None], str] = field(default_factory=dict)
+    devices: dict[str, str] = field(default_factory=dict)
+    shapes: dict[tuple[Any, ...], tuple[str, int]] = field(default_factory=dict)
+
+    def add(self, settings: GenerationSettings, where: str) -> None:
+        """Notes what a job asks of models, devices and files."""
+        model = (settings.model, settings.motion_adapter)
+        self.models.setdefault(model, where)
+        self.devices.setdefault(settings.device, where)
+        shape = (*model, settings.num_frames, settings.height, settings.width, settings.fps)
+        first, count = self.shapes.get(shape, (where, 0))
+        self.shapes[shape] = first, count + 1
 
 
 def check_jobs(path: Path, base: Mapping[str, Any]) -> JobSummary:
@@ -79,7 +94,7 @@ def check_jobs(path: Path, base: Mapping[str, Any]) -> JobSummary:
     for row in read_rows(path):
         for settings, _ in _expand(row, base):
             digest = hashlib.blake2b(settings.canonical_json().encode(), digest_size=16).digest()
-            summary.models.add((settings.model, settings.motion_adapter))
+            summary.add(settings, row.where)
             if digest not in seen:
                 seen.add(digest)
                 summary.count += 1
@@ -135,6 +150,8 @@ def parse_seeds(value: object) -> list[int]:
         if found is None:
             raise ValueError(rule)
         first, last = int(found[1]), int(found[2] or found[1])
+        if last > MAX_SEED:
+            raise ValueError(f"must be numbers from 0 to {MAX_SEED}")
         if last < first:
             raise ValueError(f"has the range {first}-{last}, which runs backwards")
         if len(seeds) + last - first >= MAX_SEEDS:
@@ -150,6 +167,8 @@ def _expand(row: Row, base: Mapping[str, Any]) -> Iterator[tuple[GenerationSetti
     if name is not None:
         _check_name(row.where, name)
     if "size" in row.values:
+        if {"width", "height"} & row.values.keys():
+            raise ConfigError(f"{row.where}: gives size together with width or height; keep one")
         found = _SIZE.fullmatch(str(values.pop("size")).strip())
         if found is None:
             raise ConfigError(

@@ -6,13 +6,15 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
-from video_diffusion.config import ConfigError, nearest, read_config, shown
+from video_diffusion.config import ConfigError, Layer, assign, nearest, read_config, shown
 from video_diffusion.generation_settings import GenerationSettings
 
 OWN_COLUMNS = ("seeds", "size", "name")
 COLUMNS = (*GenerationSettings.model_fields, *OWN_COLUMNS)
+OTHER_WORDS = {"seed": ("seeds",), "seeds": ("seed",), "size": ("width", "height")}
 MAX_ROW_LINES = 50
 MAX_LINE_CHARACTERS = 1_000_000
 _CHUNK = 1 << 20
@@ -144,7 +146,13 @@ def _yaml_rows(path: Path) -> Iterator[Row]:
             raise ConfigError(
                 f"{where}: jobs.{index} must be a text or key: value lines (given {shown(job)})"
             )
-        yield Row(where, {**values, **job}, places)
+        yield Row(where, {**_without(values, job), **job}, places)
+
+
+def _without(values: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
+    """The values for all jobs, less those that a job says in other words."""
+    said = {other for key in job.keys() & OTHER_WORDS.keys() for other in OTHER_WORDS[key]}
+    return {key: value for key, value in values.items() if key not in said}
 
 
 def _table_rows(path: Path) -> Iterator[Row]:
@@ -175,7 +183,11 @@ def _table_rows(path: Path) -> Iterator[Row]:
                     f"{where}: has {len(cells)} cells, but the header has {len(header)}; put a text that "
                     f"holds {'tabs' if separator == chr(9) else repr(separator)} in quotes"
                 )
-            yield Row(where, {n: _cell(n, c) for n, c in zip(header, cells, strict=True) if c.strip()})
+            yield Row(where, _row(where, header, cells))
+
+
+def _row(where: str, header: list[str], cells: list[str]) -> dict[str, Any]:
+    return {n: _cell(where, n, text) for n, text in zip(header, cells, strict=True) if text.strip()}
 
 
 def _separator(line: str) -> str:
@@ -204,15 +216,33 @@ def _header(where: str, cells: list[str]) -> list[str]:
     return names
 
 
-def _cell(name: str, text: str) -> Any:
-    """A cell as the number that the setting wants, else as text; the check of the settings tells the rule."""
+def _cell(where: str, name: str, text: str) -> Any:
+    """A cell as what the setting wants, else as text; the check of the settings tells the rule.
+
+    Lists and sections are written as in YAML, [a, b] and {0: a}; a list of one needs no brackets.
+    """
     field = GenerationSettings.model_fields.get(name)
-    kinds = (field.annotation, *get_args(field.annotation)) if field is not None else ()
-    try:
-        if int in kinds:
-            return int(text)
-        if float in kinds:
-            return float(text)
-    except ValueError:
-        return text
+    kinds = _kinds(field.annotation) if field is not None else set()
+    if kinds & {tuple, list, dict} and text.lstrip()[0] in "[{":
+        return assign(Layer({}), f"{name}={text}", where).values[name]
+    if kinds & {tuple, list} and str not in kinds:
+        return [text]
+    if bool in kinds:
+        return {"true": True, "false": False}.get(text.strip().lower(), text)
+    for kind in (int, float):
+        if kind in kinds:
+            try:
+                return kind(text)
+            except ValueError:
+                return text
     return text
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The types that a setting can hold, unions and annotations opened, not looking into containers."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _kinds(get_args(annotation)[0])
+    if origin in {Union, UnionType}:
+        return set().union(*(_kinds(part) for part in get_args(annotation)))
+    return {origin or annotation}

@@ -15,6 +15,7 @@ except ImportError:  # Windows: single appends are still written at once
     fcntl = None  # type: ignore[assignment]  # the absence of the module is its value there
 
 FILE_NAME = "results.jsonl"
+KEPT = ("job_id", "status", "file", "bytes", "frames_sha256", "file_frames_sha256")
 
 
 class Results:
@@ -77,6 +78,20 @@ class Results:
     def latest(self) -> dict[str, dict[str, Any]]:
         """The last row of each job id."""
         return {row["job_id"]: row for row in self.rows()}
+
+    def finished(self) -> dict[str, list[dict[str, Any]]]:
+        """For each job id whose last row says ok, what resuming needs of its rows; never empty lists.
+
+        Two processes that made the same clip have left two rows, either of which can describe the file that
+        is there: its frames are the same, its size need not be, since a record tells times.
+        """
+        found: dict[str, list[dict[str, Any]]] = {}
+        for row in self.rows():
+            if row["status"] == "ok":
+                found.setdefault(row["job_id"], []).append({key: row[key] for key in KEPT if key in row})
+            else:
+                found.pop(row["job_id"], None)
+        return found
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

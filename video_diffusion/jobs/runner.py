@@ -1,13 +1,19 @@
 """Makes jobs one batch at a time; every job ends as a clip with its row, or as a row with its error."""
 
+import errno
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+from jaxtyping import UInt8
+
 from video_diffusion.io import frames_sha256, read_video
+from video_diffusion.io.atomic import remove_dead_parts
+from video_diffusion.jobs.batch_size import BatchSizes, is_out_of_memory
 from video_diffusion.jobs.job import Job
 from video_diffusion.jobs.pipelines import Pipelines
 from video_diffusion.jobs.results import Results
@@ -17,6 +23,10 @@ if TYPE_CHECKING:
 
 LOOK_AHEAD = 512
 MAX_ERROR_CHARACTERS = 2000
+# what no other job would fare better with; any other error of a file (one that a job names) is that job's own
+MACHINE_FAULTS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE,
+}  # fmt: skip
 
 Extra = Callable[["GeneratedVideo"], Mapping[str, Any]]
 
@@ -36,11 +46,12 @@ def run_jobs(
     folder: Path,
     pipelines: Pipelines,
     *,
-    batch_size: int = 1,
+    batch_size: int | None = 1,
     verify: bool = False,
+    overwrite: bool = False,
     extra: Extra | None = None,
     encoding: Mapping[str, Any] | None = None,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Makes what is not made yet. A clip is complete in the folder before its row is written.
 
     A job is skipped only if its last row says ok and its clip is there with the recorded size; with `verify`
@@ -50,120 +61,159 @@ def run_jobs(
         jobs: read as they are needed.
         folder: of clips, records and results.jsonl; it must exist.
         pipelines: opens the models.
-        batch_size: clips made at once where their settings allow it. A clip's noise never depends on it; its
-            last bits can, so 1 is what gives equal hashes whatever was done before.
+        batch_size: clips made at once where their settings allow it; None is what fits, see `BatchSizes`. A
+            clip's noise never depends on it; its last bits can, so 1 is what gives equal hashes whatever was
+            done before.
         verify: reads every finished clip again.
+        overwrite: makes every clip again.
         extra: further values for the row of a clip.
         encoding: of `GeneratedVideo.save`.
 
     Raises:
         OSError: the folder cannot be written; what is finished stays.
     """
-    results = Results(folder)
-    done = {key: _essentials(row) for key, row in results.latest().items() if row["status"] == "ok"}
+    remove_dead_parts(folder)
+    done = {} if overwrite else Results(folder).finished()
+    maker = ClipMaker(folder, pipelines, BatchSizes(batch_size), extra, encoding or {})
     waiting = iter(jobs)
     while ahead := list(islice(waiting, LOOK_AHEAD)):
         open_jobs: list[Job] = []
         for job in ahead:
-            row = done.get(job.job_id)
-            if row is not None and is_finished(folder / job.file, row, verify):
+            row = finished_row(folder / job.file, done.get(job.job_id, ()), verify)
+            if row is not None:
                 yield Outcome(job, "skipped", row)
             else:
                 open_jobs.append(job)
-        if batch_size > 1 or len({job.batch_key for job in open_jobs}) > 1:
+        if maker.sizes.groups or len({job.batch_key for job in open_jobs}) > 1:
             open_jobs.sort(key=lambda job: job.batch_key)
         for _, alike in groupby(open_jobs, key=lambda job: job.batch_key):
-            group = iter(alike)
-            while batch := list(islice(group, batch_size)):
-                yield from _run_batch(batch, folder, pipelines, results, extra, encoding or {})
+            yield from maker.make_alike(alike)
 
 
-def is_finished(clip: Path, row: Mapping[str, Any], verify: bool = False) -> bool:
-    """Whether the clip is there as its row tells."""
+def finished_row(
+    clip: Path, rows: Sequence[Mapping[str, Any]], verify: bool = False
+) -> Mapping[str, Any] | None:
+    """The row, newest first, that describes the clip as it is there; None if there is no such clip."""
     try:
         size = clip.stat().st_size
     except OSError:
-        return False
-    if size != row["bytes"]:
-        return False
-    if not verify:
-        return True
+        return None
+    row = next((row for row in reversed(rows) if row["bytes"] == size), None)
+    if row is None or not verify:
+        return row
     try:
-        return bool(frames_sha256(read_video(clip).frames) == row["file_frames_sha256"])
+        return row if frames_sha256(read_video(clip).frames) == row["file_frames_sha256"] else None
     except ValueError:
-        return False
+        return None
 
 
-def _run_batch(
-    batch: list[Job],
-    folder: Path,
-    pipelines: Pipelines,
-    results: Results,
-    extra: Extra | None,
-    encoding: Mapping[str, Any],
-) -> Iterator[Outcome]:
-    started = time.perf_counter()
-    try:
-        pipeline = pipelines.get(batch[0].settings)
-        videos = pipeline.generate([job.settings for job in batch])
-    except OSError:
-        raise  # the machine's fault, not the job's
-    except Exception as error:  # whatever goes wrong with a job is a row; the others go on
-        if len(batch) > 1:
-            for job in batch:
-                yield from _run_batch([job], folder, pipelines, results, extra, encoding)
-            return
-        yield _failed(batch[0], error, results)
-        return
-    seconds = (time.perf_counter() - started) / len(batch)
-    for job, video in zip(batch, videos, strict=True):
+class ClipMaker:
+    """Makes batches of jobs in one folder.
+
+    Args:
+        folder, pipelines, extra, encoding: as in `run_jobs`.
+        sizes: told when memory runs out.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        pipelines: Pipelines,
+        sizes: BatchSizes,
+        extra: Extra | None = None,
+        encoding: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.folder, self.pipelines, self.sizes = folder, pipelines, sizes
+        self._extra, self._encoding = extra, encoding or {}
+        self._results = Results(folder)
+
+    def make_alike(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
+        """Makes any number of jobs of one `batch_key`, in batches."""
+        waiting = iter(jobs)
+        for first in waiting:
+            others = islice(waiting, self.sizes.get(first.batch_key) - 1)
+            yield from self.make([first, *others])
+
+    def make(self, batch: Sequence[Job]) -> Iterator[Outcome]:
+        """Makes jobs together; if that fails, in halves (no memory) or one by one (anything else).
+
+        So one clip that breaks down takes no other with it.
+
+        Raises:
+            OSError: the machine's fault, not a job's.
+        """
+        started, kind = time.perf_counter(), batch[0].batch_key
         try:
-            row = _save(job, video, folder, extra, encoding) | {"seconds": round(seconds, 3)}
+            pipeline = self.pipelines.get(batch[0].settings)
+            with self.sizes.measured(kind, str(pipeline.device)):
+                videos = pipeline.generate([job.settings for job in batch])
+        except Exception as error:  # whatever goes wrong with a job is a row; the others go on
+            if isinstance(error, OSError) and error.errno in MACHINE_FAULTS:
+                raise
+            out_of_memory = is_out_of_memory(error)
+            if len(batch) == 1:
+                yield self.failed(batch[0], error)
+        else:
+            seconds = (time.perf_counter() - started) / len(batch)
+            for job, video in zip(batch, videos, strict=True):
+                yield self._saved(job, video, seconds)
+            return
+        # only here, where the exception with its frames full of tensors is gone, can memory be given back
+        size = self.sizes.ran_out(kind, len(batch)) if out_of_memory else 1
+        if len(batch) > 1:
+            for first in range(0, len(batch), size):
+                yield from self.make(batch[first : first + size])
+
+    def _saved(self, job: Job, video: "GeneratedVideo", seconds: float) -> Outcome:
+        """The outcome of a clip that was made; OSError is the folder's and ends the run."""
+        try:
+            row = self._save(job, video) | {"seconds": round(seconds, 3)}
         except OSError:
             raise
-        except Exception as error:
-            yield _failed(job, error, results)
-            continue
-        results.append(row)
-        yield Outcome(job, "ok", row)
+        except Exception as error:  # an encoder that refuses one clip
+            return self.failed(job, error)
+        self._results.append(row)
+        return Outcome(job, "ok", row)
+
+    def _save(self, job: Job, video: "GeneratedVideo") -> dict[str, Any]:
+        clip = self.folder / job.file
+        video.save(clip, **self._encoding)
+        return {
+            "job_id": job.job_id,
+            "status": "ok",
+            "file": job.file,
+            "bytes": clip.stat().st_size,
+            "frames_sha256": video.frames_sha256,
+            "file_frames_sha256": frames_sha256(read_video(clip).frames),
+            "where": job.where,
+            "settings": video.settings.model_dump(mode="json", exclude_none=True),
+            "metrics": {
+                name: {"value": measured.value, "status": measured.status, "unit": measured.unit}
+                for name, measured in video.report.values.items()
+            },
+            "flags": flags_of(video.frames),
+            **(self._extra(video) if self._extra is not None else {}),
+        }
+
+    def failed(self, job: Job, error: Exception) -> Outcome:
+        """Writes the row of a job that cannot be made."""
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        row = {
+            "job_id": job.job_id,
+            "status": "failed",
+            "where": job.where,
+            "error": f"{type(error).__name__}: {reason}"[:MAX_ERROR_CHARACTERS],
+            "settings": job.settings.model_dump(mode="json", exclude_none=True),
+        }
+        self._results.append(row)
+        return Outcome(job, "failed", row, error.with_traceback(None))  # it would keep tensors alive
 
 
-def _save(
-    job: Job, video: "GeneratedVideo", folder: Path, extra: Extra | None, encoding: Mapping[str, Any]
-) -> dict[str, Any]:
-    clip = folder / job.file
-    video.save(clip, **encoding)
-    return {
-        "job_id": job.job_id,
-        "status": "ok",
-        "file": job.file,
-        "bytes": clip.stat().st_size,
-        "frames_sha256": video.frames_sha256,
-        "file_frames_sha256": frames_sha256(read_video(clip).frames),
-        "where": job.where,
-        "settings": video.settings.model_dump(mode="json", exclude_none=True),
-        "metrics": {
-            name: {"value": measured.value, "status": measured.status, "unit": measured.unit}
-            for name, measured in video.report.values.items()
-        },
-        **(extra(video) if extra is not None else {}),
-    }
-
-
-def _failed(job: Job, error: Exception, results: Results) -> Outcome:
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    row = {
-        "job_id": job.job_id,
-        "status": "failed",
-        "where": job.where,
-        "error": f"{type(error).__name__}: {reason}"[:MAX_ERROR_CHARACTERS],
-        "settings": job.settings.model_dump(mode="json", exclude_none=True),
-    }
-    results.append(row)
-    return Outcome(job, "failed", row, error)
-
-
-def _essentials(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What resuming needs of a row, so that a long list of them stays small."""
-    keys = ("job_id", "status", "file", "bytes", "frames_sha256", "file_frames_sha256")
-    return {key: row[key] for key in keys if key in row}
+def flags_of(frames: UInt8[np.ndarray, "f h w c"]) -> list[str]:
+    """What is odd about a clip: "constant" (one flat colour), "repeated" (every frame the same)."""
+    found = []
+    if (frames == frames[0, 0, 0]).all():
+        found.append("constant")
+    if len(frames) > 1 and (frames[1:] == frames[0]).all():
+        found.append("repeated")
+    return found

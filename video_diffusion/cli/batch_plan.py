@@ -1,0 +1,106 @@
+"""`generate --jobs FILE --dry-run`: every job, and what all of them will take in time and on disk."""
+
+import json
+import shutil
+import time
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from video_diffusion.cli.batch_checks import clip_bytes, existing_folder
+from video_diffusion.cli.batch_progress import duration
+from video_diffusion.cli.clip_run import warnings_as_lines
+from video_diffusion.cli.terminal import say, warn
+
+if TYPE_CHECKING:
+    from video_diffusion.generation_settings import GenerationSettings
+    from video_diffusion.jobs import Job, Pipelines
+    from video_diffusion.sampling import DenoisingStep
+
+PROBES = 5
+
+
+@dataclass
+class Kind:
+    """Jobs that differ in prompt and seed only: the first one, and how many."""
+
+    job: "Job"
+    count: int = 0
+
+
+def show_plan(jobs: Iterable["Job"], folder: Path, *, as_json: bool, overwrite: bool) -> None:
+    """Every job on stdout as its path (or a row); how many, how long and how large on stderr."""
+    from video_diffusion.jobs import Results
+    from video_diffusion.jobs.runner import finished_row
+
+    finished = {} if overwrite else Results(folder).finished()
+    kinds: dict[Hashable, Kind] = {}
+    total = done = 0
+    for job in jobs:
+        is_done = finished_row(folder / job.file, finished.get(job.job_id, ())) is not None
+        row = {"job_id": job.job_id, "file": job.file, "where": job.where, "done": is_done}
+        settings = job.settings.model_dump(mode="json", exclude_none=True) if as_json else None
+        click.echo(json.dumps(row | {"settings": settings}) if as_json else str(folder / job.file))
+        total, done = total + 1, done + is_done
+        if not is_done:
+            kinds.setdefault(job.batch_key, Kind(job)).count += 1
+    seconds, size = estimate(list(kinds.values()))
+    left = f"{total} clips" + (f", {done} of them done" if done else "")
+    free = shutil.disk_usage(existing_folder(folder)).free
+    say(f"{left}, about {duration(seconds)}, at most {size / 1e6:.1f} MB ({free / 1e9:.1f} GB free)")
+    if size > free:
+        warn("the disk may be too small; what is made until it is full stays, and the run can be resumed")
+
+
+def estimate(kinds: list[Kind]) -> tuple[float, int]:
+    """Seconds and bytes of all jobs.
+
+    One clip of each of the most frequent kinds is made in two steps and timed; other kinds are scaled by
+    their frames, pixels and steps. A kind that cannot be made counts nothing, with a warning.
+    """
+    from video_diffusion.jobs import Pipelines
+
+    pipelines, seconds, size = Pipelines(), 0.0, 0
+    per_work: list[float] = []
+    with warnings_as_lines():
+        for place, kind in enumerate(sorted(kinds, key=lambda kind: -kind.count)):
+            try:
+                settings = pipelines.get(kind.job.settings).resolve(kind.job.settings)
+                work = _work(settings)
+                one = work * per_work[0] if place >= PROBES and per_work else _probe(pipelines, settings)
+            except OSError:
+                raise
+            except Exception as error:  # what breaks down now will be a row of the run
+                warn(f"{kind.job.where}: {type(error).__name__}: {str(error).splitlines()[0]}")
+                continue
+            per_work.append(one / work)
+            seconds += kind.count * one
+            size += kind.count * clip_bytes(*_shape(settings))
+    return seconds, size
+
+
+def _probe(pipelines: "Pipelines", settings: "GenerationSettings") -> float:
+    """Seconds that a clip will take: everything once, and the second of two steps for all the others."""
+    marks: list[float] = []
+
+    def on_step(step: "DenoisingStep") -> None:
+        marks.append(time.perf_counter())
+
+    started = time.perf_counter()
+    pipelines.get(settings).generate([settings.model_copy(update={"num_inference_steps": 2})], on_step)
+    whole = time.perf_counter() - started
+    step = marks[-1] - marks[-2] if len(marks) > 1 else whole
+    return whole + ((settings.num_inference_steps or 2) - 2) * step
+
+
+def _work(settings: "GenerationSettings") -> int:
+    num_frames, height, width = _shape(settings)
+    return num_frames * height * width * (settings.num_inference_steps or 1)
+
+
+def _shape(settings: "GenerationSettings") -> tuple[int, int, int]:
+    assert settings.num_frames and settings.height and settings.width  # resolved: nothing is left open
+    return settings.num_frames, settings.height, settings.width
