@@ -26,6 +26,7 @@ COMMANDS = {
         "Make a clip again from its record; tell whether it is identical.",
     ),
     "data": ("video_diffusion.cli.data", "Make procedural clips with captions and known truth."),
+    "train": ("video_diffusion.cli.train", "Fine-tune the temporal layers on clips; resumable at any step."),
     "doctor": ("video_diffusion.cli.doctor", "Check versions, devices, codecs, cache, disk and memory."),
 }
 BROKEN_PIPE = 141

@@ -49,3 +49,47 @@ def stratified_timesteps(
     """One uniform timestep in each of `num` equal parts of the schedule, in random order."""
     offsets = (torch.arange(num) + torch.rand(num, generator=generator)) / num
     return (offsets * num_train_timesteps).long()[torch.randperm(num, generator=generator)]
+
+
+def min_snr_weights(
+    scheduler: DDIMScheduler, timesteps: Int[Tensor, " b"], gamma: float
+) -> Float[Tensor, " b"]:
+    """Weights of Hang et al. 2023 (Min-SNR): each level's loss on the clean latents counts min(SNR, gamma).
+
+    The formula for what the network predicts follows from the scheduler's `prediction_type`. At SNR 0 the
+    weight for noise prediction is 1, its limit, where min(SNR, gamma) / SNR itself is 0 / 0.
+
+    Args:
+        scheduler: Holds `alphas_cumprod`.
+        timesteps: One for each video.
+        gamma: The paper uses 5.
+    """
+    alphas_cumprod = scheduler.alphas_cumprod.to(timesteps.device)[timesteps].double()
+    snr = alphas_cumprod / (1 - alphas_cumprod)
+    limited = snr.clamp(max=gamma)
+    match scheduler.config.prediction_type:
+        case "epsilon":
+            weights = torch.where(snr > 0, limited / snr.clamp(min=1e-300), 1.0)
+        case "v_prediction":
+            weights = limited / (snr + 1)
+        case _:
+            weights = limited
+    return weights.float()
+
+
+def appearance_debiased(
+    values: Float[Tensor, "b c f h w"], anchors: Int[Tensor, " b"], beta: float
+) -> Float[Tensor, "b c f h w"]:
+    """Take one frame's share out of all frames: sqrt(beta² + 1) · values - beta · values of the anchor frame.
+
+    What the frames have in common, appearance, shrinks; what sets them apart, motion, stays. Source: Zhao et
+    al. 2023 (MotionDirector), equation 7, who use beta 1.
+
+    Args:
+        values: A prediction, or what it should be.
+        anchors: For each video, the number of its anchor frame.
+        beta: How much of the anchor is taken out.
+    """
+    videos = torch.arange(len(values), device=values.device)
+    anchor = values[videos, :, anchors.to(values.device)].unsqueeze(2)
+    return math.sqrt(beta**2 + 1) * values - beta * anchor

@@ -1,0 +1,260 @@
+"""`video-diffusion train`: settings, checks, the loop with its progress, what changed in the end."""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from video_diffusion.cli.failures import INTERRUPTED, TERMINATED
+from video_diffusion.cli.terminal import say
+
+if TYPE_CHECKING:
+    from video_diffusion.training.fit import Run
+    from video_diffusion.training.settings import TrainingSettings
+    from video_diffusion.training.trainer import TrainingStep
+
+RUNS_FOLDER = "runs"
+
+
+@click.command(
+    epilog="Stop it with Ctrl-C; the same command with --resume goes on where it stopped, exactly."
+)
+@click.argument("config", required=False, metavar="[CONFIG]")
+@click.option("--data", multiple=True, metavar="DIR", help="Folder of clips; repeatable.")
+@click.option("-o", "--output", metavar="RUN", help="Folder of the run.  [default: runs/NAME OF CONFIG]")
+@click.option("--model", metavar="MODEL", help="'embedded', a folder or a hub id.")
+@click.option("--motion-adapter", metavar="PATH", help="Temporal layers to start from.")
+@click.option("--target", metavar="NAME", help="temporal, motion_lora or domain_lora.")
+@click.option("--steps", type=click.IntRange(1), metavar="N", help="Optimizer steps.")
+@click.option("--device", metavar="NAME", help="auto, cpu, cuda, ...")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One setting; repeatable.")
+@click.option("--resume", is_flag=True, help="Go on with the run in RUN; without CONFIG, as it began.")
+@click.option("--dry-run", is_flag=True, help="Check everything, say what would be trained, train nothing.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout at the end.")
+@click.option("-q", "--quiet", is_flag=True, help="Nothing on stderr but warnings and errors.")
+def train(
+    config: str | None,
+    data: tuple[str, ...],
+    output: str | None,
+    assignments: tuple[str, ...],
+    resume: bool,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+    **flags: Any,
+) -> None:
+    """Fine-tune the temporal layers of a model on clips, as CONFIG and the flags say.
+
+    The run's folder goes to stdout. `generate --motion-adapter RUN` uses it at once, also while it trains.
+    """
+    settings, folder = settings_from(config, data, output, assignments, flags, resume)
+    check_folder(folder, resume)
+    from video_diffusion.cli.clip_run import warnings_as_lines
+
+    with warnings_as_lines():
+        from video_diffusion.training.run_folder import owned
+
+        with owned(folder) as place:
+            from video_diffusion.training.fit import open_run
+
+            started = time.monotonic()
+            run = open_run(settings, place)
+            main = run.trainer.accelerator.is_main_process
+            if main and not quiet:
+                say(plan_line(run))
+            if dry_run:
+                return
+            train_run(run, quiet=quiet or as_json or not main)
+            if main:
+                report(run, as_json=as_json, quiet=quiet, seconds=time.monotonic() - started)
+
+
+def settings_from(
+    config: str | None,
+    data: Sequence[str],
+    output: str | None,
+    assignments: Sequence[str],
+    flags: dict[str, Any],
+    resume: bool,
+) -> tuple["TrainingSettings", Path]:
+    """Lays the config file, `--set` texts and flags over each other, checks the result, and names the folder.
+
+    Raises:
+        ConfigError: one line naming the file and line, or the flag.
+        click.UsageError: no data, or no folder to resume.
+    """
+    from video_diffusion.config import Layer, assign, merge, read_config, set_value, validate
+    from video_diffusion.training.run_folder import CONFIG_FILE
+    from video_diffusion.training.settings import TrainingSettings
+
+    layer = Layer({})
+    if config is None and resume and not data:
+        if output is None:
+            raise click.UsageError("--resume: needs --output RUN, the folder of the run, or its CONFIG")
+        if not (Path(output) / CONFIG_FILE).is_file():
+            raise click.UsageError(f"--resume: {output} has no {CONFIG_FILE}, so it is not a run; begin one")
+        config = str(Path(output) / CONFIG_FILE)
+    if config is not None:
+        layer = merge(layer, read_config(Path(config)))
+    for assignment in assignments:
+        layer = assign(layer, assignment)
+    if data:
+        layer = set_value(layer, ["data"], list(data), "--data")
+    named = {"steps": "num_steps"}
+    for flag, value in flags.items():
+        if value is not None:
+            layer = set_value(layer, [named.get(flag, flag)], value, f"--{flag.replace('_', '-')}")
+    if "data" not in layer.values:
+        raise click.UsageError("CONFIG: is missing; give a config file, or --data DIR for the defaults")
+    settings = validate(TrainingSettings, layer)
+    name = output or settings.output or f"{RUNS_FOLDER}/{Path(config).stem if config else 'train'}"
+    return settings, Path(name)
+
+
+def check_folder(folder: Path, resume: bool) -> None:
+    """Whether a run can begin, or go on, in a folder.
+
+    Raises:
+        click.UsageError: there is a run and nobody said to resume it, or something else is there.
+    """
+    if folder.is_file():
+        raise click.UsageError(f"--output: {folder} is a file; name a folder")
+    there = {path.name for path in folder.iterdir() if path.name != ".lock"} if folder.is_dir() else set()
+    if "metrics.jsonl" in there or "checkpoints" in there:
+        if not resume and int(os.environ.get("RANK", "0")) == 0:
+            raise click.UsageError(
+                f"--output: {folder} holds a run; --resume goes on with it, or name another"
+            )
+    elif there - {"config.yaml"}:
+        raise click.UsageError(f"--output: {folder} holds other files; name a new or empty folder")
+
+
+def train_run(run: "Run", quiet: bool) -> None:
+    """Trains to the end; the first Ctrl-C or SIGTERM saves at the next step and ends the program.
+
+    Raises:
+        click.exceptions.Exit: 130 or 143 after such a signal.
+    """
+    from video_diffusion.training.fit import fit
+
+    progress = StepLine(quiet)
+    with stop_requests() as requests:
+        for step in fit(run):
+            progress.show(step)
+            if requests and step.step < step.num_steps:
+                run.save()
+                progress.clear()
+                again = f"--output {run.folder.folder} --resume"
+                say(f"stopped after step {step.step} of {step.num_steps}, saved; {again} goes on")
+                raise click.exceptions.Exit(INTERRUPTED if requests[0] == signal.SIGINT else TERMINATED)
+    progress.clear()
+
+
+@contextmanager
+def stop_requests() -> Iterator[list[int]]:
+    """Collects the first signal that asks to stop; a second one of its kind ends the program at once."""
+    requests: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        requests.append(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield requests
+        return
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    before = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield requests
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class StepLine:
+    """One line that says where the training is, on terminals; elsewhere a line every minute."""
+
+    SECONDS_BETWEEN_LINES = 60.0
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+        self.live = not quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self.pace: float | None = None
+        self.said = time.monotonic()
+
+    def show(self, step: "TrainingStep") -> None:
+        """Shows a step: its loss, rate, seconds per step and the time left."""
+        if self.quiet:
+            return
+        self.pace = step.seconds if self.pace is None else 0.9 * self.pace + 0.1 * step.seconds
+        left = self.pace * (step.num_steps - step.step)
+        line = (
+            f"step {step.step}/{step.num_steps} · loss {step.loss:.4f} · rate {step.learning_rate:.2e} · "
+            f"{self.pace:.2f} s/step · {_duration(left)} left"
+        )
+        if self.live:
+            click.echo(f"\r{line}   ", err=True, nl=False)
+        elif time.monotonic() - self.said > self.SECONDS_BETWEEN_LINES:
+            self.said = time.monotonic()
+            say(line)
+
+    def clear(self) -> None:
+        """Takes the line away."""
+        if self.live:
+            click.echo("\r" + " " * 100 + "\r", err=True, nl=False)
+
+
+def plan_line(run: "Run") -> str:
+    """What is trained, on what, and from where."""
+    trainer = run.trainer
+    settings = trainer.settings
+    count = sum(parameter.numel() for parameter in trainer.target.parameters.values())
+    clips = " + ".join(f"{number} clips of {name}" for name, number in run.sources.num_clips.items())
+    held_out = sum(len(each) for each in run.sources.held_out)
+    start = f", from step {trainer.step}" if trainer.step else ""
+    return (
+        f"{settings.target}: {count:,} parameters of {settings.model}, {clips} ({held_out} held out), "
+        f"{settings.num_steps} steps of {settings.batch_size} clips{start}, on {trainer.accelerator.device}"
+    )
+
+
+def report(run: "Run", as_json: bool, quiet: bool, seconds: float) -> None:
+    """The run's folder on stdout, or all facts as JSON; in the last line, what changed."""
+    from video_diffusion.training.validation import what_changed
+
+    validations = run.validations()
+    changed = what_changed(validations[0], validations[-1]) if len(validations) > 1 else ""
+    folder = run.folder.folder
+    if as_json:
+        steps = [row for row in run.folder.rows() if "loss" in row]
+        facts = {
+            "run": str(folder),
+            "steps": run.trainer.step,
+            "loss": steps[-1]["loss"] if steps else None,
+            "seconds": round(seconds, 3),
+            "changed": changed,
+            "validations": [each.to_row()["validation"] | {"step": each.step} for each in validations],
+        }
+        click.echo(json.dumps(facts, ensure_ascii=False))
+        return
+    click.echo(str(folder))
+    if not quiet:
+        say(f"trained {run.trainer.step} steps in {_duration(run.seconds)}")
+        if changed:
+            say(changed)
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    if whole < 120:
+        return f"{whole} s"
+    return f"{whole // 60} min" if whole < 7200 else f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,136 @@
+"""A whole run: train, log, validate, save; resumable at any step."""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from video_diffusion.loading import load_model
+from video_diffusion.pipeline import TextToVideoPipeline
+from video_diffusion.training.checkpoint import newest_checkpoint
+from video_diffusion.training.run_folder import RunFolder
+from video_diffusion.training.settings import TrainingSettings
+from video_diffusion.training.sources import Sources, open_sources
+from video_diffusion.training.trainer import Trainer, TrainingStep, make_accelerator
+from video_diffusion.training.training_state import Facts, agreement, load_state, save_state
+from video_diffusion.training.validation import Validation, Validator
+
+
+@dataclass
+class Run:
+    """A run with everything open: `fit` trains it.
+
+    Attributes:
+        trainer, validator: See there.
+        folder: Where it keeps what it has.
+        facts: What a continuation must share.
+        sources: Its clips.
+        seconds: Of training so far, over all sittings.
+    """
+
+    trainer: Trainer
+    validator: Validator
+    folder: RunFolder
+    facts: Facts
+    sources: Sources
+    seconds: float = 0.0
+
+    def save(self) -> Path:
+        """Write a checkpoint of the run as it stands, and its weights for use.
+
+        Raises:
+            OSError: No space, no permission; earlier checkpoints are as they were.
+        """
+        keep = self.trainer.settings.checkpoint.keep
+        checkpoint = save_state(self.trainer, self.folder.checkpoints, self.facts, keep, self.seconds)
+        self.folder.publish(checkpoint)
+        return checkpoint
+
+    def validations(self) -> list[Validation]:
+        """All so far, the first one first."""
+        return [Validation.from_row(row) for row in self.folder.rows() if "validation" in row]
+
+
+def open_run(settings: TrainingSettings, folder: RunFolder, accelerator: Accelerator | None = None) -> Run:
+    """Load the model, open the data, and go to where the newest whole checkpoint left off, if there is one.
+
+    Args:
+        settings: Of the run.
+        folder: This process's own, see `owned`.
+        accelerator: None makes one as the settings say.
+
+    Raises:
+        ModelLoadError, ManifestError, ValueError: The model, the data or the settings cannot be used.
+        ResumeError: There is a checkpoint, of another run.
+    """
+    accelerator = accelerator or make_accelerator(settings)
+    pipeline = load_pipeline(settings, accelerator)
+    sources = open_sources(settings, pipeline.defaults)
+    trainer = Trainer(settings, pipeline, sources.training, accelerator)
+    validator = Validator(trainer, settings.validation, sources.held_out, folder.folder)
+    run = Run(trainer, validator, folder, agreement(settings, trainer, sources.hashes), sources)
+    checkpoint = newest_checkpoint(folder.checkpoints)
+    if checkpoint is not None:
+        run.seconds = load_state(trainer, checkpoint, run.facts)
+    if accelerator.is_main_process:
+        folder.write_config(settings)
+        folder.forget_after(trainer.step if checkpoint is not None else -1)
+    return run
+
+
+def load_pipeline(settings: TrainingSettings, accelerator: Accelerator) -> TextToVideoPipeline:
+    """The model of a run, on its device, in float32."""
+    parts = load_model(settings.model, settings.motion_adapter)
+    if settings.loss.zero_terminal_snr:
+        rescaled = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+        parts = replace(parts, scheduler_config={**parts.scheduler_config, **rescaled})
+    return TextToVideoPipeline(parts, accelerator.device)
+
+
+def fit(run: Run) -> Iterator[TrainingStep]:
+    """Train to the end, yielding after every step is logged, measured and saved as the settings say.
+
+    Whoever iterates may stop at any step; `run.save()` then keeps it.
+    """
+    trainer, settings = run.trainer, run.trainer.settings
+    main = trainer.accelerator.is_main_process
+    validate_every, save_every = settings.validation.every, settings.checkpoint.every
+    if trainer.step == 0 and validate_every != 0 and main:
+        _validate(run)
+    trainer.accelerator.wait_for_everyone()
+    began = time.monotonic() - run.seconds
+    for step in trainer.steps():
+        run.seconds = time.monotonic() - began
+        last = step.step == settings.num_steps
+        if main:
+            run.folder.append(step_row(step))
+            if validate_every != 0 and (last or (validate_every and step.step % validate_every == 0)):
+                paused = time.monotonic()
+                _validate(run)
+                began += time.monotonic() - paused
+            if last or step.step % save_every == 0:
+                run.save()
+        trainer.accelerator.wait_for_everyone()
+        yield step
+
+
+def step_row(step: TrainingStep) -> dict[str, float | int | None]:
+    """A step as a row of metrics.jsonl."""
+    return {
+        "step": step.step,
+        "loss": _finite(step.loss),
+        "learning_rate": step.learning_rate,
+        "grad_norm": _finite(step.grad_norm),
+        "seconds": round(step.seconds, 4),
+    }
+
+
+def _validate(run: Run) -> None:
+    run.folder.append(run.validator.validate().to_row())
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

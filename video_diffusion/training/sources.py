@@ -1,0 +1,115 @@
+"""From the folders of the settings to clips for training and clips held out from it."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from video_diffusion.training.clip_mix import Clips, Weighted
+from video_diffusion.training.data import ClipDataset, ClipEntry, manifest_sha256, read_manifest
+from video_diffusion.training.data.clip_plan import aspect_buckets
+from video_diffusion.training.settings import ClipSettings, TrainingSettings
+
+MAX_HELD_OUT = 16
+HELD_OUT_SHARE = 16  # one in so many, up to the number above
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The clips of a run.
+
+    Attributes:
+        training: Sources with their weights.
+        held_out: Clips that training never sees, one entry for each folder that has some.
+        hashes: For each folder, numbered in order, the hash of what training sees of it and its weight.
+        num_clips: For each folder by name, clips of an epoch.
+    """
+
+    training: tuple[Weighted, ...]
+    held_out: tuple[Clips, ...]
+    hashes: Mapping[str, str]
+    num_clips: Mapping[str, int]
+
+
+def open_sources(settings: TrainingSettings, defaults: Mapping[str, Any]) -> Sources:
+    """Read the manifests of all folders and plan their clips; no video is opened.
+
+    Args:
+        settings: Of the run.
+        defaults: The model's own size, length and rate.
+
+    Raises:
+        ManifestError: A folder without a manifest, or a damaged one.
+        ValueError: A folder none of whose clips can be used.
+    """
+    training, held_out, hashes, counts = list[Weighted](), list[Clips](), dict[str, str](), dict[str, int]()
+    for number, source in enumerate(settings.data):
+        entries = read_manifest(source.path)
+        kept, apart = split_held_out(entries, settings.clips.held_out)
+        clips = _dataset(kept, Path(source.path), settings, defaults)
+        training.append(Weighted(clips, source.weight))
+        if apart:
+            held_out.append(_dataset(apart, Path(source.path), settings, defaults, held_out=True))
+        hashes[f"folder_{number}"] = f"{manifest_sha256(entries)}, weight {source.weight:g}"
+        counts[source.path] = len(clips)
+    return Sources(tuple(training), tuple(held_out), hashes, counts)
+
+
+def split_held_out(
+    entries: Sequence[ClipEntry], num_held_out: int | None
+) -> tuple[list[ClipEntry], list[ClipEntry]]:
+    """Which clips are trained on and which are kept apart: by the hash of their ids, whatever their order.
+
+    Args:
+        entries: Of a folder.
+        num_held_out: How many are kept apart; None is a sixteenth, at most 16.
+
+    Raises:
+        ValueError: Nothing would be left to train on.
+    """
+    wanted = min(len(entries) // HELD_OUT_SHARE, MAX_HELD_OUT) if num_held_out is None else num_held_out
+    if wanted >= len(entries):
+        raise ValueError(
+            f"clips.held_out is {wanted}, but a folder has {len(entries)} clips in all; hold fewer out"
+        )
+    order = sorted(entries, key=lambda entry: hashlib.sha256(entry.id.encode()).digest())
+    apart = {entry.id for entry in order[:wanted]}
+    return [e for e in entries if e.id not in apart], [e for e in entries if e.id in apart]
+
+
+def clip_size(clips: ClipSettings, defaults: Mapping[str, Any]) -> tuple[int, int, int, Fraction]:
+    """Frames, height, width and rate of training clips: the settings', else the model's own."""
+    numbers = (clips.num_frames, clips.height, clips.width)
+    names = ("num_frames", "height", "width")
+    num_frames, height, width = (
+        int(defaults[name] if value is None else value) for name, value in zip(names, numbers, strict=True)
+    )
+    return num_frames, height, width, clips.fps or Fraction(str(defaults["fps"]))
+
+
+def _dataset(
+    entries: Sequence[ClipEntry],
+    root: Path,
+    settings: TrainingSettings,
+    defaults: Mapping[str, Any],
+    held_out: bool = False,
+) -> ClipDataset:
+    clips = settings.clips
+    num_frames, height, width, fps = clip_size(clips, defaults)
+    sizes = aspect_buckets((width, height)) if clips.aspect_buckets else ((width, height),)
+    return ClipDataset(
+        entries,
+        root,
+        num_frames,
+        fps,
+        sizes,
+        seed=settings.seed,
+        random_start=clips.random_start and not held_out,
+        flip=clips.flip and not held_out,
+        too_short=clips.too_short,
+        windows=clips.windows,
+        repeat_frames=clips.repeat_frames,
+        allow_upscaling=clips.allow_upscaling,
+    )

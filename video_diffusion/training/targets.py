@@ -1,0 +1,211 @@
+"""What is trained and what is not: the temporal layers, a LoRA on them, or a LoRA on the image U-Net."""
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from video_diffusion.loading import ModelParts
+from video_diffusion.models import MotionAdapter
+from video_diffusion.training.settings import LoraSettings, TrainingSettings
+
+ADAPTER_FOLDER, MOTION_LORA_FOLDER, DOMAIN_LORA_FOLDER = "motion_adapter", "motion_lora", "domain_lora"
+LORA_FILE = "pytorch_lora_weights.safetensors"
+EXTRAS_FILE = "unet_extras.safetensors"
+TEMPORAL_ATTENTION = r".*\.attn[12]\.to_(q|k|v|out\.0)"
+SPATIAL_ATTENTION = r".*\.attn[12]\.to_(q|k|v|out\.0)"
+NUM_NAMED = 5
+
+
+class Target:
+    """The trained parameters of a model; everything else is frozen.
+
+    Making one freezes the model's parts, and puts LoRA layers into them if the target is one.
+
+    Args:
+        parts: The model.
+        settings: Say which target.
+
+    Attributes:
+        parameters: Those that are trained, by name.
+
+    Raises:
+        ValueError: `temporal_and` matches no parameter; the message names near misses.
+    """
+
+    def __init__(self, parts: ModelParts, settings: TrainingSettings) -> None:
+        self.parts, self.settings = parts, settings
+        for part in (parts.unet, parts.motion_adapter, parts.text_encoder, parts.vae):
+            part.requires_grad_(False)
+            part.eval()
+        if settings.domain_lora is not None:
+            apply_domain_lora(parts.unet, settings.domain_lora)
+        extras: dict[str, nn.Parameter] = {}
+        match settings.target:
+            case "temporal":
+                parts.motion_adapter.requires_grad_(True)
+                if settings.temporal_and is not None:
+                    extras = matching_parameters(parts.unet, settings.temporal_and)
+            case "motion_lora":
+                add_lora(parts.motion_adapter, TEMPORAL_ATTENTION, settings.lora, settings.seed)
+            case "domain_lora":
+                add_lora(parts.unet, SPATIAL_ATTENTION, settings.lora, settings.seed)
+        for parameter in extras.values():
+            parameter.requires_grad_(True)
+        self.extras = extras
+        self.parameters = {
+            f"{owner}.{name}": parameter
+            for owner, module in (("motion_adapter", parts.motion_adapter), ("unet", parts.unet))
+            for name, parameter in module.named_parameters()
+            if parameter.requires_grad
+        }
+
+    @property
+    def trained_module(self) -> nn.Module:
+        """The part that holds what is trained, extras aside."""
+        return self.parts.unet if self.settings.target == "domain_lora" else self.parts.motion_adapter
+
+    def frozen_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor of the model that training must leave as it is."""
+        names = ("unet", "motion_adapter", "text_encoder", "vae")
+        for owner in names:
+            for name, tensor in getattr(self.parts, owner).state_dict().items():
+                if f"{owner}.{name}" not in self.parameters:
+                    yield f"{owner}.{name}", tensor
+
+    def save(self, folder: Path) -> None:
+        """Write the weights as they are now, for use: an adapter or a LoRA, in diffusers' layout.
+
+        Raises:
+            OSError: No space, no permission.
+        """
+        match self.settings.target:
+            case "temporal":
+                self.parts.motion_adapter.save_pretrained(folder / ADAPTER_FOLDER)
+                if self.extras:
+                    plain = {name: p.detach().cpu().contiguous() for name, p in self.extras.items()}
+                    save_file(plain, folder / EXTRAS_FILE)
+            case "motion_lora":
+                _save_lora(self.parts.motion_adapter, self.settings, folder / MOTION_LORA_FOLDER)
+            case "domain_lora":
+                _save_lora(self.parts.unet, self.settings, folder / DOMAIN_LORA_FOLDER)
+
+
+def matching_parameters(unet: Any, pattern: str) -> dict[str, nn.Parameter]:
+    """The parameters of the image U-Net whose name a regular expression finds (`re.search`).
+
+    Raises:
+        ValueError: None; the message names those that come nearest.
+    """
+    named = dict(unet.named_parameters())
+    found = {name: parameter for name, parameter in named.items() if re.search(pattern, name)}
+    if found:
+        return found
+    near = difflib.get_close_matches(
+        re.sub(r"[\\^$*+?()\[\]{}|]", "", pattern), [str(name) for name in named], n=NUM_NAMED, cutoff=0.0
+    )
+    raise ValueError(
+        f"temporal_and {pattern!r} matches none of the {len(named)} parameters of the image U-Net; the "
+        f"nearest are {', '.join(near)}"
+    )
+
+
+def add_lora(module: Any, layers: str, lora: LoraSettings, seed: int) -> None:
+    """Put LoRA layers, the identity at first, into the linear layers whose names match.
+
+    Args:
+        module: A motion adapter or an image U-Net.
+        layers: Regular expression of whole layer names.
+        lora: Rank, alpha and dropout.
+        seed: Of the layers' first weights.
+    """
+    from peft import LoraConfig, inject_adapter_in_model  # noqa: PLC0415  an extra that only LoRA needs
+
+    alpha = lora.rank if lora.alpha is None else lora.alpha
+    config = LoraConfig(r=lora.rank, lora_alpha=alpha, lora_dropout=lora.dropout, target_modules=layers)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, module)
+
+
+def lora_tensors(module: nn.Module, factor: float) -> dict[str, Tensor]:
+    """A module's LoRA in diffusers' layout, its factor alpha / rank multiplied in.
+
+    Many programs know no alpha and apply up · down as it is; with the factor inside they are right.
+    """
+    found = {}
+    for name, parameter in module.named_parameters():
+        if ".lora_A." in name or ".lora_B." in name:
+            scaled = parameter.detach() * (factor if ".lora_B." in name else 1.0)
+            found[f"unet.{name.replace('.default.', '.')}"] = scaled.cpu().contiguous()
+    return found
+
+
+def apply_domain_lora(unet: Any, place: str) -> None:
+    """Merge a trained domain LoRA into the image U-Net, where it then stays, frozen.
+
+    Args:
+        unet: The image U-Net.
+        place: A run, a checkpoint, the folder of the LoRA or its file; `:0.8` behind it scales it.
+
+    Raises:
+        ValueError: No such file, or one for another U-Net.
+    """
+    from safetensors.torch import load_file  # noqa: PLC0415
+
+    path, _, number = place.rpartition(":")
+    if not path or not re.fullmatch(r"\d*\.?\d+", number):
+        path, number = place, "1"
+    file = _lora_file(Path(path))
+    tensors = load_file(file)
+    layers = dict(unet.named_modules())
+    for down_name, down in tensors.items():
+        if ".lora_A." not in down_name:
+            continue
+        name = down_name.removeprefix("unet.").removesuffix(".lora_A.weight")
+        up = tensors[down_name.replace(".lora_A.", ".lora_B.")]
+        layer = layers.get(name)
+        weight = getattr(layer, "weight", None)
+        if weight is None or weight.shape != (up.shape[0], down.shape[1]):
+            raise ValueError(f"domain_lora {file} does not fit this image U-Net: it has no layer like {name}")
+        with torch.no_grad():
+            weight += float(number) * (up.to(weight) @ down.to(weight))
+
+
+@contextmanager
+def set_temporarily(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> Iterator[None]:
+    """Give parameters other values inside the block, such as the averaged ones; bit for bit back after."""
+    kept = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    try:
+        with torch.no_grad():
+            for name, value in values.items():
+                parameters[name].copy_(value)
+        yield
+    finally:
+        with torch.no_grad():
+            for name, value in kept.items():
+                parameters[name].copy_(value)
+
+
+def record_noise(adapter: MotionAdapter, noise_type: str, noise_alpha: float) -> None:
+    """Write into an adapter's configuration which noise it was trained with, for sampling to use the same."""
+    adapter.register_to_config(noise_type=noise_type, noise_alpha=noise_alpha)
+
+
+def _save_lora(module: nn.Module, settings: TrainingSettings, folder: Path) -> None:
+    alpha = settings.lora.rank if settings.lora.alpha is None else settings.lora.alpha
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(lora_tensors(module, alpha / settings.lora.rank), folder / LORA_FILE, {"format": "pt"})
+
+
+def _lora_file(place: Path) -> Path:
+    for candidate in (place, place / LORA_FILE, place / DOMAIN_LORA_FOLDER / LORA_FILE):
+        if candidate.is_file():
+            return candidate
+    raise ValueError(f"domain_lora {place}: no {LORA_FILE} there; give a run of target domain_lora")

@@ -1,0 +1,197 @@
+"""Validation on the way: the same clips and the same held-out loss, again and again, training untouched."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from video_diffusion.generation_settings import GenerationSettings
+from video_diffusion.io.file_names import slug
+from video_diffusion.training.clip_mix import Clips
+from video_diffusion.training.data import Draw
+from video_diffusion.training.draws import ItemDraws, Stream, chance
+from video_diffusion.training.settings import ValidationSettings
+from video_diffusion.training.trainer import Trainer
+
+NUM_QUARTILES = 4
+NUM_OWN_PROMPTS = 2
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a validation found.
+
+    Attributes:
+        step: After how many steps.
+        held_out_loss: Mean over the held-out clips; None if there are none.
+        quartiles: The same by quarter of the noise schedule, least noise first.
+        measures: Means over the clips, by name of the metric; None where none could be measured.
+        clips: File (relative to the run), prompt, seed and measures of each clip.
+    """
+
+    step: int
+    held_out_loss: float | None
+    quartiles: tuple[float, ...]
+    measures: Mapping[str, float | None]
+    clips: tuple[Mapping[str, Any], ...]
+
+    def to_row(self) -> dict[str, Any]:
+        """As a row of metrics.jsonl."""
+        found = {name: value for name, value in vars(self).items() if name != "step"}
+        return {"step": self.step, "validation": found}
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "Validation":
+        """Read back what `to_row` gave."""
+        values = row["validation"]
+        return cls(
+            row["step"],
+            values["held_out_loss"],
+            tuple(values["quartiles"]),
+            values["measures"],
+            tuple(values["clips"]),
+        )
+
+
+class Validator:
+    """Makes the same clips and measures the same losses with whatever weights a trainer has.
+
+    Everything it draws has seeds of its own, so training goes on as if nothing had happened.
+
+    Args:
+        trainer: Whose averaged weights are looked at.
+        settings: What is made.
+        held_out: Clips that training never sees.
+        run: Folder in which clips are written under `validation/`.
+    """
+
+    def __init__(
+        self, trainer: Trainer, settings: ValidationSettings, held_out: Sequence[Clips], run: Path
+    ) -> None:
+        self.trainer, self.settings, self.run = trainer, settings, run
+        self.held_out = [(clips, number) for clips in held_out for number in range(len(clips))]
+
+    def validate(self) -> Validation:
+        """Measure the model as it stands, and write its clips.
+
+        Raises:
+            OSError: No space, no permission.
+        """
+        trainer = self.trainer
+        with trainer.averaged(), torch.no_grad(), trainer.accelerator.autocast():
+            quartiles = self._quartiles()
+            clips = self._clips() if trainer.accelerator.is_main_process else ()
+        names = dict.fromkeys(name for clip in clips for name in clip["measures"])
+        return Validation(
+            step=trainer.step,
+            held_out_loss=float(np.mean(quartiles)) if quartiles else None,
+            quartiles=quartiles,
+            measures={name: _mean([clip["measures"].get(name) for clip in clips]) for name in names},
+            clips=clips,
+        )
+
+    def _quartiles(self) -> tuple[float, ...]:
+        """Held-out loss in each quarter of the noise schedule, at noise levels that never change."""
+        if not self.held_out:
+            return ()
+        losses = []
+        for place, (clips, number) in enumerate(self.held_out):
+            item = clips[Draw(0, number)]
+            draws = held_out_draws(self.trainer.settings.seed, place)
+            found = self.trainer.losses([item] * NUM_QUARTILES, draws, self.trainer.objective)
+            losses.append(found.double().cpu().numpy())
+        return tuple(float(value) for value in np.mean(losses, axis=0))
+
+    def prompts(self) -> tuple[str, ...]:
+        """The prompts of the clips: those of the settings, else captions of held-out clips."""
+        if self.settings.prompts is not None:
+            return self.settings.prompts
+        captions: list[str] = []
+        for clips, number in self.held_out:
+            captions.append(str(clips[Draw(0, number)]["caption"]))
+        return tuple(dict.fromkeys(captions))[:NUM_OWN_PROMPTS]
+
+    def _clips(self) -> tuple[Mapping[str, Any], ...]:
+        made = []
+        folder = self.run / "validation" / f"step-{self.trainer.step:08d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        pipeline = self.trainer.pipeline
+        parts = pipeline.parts
+        here = f"{self.run.name} after {self.trainer.step} steps"
+        pipeline.parts = replace(
+            parts,
+            identity=parts.identity.model_copy(
+                update={"motion_adapter": here, "motion_adapter_sha256": None}
+            ),
+        )
+        try:
+            for number, (prompt, seed) in enumerate(
+                (prompt, seed) for prompt in self.prompts() for seed in self.settings.seeds
+            ):
+                [video] = pipeline.generate([self._request(prompt, seed)])
+                path = folder / f"{number:02d}-{slug(prompt)}-{seed}.mp4"
+                video.save(path)
+                measures = {name: measure.value for name, measure in video.report.values.items()}
+                file = path.relative_to(self.run).as_posix()
+                made.append({"file": file, "prompt": prompt, "seed": seed, "measures": measures})
+        finally:
+            pipeline.parts = parts
+        return tuple(made)
+
+    def _request(self, prompt: str, seed: int) -> GenerationSettings:
+        training = self.trainer.settings.clips
+        asked = {
+            "num_frames": training.num_frames,
+            "height": training.height,
+            "width": training.width,
+            "fps": training.fps,
+            "num_inference_steps": self.settings.num_inference_steps,
+            "guidance_scale": self.settings.guidance_scale,
+        }
+        given = {name: value for name, value in asked.items() if value is not None}
+        return GenerationSettings.from_values({"prompt": prompt, "seed": seed, **given})
+
+
+def held_out_draws(seed: int, place: int) -> list[ItemDraws]:
+    """One noise level in each quarter of the schedule, and noise, for held-out clip number `place`.
+
+    Drawn as if before step 0 of another seed, so that no training step ever shares them.
+    """
+    rng = chance(seed, 2**62 + place, Stream.NOISE)
+    levels = (np.arange(NUM_QUARTILES) + rng.random(NUM_QUARTILES)) / NUM_QUARTILES
+    seeds = rng.integers(2**63, size=NUM_QUARTILES)
+    return [
+        ItemDraws(int(noise), float(level), without_caption=False, frame=0.0)
+        for noise, level in zip(seeds, levels, strict=True)
+    ]
+
+
+def what_changed(first: Validation, last: Validation) -> str:
+    """Say in words how the last validation differs from the first: held-out loss, flicker, motion."""
+    parts = []
+    if first.held_out_loss is not None and last.held_out_loss is not None:
+        parts.append(_change("held-out loss", first.held_out_loss, last.held_out_loss, ""))
+    for name, unit in (("flicker", " levels"), ("motion", " px/frame")):
+        before, after = first.measures.get(name), last.measures.get(name)
+        if before is not None and after is not None:
+            parts.append(_change(name, before, after, unit))
+        elif before is not None or after is not None:
+            parts.append(f"{name} could be measured only {'before' if after is None else 'after'}")
+    if not parts:
+        return "nothing was measured: there were neither held-out clips nor validation prompts"
+    return f"after {last.step} steps against step {first.step}: " + ", ".join(parts)
+
+
+def _change(name: str, before: float, after: float, unit: str) -> str:
+    if before == after:
+        return f"{name} unchanged at {after:.4g}{unit}"
+    share = f" ({(after - before) / abs(before):+.0%})" if before else ""
+    return f"{name} {'fell' if after < before else 'rose'} from {before:.4g} to {after:.4g}{unit}{share}"
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
