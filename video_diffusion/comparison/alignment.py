@@ -1,4 +1,4 @@
-"""Prompt alignment where the truth can be read: what a prompt of the procedural world names is in the clip."""
+"""Prompt alignment where the truth can be read: what a procedural prompt names, found in the clip."""
 
 import re
 from collections.abc import Mapping

@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import NormalDist
 
 import numpy as np
@@ -117,14 +118,19 @@ def sign_flip_p(means: Numbers, rng: np.random.Generator) -> float:
     observed = abs(float(means.sum()))
     limit = observed * (1 - 1e-12) - 1e-300
     if n <= MAX_EXACT_PROMPTS:
-        patterns = np.array(list(itertools.product((1.0, -1.0), repeat=n - 1))).reshape(2 ** (n - 1), n - 1)
-        sums = np.abs(means[0] + patterns @ means[1:])  # the other half is its mirror image
+        sums = np.abs(means[0] + _sign_patterns(n - 1) @ means[1:])  # the other half is its mirror image
         return float(np.mean(sums >= limit))
     hits = 1
     for _ in range(0, MONTE_CARLO_DRAWS, 1000):
         signs = rng.integers(0, 2, size=(1000, n)) * 2.0 - 1.0
         hits += int(np.sum(np.abs(signs @ means) >= limit))
     return hits / (MONTE_CARLO_DRAWS + 1)
+
+
+@cache
+def _sign_patterns(length: int) -> Float[np.ndarray, "patterns length"]:
+    """All 2^length rows of +1 and -1; kept, since every metric of a comparison asks for the same ones."""
+    return np.array(list(itertools.product((1.0, -1.0), repeat=length))).reshape(2**length, length)
 
 
 def minimum_p(num_prompts: int) -> float:

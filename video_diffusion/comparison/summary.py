@@ -94,7 +94,7 @@ class Difference:
         relative: mean difference over the baseline's mean, None where that mean is 0.
         share_better: of the pairs, in the metric's direction ("neither": share that rises).
         p: sign-flip test, two-sided; None with no pair.
-        adjusted_p: after Holm (headline) or Benjamini–Hochberg (the rest) over the arms.
+        adjusted_p: after Holm over the arms (headline), or Benjamini–Hochberg over all else.
         words: such as "lower", "higher", "no difference seen", "too few to tell".
         num_pairs: measured in both arms.
         num_lost: pairs in which one side is static, unmeasurable, too short or failed.
@@ -241,6 +241,7 @@ class ComparisonSummary:
         alpha: level of the tests; intervals hold at 1 − alpha.
         created: UTC, ISO 8601.
         versions: of this program and its libraries.
+        looks: sizes, such as "8 prompts × 2 seeds", at which earlier results of this comparison were seen.
     """
 
     title: str
@@ -261,6 +262,7 @@ class ComparisonSummary:
     alpha: float = 0.05
     created: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+    looks: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
     def metric(self, name: str) -> MetricSummary | None:

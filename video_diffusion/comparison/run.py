@@ -1,0 +1,226 @@
+"""The clips of a comparison: made by the runner of jobs, so resumable, sharded, and never made twice."""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from video_diffusion.comparison.clip_command import clip_command
+from video_diffusion.comparison.declaration import Design
+from video_diffusion.comparison.grid import DeclaredArm
+from video_diffusion.comparison.prompt_meter import ROW_KEY, PromptMeter, kinds
+from video_diffusion.comparison.summarise import KINDS, Findings
+from video_diffusion.comparison.summary import Arm, Change, ClipMeasure, ClipResult
+from video_diffusion.generation_settings import GenerationSettings
+from video_diffusion.io import RecordError, RunRecord, library_versions, read_record, read_video, sidecar_path
+from video_diffusion.jobs import Job, ModelFacts, Outcome, Pipelines, Results, run_jobs
+from video_diffusion.jobs.job import make_job
+from video_diffusion.jobs.runner import finished_row
+
+CLIPS = "clips"
+SHARED_FIELDS = tuple(
+    name
+    for name in GenerationSettings.model_fields
+    if name not in {"prompt", "seed", "device", "decode_chunk_size"}
+)
+
+Facts = Callable[[str, str | None], ModelFacts]
+
+
+@dataclass(frozen=True)
+class PlannedClip:
+    """One place of the comparison, and the job that fills it; arms of equal settings share a job."""
+
+    arm: str
+    prompt: str
+    seed: int
+    job: Job
+
+
+def plan(design: Design, facts: Facts) -> Iterator[PlannedClip]:
+    """Every place of the comparison: prompt by prompt, seed by seed, arm by arm.
+
+    Args:
+        design: checked.
+        facts: weights and defaults of a model, see `jobs.model_facts`.
+    """
+    for prompt in design.prompts:
+        for place, seed in enumerate(design.seeds):
+            for arm in design.arms:
+                yield PlannedClip(arm.label, prompt, seed, _job(design, arm, prompt, place, facts))
+
+
+def unique_jobs(planned: Sequence[PlannedClip]) -> list[Job]:
+    """The jobs, each once."""
+    return list({each.job.job_id: each.job for each in planned}.values())
+
+
+def make_clips(
+    jobs: Sequence[Job],
+    folder: Path,
+    pipelines: Pipelines,
+    meter: PromptMeter,
+    *,
+    batch_size: int | None = 1,
+    verify: bool = False,
+) -> Iterator[Outcome]:
+    """Makes what is not made yet, as `run_jobs`; rows also hold prompt alignment.
+
+    Args:
+        jobs: of this process.
+        folder: of the comparison; it must exist, `clips/` in it is made.
+        pipelines: opens the models.
+        meter: measures prompt alignment before encoding.
+        batch_size: as in `run_jobs`.
+        verify: as in `run_jobs`.
+
+    Raises:
+        OSError: the folder cannot be written; what is finished stays.
+    """
+    (folder / CLIPS).mkdir(exist_ok=True)
+    yield from run_jobs(jobs, folder, pipelines, batch_size=batch_size, verify=verify, extra=meter)
+
+
+def collect(
+    design: Design, planned: Sequence[PlannedClip], folder: Path, meter: PromptMeter, command: str
+) -> Findings:
+    """What is in the folder for every place of the comparison.
+
+    A finished clip that was made without what the meter measures is measured from its file, and its row is
+    written again.
+
+    Args:
+        design: of the comparison.
+        planned: every place, not those of one shard.
+        folder: with the clips and results.jsonl.
+        meter: as in `make_clips`.
+        command: makes the comparison again.
+
+    Raises:
+        OSError: a row cannot be written.
+    """
+    results = Results(folder)
+    rows = results.latest()
+    for job in unique_jobs(planned):
+        row = rows.get(job.job_id)
+        if row is None or row["status"] != "ok":
+            continue
+        if finished_row(folder / job.file, [row]) is None:
+            del rows[job.job_id]
+        elif meter.wants(row):
+            settings = GenerationSettings.from_values(row["settings"])
+            found = meter.measure(read_video(folder / job.file).frames, settings)
+            rows[job.job_id] = {**row, ROW_KEY: {**row.get(ROW_KEY, {}), **found}}
+            results.append(rows[job.job_id])
+    clips = [clip for each in planned if (clip := _clip(each, rows.get(each.job.job_id), folder)) is not None]
+    own = kinds(list(rows.values()))
+    replaced = {kind.name for kind in own}
+    return Findings(
+        title=design.title,
+        command=command,
+        arms=_arms(design, planned, clips),
+        axes=design.axes,
+        prompts=design.prompts,
+        seeds=design.seeds,
+        clips=tuple(clips),
+        margins=design.margins,
+        alpha=design.alpha,
+        notes=design.notes,
+        kinds=(*(kind for kind in KINDS if kind.name not in replaced), *own),
+        versions=library_versions(),
+    )
+
+
+def num_missing(planned: Sequence[PlannedClip], findings: Findings) -> int:
+    """Places that have neither a clip nor a failure: another process's, or not made yet."""
+    return len(planned) - len(findings.clips)
+
+
+def _job(design: Design, arm: DeclaredArm, prompt: str, place: int, facts: Facts) -> Job:
+    seed = (arm.seeds or design.seeds)[place]
+    settings = GenerationSettings.from_values({**design.base, **arm.values, "prompt": prompt, "seed": seed})
+    job = make_job(settings, facts, f"{arm.label} · seed {seed} · {prompt[:60]}")
+    return replace(job, file=f"{CLIPS}/{job.file}")
+
+
+def _clip(planned: PlannedClip, row: Mapping[str, Any] | None, folder: Path) -> ClipResult | None:
+    if row is None:
+        return None
+    settings = {**row["settings"], "prompt": planned.prompt}
+    common: dict[str, Any] = {"arm": planned.arm, "prompt": planned.prompt, "seed": planned.seed}
+    if row["status"] == "failed":
+        return ClipResult(
+            **common, path="", record="", error=row["error"], fps=0.0, num_frames=0, width=0, height=0,
+            measures={}, series={}, noise_sha256="", frames_sha256="", command=clip_command(settings),
+        )  # fmt: skip
+    record = _record(folder / row["file"])
+    own = record.settings if record is not None else GenerationSettings.from_values(row["settings"])
+    measured = {**row["metrics"], **row.get(ROW_KEY, {})}
+    series = record.measures.items() if record is not None else ()
+    return ClipResult(
+        **common,
+        path=row["file"],
+        record=sidecar_path(Path(row["file"])).as_posix() if record is not None else "",
+        error="",
+        fps=float(own.fps or 0),
+        num_frames=own.num_frames or 0,
+        width=own.width or 0,
+        height=own.height or 0,
+        measures={name: ClipMeasure(each["value"], each["status"]) for name, each in measured.items()},
+        series={name: tuple(each.series) for name, each in series if each.series is not None},
+        noise_sha256=(record.noise_sha256 or "") if record is not None else "",
+        frames_sha256=row["frames_sha256"],
+        command=clip_command(own.model_dump(mode="json")),
+    )
+
+
+def _record(clip: Path) -> RunRecord | None:
+    """The record beside the clip; a clip whose record is gone stays in the comparison."""
+    try:
+        return read_record(sidecar_path(clip))
+    except RecordError as error:
+        warnings.warn(f"{error}; the clip is compared without its record", stacklevel=2)
+        return None
+
+
+def _arms(design: Design, planned: Sequence[PlannedClip], clips: Sequence[ClipResult]) -> tuple[Arm, ...]:
+    first = {each.arm: each.job.settings.model_dump(mode="json") for each in reversed(planned)}
+    shared = {
+        label: {name: own[name] for name in SHARED_FIELDS if own[name] is not None}
+        for label, own in first.items()
+    }
+    base = design.arms[0].label
+    noise = {(clip.arm, *clip.key): clip.noise_sha256 for clip in clips if clip.noise_sha256}
+    arms = []
+    for arm in design.arms:
+        own = [clip for clip in clips if clip.arm == arm.label]
+        pairs = [(noise.get((arm.label, *clip.key)), noise.get((base, *clip.key))) for clip in own]
+        known = [mine == theirs for mine, theirs in pairs if mine and theirs]
+        arms.append(
+            Arm(
+                label=arm.label,
+                is_baseline=arm.label == base,
+                settings=shared[arm.label],
+                changes=_changes(design, arm, shared[base], shared[arm.label]),
+                place=arm.place,
+                paired=all(known) if known else None,
+                num_clips=sum(not clip.error for clip in own),
+                num_failed=sum(bool(clip.error) for clip in own),
+            )
+        )
+    return tuple(arms)
+
+
+def _changes(
+    design: Design, arm: DeclaredArm, base: Mapping[str, Any], own: Mapping[str, Any]
+) -> tuple[Change, ...]:
+    changes = [
+        Change(name, base.get(name), own.get(name))
+        for name in SHARED_FIELDS
+        if base.get(name) != own.get(name)
+    ]
+    seeds, theirs = arm.seeds or design.seeds, design.arms[0].seeds or design.seeds
+    if seeds != theirs:
+        changes.append(Change("seeds", list(theirs), list(seeds)))
+    return tuple(changes)
