@@ -1,0 +1,39 @@
+"""Pages that open anywhere: one HTML file without a server or a network, its clips playing in step.
+
+A room that writes a page has a `templates` folder of its own, whose template extends `page.html`, and calls
+`render_page(its_folder, "report.html", values)`. To show clips that play together, its template says
+
+    {% from "player.html" import player_bar %}   {% from "clip.html" import clip_cell %}
+    <section data-player>
+      {{ player_bar() }}
+      <div class="clip-row" data-row> {{ clip_cell(view) }} {{ clip_cell(other_view) }} </div>
+    </section>
+
+with `view` a `ClipView` that went through `with_pictures`. Only rows near the window load their clips; all
+clips of the section share one clock. Of the cells of a row, one may be the reference that the others show
+their difference to. Everything that goes into a template is escaped and cannot run, load or reorder anything,
+whoever wrote it.
+"""
+
+from video_diffusion.web.clip_pictures import ClipPictures, SliceLine, draw_clip_pictures
+from video_diffusion.web.clip_view import ClipView, with_pictures
+from video_diffusion.web.page import render_page, write_page
+from video_diffusion.web.plain_text import number, signed, visible
+from video_diffusion.web.relative_url import relative_url
+from video_diffusion.web.scale import Scale, scale_over
+
+__all__ = [
+    "ClipPictures",
+    "ClipView",
+    "Scale",
+    "SliceLine",
+    "draw_clip_pictures",
+    "number",
+    "relative_url",
+    "render_page",
+    "scale_over",
+    "signed",
+    "visible",
+    "with_pictures",
+    "write_page",
+]

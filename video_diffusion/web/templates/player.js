@@ -1,0 +1,247 @@
+"use strict";
+
+/* Every clip of a [data-player] section follows one clock. Rows near the window are loaded, others let go. */
+(() => {
+  const LOAD_AHEAD = "60% 0px";
+  const LONGEST_WAIT = 400;   // ms that a common start waits for the slowest clip
+  const LONGEST_TICK = 0.1;   // s of clock time for one screen refresh: a sleeping tab does not jump
+  const NUDGE = 0.2;          // most that a clip's speed is changed to catch up
+  const calm = matchMedia("(prefers-reduced-motion: reduce)");
+
+  class Clip {
+    constructor(figure) {
+      this.figure = figure;
+      this.fps = Number(figure.dataset.fps) || 1;
+      this.frames = Math.max(1, Number(figure.dataset.frames) || 1);
+      this.video = figure.querySelector("video");
+      this.cursor = figure.querySelector("[data-cursor]");
+      this.isReference = "reference" in figure.dataset;
+      this.canvas = null;
+      this.corrected = 0;
+      if (this.video) {
+        this.video.addEventListener("error", () => {
+          if (this.video.hasAttribute("src")) figure.querySelector("[data-unplayable]").hidden = false;
+        });
+      }
+    }
+    get last() { return (this.frames - 0.5) / this.fps; }
+    get ready() { return this.video && this.video.readyState >= 2 && !this.video.error; }
+    frameAt(time) { return Math.min(this.frames - 1, Math.max(0, Math.floor(time * this.fps + 1e-3))); }
+    load(time, whenShown) {
+      if (!this.video || this.video.hasAttribute("src")) return;
+      this.video.preload = "auto";
+      this.video.src = this.video.dataset.src;
+      this.video.addEventListener("loadeddata", () => { this.seek(time()); whenShown(); }, { once: true });
+      this.video.addEventListener("seeked", whenShown);
+    }
+    unload() {
+      if (!this.video || !this.video.hasAttribute("src")) return;
+      this.video.pause();
+      this.video.removeAttribute("src");
+      this.video.load();
+    }
+    seek(time) { if (this.video) this.video.currentTime = Math.min(time, this.last); }
+    follow(time, rate, now) {
+      if (!this.ready || this.video.seeking) return;
+      const target = Math.min(time, this.last);
+      if (time >= this.frames / this.fps) { if (!this.video.paused) this.video.pause(); return; }
+      if (this.video.paused) this.video.play().catch(() => {});
+      const late = target - this.video.currentTime;
+      if (Math.abs(late) * this.fps > 0.75 && now - this.corrected > 300) {
+        this.corrected = now;
+        this.video.currentTime = target;
+      }
+      const wanted = rate * (1 + Math.max(-NUDGE, Math.min(NUDGE, 2 * late)));
+      if (Math.abs(this.video.playbackRate - wanted) > 0.01) this.video.playbackRate = wanted;
+    }
+    mark(time) {
+      const shown = this.ready ? this.video.currentTime : Math.min(time, this.last);
+      if (this.cursor) this.cursor.style.left = `${100 * (this.frameAt(shown) + 0.5) / this.frames}%`;
+    }
+    draw(reference, gain) {
+      if (!this.canvas) {
+        this.canvas = document.createElement("canvas");
+        this.canvas.className = this.video.className;
+        this.canvas.setAttribute("aria-hidden", "true");
+        this.video.after(this.canvas);
+      }
+      this.canvas.hidden = false;
+      const { videoWidth: width, videoHeight: height } = this.video;
+      if (this.canvas.width !== width) this.canvas.width = width;
+      if (this.canvas.height !== height) this.canvas.height = height;
+      const pen = this.canvas.getContext("2d");
+      pen.globalCompositeOperation = "copy";
+      pen.drawImage(this.video, 0, 0);
+      pen.globalCompositeOperation = "difference";
+      pen.drawImage(reference.video, 0, 0, width, height);
+      pen.globalCompositeOperation = "lighter";
+      for (let strength = 1; strength < gain; strength *= 2) pen.drawImage(this.canvas, 0, 0);
+    }
+    undraw() { if (this.canvas) this.canvas.hidden = true; }
+  }
+
+  class Player {
+    constructor(section) {
+      this.bar = section.querySelector("[data-player-bar]");
+      this.rows = new Map();
+      for (const row of section.querySelectorAll("[data-row]")) {
+        this.rows.set(row, [...row.querySelectorAll("[data-clip]")].map((figure) => new Clip(figure)));
+      }
+      const clips = [...this.rows.values()].flat().filter((clip) => clip.video);
+      this.fps = Math.max(1, ...clips.map((clip) => clip.fps));
+      this.duration = Math.max(1 / this.fps, ...clips.map((clip) => clip.frames / clip.fps));
+      this.frames = Math.round(this.duration * this.fps);
+      this.near = new Set();
+      this.time = 0;
+      this.rate = 1;
+      this.gain = 0;
+      this.playing = false;
+      this.startingUntil = 0;
+      this.changed = true;
+      this.scrub = this.bar.querySelector("[data-scrub]");
+      this.scrub.max = this.frames - 1;
+      this.count = this.bar.querySelector("[data-frame-count]");
+      this.connect(section);
+      this.tick = this.tick.bind(this);
+      requestAnimationFrame((now) => { this.then = now; this.tick(now); });
+      if (!calm.matches && clips.length) this.play();
+    }
+
+    get clips() { return [...this.near].flatMap((row) => this.rows.get(row)).filter((clip) => clip.video); }
+    get frame() { return Math.min(this.frames - 1, Math.floor(this.time * this.fps + 1e-3)); }
+
+    connect(section) {
+      const redraw = () => { this.changed = true; };
+      const loading = new IntersectionObserver((entries) => {
+        for (const { target, isIntersecting } of entries) {
+          if (isIntersecting) this.near.add(target); else this.near.delete(target);
+          for (const clip of this.rows.get(target)) {
+            if (isIntersecting) clip.load(() => this.time, redraw); else clip.unload();
+          }
+        }
+        redraw();
+      }, { rootMargin: LOAD_AHEAD });
+      for (const row of this.rows.keys()) loading.observe(row);
+      this.onScreen = false;
+      new IntersectionObserver(([entry]) => { this.onScreen = entry.isIntersecting; }).observe(section);
+
+      this.bar.querySelector("[data-play]").addEventListener("click", () => this.toggle());
+      for (const button of this.bar.querySelectorAll("[data-step]")) {
+        button.addEventListener("click", () => this.step(Number(button.dataset.step)));
+      }
+      this.scrub.addEventListener("input", () => { this.pause(); this.goTo(Number(this.scrub.value)); });
+      this.bar.querySelector("[data-speed]").addEventListener("change", (event) => { this.rate = Number(event.target.value); });
+      const show = this.bar.querySelector("[data-show]");
+      if (show) show.addEventListener("change", (event) => { this.gain = Number(event.target.value) || 0; this.changed = true; });
+      document.addEventListener("keydown", (event) => this.key(event));
+      calm.addEventListener("change", () => { if (calm.matches) this.pause(); });
+    }
+
+    key(event) {
+      if (!this.onScreen || event.altKey || event.ctrlKey || event.metaKey) return;
+      if (event.target.closest("button, a, input, select, textarea, summary, [tabindex]")) return;
+      const act = {
+        " ": () => this.toggle(),
+        ArrowLeft: () => this.step(-1),
+        ArrowRight: () => this.step(1),
+      }[event.key];
+      if (act) { event.preventDefault(); act(); }
+    }
+
+    toggle() { if (this.playing) { this.pause(); this.goTo(this.frame); } else this.play(); }
+    play() {
+      this.playing = true;
+      this.startTogether(this.frame >= this.frames - 1 ? 0 : this.time);
+      this.label();
+    }
+    pause() {
+      this.playing = false;
+      this.startingUntil = 0;
+      for (const clip of this.clips) clip.video.pause();
+      this.label();
+    }
+    label() {
+      const button = this.bar.querySelector("[data-play]");
+      button.setAttribute("aria-label", this.playing ? "Pause" : "Play");
+      this.bar.toggleAttribute("data-playing", this.playing);
+    }
+    step(by) { this.pause(); this.goTo((this.frame + by + this.frames) % this.frames); }
+    goTo(frame) {
+      this.time = (frame + 0.5) / this.fps;   // the middle of a frame: no rounding can show its neighbour
+      for (const clip of this.clips) clip.seek(this.time);
+      this.changed = true;
+    }
+    /* All clips stop, seek, and go on together when the slowest is there. */
+    startTogether(time) {
+      this.time = time;
+      for (const clip of this.clips) { clip.video.pause(); clip.seek(time); }
+      this.startingUntil = performance.now() + LONGEST_WAIT;
+    }
+
+    tick(now) {
+      requestAnimationFrame(this.tick);
+      const passed = Math.min(LONGEST_TICK, (now - this.then) / 1000);
+      this.then = now;
+      if (this.near.size === 0) return;
+      if (this.playing) this.advance(passed, now);
+      if (this.playing || this.changed) this.show();
+    }
+    advance(passed, now) {
+      const clips = this.clips;
+      if (this.startingUntil) {
+        if (now < this.startingUntil && clips.some((clip) => clip.video.seeking)) return;
+        this.startingUntil = 0;
+      }
+      this.time += passed * this.rate;
+      if (this.time >= this.duration) { this.startTogether(0); return; }
+      for (const clip of clips) clip.follow(this.time, this.rate, now);
+    }
+    show() {
+      this.changed = false;
+      const frame = this.frame;
+      if (this.scrub.value !== String(frame) || !this.count.value) {
+        this.scrub.value = frame;
+        this.count.value = `${frame + 1} / ${this.frames}`;
+        this.scrub.setAttribute("aria-valuetext", `frame ${frame + 1} of ${this.frames}, ${(frame / this.fps).toFixed(2)} seconds`);
+      }
+      for (const row of this.near) {
+        const clips = this.rows.get(row);
+        const reference = clips.find((clip) => clip.isReference && clip.ready);
+        for (const clip of clips) {
+          clip.mark(this.time);
+          if (!clip.video) continue;
+          if (this.gain && reference && clip !== reference && clip.ready) clip.draw(reference, this.gain);
+          else if (!this.gain) clip.undraw();
+        }
+      }
+    }
+  }
+
+  const announcer = document.querySelector("[data-announcer]");
+  async function copy(button) {
+    const text = button.dataset.copy;
+    try {
+      await navigator.clipboard.writeText(text);
+    } catch {                                   // no permission, or not a secure place: the old way
+      const area = document.createElement("textarea");
+      area.value = text;
+      document.body.append(area);
+      area.select();
+      document.execCommand("copy");
+      area.remove();
+      button.focus();
+    }
+    const before = button.textContent;
+    if (before !== "Copied") {
+      button.textContent = "Copied";
+      setTimeout(() => { button.textContent = before; }, 1500);
+    }
+    announcer.textContent = "Command copied";
+  }
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-copy]");
+    if (button) copy(button);
+  });
+
+  for (const section of document.querySelectorAll("[data-player]")) new Player(section);
+})();
