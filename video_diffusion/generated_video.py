@@ -75,6 +75,7 @@ def make_record(
     num_threads: int,
     window_starts: Sequence[int] = (),
     noise_sha256: str | None = None,
+    batch_size: int = 1,
 ) -> RunRecord:
     """Write down what made a clip.
 
@@ -88,6 +89,7 @@ def make_record(
         num_threads: Of the CPU; sums are split among them, so the last bits depend on it.
         window_starts: First frames of the context windows, if there were any.
         noise_sha256: Of the noise that denoising started from.
+        batch_size: How many clips were denoised together; the last bits depend on it too.
     """
     hashes = {name: value for name, value in model.model_dump().items() if name.endswith("sha256")}
     if model.motion_adapter == "none":  # temporal layers switched off have no weights to be hashed
@@ -111,5 +113,6 @@ def make_record(
         timings={stage: round(seconds, 3) for stage, seconds in timings.items()},
         device=device,
         num_threads=num_threads,
+        batch_size=batch_size,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )

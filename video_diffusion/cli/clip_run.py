@@ -19,6 +19,7 @@ from video_diffusion.io import choose_encoding, codec_problem, sidecar_path, wor
 
 if TYPE_CHECKING:
     from video_diffusion.generation_settings import GenerationSettings
+    from video_diffusion.jobs import Pipelines
     from video_diffusion.pipeline import GeneratedVideo, TextToVideoPipeline
     from video_diffusion.sampling import DenoisingStep
 
@@ -78,13 +79,20 @@ def check_codec(path: Path, encoding: EncodingFlags) -> None:
         raise MachineError(f"--codec: {name} does not work here ({problem}); usable are {', '.join(usable)}")
 
 
-def make_clip(settings: "GenerationSettings", *, show_progress: bool, keep_steps: bool = False) -> Clip:
+def make_clip(
+    settings: "GenerationSettings",
+    *,
+    show_progress: bool,
+    keep_steps: bool = False,
+    pipelines: "Pipelines | None" = None,
+) -> Clip:
     """Loads the model, says which words it does not know, and makes the clip.
 
     Args:
         settings: checked; what is left open the model fills in.
         show_progress: a bar on stderr, if that is a terminal.
         keep_steps: for the filmstrip.
+        pipelines: keeps the model for the next clip.
 
     Raises:
         ModelLoadError: the model cannot be opened.
@@ -92,12 +100,10 @@ def make_clip(settings: "GenerationSettings", *, show_progress: bool, keep_steps
         NonFiniteLatentsError: denoising ran into NaN or infinity.
     """
     with warnings_as_lines():
-        from video_diffusion.pipeline import TextToVideoPipeline
+        from video_diffusion.jobs import Pipelines
 
-        pipeline = TextToVideoPipeline.from_pretrained(
-            settings.model, settings.motion_adapter, dtype=settings.dtype, device=settings.device
-        )
-        warn_of_unknown_words(settings.prompt, pipeline.vocabulary)
+        pipeline = (pipelines or Pipelines()).get(settings)
+        warn_of_unknown_words(" ".join(settings.all_prompts), pipeline.vocabulary)
         progress, steps = Progress(quiet=not show_progress), []
 
         def on_step(step: "DenoisingStep") -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from video_diffusion.cli.failures import CLIP_FAILED
+from video_diffusion.cli.failures import CLIP_FAILED, describe
 from video_diffusion.cli.output_checks import EncodingFlags, check_clip_path
 from video_diffusion.cli.terminal import say
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("clip", metavar="CLIP")
-@click.option("-o", "--out", metavar="NEW", help="Save the new clip too.")
+@click.argument("clips", metavar="CLIP...", nargs=-1, required=True)
+@click.option("-o", "--out", metavar="NEW", help="Save the new clip too; with one CLIP only.")
 @click.option("--model", metavar="MODEL", help="Where the model is now; needed to fetch one from the hub.")
 @click.option("--motion-adapter", metavar="PATH", help="Where the motion adapter is now.")
 @click.option("--device", metavar="NAME", help="Other than the recorded one.")
 @click.option("--overwrite", is_flag=True, help="Replace what is at NEW.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per clip on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def rerun(
-    clip: str,
+    clips: tuple[str, ...],
     out: str | None,
     model: str | None,
     motion_adapter: str | None,
@@ -35,35 +35,62 @@ def rerun(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Make CLIP (or the record clip.json) again and compare the frames before encoding, byte by byte.
+    """Make each CLIP (or its record clip.json) again and compare the frames before encoding, byte by byte.
 
-    Exits with 0 if they are identical, with 1 if not.
+    Every record is read before a model is loaded. Exits with 0 if all clips are identical, with 1 if one is
+    not, or cannot be made again; stderr says why.
     """
     from video_diffusion.io import read_record
 
-    record = read_record(Path(clip))
+    if out is not None and len(clips) > 1:
+        raise click.UsageError(f"--out: saves one clip, but {len(clips)} are given; rerun them one by one")
     path = None if out is None else check_clip_path(out, EncodingFlags(), overwrite)
-    settings = settings_to_repeat(record, model, motion_adapter, device)
+    records = [(clip, read_record(Path(clip))) for clip in clips]
+    wanted = [settings_to_repeat(record, model, motion_adapter, device) for _, record in records]
 
     from video_diffusion.cli import clip_run
+    from video_diffusion.jobs import Pipelines
 
-    clip_run.use_threads(record.num_threads)
-    video = clip_run.make_clip(settings, show_progress=not (quiet or as_json)).video
-    if path is not None:
-        clip_run.save_clip(video, path, EncodingFlags(), embed=True, overwrite=overwrite)
-    identical = video.frames_sha256 == record.frames_sha256
-    differences = [] if identical else what_differs(record, video)
-    if as_json:
-        click.echo(json.dumps({
-            "path": clip, "identical": identical, "recorded_sha256": record.frames_sha256,
-            "frames_sha256": video.frames_sha256, "differences": differences,
-        }))  # fmt: skip
-    else:
-        click.echo("identical" if identical else "different")
-    for difference in differences if not as_json else ():
-        say(difference)
-    if not identical:
+    pipelines, num_other = Pipelines(), 0
+    for (clip, record), settings in zip(records, wanted, strict=True):
+        clip_run.use_threads(record.num_threads)
+        try:
+            made = clip_run.make_clip(settings, show_progress=not (quiet or as_json), pipelines=pipelines)
+        except Exception as error:
+            if len(clips) == 1 or describe(error)[1] is None:
+                raise  # its own exit code, or a traceback in a file
+            row = {"path": clip, "identical": False, "error": describe(error)[1]}
+        else:
+            row = compare(clip, record, made.video)
+            if path is not None:
+                clip_run.save_clip(made.video, path, EncodingFlags(), embed=True, overwrite=overwrite)
+        num_other += not row["identical"]
+        show(row, as_json=as_json, several=len(clips) > 1)
+    if num_other:
         raise click.exceptions.Exit(CLIP_FAILED)
+
+
+def compare(clip: str, record: "RunRecord", video: "GeneratedVideo") -> dict[str, Any]:
+    """The row of --json: whether the frames are the recorded ones, and if not, why."""
+    identical = video.frames_sha256 == record.frames_sha256
+    return {
+        "path": clip,
+        "identical": identical,
+        "recorded_sha256": record.frames_sha256,
+        "frames_sha256": video.frames_sha256,
+        "differences": [] if identical else what_differs(record, video),
+    }
+
+
+def show(row: dict[str, Any], *, as_json: bool, several: bool) -> None:
+    """The verdict on stdout, with the clip's path if there are several; the reasons on stderr."""
+    if as_json:
+        click.echo(json.dumps(row))
+        return
+    verdict = "identical" if row["identical"] else "failed" if "error" in row else "different"
+    click.echo(f"{verdict} {row['path']}" if several else verdict)
+    for reason in [row["error"]] if "error" in row else row["differences"]:
+        say(f"{row['path']}: {reason}" if several else reason)
 
 
 def settings_to_repeat(
@@ -107,7 +134,7 @@ def what_differs(record: "RunRecord", video: "GeneratedVideo") -> list[str]:
         then_version, now_version = record.versions.get(name, "none"), now.versions.get(name, "none")
         if then_version != now_version:
             lines.append(f"other version of {name}: {then_version} then, {now_version} now")
-    for name in ("device", "processor", "num_threads", "platform"):
+    for name in ("device", "processor", "num_threads", "batch_size", "platform"):
         then_value, now_value = getattr(record, name), getattr(now, name)
         if then_value != now_value:
             lines.append(f"other {name.replace('_', ' ')}: {then_value} then, {now_value} now")
@@ -117,6 +144,8 @@ def what_differs(record: "RunRecord", video: "GeneratedVideo") -> list[str]:
         for name in own
         if name not in {"model", "motion_adapter", "device"} and own[name] != new[name]
     ]
+    if not lines and now.device != "cpu":
+        lines.append(f"nothing recorded differs; {now.device} need not compute the same twice")
     return lines or [
         "same weights, versions, processor and device as recorded: the record may have been changed"
     ]

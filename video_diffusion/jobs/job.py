@@ -185,11 +185,8 @@ def _expand(row: Row, base: Mapping[str, Any]) -> Iterator[tuple[GenerationSetti
     else:
         seeds = [values.get("seed", 0)]
     origins: dict[tuple[str | int, ...], str] = {(key,): row.places.get(key, row.where) for key in values}
-    if "prompt" not in values:
-        raise ConfigError(f"{row.where}: prompt is missing; give it")
-    first = validate(
-        GenerationSettings, Layer({**values, "seed": seeds[0]}, {("seed",): row.where, **origins})
-    )
+    missing: dict[tuple[str | int, ...], str] = {("prompt",): row.where, ("seed",): row.where}
+    first = validate(GenerationSettings, Layer({**values, "seed": seeds[0]}, {**missing, **origins}))
     yield first, name
     for seed in seeds[1:]:
         yield first.model_copy(update={"seed": seed}), name
