@@ -5,7 +5,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from painted_clips import entry_of
 
@@ -20,6 +20,7 @@ def dataset(num_wide: int, num_tall: int = 0, num_stills: int = 0) -> ClipDatase
     return ClipDataset(rows, "nowhere", 4, Fraction(8), None)
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.integers(1, 23), st.integers(1, 7), st.integers(0, 2**31))
 def test_every_epoch_holds_every_clip_once(num_clips: int, batch_size: int, seed: int) -> None:
     order = ClipOrder(dataset(num_clips), batch_size, seed)
@@ -32,6 +33,7 @@ def test_every_epoch_holds_every_clip_once(num_clips: int, batch_size: int, seed
         assert {draw.item for draw in own} == set(range(num_clips))
 
 
+@settings(max_examples=15, deadline=None)
 @given(st.permutations(range(40)))
 def test_batches_can_be_asked_for_in_any_order(numbers: list[int]) -> None:
     one, other = (ClipOrder(dataset(9, 4, 2), 3, 5, 0.25) for _ in range(2))

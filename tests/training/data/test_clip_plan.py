@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from painted_clips import entry_of
 
@@ -24,8 +24,8 @@ PICTURE = replace(ENTRY, id="p", path="p.png", fps=None, num_frames=1, end=1.0)
 
 
 def plan(*entries: ClipEntry, **options: object) -> ClipPlan:
-    settings = {"num_frames": 16, "fps": Fraction(8), "sizes": [(48, 32)], **options}
-    return plan_clips(entries, **settings)
+    chosen = {"num_frames": 16, "fps": Fraction(8), "sizes": [(48, 32)], **options}
+    return plan_clips(entries, **chosen)
 
 
 def test_a_clip_of_exactly_the_window_fits_with_no_play() -> None:
@@ -85,6 +85,7 @@ def test_pictures_are_only_pictures_and_videos_are_both() -> None:
     assert found.unusable == ()
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.integers(1, 40), st.fractions(1, 30, max_denominator=1001), st.integers(2, 400), st.floats(0, 1))
 def test_all_windows_lie_side_by_side_inside_the_clip(
     num_frames: int, fps: Fraction, length: int, position: float

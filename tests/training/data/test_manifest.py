@@ -6,7 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from painted_clips import entry_of
 
@@ -32,6 +32,7 @@ def test_rows_come_back_exactly(tmp_path: Path) -> None:
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
 
 
+@settings(max_examples=30, deadline=None)
 @given(TEXT, TEXT, st.fractions("1/100", 1000, max_denominator=100_000), st.floats(0, 1e6))
 def test_any_text_rate_and_time_come_back(
     tmp_path_factory: pytest.TempPathFactory, name: str, caption: str, fps: Fraction, start: float

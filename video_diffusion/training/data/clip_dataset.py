@@ -54,7 +54,7 @@ class SampledClip:
     @property
     def content_key(self) -> str:
         """SHA-256 of all that decides its pixels: the file's own sha256, times, size, flip."""
-        facts = [self.entry.sha256, self.times, self.size, self.flipped, "area-cubic-1"]
+        facts = [self.entry.sha256, self.times, self.size, self.flipped, "bicubic"]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
 from video_diffusion.io import open_video
 from video_diffusion.training.data.clip_plan import ON_TIME
@@ -42,16 +42,15 @@ def frames_at(path: Path, times: Sequence[float]) -> list[UInt8[np.ndarray, "h w
 
 
 def fit(frame: UInt8[np.ndarray, "h w 3"], width: int, height: int) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Crops a frame about its centre to the aspect of the size, then resizes it; nothing is stretched.
+    """Crops a frame about its centre to the aspect of the size and resizes it, bicubic; nothing is stretched.
 
-    Reducing averages over areas, enlarging is bicubic.
+    Pillow averages over all the pixels that fall into a smaller one. OpenCV could too, but it hangs in
+    processes that were forked after it had started its threads, and readers of training clips are forked.
     """
     rows, columns = frame.shape[:2]
+    if (columns, rows) == (width, height):
+        return frame
     scale = max(width / columns, height / rows)
-    cut_columns, cut_rows = min(columns, round(width / scale)), min(rows, round(height / scale))
-    left, top = (columns - cut_columns) // 2, (rows - cut_rows) // 2
-    cut = frame[top : top + cut_rows, left : left + cut_columns]
-    if cut.shape[:2] == (height, width):
-        return cut
-    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(cut, (width, height), interpolation=way))
+    left, top = (columns - width / scale) / 2, (rows - height / scale) / 2
+    box = (left, top, left + width / scale, top + height / scale)
+    return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC, box))

@@ -1,12 +1,21 @@
 """The order of training: which clips are in batch number k, from the seed and k alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from video_diffusion.training.data.clip_dataset import ClipDataset, Draw
+from video_diffusion.training.data.clip_dataset import Draw
+from video_diffusion.training.data.clip_plan import Size
 
-__all__ = ["ClipOrder", "Draw"]
+
+@runtime_checkable
+class Buckets(Protocol):
+    """What an order asks of a data set; `ClipDataset` is one."""
+
+    def buckets(self, pictures: bool = False) -> Mapping[Size, Sequence[int]]:
+        """The items of each size, which alone can share a batch."""
+        ...
 
 
 class ClipOrder:
@@ -30,7 +39,7 @@ class ClipOrder:
         ValueError: a batch size below 1, or a share outside 0 to 1.
     """
 
-    def __init__(self, dataset: ClipDataset, batch_size: int, seed: int, image_fraction: float = 0.0) -> None:
+    def __init__(self, dataset: Buckets, batch_size: int, seed: int, image_fraction: float = 0.0) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1 (given {batch_size})")
         if not 0 <= image_fraction <= 1:
