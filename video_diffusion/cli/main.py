@@ -25,6 +25,7 @@ COMMANDS = {
         "video_diffusion.cli.rerun",
         "Make a clip again from its record; tell whether it is identical.",
     ),
+    "compare": ("video_diffusion.cli.compare", "Compare settings, or clips, with statistics and a report."),
     "data": ("video_diffusion.cli.data", "Make procedural clips with captions and known truth."),
     "train": ("video_diffusion.cli.train", "Fine-tune the temporal layers on clips; resumable at any step."),
     "doctor": ("video_diffusion.cli.doctor", "Check versions, devices, codecs, cache, disk and memory."),

@@ -168,6 +168,21 @@ def design_from(layer: Layer) -> Design:
     )
 
 
+def read_rules(assignments: Sequence[str]) -> tuple[float, Mapping[str, float]]:
+    """Level of the tests and margins from `--set` texts alone, for clips that are compared as they are.
+
+    Raises:
+        ConfigError: anything but alpha and margins.
+    """
+    layer = Layer({"arms": {"a": {}, "b": {}}, "prompts": ["any"]})
+    for text in assignments:
+        if text.partition("=")[0].strip().split(".")[0] not in {"alpha", "margins"}:
+            raise ConfigError(f"--set: with --clips, alpha and margins can be set (given {shown(text)})")
+        layer = assign(layer, text, "--set")
+    design = design_from(layer)
+    return design.alpha, design.margins
+
+
 def _whole(arm: DeclaredArm, base: Mapping[str, Any]) -> dict[str, Any]:
     """An arm with all its settings, since a config leaves out what is None."""
     own = {**base, **arm.values}

@@ -60,6 +60,14 @@ def pair_up(baseline: Clips, arm: Clips, metric: str, places: Sequence[Place]) -
     return Pairs(tuple(rows), tuple(np.array(row) for row in rows.values()), lost, baseline_lost)
 
 
+def share_noise(clips: Sequence[ClipResult], arm: str, baseline: str) -> bool | None:
+    """Whether an arm's clips start from the noise of the baseline's; None where no record tells."""
+    noise = {(clip.arm, clip.key): clip.noise_sha256 for clip in clips if clip.noise_sha256}
+    pairs = [(noise.get((arm, clip.key)), noise.get((baseline, clip.key))) for clip in clips]
+    known = [mine == theirs for mine, theirs in pairs if mine and theirs]
+    return all(known) if known else None
+
+
 def scores(clips: Clips, metric: str, places: Sequence[Place]) -> list[Numbers]:
     """The numbers of one arm, one array per prompt that has any."""
     rows: dict[str, list[float]] = {}

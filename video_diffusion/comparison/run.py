@@ -1,7 +1,7 @@
 """The clips of a comparison: made by the runner of jobs, so resumable, sharded, and never made twice."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from video_diffusion.comparison.clip_command import clip_command
 from video_diffusion.comparison.declaration import Design
 from video_diffusion.comparison.grid import DeclaredArm
+from video_diffusion.comparison.pairs import share_noise
 from video_diffusion.comparison.prompt_meter import ROW_KEY, PromptMeter, kinds
 from video_diffusion.comparison.summarise import KINDS, Findings
 from video_diffusion.comparison.summary import Arm, Change, ClipMeasure, ClipResult
@@ -64,7 +65,7 @@ def make_clips(
     *,
     batch_size: int | None = 1,
     verify: bool = False,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Makes what is not made yet, as `run_jobs`; rows also hold prompt alignment.
 
     Args:
@@ -191,12 +192,9 @@ def _arms(design: Design, planned: Sequence[PlannedClip], clips: Sequence[ClipRe
         for label, own in first.items()
     }
     base = design.arms[0].label
-    noise = {(clip.arm, *clip.key): clip.noise_sha256 for clip in clips if clip.noise_sha256}
     arms = []
     for arm in design.arms:
         own = [clip for clip in clips if clip.arm == arm.label]
-        pairs = [(noise.get((arm.label, *clip.key)), noise.get((base, *clip.key))) for clip in own]
-        known = [mine == theirs for mine, theirs in pairs if mine and theirs]
         arms.append(
             Arm(
                 label=arm.label,
@@ -204,7 +202,7 @@ def _arms(design: Design, planned: Sequence[PlannedClip], clips: Sequence[ClipRe
                 settings=shared[arm.label],
                 changes=_changes(design, arm, shared[base], shared[arm.label]),
                 place=arm.place,
-                paired=all(known) if known else None,
+                paired=share_noise(clips, arm.label, base),
                 num_clips=sum(not clip.error for clip in own),
                 num_failed=sum(bool(clip.error) for clip in own),
             )

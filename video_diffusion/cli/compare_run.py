@@ -1,0 +1,186 @@
+"""The run of `compare`: the checks of the machine, the clips with their progress, what is told at the end."""
+
+import json
+import shlex
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from video_diffusion.cli.batch_checks import check_machine
+from video_diffusion.cli.batch_progress import Tally
+from video_diffusion.cli.clip_run import warnings_as_lines
+from video_diffusion.cli.compare import CompareFlags
+from video_diffusion.cli.failures import MODEL, Terminated
+from video_diffusion.cli.output_checks import EncodingFlags
+from video_diffusion.cli.terminal import printable, say, warn
+
+if TYPE_CHECKING:
+    from video_diffusion.comparison.declaration import Design
+    from video_diffusion.comparison.prompt_meter import PromptMeter
+    from video_diffusion.comparison.summarise import Findings
+    from video_diffusion.comparison.summary import ComparisonSummary
+    from video_diffusion.jobs import Job, Shard
+
+
+def run_design(design: "Design", flags: CompareFlags, *, dry_run: bool) -> None:
+    """Makes the clips, compares them, writes the folder; exits with 1 if a clip failed.
+
+    Raises:
+        click.UsageError, ModelLoadError, DeviceError: found before a model is loaded.
+        OSError: the folder cannot be written; the same command goes on from there.
+    """
+    from video_diffusion.comparison.folder import CONFIG
+    from video_diffusion.comparison.run import collect, make_clips, num_missing, plan, unique_jobs
+    from video_diffusion.io import write_bytes
+    from video_diffusion.jobs import Pipelines, model_facts
+
+    folder, shard, size = flags.out, _shard(flags.shard), _batch_size(flags.batch_size)
+    planned = list(plan(design, model_facts))
+    jobs = unique_jobs(planned)
+    for note in _checked(jobs, folder):
+        warn(note)
+    own = list(shard.pick(jobs))
+    if dry_run:
+        from video_diffusion.cli.batch_plan import show_plan
+
+        show_plan(own, folder, as_json=flags.as_json, overwrite=False)
+        return
+    meter = open_meter(flags.clip_model)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_bytes(folder / CONFIG, design.to_yaml().encode())
+    tally = Tally(len(own))
+    with warnings_as_lines():
+        outcomes = make_clips(own, folder, Pipelines(), meter, batch_size=size, verify=flags.verify)
+        try:
+            with closing(outcomes):
+                for outcome in outcomes:
+                    tally.add(outcome)
+                    if outcome.status == "failed":
+                        warn(f"{outcome.job.where}: {outcome.row['error']}")
+                    if not flags.quiet and outcome.status != "skipped":
+                        say(tally.line())
+        except (KeyboardInterrupt, Terminated, OSError):
+            say(f"{tally.line()}; the same command goes on from here")
+            raise
+        command = shlex.join(["video-diffusion", "compare", str(folder / CONFIG), "-o", str(folder)])
+        found = collect(design, planned, folder, meter, command)
+        missing = num_missing(planned, found)
+        if missing:
+            say(f"{missing} clips are other processes'; once they are made, the same command compares them")
+        elif any(arm.num_clips for arm in found.arms):
+            finish(found, flags)
+    tally.end()
+
+
+def finish(found: "Findings", flags: CompareFlags) -> None:
+    """Compares, writes the folder, and tells what was found on stdout.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    from video_diffusion.comparison.folder import with_earlier_looks, write_folder
+    from video_diffusion.comparison.summarise import summarise
+
+    summary = summarise(with_earlier_looks(found, flags.out))
+    written = write_folder(summary, flags.out)
+    if flags.as_json:
+        click.echo(json.dumps(_answer(summary, written), ensure_ascii=False))
+        return
+    for text in summary.warnings:
+        warn(text)
+    click.echo("\n".join([*_lines(summary), str(written[0])]))
+
+
+def open_meter(clip_model: str | None) -> "PromptMeter":
+    """Prompt alignment, with CLIP if its weights are given.
+
+    Raises:
+        click.ClickException: weights that cannot be used; exit code 3.
+    """
+    from video_diffusion.comparison.prompt_meter import PromptMeter
+
+    if clip_model is None:
+        return PromptMeter()
+    from video_diffusion.metrics.learned.local_weights import MetricWeightsError
+
+    try:
+        return PromptMeter(clip_model)
+    except MetricWeightsError as error:
+        raise _WeightsRefused(str(error)) from None
+
+
+class _WeightsRefused(click.ClickException):
+    exit_code = MODEL
+
+
+def _checked(jobs: Sequence["Job"], folder: Path) -> list[str]:
+    """Models, devices, sizes and disk, before anything is loaded; notes for the user."""
+    from video_diffusion.jobs import JobSummary
+
+    summary = JobSummary(count=len(jobs))
+    for job in jobs:
+        summary.add(job.settings, job.where)
+    return check_machine(summary, folder, EncodingFlags(), ".mp4")
+
+
+def _lines(summary: "ComparisonSummary") -> list[str]:
+    """The sentence, then the verdicts in two columns if there are several."""
+    lines = [printable(summary.sentence)]
+    if len(summary.verdicts) > 1:
+        width = max(len(each.words) for each in summary.verdicts)
+        lines += [f"  {each.words:<{width}}  {printable(each.sentence)}" for each in summary.verdicts]
+    return lines + ([summary.power] if summary.power else [])
+
+
+def _answer(summary: "ComparisonSummary", written: Sequence[Path]) -> dict[str, Any]:
+    headline = {each.arm: each for metric in summary.metrics[:1] for each in metric.differences}
+    return {
+        "sentence": summary.sentence,
+        "baseline": summary.baseline,
+        "verdicts": [
+            {
+                "arm": each.arm,
+                "outcome": each.outcome,
+                "words": each.words,
+                "sentence": each.sentence,
+                "flicker": _difference(headline[each.arm]),
+            }
+            for each in summary.verdicts
+        ],
+        "warnings": list(summary.warnings),
+        "power": summary.power,
+        "num_clips": sum(arm.num_clips for arm in summary.arms),
+        "num_failed": sum(arm.num_failed for arm in summary.arms),
+        "files": [str(path) for path in written],
+    }
+
+
+def _difference(found: Any) -> dict[str, Any]:
+    span = found.span
+    return {
+        "difference": None if span is None else span.estimate,
+        "low": None if span is None else span.low,
+        "high": None if span is None else span.high,
+        "p": found.adjusted_p,
+        "num_pairs": found.num_pairs,
+    }
+
+
+def _shard(text: str | None) -> "Shard":
+    from video_diffusion.jobs.shard import parse_shard, shard_of_environment
+
+    try:
+        return shard_of_environment() if text is None else parse_shard(text)
+    except ValueError as error:
+        raise click.UsageError(f"--shard: {error}") from None
+
+
+def _batch_size(text: str | None) -> int | None:
+    if text == "auto":
+        return None
+    if text is not None and (not text.isdecimal() or not 1 <= int(text) <= 1024):
+        raise click.UsageError(f"--batch-size: must be auto or a number from 1 to 1024 (given {text!r})")
+    return int(text or 1)
