@@ -27,6 +27,10 @@ BLOCKS = {
         ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
     ),
+    "four": (
+        ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+    ),
 }
 
 
@@ -40,7 +44,7 @@ def tiny_unet(blocks: str = "mixed", seed: int = 0, **changes: Any) -> UNet2DCon
         "out_channels": 4,
         "down_block_types": down,
         "up_block_types": up,
-        "block_out_channels": (8, 16, 24)[: len(down)],
+        "block_out_channels": (8, 16, 24, 32)[: len(down)],
         "layers_per_block": 1,
         "cross_attention_dim": TEXT_WIDTH,
         "attention_head_dim": 2,

@@ -9,10 +9,12 @@ import pytest
 import torch
 from diffusers.models.unets.unet_motion_model import MotionAdapter as DiffusersMotionAdapter
 from diffusers.models.unets.unet_motion_model import UNetMotionModel
+from motion_files import published_file
 from safetensors.torch import load_file, save_file
 from tiny_models import OUR_ADAPTER_FIELDS, save_tiny_model, tiny_adapter, tiny_unet
 
-from video_diffusion.loading import ModelLoadError, load_model
+from video_diffusion.jobs.model_facts import model_facts
+from video_diffusion.loading import ModelLoadError, load_model, write_original_layout
 from video_diffusion.models import VideoUNet
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -266,3 +268,32 @@ def test_pickles_are_refused_and_never_run(folder: Path, tmp_path: Path) -> None
     with pytest.raises(ModelLoadError):
         load_model(str(folder))
     assert not canary.exists()
+
+
+def test_an_adapter_of_a_published_family_brings_its_schedule_and_settings(
+    tmp_path: Path, whole: Path
+) -> None:
+    unet = tiny_unet("four")
+    folder = shutil.copytree(whole, tmp_path / "base")
+    unet.save_pretrained(folder / "unet")
+    edit(folder / "scheduler" / "scheduler_config.json", lambda c: c.update(beta_schedule="scaled_linear"))
+    adapter = tiny_adapter(unet)
+    adapter.register_to_config(family="animatelcm")
+    write_original_layout(adapter, tmp_path / "adapter.safetensors")
+    parts = load_model(str(folder), motion_adapter=str(tmp_path / "adapter.safetensors"))
+    assert parts.scheduler_config["beta_schedule"] == "linear"
+    assert parts.scheduler_config["original_inference_steps"] == 100
+    assert parts.scheduler_config["prediction_type"] == "epsilon"
+    expected = {"num_inference_steps": 6, "guidance_scale": 1.5, "scheduler": "lcm", "num_frames": 9}
+    assert parts.defaults == {"fps": "8", "vocabulary": ["red"], **expected}
+    facts = model_facts(str(folder), str(tmp_path / "adapter.safetensors"))
+    assert expected.items() <= facts.defaults.items()
+    assert parts.identity.motion_adapter_sha256 == facts.identity["motion_adapter_sha256"]
+
+
+def test_an_adapter_for_another_base_is_one_line_with_both_widths(tmp_path: Path, whole: Path) -> None:
+    file = published_file(tmp_path, "hotshot-xl")
+    with pytest.raises(
+        ModelLoadError, match=r"block_out_channels \(32, 64, 96\), but this U-Net has \(8, 16\)"
+    ):
+        load_model(str(whole), motion_adapter=str(file))

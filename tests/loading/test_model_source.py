@@ -19,11 +19,12 @@ def test_a_folder_is_found_where_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("./nowhere", "no such folder, and not a hub id"),
-        ("/no/such/folder", "no such folder, and not a hub id"),
-        ("too/many/parts", "no such folder, and not a hub id"),
-        ("embeded", "no such folder, and not a hub id"),
-        ("https://example.com/model", "no such folder, and not a hub id"),
+        ("./nowhere", "no such file or folder, and not a hub id"),
+        ("/no/such/folder", "no such file or folder, and not a hub id"),
+        ("too/many/parts", "no such file or folder, and not a hub id"),
+        ("owner/model/../x.safetensors", "no such file or folder, and not a hub id"),
+        ("embeded", "no such file or folder, and not a hub id"),
+        ("https://example.com/model", "no such file or folder, and not a hub id"),
     ],
 )
 def test_a_name_that_means_nothing_is_refused(name: str, message: str) -> None:
@@ -39,11 +40,14 @@ def test_a_pickle_is_refused_by_name(tmp_path: Path, suffix: str) -> None:
         find_model(str(file))
 
 
-def test_a_single_file_is_refused(tmp_path: Path) -> None:
+def test_a_single_file_is_found_alone_or_in_its_folder(tmp_path: Path) -> None:
     file = tmp_path / "mm.safetensors"
     file.write_bytes(b"1234")
-    with pytest.raises(ModelLoadError, match="must be a folder in diffusers' layout, but is a file"):
-        find_model(str(file))
+    assert find_model(str(file)).adapter_folder == file
+    assert find_model(str(tmp_path)).adapter_folder == file
+    (tmp_path / "other.safetensors").write_bytes(b"")
+    with pytest.raises(ModelLoadError, match=r"holds 2 weights files and no config.json.*/mm\.safetensors"):
+        _ = find_model(str(tmp_path)).adapter_folder
 
 
 @pytest.mark.parametrize("place", [".", "checkpoints/step-00000100"])
@@ -138,8 +142,12 @@ def test_offline_a_cached_model_is_found_and_another_is_not_asked_for(tmp_path: 
     (snapshot / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"")
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs" / "main").write_text("a" * 40)
-    (line,) = ask(tmp_path, "owner/cached", "owner/other", HF_ENDPOINT=hub, HF_HUB_OFFLINE="1")
+    (snapshot / "mm.safetensors").write_bytes(b"")
+    names = ("owner/cached", "owner/cached/mm.safetensors", "owner/cached/no.safetensors", "owner/other")
+    file_line, line = ask(tmp_path, *names, HF_ENDPOINT=hub, HF_HUB_OFFLINE="1")
     assert line.startswith("owner/other: ")
+    assert file_line.startswith("owner/cached/no.safetensors: ")
+    assert "is not whole in the local cache" in file_line
     assert f"is not whole in the local cache ({tmp_path / 'hub'}) and HF_HUB_OFFLINE is set" in line
 
 

@@ -13,29 +13,44 @@ if TYPE_CHECKING:
     from video_diffusion.loading.model_folder import ModelParts, load_model
     from video_diffusion.loading.model_folder_writer import save_model
     from video_diffusion.loading.model_source import ModelSource, find_model
+    from video_diffusion.loading.motion_checkpoint import read_motion_checkpoint, write_original_layout
+    from video_diffusion.loading.motion_families import FAMILIES, MotionFamily
+    from video_diffusion.loading.motion_file import MotionFile, detect
 
 __all__ = [
+    "FAMILIES",
     "DeviceError",
     "ModelLoadError",
     "ModelParts",
     "ModelSource",
+    "MotionFamily",
+    "MotionFile",
     "choose_device",
     "choose_dtype",
+    "detect",
     "find_model",
     "load_model",
+    "read_motion_checkpoint",
     "save_model",
+    "write_original_layout",
 ]
 
 _HOMES = {
+    "FAMILIES": "motion_families",
     "DeviceError": "errors",
     "ModelLoadError": "errors",
     "ModelParts": "model_folder",
     "ModelSource": "model_source",
+    "MotionFamily": "motion_families",
+    "MotionFile": "motion_file",
     "choose_device": "device",
     "choose_dtype": "device",
+    "detect": "motion_file",
     "find_model": "model_source",
     "load_model": "model_folder",
+    "read_motion_checkpoint": "motion_checkpoint",
     "save_model": "model_folder_writer",
+    "write_original_layout": "motion_checkpoint",
 }
 
 

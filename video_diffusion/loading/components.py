@@ -2,7 +2,6 @@
 
 import difflib
 import inspect
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,28 +12,8 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from video_diffusion.loading.errors import ModelLoadError
+from video_diffusion.loading.json_file import read_json
 from video_diffusion.loading.weight_files import StoredWeights, compare_weights, find_weights
-
-MAX_JSON_BYTES = 10_000_000
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Read a configuration file.
-
-    Raises:
-        ModelLoadError: It is missing, too large, not JSON, or not a mapping.
-    """
-    if not file.is_file():
-        raise ModelLoadError(f"{file}: no such file; this is not a whole model folder")
-    if file.stat().st_size > MAX_JSON_BYTES:
-        raise ModelLoadError(f"{file}: larger than {MAX_JSON_BYTES} bytes, so not a configuration")
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ModelLoadError(f"{file}: not JSON ({error}); download it again") from None
-    if not isinstance(values, dict):
-        raise ModelLoadError(f"{file}: must hold a mapping, but holds a {type(values).__name__}")
-    return values
 
 
 def load_diffusers(

@@ -15,9 +15,12 @@ from transformers.models.clip.modeling_clip import CLIPTextModel
 from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
 from video_diffusion.io import ModelIdentity, weights_sha256
-from video_diffusion.loading.components import load_diffusers, load_text_encoder, load_tokenizer, read_json
+from video_diffusion.loading.components import load_diffusers, load_text_encoder, load_tokenizer
 from video_diffusion.loading.errors import ModelLoadError
+from video_diffusion.loading.json_file import read_json
 from video_diffusion.loading.model_source import ModelSource, find_model
+from video_diffusion.loading.motion_checkpoint import read_motion_checkpoint
+from video_diffusion.loading.motion_file import detect
 from video_diffusion.loading.motion_unet import split_motion_unet
 from video_diffusion.models import MotionAdapter, temporal_places
 
@@ -49,7 +52,7 @@ class ModelParts:
         tokenizer, text_encoder, vae, unet, motion_adapter: In evaluation mode, on the CPU.
         scheduler_config: The noise schedule the model was trained with, and what it predicts.
         defaults: The model's own generation settings, and its `vocabulary` if it is limited; see
-            `generation_defaults.json`. Empty if the folder has none.
+            `generation_defaults.json`. Empty if the folder has none and the adapter is of no known family.
         identity: Names and hashes for the run record.
     """
 
@@ -75,9 +78,10 @@ def load_model(
     Args:
         model: "embedded", a folder or a hub id, in the layout of `StableDiffusionPipeline` or
             `AnimateDiffPipeline`.
-        motion_adapter: A folder or a hub id to take the temporal layers from; None takes the model's own,
-            "none" switches them off: every frame is then a picture of its own. An image model without gets
-            temporal layers that do nothing, with a warning.
+        motion_adapter: A folder, a file or a hub id to take the temporal layers from; None takes the model's
+            own, "none" switches them off: every frame is then a picture of its own. An image model without
+            gets temporal layers that do nothing, with a warning. If it is of a published family, that one's
+            noise schedule and usual settings stand in place of the image model's.
         dtype: To convert the weights to.
         allow_extra_weights: Whether tensors that the model does not have are left out instead of refused.
 
@@ -91,8 +95,13 @@ def load_model(
     unet, own_adapter = _load_unet(folder, index, options)
     switched_off = motion_adapter == NO_TEMPORAL_LAYERS
     adapter_source = find_model(motion_adapter) if motion_adapter is not None and not switched_off else None
+    scheduler_config = read_json(folder / "scheduler" / "scheduler_config.json")
+    defaults = read_json(folder / DEFAULTS_FILE) if (folder / DEFAULTS_FILE).is_file() else {}
     if adapter_source is not None:
-        own_adapter = load_diffusers(MotionAdapter, adapter_source.adapter_folder, **options)
+        own_adapter = read_motion_checkpoint(adapter_source.adapter_folder, **options)
+        family = detect(adapter_source.adapter_folder)
+        scheduler_config |= family.schedule
+        defaults |= family.defaults
     if switched_off:
         positions = {} if own_adapter is None else {"max_num_frames": own_adapter.max_num_frames}
         own_adapter = MotionAdapter.for_unet(unet, norm_scope="clip", **positions)
@@ -104,8 +113,8 @@ def load_model(
         vae=load_diffusers(_kind("vae", index, folder), folder / "vae", **options),
         unet=unet,
         motion_adapter=own_adapter if own_adapter is not None else _idle_adapter(unet, model),
-        scheduler_config=read_json(folder / "scheduler" / "scheduler_config.json"),
-        defaults=read_json(folder / DEFAULTS_FILE) if (folder / DEFAULTS_FILE).is_file() else {},
+        scheduler_config=scheduler_config,
+        defaults=defaults,
         identity=_identity(source, adapter_source, switched_off),
     )
     _check_fit(parts, folder)

@@ -1,4 +1,4 @@
-"""From the name of a model to a folder on this machine: the embedded one, a folder, or a hub id."""
+"""From the name of a model to a place on this machine: the embedded one, a folder, a file, or a hub id."""
 
 import os
 import re
@@ -10,7 +10,10 @@ from video_diffusion.loading.weight_files import PICKLE_SUFFIXES
 
 EMBEDDED = Path(__file__).parents[1] / "embedded"
 
-_HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(@(?P<revision>[\w./-]+))?")
+_HUB_ID = re.compile(
+    r"(?P<id>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})"
+    r"(/(?P<file>([\w-][\w.-]*/)*[\w-][\w.-]*\.safetensors))?(@(?P<revision>[\w./-]+))?"
+)
 _JSON = ("*.json", "*/*.json", "*/*.txt")
 _WEIGHTS = (
     "{}diffusion_pytorch_model.safetensors",
@@ -47,7 +50,7 @@ class ModelSource:
             return inside
         if (self.folder / "motion_lora").is_dir():
             raise ModelLoadError(
-                f"{self.name}: holds a motion LoRA, not a whole adapter; give the adapter that it was trained "
+                f"{self.name}: holds a motion LoRA, not a whole adapter; give the adapter it was trained "
                 f"on as motion_adapter, and {self.folder / 'motion_lora'} as a LoRA"
             )
         if (self.folder / "metrics.jsonl").is_file() and not (self.folder / "config.json").is_file():
@@ -55,14 +58,23 @@ class ModelSource:
                 f"{self.name}: a training run that has saved no motion_adapter yet; "
                 "let it train until its first checkpoint"
             )
-        return self.folder
+        files = sorted(self.folder.glob("*.safetensors")) if self.folder.is_dir() else []
+        if not files or (self.folder / "config.json").is_file():
+            return self.folder
+        if len(files) > 1:
+            raise ModelLoadError(
+                f"{self.name}: holds {len(files)} weights files and no config.json; give one, such as "
+                f"{self.name}/{files[0].name}"
+            )
+        return files[0]
 
 
 def find_model(name: str) -> ModelSource:
     """Find a model, or a motion adapter, by name; the network is used for a hub id only.
 
     Args:
-        name: "embedded", a folder, or a hub id such as "owner/model" or "owner/model@revision".
+        name: "embedded", a folder, a weights file, or a hub id such as "owner/model", "owner/model@revision"
+            or "owner/model/file.safetensors".
 
     Raises:
         ModelLoadError: There is no such model, or it cannot be fetched; each reason has its own sentence.
@@ -78,21 +90,24 @@ def find_model(name: str) -> ModelSource:
         return ModelSource(name, path)
     if path.suffix in PICKLE_SUFFIXES:
         raise ModelLoadError(
-            f"{name}: a {path.suffix} file is a pickle that could run code; give a folder with safetensors"
+            f"{name}: a {path.suffix} file is a pickle that could run code; convert it once with "
+            f"`video-diffusion convert {path.name} {path.with_suffix('.safetensors').name} --allow-pickle`, "
+            "which reads tensors only"
         )
     if path.is_file():
-        raise ModelLoadError(f"{name}: must be a folder in diffusers' layout, but is a file; give its folder")
+        return ModelSource(name, path)
     hub = _HUB_ID.fullmatch(name)
     if hub is None:
         raise ModelLoadError(
-            f"{name}: no such folder, and not a hub id such as owner/model; check the spelling"
+            f"{name}: no such file or folder, and not a hub id such as owner/model; check the spelling"
         )
-    return _from_hub(name, hub["id"], hub["revision"])
+    return _from_hub(name, hub["id"], hub["file"], hub["revision"])
 
 
-def _from_hub(name: str, repo_id: str, revision: str | None) -> ModelSource:
+def _from_hub(name: str, repo_id: str, file: str | None, revision: str | None) -> ModelSource:
     """Fetch from the hub what the loader reads, or take it from the cache if HF_HUB_OFFLINE is set."""
-    from huggingface_hub import errors, snapshot_download  # noqa: PLC0415  only a hub id needs the client
+    # only a hub id needs the client
+    from huggingface_hub import errors, hf_hub_download, snapshot_download  # noqa: PLC0415
 
     def fetch(suffix: str) -> Path:
         weights = [
@@ -103,9 +118,17 @@ def _from_hub(name: str, repo_id: str, revision: str | None) -> ModelSource:
         return Path(snapshot_download(repo_id, revision=revision, allow_patterns=[*_JSON, *weights]))
 
     try:
+        if file is not None:
+            path = Path(hf_hub_download(repo_id, file, revision=revision))
+            return ModelSource(name, path, path.parents[file.count("/")].name)
         folder = fetch(".safetensors")
         if not list(folder.rglob("*.safetensors")):
             folder = fetch(".fp16.safetensors")
+    except errors.EntryNotFoundError as error:
+        if isinstance(error, errors.LocalEntryNotFoundError):
+            reason = _not_cached(error)
+        else:
+            reason = f"has no file {file}; choose one that its page lists"
     except errors.GatedRepoError:
         reason = "is gated; accept its terms on the hub and log in with `hf auth login`"
     except errors.RevisionNotFoundError:
@@ -114,7 +137,7 @@ def _from_hub(name: str, repo_id: str, revision: str | None) -> ModelSource:
         reason = (
             "does not exist on the hub, or is private; check the spelling, or log in with `hf auth login`"
         )
-    except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as error:
+    except errors.OfflineModeIsEnabled as error:
         reason = _not_cached(error)
     except errors.HfHubHTTPError as error:
         reason = f"cannot be fetched ({str(error).splitlines()[0]}); try again later, or give a folder"

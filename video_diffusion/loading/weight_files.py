@@ -31,11 +31,19 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class StoredWeights:
-    """The tensors of one component, and under which variant name they are stored (None is the plain one)."""
+    """The tensors of one component.
+
+    Attributes:
+        folder: Where they are; or the one file that holds them.
+        tensors: What the files say of each.
+        variant: Under which variant name they are stored; None is the plain one.
+        described_by: What says which tensors there must be.
+    """
 
     folder: Path
     tensors: Mapping[str, StoredTensor]
     variant: str | None
+    described_by: str = "config.json"
 
 
 def find_weights(folder: Path, stem: str) -> StoredWeights:
@@ -102,6 +110,18 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
     return stored
 
 
+def read_metadata(file: Path) -> dict[str, str]:
+    """Read the texts that a safetensors file carries beside its tensors; anybody may have written them.
+
+    Raises:
+        ModelLoadError: The file's header is damaged.
+    """
+    with file.open("rb") as stream:
+        size = min(int.from_bytes(stream.read(8), "little"), MAX_HEADER_BYTES)
+        texts = _parsed(stream.read(size), file).get("__metadata__", {})
+    return {str(key): str(value) for key, value in texts.items()} if isinstance(texts, dict) else {}
+
+
 def compare_weights(stored: StoredWeights, model: Any, allow_extra: bool) -> None:
     """Check that a component's files hold exactly the floating-point tensors that its model has.
 
@@ -118,8 +138,9 @@ def compare_weights(stored: StoredWeights, model: Any, allow_extra: bool) -> Non
     for name, shape in expected.items():
         if name in found and found[name].shape != shape:
             raise ModelLoadError(
-                f"{stored.folder}: {name} must have the shape {shape} that config.json says, but is stored "
-                f"with {found[name].shape}; the weights belong to another base model or number of frames"
+                f"{stored.folder}: {name} must have the shape {shape} that {stored.described_by} says, but "
+                f"is stored with {found[name].shape}; the weights belong to another base model or number of "
+                "frames"
             )
     missing = [name for name in expected if name not in found]
     if missing:
@@ -127,8 +148,8 @@ def compare_weights(stored: StoredWeights, model: Any, allow_extra: bool) -> Non
     surplus = [name for name in found if name not in expected and not name.endswith("position_ids")]
     if surplus and not allow_extra:
         raise ModelLoadError(
-            f"{stored.folder}: {_named(surplus)} not part of the model that config.json describes; "
-            "allow_extra_weights leaves them out"
+            f"{stored.folder}: {_named(surplus)} not part of the model that {stored.described_by} "
+            "describes; allow_extra_weights leaves them out"
         )
     for name in expected:
         if found[name].dtype not in FLOAT_TYPES:

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 
+from video_diffusion.models.clip_norm import pool_resnet_norms
+from video_diffusion.models.extra_channels import take_extra_channels
 from video_diffusion.models.motion_adapter import MotionAdapter
 from video_diffusion.models.temporal_places import temporal_places
 from video_diffusion.models.temporal_transformer import TemporalTransformer
@@ -71,12 +73,26 @@ class VideoUNet(nn.Module):
                 raise ValueError(
                     "unet already carries the temporal layers of another VideoUNet; detach() that one first"
                 )
-        self._handles = [
+        self._handles = self._base_hooks()
+        self._handles += [
             spatial.register_forward_hook(_TemporalHook(self, temporal)) for spatial, temporal in places
         ]
         self.is_attached = True
         if self.unet.is_gradient_checkpointing:
             self.enable_gradient_checkpointing()
+
+    def _base_hooks(self) -> list[RemovableHandle]:
+        """What some adapters change in the image U-Net's own layers, as long as they are attached."""
+        handles = []
+        if self.motion_adapter.conv_in is not None:
+            handles += take_extra_channels(
+                self.unet, self.motion_adapter.conv_in, lambda: self._layout is not None
+            )
+        if self.motion_adapter.config.resnet_norm_scope == "clip":
+            handles += pool_resnet_norms(
+                self.unet, lambda: None if self._layout is None else self._layout.num_frames
+            )
+        return handles
 
     def detach(self) -> Any:
         """Take the temporal layers off and return the image U-Net as it was, bit for bit."""
