@@ -128,6 +128,8 @@ OTHER: dict[str, Any] = {
     "motion_adapter": "y", "dtype": "bfloat16", "fps": 12, "device": "cpu", "decode_chunk_size": 2,
     "noise_type": "mixed", "noise_alpha": 2.0, "motion_scale": 1.5, "context_length": 8, "context_overlap": 2,
     "context_stride": 2, "context_schedule": "static", "context_fuse": "flat", "loop": True,
+    "prompt_travel": {"3": "b"}, "negative_prompt_travel": {"3": "b"}, "prompt_head": "h", "prompt_tail": "t",
+    "prompt_blend": "slerp", "guidance_scale_travel": {"3": 2.0}, "motion_scale_travel": {"3": 2.0},
 }  # fmt: skip
 
 

@@ -192,6 +192,8 @@ def test_other_precisions_make_nearly_the_same_latents(
             {"num_frames": 10},
             r"num_frames is 10 but this motion adapter knows 9 positions; set context_length \(--c",
         ),
+        ({"prompt_travel": {"4": "a"}}, "prompt_travel names frame 4, but the clip has 4 frames"),
+        ({"motion_scale_travel": {"-5": 1}}, "motion_scale_travel names frame -5, but the clip has 4 frames"),
         (
             {"num_frames": 12, "context_length": 10},
             "context_length is 10 but this motion adapter knows 9 positions; set it to 9 or less",
@@ -263,6 +265,33 @@ def test_windows_make_clips_of_any_length(pipeline: TextToVideoPipeline) -> None
     assert len({video.frames_sha256 for video in videos}) == len(videos)
     assert len({video.run_record.job_id for video in videos}) == len(videos)
     assert make().frames_sha256 == usual.frames_sha256
+
+
+def test_prompts_and_numbers_travel(pipeline: TextToVideoPipeline) -> None:
+    changes: list[dict[str, Any]] = [
+        {},
+        {"prompt_travel": {"3": "a blue box"}},
+        {"prompt_travel": {"0": "a red ball", "2": "a blue box"}, "loop": True},
+        {"negative_prompt_travel": {"0.5": "dull"}},
+        {"prompt_head": "one", "prompt_tail": "two"},
+        {"guidance_scale_travel": {"3": 5}},
+        {"motion_scale_travel": {"3": 3}},
+        {"prompt_travel": {"9": "a"}, "motion_scale_travel": {"9": 3}, "num_frames": 13, "context_length": 6},
+    ]
+    videos = [pipeline("a red ball", num_inference_steps=2, **each) for each in changes]
+    assert len({video.frames_sha256 for video in videos}) == len(changes)
+    assert len({video.run_record.job_id for video in videos}) == len(changes)
+    same = pipeline("one a red ball two", num_inference_steps=2)
+    assert same.frames_sha256 == videos[5].frames_sha256
+    assert videos[1].record["settings"]["prompt_travel"] == {"3": "a blue box"}
+    arc = pipeline.resolve(clip(num_inference_steps=2, **changes[1], prompt_blend="slerp"))
+    assert arc.job_id() != pipeline.resolve(clip(num_inference_steps=2, **changes[1])).job_id()
+
+
+def test_a_prompt_for_every_frame_is_the_prompt(pipeline: TextToVideoPipeline) -> None:
+    everywhere = pipeline("a red ball", prompt_travel={str(frame): "a red ball" for frame in range(4)})
+    difference = everywhere.frames.astype(int) - pipeline("a red ball").frames
+    assert np.abs(difference).max() <= 1
 
 
 def test_a_clip_that_fits_into_its_window_is_made_in_one_pass(pipeline: TextToVideoPipeline) -> None:

@@ -4,11 +4,17 @@ import warnings
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from video_diffusion.generation_settings import COMMON_DEFAULTS, GenerationSettings
+from video_diffusion.generation_settings import (
+    COMMON_DEFAULTS,
+    GenerationSettings,
+    along_frames,
+    place_keyframes,
+)
 from video_diffusion.loading import ModelParts
 from video_diffusion.models import MotionAdapter, latent_scale
-from video_diffusion.sampling import ContextWindows
+from video_diffusion.sampling import ContextWindows, guidance_is_off
 
 USUAL_NUM_FRAMES = 16
 
@@ -57,6 +63,8 @@ def resolve(
             )
     resolved = settings.with_defaults(defaults).model_copy(update=own)
     _check_length(resolved, parts.motion_adapter)
+    for name in ("prompt", "negative_prompt", "guidance_scale", "motion_scale"):
+        _placed(resolved, name)
     scale = latent_scale(parts.vae)
     for field in ("height", "width"):
         side = getattr(resolved, field)
@@ -84,6 +92,42 @@ def context_windows(settings: GenerationSettings) -> ContextWindows:
     )
 
 
+def prompt_keyframes(settings: GenerationSettings, negative: bool = False) -> list[tuple[float, str]]:
+    """List the prompts of a clip of resolved settings, or its negative prompts, and where each holds.
+
+    Raises:
+        ValueError: A frame outside the clip, or two prompts for one frame.
+    """
+    name = "negative_prompt" if negative else "prompt"
+    keyframes = _placed(settings, name)
+    if negative:
+        return keyframes
+    around = (settings.prompt_head, settings.prompt_tail)
+    return [(frame, " ".join(filter(None, (around[0], text, around[1])))) for frame, text in keyframes]
+
+
+def numbers_along_frames(settings: GenerationSettings, name: str) -> float | Tensor:
+    """Tell the guidance scale or motion scale of a clip: one number, or one per frame if it travels.
+
+    Args:
+        settings: Resolved.
+        name: "guidance_scale" or "motion_scale".
+
+    Raises:
+        ValueError: A frame outside the clip, or two numbers for one frame.
+    """
+    assert settings.num_frames is not None
+    keyframes = _placed(settings, name)
+    if len(keyframes) == 1:
+        return float(keyframes[0][1])
+    return torch.tensor(along_frames(keyframes, settings.num_frames, settings.loop))
+
+
+def _placed(settings: Any, name: str) -> list[tuple[float, Any]]:
+    travel, first = getattr(settings, f"{name}_travel"), getattr(settings, name)
+    return place_keyframes(f"{name}_travel", travel, settings.num_frames, first)
+
+
 def made_together(settings: GenerationSettings) -> str:
     """Write down what clips must agree on to be made together: everything but prompts and seeds."""
     return settings.model_dump_json(exclude={"prompt", "negative_prompt", "seed"})
@@ -103,7 +147,8 @@ def _check_length(settings: Any, adapter: MotionAdapter) -> None:
 def _without_effect(settings: GenerationSettings, resolved: GenerationSettings) -> list[str]:
     """What the user asked for that changes nothing."""
     notes = []
-    if resolved.guidance_scale == 1 and settings.negative_prompt:
+    is_off = guidance_is_off(numbers_along_frames(resolved, "guidance_scale"))
+    if is_off and (settings.negative_prompt or settings.negative_prompt_travel):
         notes.append("negative_prompt is ignored at guidance_scale 1, which switches guidance off")
     if resolved.noise_type in {"independent", "constant"} and settings.noise_alpha not in {None, 1}:
         notes.append(f"noise_alpha is ignored by {resolved.noise_type} noise; set noise_type to mixed")

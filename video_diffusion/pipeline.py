@@ -13,7 +13,14 @@ import torch
 from jaxtyping import UInt8
 from torch import nn
 
-from video_diffusion.clip_plan import context_windows, made_together, model_defaults, resolve
+from video_diffusion.clip_plan import (
+    context_windows,
+    made_together,
+    model_defaults,
+    numbers_along_frames,
+    prompt_keyframes,
+    resolve,
+)
 from video_diffusion.generated_video import GeneratedVideo, make_record
 from video_diffusion.generation_settings import GenerationSettings
 from video_diffusion.loading import ModelParts, choose_device, choose_dtype, load_model, save_model
@@ -24,12 +31,13 @@ from video_diffusion.sampling import (
     Guided,
     Windowed,
     denoise,
+    guidance_is_off,
     initial_noise,
     make_scheduler,
     noise_sha256,
 )
-from video_diffusion.shapes import Latents, to_uint8
-from video_diffusion.text import encode_prompt
+from video_diffusion.shapes import Latents, PromptEmbeds, to_uint8
+from video_diffusion.text import PromptKeyframes, encode_travel
 
 __all__ = ["GeneratedVideo", "TextToVideoPipeline"]
 
@@ -144,21 +152,21 @@ class TextToVideoPipeline:
         """The flow, for resolved settings that agree on everything but prompts and seeds."""
         one, parts, timings = batch[0], self.parts, dict[str, float]()
         with _timed(timings, "encode_prompt", len(batch)):
-            prompt_embeds = encode_prompt(
-                [each.prompt for each in batch], parts.tokenizer, parts.text_encoder
-            )
+            guidance_scale = numbers_along_frames(one, "guidance_scale")
+            prompt_embeds = self._encode([prompt_keyframes(each) for each in batch], one)
             negative_embeds = None
-            if one.guidance_scale != 1:
-                negative_prompts = [each.negative_prompt for each in batch]
-                negative_embeds = encode_prompt(negative_prompts, parts.tokenizer, parts.text_encoder)
+            if not guidance_is_off(guidance_scale):
+                negatives = [prompt_keyframes(each, negative=True) for each in batch]
+                negative_embeds = self._encode(negatives, one)
         seeds = [each.seed for each in batch]
         shape = (one.num_frames, *self._latent_size(one))
         noise = torch.stack([initial_noise(seed, *shape, one.noise_type, one.noise_alpha) for seed in seeds])
         latents = noise.to(self.device, torch.promote_types(torch.float32, prompt_embeds.dtype))
         with _timed(timings, "denoise", len(batch)):
             model = Windowed(self.video_unet, context_windows(one))
+            motion_scale = numbers_along_frames(one, "motion_scale")
             denoiser = Guided(
-                model, prompt_embeds, negative_embeds, one.guidance_scale, motion_scale=one.motion_scale
+                model, prompt_embeds, negative_embeds, guidance_scale, motion_scale=motion_scale
             )
             scheduler = make_scheduler(one.scheduler, parts.scheduler_config)
             for step in denoise(denoiser, scheduler, latents, one.num_inference_steps, seeds):
@@ -180,10 +188,21 @@ class TextToVideoPipeline:
                 timings=own_timings,
                 device=str(self.device),
                 num_threads=torch.get_num_threads(),
+                batch_size=len(batch),
                 window_starts=window_starts,
                 noise_sha256=noise_sha256(own_noise),
             )
             yield GeneratedVideo(frames, each, report, record)
+
+    def _encode(self, keyframes: Sequence[PromptKeyframes], settings: Any) -> PromptEmbeds:
+        return encode_travel(
+            keyframes,
+            settings.num_frames,
+            settings.prompt_blend,
+            settings.loop,
+            self.parts.tokenizer,
+            self.parts.text_encoder,
+        )
 
     def decode(self, latents: Latents, decode_chunk_size: int = 4) -> UInt8[np.ndarray, "f rows columns rgb"]:
         """Decode the latents of one video, such as those of a `DenoisingStep`, to frames as they are encoded.

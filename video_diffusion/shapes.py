@@ -25,6 +25,9 @@ PromptEmbeds: TypeAlias = Float[Tensor, "b n d"] | Float[Tensor, "b f n d"]
 FramePositions: TypeAlias = Int[Tensor, " f"]
 """For each frame, the row of the sinusoidal table that says when it happens."""
 
+FrameNumbers: TypeAlias = float | Float[Tensor, " f"]
+"""One number for a whole video, or one for each of its frames."""
+
 FloatFrames: TypeAlias = Float[Tensor, "f c h w"]
 """A finished video, values in [0, 1]."""
 

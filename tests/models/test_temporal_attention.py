@@ -100,3 +100,13 @@ def test_positions_are_added_by_row() -> None:
     assert torch.equal(positions(frames), frames + positions.pe[:, :3])
     rows = torch.tensor([7, 0, 2])
     assert torch.equal(positions(frames, rows), frames + positions.pe[:, rows])
+
+
+def test_every_frame_may_have_its_own_motion_scale() -> None:
+    torch.manual_seed(0)
+    attention = randomised(TemporalAttention(6, num_heads=2)).double()
+    frames = torch.randn(3, 5, 6, dtype=torch.float64)
+    scales = torch.tensor([1.0, 0.0, 2.0, 1.0, 0.5])
+    found = attention(frames, scales)
+    for frame, scale in enumerate(scales.tolist()):
+        assert relative_error(found[:, frame], attention(frames, scale)[:, frame]) <= 1e-12

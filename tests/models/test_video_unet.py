@@ -251,7 +251,7 @@ def test_more_frames_than_positions_is_a_clear_error() -> None:
         video_unet(*inputs(num_frames=10))
     assert str(caught.value) == (
         "num_frames is 10 but this motion adapter knows 9 positions; "
-        "set context_length to 9 or less to sample longer clips"
+        "set context_length (--context-length) to 9 or less for longer clips"
     )
 
 

@@ -53,3 +53,29 @@ def test_the_model_runs_in_the_precision_of_its_prompt() -> None:
 def test_guidance_needs_a_matching_negative_prompt(negative: Tensor | None) -> None:
     with pytest.raises(ValueError, match=r"must have the shape \(2, 7, 8\) of prompt_embeds"):
         Guided(Model(), PROMPT, negative, 2.0)
+
+
+def test_every_frame_may_have_its_own_scale() -> None:
+    scales = torch.tensor([1.0, 0.0, 2.0, 5.0])
+    found = Guided(Model(), PROMPT.double(), NEGATIVE.double(), scales)(LATENTS, torch.tensor(5))
+    for frame, scale in enumerate(scales.tolist()):
+        expected = Guided(Model(), PROMPT.double(), NEGATIVE.double(), scale)(LATENTS, torch.tensor(5))
+        assert torch.allclose(found[:, :, frame], expected[:, :, frame], rtol=1e-12)
+    model = Model()
+    Guided(model, PROMPT.double(), None, torch.ones(4))(LATENTS, torch.tensor(5))
+    assert [shape for shape, _, _ in model.calls] == [(2, 3, 4, 5, 6)]
+
+
+def test_a_negative_prompt_for_the_clip_meets_prompts_for_frames() -> None:
+    seen: list[Tensor] = []
+
+    def model(latents: Tensor, timestep: Tensor, prompt_embeds: Tensor, **conditions: object) -> Tensor:
+        seen.append(prompt_embeds)
+        return latents
+
+    frames = torch.randn(2, 4, 7, 8)
+    Guided(model, frames, NEGATIVE, 2.0)(LATENTS, torch.tensor(5))
+    assert torch.equal(seen[0][:2], NEGATIVE[:, None].expand(2, 4, 7, 8))
+    assert torch.equal(seen[0][2:], frames)
+    Guided(model, NEGATIVE, frames, 2.0)(LATENTS, torch.tensor(5))
+    assert torch.equal(seen[1][:2], frames)

@@ -1,5 +1,6 @@
 """The flags, files and `--set` texts that make up a clip's settings; ranges live in GenerationSettings."""
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,9 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 # flag names -> setting, metavar ("" takes no value), help
 FLAGS: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
     (("--negative-prompt",), "negative_prompt", "TEXT", "What to stay away from."),
+    (("--prompt-head",), "prompt_head", "TEXT", "What every prompt of the clip begins with."),
+    (("--prompt-tail",), "prompt_tail", "TEXT", "What every prompt of the clip ends with."),
+    (("--prompt-blend",), "prompt_blend", "NAME", "Between prompts: lerp or slerp.  [default: lerp]"),
     (("--seed",), "seed", "N", "0 to 2^63-1; the same seed gives the same clip.  [default: 0]"),
     (("--frames", "--num-frames"), "num_frames", "N", "Frames, 1 (a picture) to 4096."),
     (("--size",), "size", "WxH", "Pixels, multiples of 8, 16 to 8192."),
@@ -37,7 +41,15 @@ FLAGS: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
     (("--dtype",), "dtype", "NAME", "float32, float16, bfloat16 or float64.  [default: float32]"),
     (("--device",), "device", "NAME", "auto, cpu, cuda, cuda:N, xpu, mps.  [default: auto]"),
 )
-TEXT_SETTINGS = {"negative_prompt", "model", "motion_adapter", "fps"}
+# flags that may be repeated, one value for a frame of the clip each -> setting, metavar, help
+TRAVEL_FLAGS: tuple[tuple[str, str, str, str], ...] = (
+    ("--prompt", "prompt_travel", "FRAME: TEXT", "What the clip shows from a frame on; repeatable."),
+    ("--negative-travel", "negative_prompt_travel", "FRAME: TEXT", "The same for the negative prompt."),
+    ("--guidance-travel", "guidance_scale_travel", "FRAME: X", "The same for the guidance scale."),
+    ("--motion-travel", "motion_scale_travel", "FRAME: X", "The same for the motion scale."),
+)
+TEXT_SETTINGS = {"negative_prompt", "prompt_head", "prompt_tail", "model", "motion_adapter", "fps"}
+_FRAME = re.compile(r"-?\d{1,4}|[01]?\.\d{0,9}")
 _SIZE = re.compile(r"(\d{1,9})[xX×](\d{1,9})")
 
 
@@ -49,6 +61,10 @@ def settings_options(command: Command) -> Command:
     command = click.option(
         "--config", "configs", multiple=True, metavar="FILE", help="YAML settings; later files win."
     )(command)
+    for flag, setting, metavar, about in reversed(TRAVEL_FLAGS):
+        command = click.option(
+            flag, setting, multiple=True, callback=_as_map, metavar=f"'{metavar}'", help=about
+        )(command)
     for names, setting, metavar, about in reversed(FLAGS):
         kind: dict[str, Any] = {"metavar": metavar} if metavar else {"is_flag": True}
         command = click.option(*names, setting, help=about, **kind)(command)
@@ -78,7 +94,7 @@ def settings_from(
     layer = layer_from(configs, assignments, flags)
     if prompt is not None:
         layer = set_value(layer, ["prompt"], prompt, "PROMPT")
-    if "prompt" not in layer.values:
+    if not {"prompt", "prompt_travel"} & layer.values.keys():
         raise click.UsageError('PROMPT: is missing; for example video-diffusion generate "a red circle"')
     return validate(GenerationSettings, layer)
 
@@ -98,6 +114,10 @@ def layer_from(
         layer = merge(layer, read_config(Path(name)))
     for assignment in assignments:
         layer = assign(layer, assignment)
+    for flag, setting, _, _ in TRAVEL_FLAGS:
+        text = flags.get(setting)
+        if isinstance(text, str):
+            layer = set_value(layer, [setting], json.loads(text), flag)
     for names, setting, _, _ in FLAGS:
         text = flags.get(setting)
         if text is True:
@@ -111,6 +131,23 @@ def layer_from(
             value = text if setting in TEXT_SETTINGS else plain_value(text)
             layer = set_value(layer, [setting], value, names[0])
     return layer
+
+
+def _as_map(context: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> str | None:
+    """Repeated "FRAME: VALUE" texts as one JSON map; None if there are none."""
+    pairs: dict[str, int | float | str] = {}
+    for text in texts:
+        frame, colon, value = text.partition(":")
+        if not colon or not _FRAME.fullmatch(frame.strip()):
+            raise click.UsageError(
+                f"{option.opts[0]}: must be {option.metavar}, such as '12: …' for frame 12, '-1: …' for the "
+                f"last one or '0.5: …' for the middle (given {text[:80]!r})"
+            )
+        if frame.strip() in pairs:
+            raise click.UsageError(f"{option.opts[0]}: names frame {frame.strip()} twice; drop one")
+        is_number = option.name not in {"prompt_travel", "negative_prompt_travel"}
+        pairs[frame.strip()] = plain_value(value.strip()) if is_number else value.strip()
+    return json.dumps(pairs) if pairs else None
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from video_diffusion.shapes import FramePositions
+from video_diffusion.shapes import FrameNumbers, FramePositions
 
 
 class SinusoidalPositions(nn.Module):
@@ -65,20 +65,22 @@ class TemporalAttention(nn.Module):
         self.to_out = nn.Sequential(nn.Linear(width, width))
 
     def forward(
-        self, hidden_states: Float[Tensor, "sites f d"], motion_scale: float = 1.0
+        self, hidden_states: Float[Tensor, "sites f d"], motion_scale: FrameNumbers = 1.0
     ) -> Float[Tensor, "sites f d"]:
         """Attend along the frames of each site (a site is one place of the picture in one video).
 
         Args:
             hidden_states: What each frame says of the site.
-            motion_scale: Factor on the scores before the softmax: above 1 every frame listens to fewer
-                others, at 0 to all alike.
+            motion_scale: Factor on the scores before the softmax, for all frames or for each: above 1 a frame
+                listens to fewer others, at 0 to all alike.
         """
         query, key, value = (
             rearrange(project(hidden_states), "sites f (k d) -> sites k f d", k=self.num_heads)
             for project in (self.to_q, self.to_k, self.to_v)
         )
-        if motion_scale != 1:
+        if isinstance(motion_scale, Tensor):
+            query = query * motion_scale.to(query)[:, None]
+        elif motion_scale != 1:
             query = query * motion_scale
         attended = _scaled_dot_product_attention(query, key, value)
         return self.to_out(rearrange(attended, "sites k f d -> sites f (k d)"))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from video_diffusion.models.temporal_attention import SinusoidalPositions, TemporalAttention
-from video_diffusion.shapes import FramePositions, fold_frames, unfold_frames
+from video_diffusion.shapes import FrameNumbers, FramePositions, fold_frames, unfold_frames
 
 NormScope = Literal["frame", "clip"]
 """What a temporal layer's group norm averages over: each frame alone, or all frames of the clip together."""
@@ -77,7 +77,7 @@ class TemporalTransformerBlock(nn.Module):
         self,
         hidden_states: Float[Tensor, "sites f d"],
         frame_positions: FramePositions | None = None,
-        motion_scale: float = 1.0,
+        motion_scale: FrameNumbers = 1.0,
     ) -> Float[Tensor, "sites f d"]:
         """Mix the frames of each site."""
         for norm, attention in ((self.norm1, self.attn1), (self.norm2, self.attn2)):
@@ -137,7 +137,7 @@ class TemporalTransformer(nn.Module):
         hidden_states: Float[Tensor, "bf c h w"],
         num_frames: int,
         frame_positions: FramePositions | None = None,
-        motion_scale: float = 1.0,
+        motion_scale: FrameNumbers = 1.0,
     ) -> Float[Tensor, "bf c h w"]:
         """Mix the frames of each video.
 

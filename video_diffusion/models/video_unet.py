@@ -21,7 +21,7 @@ from video_diffusion.models.extra_channels import take_extra_channels
 from video_diffusion.models.motion_adapter import MotionAdapter
 from video_diffusion.models.temporal_places import temporal_places
 from video_diffusion.models.temporal_transformer import TemporalTransformer
-from video_diffusion.shapes import Latents, PromptEmbeds, fold_frames, unfold_frames
+from video_diffusion.shapes import FrameNumbers, Latents, PromptEmbeds, fold_frames, unfold_frames
 
 Conditions: TypeAlias = Mapping[str, Any]
 
@@ -32,7 +32,7 @@ class FrameLayout:
 
     num_frames: int
     positions: Tensor | None
-    motion_scale: float
+    motion_scale: float | Tensor
 
 
 class VideoUNet(nn.Module):
@@ -146,7 +146,7 @@ class VideoUNet(nn.Module):
         prompt_embeds: PromptEmbeds,
         *,
         frame_positions: Int[Tensor, " positions"] | None = None,
-        motion_scale: float = 1.0,
+        motion_scale: FrameNumbers = 1.0,
         added_cond_kwargs: Conditions | None = None,
         cross_attention_kwargs: Conditions | None = None,
         down_block_additional_residuals: Sequence[Tensor] | None = None,
@@ -164,7 +164,8 @@ class VideoUNet(nn.Module):
             prompt_embeds: Text embeddings of each video, or of each of its frames.
             frame_positions: When each frame happens, as rows of the adapter's position table: 0, 2, 4, … for
                 every second frame of a clip. None means 0, 1, 2, …
-            motion_scale: Factor on the scores of temporal attention; 1 is the model as trained.
+            motion_scale: Factor on the scores of temporal attention, for all frames or for each; 1 is the
+                model as trained.
             added_cond_kwargs: The image U-Net's further conditions (SDXL's `text_embeds` and `time_ids`,
                 IP-Adapter's `image_embeds`); a tensor has one item per video, or one per frame in folded
                 order.

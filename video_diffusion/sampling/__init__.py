@@ -1,7 +1,7 @@
 """From noise to latents: noise, schedulers, guidance and the denoising loop."""
 
 from video_diffusion.sampling.denoise import DenoisingStep, NonFiniteLatentsError, denoise
-from video_diffusion.sampling.denoiser import Denoiser, Guided, PromptedModel
+from video_diffusion.sampling.denoiser import Denoiser, Guided, PromptedModel, guidance_is_off
 from video_diffusion.sampling.noise import (
     MAX_SEED,
     frame_generators,
@@ -26,6 +26,7 @@ __all__ = [
     "Windowed",
     "denoise",
     "frame_generators",
+    "guidance_is_off",
     "initial_noise",
     "make_scheduler",
     "noise_sha256",

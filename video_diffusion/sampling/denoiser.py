@@ -7,10 +7,11 @@ never knows.
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from einops import repeat
 from jaxtyping import Shaped
 from torch import Tensor
 
-from video_diffusion.shapes import Latents, PromptEmbeds
+from video_diffusion.shapes import FrameNumbers, Latents, PromptEmbeds
 
 Timestep = Shaped[Tensor, ""]
 
@@ -48,7 +49,8 @@ class Guided:
         model: What is asked for each prediction.
         prompt_embeds: Of each video's prompt.
         negative_prompt_embeds: Of each video's negative prompt; not read, and may be None, if the scale is 1.
-        guidance_scale: 0 is the negative prompt alone, 1 the prompt alone, usual are 2 to 10.
+        guidance_scale: 0 is the negative prompt alone, 1 the prompt alone, usual are 2 to 10; one number, or
+            one for each frame.
         conditions: Further arguments for every call of the model, which fit the doubled batch.
 
     Raises:
@@ -60,15 +62,20 @@ class Guided:
         model: PromptedModel,
         prompt_embeds: PromptEmbeds,
         negative_prompt_embeds: Tensor | None,
-        guidance_scale: float,
+        guidance_scale: FrameNumbers,
         **conditions: Any,
     ) -> None:
         self.model = model
+        self.is_off = guidance_is_off(guidance_scale)
+        if isinstance(guidance_scale, Tensor):
+            guidance_scale = guidance_scale[:, None, None]
         self.guidance_scale = guidance_scale
         self.conditions = conditions
         self.prompt_embeds = prompt_embeds
-        if guidance_scale == 1:
+        if self.is_off:
             return
+        if negative_prompt_embeds is not None:
+            prompt_embeds, negative_prompt_embeds = _alike(prompt_embeds, negative_prompt_embeds)
         if negative_prompt_embeds is None or negative_prompt_embeds.shape != prompt_embeds.shape:
             given = None if negative_prompt_embeds is None else tuple(negative_prompt_embeds.shape)
             raise ValueError(
@@ -80,10 +87,29 @@ class Guided:
     def __call__(self, latents: Latents, timestep: Timestep) -> Latents:
         """Predict, guided."""
         inputs = latents.to(self.prompt_embeds.dtype)
-        if self.guidance_scale == 1:
+        if self.is_off:
             return self._predict(inputs, timestep).to(latents.dtype)
         negative, prompted = self._predict(torch.cat([inputs, inputs]), timestep).to(latents.dtype).chunk(2)
-        return negative + self.guidance_scale * (prompted - negative)
+        scale = self.guidance_scale
+        scale = scale.to(negative) if isinstance(scale, Tensor) else scale
+        return negative + scale * (prompted - negative)
 
     def _predict(self, latents: Latents, timestep: Timestep) -> Latents:
         return self.model(latents, timestep, self.prompt_embeds, **self.conditions)
+
+
+def guidance_is_off(guidance_scale: FrameNumbers) -> bool:
+    """Tell whether a scale is 1 for every frame: then the negative prompt is never asked for."""
+    return bool((torch.as_tensor(guidance_scale) == 1).all())
+
+
+def _alike(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Repeat embeddings per video for each frame if the others are per frame."""
+    if first.ndim == second.ndim:
+        return first, second
+    num_frames = (first if first.ndim == 4 else second).shape[1]
+    repeated = [
+        embeds if embeds.ndim == 4 else repeat(embeds, "b n d -> b f n d", f=num_frames)
+        for embeds in (first, second)
+    ]
+    return repeated[0], repeated[1]

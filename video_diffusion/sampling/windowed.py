@@ -77,4 +77,6 @@ class Windowed:
 
 
 def _of_frames(name: str, value: Any, rows: Tensor) -> Any:
-    return value[rows] if name in PER_FRAME_CONDITIONS and isinstance(value, Tensor) else value
+    return (
+        value[rows.to(value.device)] if name in PER_FRAME_CONDITIONS and isinstance(value, Tensor) else value
+    )

@@ -2,33 +2,32 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
-from fractions import Fraction
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    field_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from video_diffusion.config import Layer, validate
-
-MAX_PROMPT_CHARACTERS = 65_536
-MAX_FPS_TERM = 1_000_000  # numerator and denominator: what every container writes exactly
-
-SchedulerName = Literal[
-    "ddim", "ddpm", "euler", "euler_a", "heun", "dpmpp_2m", "dpmpp_2m_karras", "dpmpp_sde", "unipc", "lcm"
-]
-DtypeName = Literal["float32", "float16", "bfloat16", "float64"]
-NoiseType = Literal["independent", "mixed", "progressive", "constant"]
-ContextSchedule = Literal["uniform", "uniform_looped", "static", "batched"]
-ContextFuse = Literal["pyramid", "flat", "linear"]
+from video_diffusion.generation_settings.field_rules import (
+    ContextFuse,
+    ContextSchedule,
+    DtypeName,
+    Fps,
+    NoiseType,
+    PromptBlend,
+    SchedulerName,
+    Size,
+    check_device,
+    check_name,
+    check_prompt,
+    check_text,
+)
+from video_diffusion.generation_settings.keyframes import (
+    GuidanceKeyframes,
+    MotionKeyframes,
+    TextKeyframes,
+    earliest,
+)
 
 # What neither the user nor a model's folder says; the size is the U-Net's own.
 COMMON_DEFAULTS: Mapping[str, Any] = {
@@ -40,87 +39,17 @@ PIXEL_FIELDS = (
     "prompt", "negative_prompt", "seed", "num_frames", "height", "width", "num_inference_steps",
     "guidance_scale", "scheduler", "model", "motion_adapter", "dtype", "noise_type", "noise_alpha",
     "motion_scale", "context_length", "context_overlap", "context_stride", "context_schedule", "context_fuse",
-    "loop",
+    "loop", "prompt_travel", "negative_prompt_travel", "prompt_head", "prompt_tail", "prompt_blend",
+    "guidance_scale_travel", "motion_scale_travel",
 )  # fmt: skip
 
 # Pixel fields that came later do not count in a job's id where they change nothing, so older ids stay.
 WITHOUT_EFFECT: Mapping[str, Any] = {
     "noise_type": "independent", "noise_alpha": 1.0, "motion_scale": 1.0, "context_length": None,
     "context_overlap": None, "context_stride": 1, "context_schedule": "uniform", "context_fuse": "pyramid",
-    "loop": False,
+    "loop": False, "prompt_travel": {}, "negative_prompt_travel": {}, "prompt_head": "", "prompt_tail": "",
+    "prompt_blend": "lerp", "guidance_scale_travel": {}, "motion_scale_travel": {},
 }  # fmt: skip
-
-
-def check_text(text: str) -> str:
-    """The text itself, if every program can store it.
-
-    Raises:
-        ValueError: a NUL, bytes that were not UTF-8 (lone surrogates), or more than 65536 characters.
-    """
-    if len(text) > MAX_PROMPT_CHARACTERS:
-        raise ValueError(f"must be at most {MAX_PROMPT_CHARACTERS} characters, not {len(text)}; shorten it")
-    if "\0" in text:
-        raise ValueError(f"holds a NUL character at position {text.index(chr(0))}; remove it")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        at = len(text[: error.start].encode())
-        raise ValueError(f"is not valid UTF-8 at byte {at}; re-enter it as UTF-8") from None
-    return text
-
-
-def check_prompt(prompt: str) -> str:
-    """The prompt itself, if it says something and can be stored.
-
-    Raises:
-        ValueError: empty, only spaces, or refused by `check_text`.
-    """
-    if not prompt.strip():
-        raise ValueError("is empty; say what the clip shows")
-    return check_text(prompt)
-
-
-def parse_fps(value: object) -> Fraction | None:
-    """Frames per second as an exact fraction: 24, "23.976" (= 2997/125) or "30000/1001"; None stays None.
-
-    Raises:
-        ValueError: not a number from 1/10 to 240, or one that containers cannot write exactly.
-    """
-    if value is None:
-        return None
-    rule = "must be a number or a fraction from 0.1 to 240, such as 24, 23.976 or 30000/1001"
-    plain = isinstance(value, (int, float, Fraction)) and not isinstance(value, bool)
-    if not plain and not (isinstance(value, str) and re.fullmatch(r"\d{1,9}(\.\d{1,9}|/\d{1,9})?", value)):
-        raise ValueError(rule)
-    try:
-        fps = Fraction(str(value))
-    except (ValueError, ZeroDivisionError):
-        raise ValueError(rule) from None
-    if not Fraction(1, 10) <= fps <= 240:
-        raise ValueError(rule)
-    if max(fps.numerator, fps.denominator) > MAX_FPS_TERM:
-        raise ValueError(f"must be a fraction with terms up to {MAX_FPS_TERM}, such as 30000/1001")
-    return fps
-
-
-def _check_device(device: str) -> str:
-    if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:\d{1,3})?", device):
-        raise ValueError("must be auto, cpu, cuda, cuda:N, xpu, xpu:N or mps")
-    return device
-
-
-def _check_name(name: str | None) -> str | None:
-    if name is not None and not name.strip():
-        raise ValueError("is empty; name a folder or a hub id")
-    return name if name is None else check_text(name)
-
-
-Size = Annotated[int | None, Field(ge=16, le=8192, multiple_of=8)]
-Fps = Annotated[
-    Fraction | None,
-    BeforeValidator(parse_fps),
-    PlainSerializer(lambda fps: None if fps is None else str(fps), return_type=str | None),
-]
 
 
 class GenerationSettings(BaseModel):
@@ -153,6 +82,14 @@ class GenerationSettings(BaseModel):
         context_schedule: where windows lie from step to step, see `sampling.ContextWindows`.
         context_fuse: how frames count where windows overlap.
         loop: whether the clip's end meets its beginning; windows then go around it.
+        prompt_travel: frame to prompt, blended between; `prompt` holds at frame 0 unless this says otherwise,
+            and may be left out. Frames as in `TextKeyframes`.
+        negative_prompt_travel: likewise, with `negative_prompt`.
+        prompt_head: what every prompt begins with; a space goes between.
+        prompt_tail: what every prompt ends with.
+        prompt_blend: how embeddings go from one prompt to the next, in a straight line or on an arc.
+        guidance_scale_travel: frame to guidance scale, in straight lines; `guidance_scale` holds at frame 0.
+        motion_scale_travel: frame to motion scale, likewise.
     """
 
     model_config = ConfigDict(
@@ -169,10 +106,10 @@ class GenerationSettings(BaseModel):
     num_inference_steps: Annotated[int | None, Field(ge=1, le=1000)] = None
     guidance_scale: Annotated[float | None, Field(ge=0, le=50)] = None
     scheduler: SchedulerName | None = None
-    model: Annotated[str, AfterValidator(_check_name)] = "embedded"
-    motion_adapter: Annotated[str | None, AfterValidator(_check_name)] = None
+    model: Annotated[str, AfterValidator(check_name)] = "embedded"
+    motion_adapter: Annotated[str | None, AfterValidator(check_name)] = None
     dtype: DtypeName = "float32"
-    device: Annotated[str, AfterValidator(_check_device)] = "auto"
+    device: Annotated[str, AfterValidator(check_device)] = "auto"
     decode_chunk_size: Annotated[int, Field(ge=1, le=4096)] = 4
     noise_type: NoiseType | None = None
     noise_alpha: Annotated[float | None, Field(ge=0, le=100)] = None
@@ -183,6 +120,22 @@ class GenerationSettings(BaseModel):
     context_schedule: ContextSchedule = "uniform"
     context_fuse: ContextFuse = "pyramid"
     loop: bool = False
+    prompt_travel: TextKeyframes = ()
+    negative_prompt_travel: TextKeyframes = ()
+    prompt_head: Annotated[str, AfterValidator(check_text)] = ""
+    prompt_tail: Annotated[str, AfterValidator(check_text)] = ""
+    prompt_blend: PromptBlend = "lerp"
+    guidance_scale_travel: GuidanceKeyframes = ()
+    motion_scale_travel: MotionKeyframes = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _prompt_of_travel(cls, values: Any) -> Any:
+        """A clip whose prompts are all given by frame begins with the first of them."""
+        if not isinstance(values, Mapping) or "prompt" in values:
+            return values
+        first = earliest(values.get("prompt_travel"))
+        return values if first is None else {**values, "prompt": first}
 
     @field_validator("context_overlap")
     @classmethod
@@ -199,6 +152,12 @@ class GenerationSettings(BaseModel):
         if loop and schedule in {"static", "batched"}:
             raise ValueError(f"does not go with context_schedule {schedule}; leave the schedule out")
         return loop
+
+    @property
+    def all_prompts(self) -> tuple[str, ...]:
+        """Every text that says what the clip shows, each once."""
+        texts = (self.prompt_head, self.prompt, *(text for _, text in self.prompt_travel), self.prompt_tail)
+        return tuple(dict.fromkeys(text for text in texts if text))
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> "GenerationSettings":

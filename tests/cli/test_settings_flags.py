@@ -1,0 +1,77 @@
+"""Flags that become settings: switches, values per frame, and what is refused before any model is loaded."""
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from video_diffusion.cli.settings_flags import settings_from, settings_options
+from video_diffusion.generation_settings import GenerationSettings
+
+
+def parsed(*arguments: str) -> GenerationSettings | str:
+    """The settings that the arguments make, or the error's one line."""
+    found: list[GenerationSettings] = []
+
+    @click.command()
+    @click.argument("prompt", required=False)
+    @settings_options
+    def command(
+        prompt: str | None, configs: tuple[str, ...], assignments: tuple[str, ...], **flags: str | bool | None
+    ) -> None:
+        try:
+            found.append(settings_from(prompt, configs, assignments, flags))
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
+
+    result = CliRunner().invoke(command, list(arguments))
+    return found[0] if found else result.output.strip().splitlines()[-1]
+
+
+def test_prompts_may_be_given_by_frame() -> None:
+    settings = parsed("--prompt", "0: a red circle: big", "--prompt", " 12 : a blue square", "--loop")
+    assert isinstance(settings, GenerationSettings)
+    assert settings.prompt == "a red circle: big"
+    assert settings.prompt_travel == (("0", "a red circle: big"), ("12", "a blue square"))
+    assert settings.loop is True
+
+
+def test_a_prompt_and_later_ones() -> None:
+    settings = parsed("a cat", "--prompt", "-1: a dog", "--negative-travel", "0.5: a bird")
+    assert isinstance(settings, GenerationSettings)
+    assert (settings.prompt, settings.prompt_travel) == ("a cat", (("-1", "a dog"),))
+    assert settings.negative_prompt_travel == (("0.5", "a bird"),)
+
+
+def test_numbers_by_frame() -> None:
+    settings = parsed(
+        "a", "--guidance-travel", "3: 5", "--motion-travel", "0: 1.5", "--motion-travel", "3: 0"
+    )
+    assert isinstance(settings, GenerationSettings)
+    assert settings.guidance_scale_travel == (("3", 5.0),)
+    assert settings.motion_scale_travel == (("0", 1.5), ("3", 0.0))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--prompt", "a cat"], "Error: --prompt: must be 'FRAME: TEXT', such as '12: …' for frame 12"),
+        (["--prompt", "1e3: a"], "Error: --prompt: must be 'FRAME: TEXT'"),
+        (["--prompt", "3: a", "--prompt", "3: b"], "Error: --prompt: names frame 3 twice; drop one"),
+        (["--prompt", "3: "], "prompt is empty; say what the clip shows"),
+        (
+            ["a", "--guidance-travel", "3: hot"],
+            "--guidance-travel: guidance_scale_travel at frame 3 must be a number from 0 to 50",
+        ),
+        (
+            ["a", "--context-length", "8", "--context-overlap", "9"],
+            "--context-overlap: context_overlap must be",
+        ),
+        (["a", "--loop", "--context-schedule", "static"], "--loop: loop does not go with context_schedule"),
+        (["a", "--noise-type", "pink"], "--noise-type: noise_type must be one of independent"),
+        ([], "PROMPT: is missing"),
+    ],
+)
+def test_wrong_flags_are_refused_in_one_line(arguments: list[str], message: str) -> None:
+    found = parsed(*arguments)
+    assert isinstance(found, str)
+    assert message in found

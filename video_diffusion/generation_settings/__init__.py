@@ -1,0 +1,49 @@
+"""Everything that decides what a clip looks like, as one frozen value; checked before any model is loaded."""
+
+from video_diffusion.generation_settings.field_rules import (
+    ContextFuse,
+    ContextSchedule,
+    DtypeName,
+    Fps,
+    NoiseType,
+    PromptBlend,
+    SchedulerName,
+    Size,
+    check_prompt,
+    check_text,
+    parse_fps,
+)
+from video_diffusion.generation_settings.keyframes import (
+    TextKeyframes,
+    along_frames,
+    blends_between,
+    place_keyframes,
+)
+from video_diffusion.generation_settings.settings import (
+    COMMON_DEFAULTS,
+    PIXEL_FIELDS,
+    WITHOUT_EFFECT,
+    GenerationSettings,
+)
+
+__all__ = [
+    "COMMON_DEFAULTS",
+    "PIXEL_FIELDS",
+    "WITHOUT_EFFECT",
+    "ContextFuse",
+    "ContextSchedule",
+    "DtypeName",
+    "Fps",
+    "GenerationSettings",
+    "NoiseType",
+    "PromptBlend",
+    "SchedulerName",
+    "Size",
+    "TextKeyframes",
+    "along_frames",
+    "blends_between",
+    "check_prompt",
+    "check_text",
+    "parse_fps",
+    "place_keyframes",
+]

@@ -1,0 +1,175 @@
+"""Values that belong to frames of a clip: "0: a red circle", "12: a blue square"."""
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from typing import Annotated, Any, TypeAlias, TypeVar
+
+from pydantic import BeforeValidator, PlainSerializer
+
+from video_diffusion.generation_settings.field_rules import check_text
+
+Value = TypeVar("Value")
+
+MAX_KEYFRAMES = 1000
+_FRAME = re.compile(r"-?\d{1,4}")
+_SHARE = re.compile(r"0?\.\d{1,9}|0\.|1\.0{0,9}")
+
+
+def keyframe_pairs(value: object, check: Callable[[Any], Value]) -> tuple[tuple[str, Value], ...]:
+    """A map from frames to values as pairs of text and value, in the order given; pairs stay pairs.
+
+    Raises:
+        ValueError: a frame that is written in no known way, a value that `check` refuses, or more than 1000
+            frames.
+    """
+    pairs: Sequence[Any]
+    if isinstance(value, Mapping):
+        pairs = tuple(value.items())
+    elif isinstance(value, list | tuple) and all(isinstance(p, list | tuple) and len(p) == 2 for p in value):
+        pairs = tuple(value)
+    else:
+        raise ValueError("must be a map from frames to values, such as {0: one, 12: another}")
+    if len(pairs) > MAX_KEYFRAMES:
+        raise ValueError(f"must be at most {MAX_KEYFRAMES} frames, not {len(pairs)}")
+    for frame, _ in pairs:
+        text = str(frame)
+        if isinstance(frame, bool) or not (_FRAME.fullmatch(text) or _SHARE.fullmatch(text)):
+            raise ValueError(
+                f"has the frame {text[:40]!r}; a frame is a number such as 12, counted from the end "
+                "such as -1, or a share of the clip such as 0.5"
+            )
+    checked = []
+    for frame, item in pairs:
+        try:
+            checked.append((str(frame), check(item)))
+        except ValueError as error:
+            raise ValueError(f"at frame {frame} {error}") from None
+    return tuple(checked)
+
+
+def keyframe_text(value: object) -> str:
+    """The text of one frame.
+
+    Raises:
+        ValueError: no text, or refused by `check_text`.
+    """
+    if not isinstance(value, str):
+        raise ValueError("must be text")
+    return check_text(value)
+
+
+def keyframe_number(value: object, highest: float) -> float:
+    """The number of one frame.
+
+    Raises:
+        ValueError: no number from 0 to `highest`.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= highest:
+        return float(value)
+    raise ValueError(f"must be a number from 0 to {highest:g}")
+
+
+def _numbers(highest: float) -> BeforeValidator:
+    return BeforeValidator(lambda value: keyframe_pairs(value, lambda item: keyframe_number(item, highest)))
+
+
+TextKeyframes: TypeAlias = Annotated[
+    tuple[tuple[str, str], ...],
+    BeforeValidator(lambda value: keyframe_pairs(value, keyframe_text)),
+    PlainSerializer(dict),
+]
+"""Frames and their texts. A frame is a whole number from 0, one from the end (-1 is the last frame), or a
+share of the clip with a point (0.5 is the middle, 1.0 the last frame)."""
+
+GuidanceKeyframes: TypeAlias = Annotated[tuple[tuple[str, float], ...], _numbers(50.0), PlainSerializer(dict)]
+"""Frames as in `TextKeyframes` and their guidance scales."""
+
+MotionKeyframes: TypeAlias = Annotated[tuple[tuple[str, float], ...], _numbers(10.0), PlainSerializer(dict)]
+"""Frames as in `TextKeyframes` and their motion scales."""
+
+
+def place_keyframes(
+    name: str, keyframes: Sequence[tuple[str, Value]], num_frames: int, first: Value
+) -> list[tuple[float, Value]]:
+    """Sort values by the frame they stand for in a clip of known length.
+
+    Args:
+        name: of the setting, for messages.
+        keyframes: frames as text, and values.
+        num_frames: of the clip.
+        first: holds at frame 0 if no keyframe does.
+
+    Raises:
+        ValueError: a frame outside the clip, or two values for one frame.
+    """
+    placed: dict[Fraction, tuple[str, Value]] = {}
+    for text, value in keyframes:
+        frame = _place(text, num_frames)
+        if not 0 <= frame <= num_frames - 1:
+            raise ValueError(
+                f"{name} names frame {text}, but the clip has {num_frames} frames; "
+                f"name one of 0…{num_frames - 1}, or count from the end with -1…-{num_frames}"
+            )
+        if frame in placed:
+            raise ValueError(
+                f"{name} names one of {num_frames} frames twice, as {placed[frame][0]} and {text}; drop one"
+            )
+        placed[frame] = (text, value)
+    placed.setdefault(Fraction(0), ("0", first))
+    return [(float(frame), value) for frame, (_, value) in sorted(placed.items())]
+
+
+def blends_between(
+    frames: Sequence[float], num_frames: int, looped: bool = False
+) -> list[tuple[int, int, float]]:
+    """For each frame of a clip, the keyframe before it, the one after it, and how far it is between them.
+
+    Args:
+        frames: of the keyframes, in order, each once.
+        num_frames: of the clip.
+        looped: whether the first keyframe comes after the last one, around the end of the clip; otherwise
+            frames outside the keyframes belong to the nearest one.
+
+    Returns:
+        Index, index and share for each frame; the share is 0 at a keyframe and below 1.
+    """
+    last, blends = len(frames) - 1, []
+    for frame in range(num_frames):
+        before = bisect_right(frames, frame) - 1
+        if looped and last > 0 and before in {-1, last}:
+            start = frames[last] if before == last else frames[last] - num_frames
+            span = frames[0] + num_frames - frames[last]
+            blends.append((last, 0, (frame - start) / span))
+        elif before in {-1, last}:
+            blends.append((max(before, 0), max(before, 0), 0.0))
+        else:
+            span = frames[before + 1] - frames[before]
+            blends.append((before, before + 1, (frame - frames[before]) / span))
+    return blends
+
+
+def along_frames(
+    keyframes: Sequence[tuple[float, float]], num_frames: int, looped: bool = False
+) -> list[float]:
+    """Numbers for every frame, in straight lines between keyframes; see `blends_between`."""
+    numbers = [number for _, number in keyframes]
+    blends = blends_between([frame for frame, _ in keyframes], num_frames, looped)
+    return [numbers[a] + share * (numbers[b] - numbers[a]) for a, b, share in blends]
+
+
+def earliest(keyframes: object) -> str | None:
+    """The text that comes first in a clip of any usual length; None if there is none or they are wrong."""
+    try:
+        pairs = keyframe_pairs(keyframes, keyframe_text)
+    except ValueError:
+        return None
+    return min(pairs, key=lambda pair: _place(pair[0], 10_000))[1] if pairs else None
+
+
+def _place(text: str, num_frames: int) -> Fraction:
+    """The frame that a text stands for; it may lie outside the clip, or between two frames."""
+    if "." in text:
+        return Fraction(text) * (num_frames - 1)
+    return Fraction(int(text) if not text.startswith("-") else num_frames + int(text))
