@@ -101,7 +101,7 @@ class ClipMix:
         weights = np.array([source.weight for source in sources])
         self._upper = np.cumsum(weights / weights.sum())[:-1]
         self._orders = [
-            ClipOrder(source.clips, self.piece_size, seed + index, image_fraction)  # type: ignore[arg-type]  # asks for `buckets` only
+            ClipOrder(source.clips, self.piece_size, seed + index, image_fraction)
             for index, source in enumerate(sources)
         ]
         self._owners = self._earlier = np.zeros(0, np.int64)
@@ -117,7 +117,16 @@ class ClipMix:
 
     def read(self, number: int) -> list[Item]:
         """The clips of batch `number`."""
-        return [self.clips[source][draw] for source, draw in self.batch(number)]
+        return [self._read(source, draw) for source, draw in self.batch(number)]
+
+    def read_again(self, item: Item) -> Tensor:
+        """The frames of an item that came without, since its latents were thought to be kept."""
+        clips: Any = self.clips[item["source"]]
+        draw = Draw(item["epoch"], item["item"], item["picture"])
+        return torch.from_numpy(clips.read(clips.sample(draw)))
+
+    def _read(self, source: int, draw: Draw) -> Item:
+        return {**self.clips[source][draw], "source": source}
 
     def _turn(self, piece: int) -> tuple[int, int]:
         """Whose turn a piece is, and how many turns that source had before."""

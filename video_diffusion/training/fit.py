@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from video_diffusion.loading import load_model
 from video_diffusion.pipeline import TextToVideoPipeline
 from video_diffusion.training.checkpoint import newest_checkpoint
+from video_diffusion.training.clip_encoder import EncodingCaches
 from video_diffusion.training.run_folder import RunFolder
 from video_diffusion.training.settings import TrainingSettings
 from video_diffusion.training.sources import Sources, open_sources
@@ -68,8 +69,15 @@ def open_run(settings: TrainingSettings, folder: RunFolder, accelerator: Acceler
     """
     accelerator = accelerator or make_accelerator(settings)
     pipeline = load_pipeline(settings, accelerator)
-    sources = open_sources(settings, pipeline.defaults)
-    trainer = Trainer(settings, pipeline, sources.training, accelerator)
+    parts, caches = pipeline.parts, None
+    if settings.latent_cache:
+        cache_folder = (
+            folder.folder / "cache" if settings.latent_cache is True else Path(settings.latent_cache)
+        )
+        caches = EncodingCaches(cache_folder, parts.vae, parts.tokenizer, parts.text_encoder)
+    is_cached = None if caches is None else caches.latents.__contains__
+    sources = open_sources(settings, pipeline.defaults, is_cached)
+    trainer = Trainer(settings, pipeline, sources.training, accelerator, caches)
     validator = Validator(trainer, settings.validation, sources.held_out, folder.folder)
     run = Run(trainer, validator, folder, agreement(settings, trainer, sources.hashes), sources)
     checkpoint = newest_checkpoint(folder.checkpoints)

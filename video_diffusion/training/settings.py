@@ -227,7 +227,8 @@ class TrainingSettings(BaseModel):
         gradient_checkpointing: Recompute activations, temporal layers included: less memory, more time.
         device: "auto" takes a GPU if there is one.
         num_workers: Processes that read clips ahead; 0 reads in the training process.
-        latent_cache: Keep encoded clips on disk, in the run's folder.
+        latent_cache: Keep encoded clips and captions on disk: true in the run's folder, a path there, where
+            other runs may share it.
         log_with: A tracker of accelerate, such as tensorboard; None writes metrics.jsonl alone.
         output: Folder of the run; the command line's --output wins.
     """
@@ -253,7 +254,7 @@ class TrainingSettings(BaseModel):
     gradient_checkpointing: bool = False
     device: Text = "auto"
     num_workers: Annotated[int, Field(ge=0, le=64)] = 0
-    latent_cache: bool = True
+    latent_cache: bool | Text = True
     validation: ValidationSettings = ValidationSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     log_with: Text | None = None

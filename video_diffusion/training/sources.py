@@ -1,7 +1,7 @@
 """From the folders of the settings to clips for training and clips held out from it."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -33,12 +33,17 @@ class Sources:
     num_clips: Mapping[str, int]
 
 
-def open_sources(settings: TrainingSettings, defaults: Mapping[str, Any]) -> Sources:
+def open_sources(
+    settings: TrainingSettings,
+    defaults: Mapping[str, Any],
+    is_cached: Callable[[str], bool] | None = None,
+) -> Sources:
     """Read the manifests of all folders and plan their clips; no video is opened.
 
     Args:
         settings: Of the run.
         defaults: The model's own size, length and rate.
+        is_cached: Whether the latents of a clip, by its key, need no frames to be read.
 
     Raises:
         ManifestError: A folder without a manifest, or a damaged one.
@@ -48,7 +53,7 @@ def open_sources(settings: TrainingSettings, defaults: Mapping[str, Any]) -> Sou
     for number, source in enumerate(settings.data):
         entries = read_manifest(source.path)
         kept, apart = split_held_out(entries, settings.clips.held_out)
-        clips = _dataset(kept, Path(source.path), settings, defaults)
+        clips = _dataset(kept, Path(source.path), settings, defaults, is_cached=is_cached)
         training.append(Weighted(clips, source.weight))
         if apart:
             held_out.append(_dataset(apart, Path(source.path), settings, defaults, held_out=True))
@@ -95,6 +100,7 @@ def _dataset(
     settings: TrainingSettings,
     defaults: Mapping[str, Any],
     held_out: bool = False,
+    is_cached: Callable[[str], bool] | None = None,
 ) -> ClipDataset:
     clips = settings.clips
     num_frames, height, width, fps = clip_size(clips, defaults)
@@ -108,6 +114,7 @@ def _dataset(
         seed=settings.seed,
         random_start=clips.random_start and not held_out,
         flip=clips.flip and not held_out,
+        is_cached=is_cached,
         too_short=clips.too_short,
         windows=clips.windows,
         repeat_frames=clips.repeat_frames,

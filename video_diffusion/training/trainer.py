@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,9 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from video_diffusion.pipeline import TextToVideoPipeline
-from video_diffusion.training.clip_encoder import Cache, ClipEncoder
+from video_diffusion.training.clip_encoder import ClipEncoder, EncodingCaches
 from video_diffusion.training.clip_mix import ClipMix, Item, Weighted, read_ahead
+from video_diffusion.training.cpu_attention import folded_frame_attention
 from video_diffusion.training.denoising_objective import (
     DenoisingObjective,
     anchor_frames,
@@ -63,7 +64,7 @@ class Trainer:
         pipeline: The model, which is trained in place.
         sources: The clips, with their weights.
         accelerator: Device, precision and processes.
-        cache: Where latents are kept; None encodes every time.
+        caches: Where encodings are kept; None encodes every time.
 
     Attributes:
         step: Optimizer steps done.
@@ -80,7 +81,7 @@ class Trainer:
         pipeline: TextToVideoPipeline,
         sources: Sequence[Weighted],
         accelerator: Accelerator,
-        cache: Cache | None = None,
+        caches: EncodingCaches | None = None,
     ) -> None:
         self.settings, self.pipeline, self.accelerator = settings, pipeline, accelerator
         self.step = 0
@@ -94,7 +95,9 @@ class Trainer:
             )
         self.micro_batch_size = settings.batch_size // pieces
         self.mix = ClipMix(sources, self.micro_batch_size, settings.seed, settings.clips.image_fraction)
-        self.encoder = ClipEncoder(parts.vae, parts.tokenizer, parts.text_encoder, cache)
+        self.encoder = ClipEncoder(
+            parts.vae, parts.tokenizer, parts.text_encoder, self.mix.read_again, caches
+        )
         self.target = Target(parts, settings)
         record_noise(parts.motion_adapter, settings.loss.noise_type, settings.loss.noise_alpha)
         if settings.gradient_checkpointing:
@@ -134,10 +137,11 @@ class Trainer:
         with set_temporarily(self.target.parameters, values):
             yield
 
-    def losses(self, items: Sequence[Item], draws: Sequence[ItemDraws], model: nn.Module) -> Tensor:
-        """The loss of each clip under given draws."""
+    def losses(
+        self, items: Sequence[Item], draws: Sequence[ItemDraws], model: nn.Module, latents: Tensor
+    ) -> Tensor:
+        """The loss of each clip, whose latents are given too, under given draws."""
         device, parts = self.accelerator.device, self.pipeline.parts
-        latents = self.encoder.latents(items)
         noise = clip_noise(draws, latents[0].shape, self.settings.loss)
         captions = [
             "" if draw.without_caption else item["caption"] for draw, item in zip(draws, items, strict=True)
@@ -165,11 +169,7 @@ class Trainer:
                 place = (turn * accelerator.num_processes + accelerator.process_index) * len(items)
                 last = turn == turns - 1
                 with nullcontext() if last else accelerator.no_sync(self._model):
-                    losses = self.losses(items, draws[place : place + len(items)], self._model)
-                    loss = losses.mean() / turns
-                    total += loss.detach()
-                    # A one-frame clip reaches no temporal layer; every process must still take part.
-                    accelerator.backward(loss if loss.requires_grad else loss + 0 * self._any_parameter())
+                    total += self._backward(items, draws[place : place + len(items)], turns)
                 ids += [str(item["id"]) for item in items]
         grad_norm = self._clip()
         loss_value = float(accelerator.reduce(total, "mean"))
@@ -186,6 +186,19 @@ class Trainer:
         seconds = time.perf_counter() - started
         everyone = _gathered(ids, turns, accelerator)
         return TrainingStep(self.step, settings.num_steps, loss_value, rate, grad_norm, everyone, seconds)
+
+    def _backward(self, items: Sequence[Item], draws: Sequence[ItemDraws], turns: int) -> Tensor:
+        """Add the gradients of one piece of the batch, and return its share of the loss."""
+        latents = self.encoder.latents(items)
+        with self._fastest_attention(latents.shape[2]):
+            loss = self.losses(items, draws, self._model, latents).mean() / turns
+            # A one-frame clip reaches no temporal layer; every process must still take part.
+            self.accelerator.backward(loss if loss.requires_grad else loss + 0 * self._any_parameter())
+        return loss.detach()
+
+    def _fastest_attention(self, num_frames: int) -> AbstractContextManager[None]:
+        on_cpu = self.accelerator.device.type == "cpu" and self.settings.mixed_precision == "bf16"
+        return folded_frame_attention(self.pipeline.parts.unet, num_frames) if on_cpu else nullcontext()
 
     def _clip(self) -> float:
         limit = self.settings.optimizer.max_grad_norm

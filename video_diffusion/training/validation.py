@@ -1,6 +1,7 @@
 """Validation on the way: the same clips and the same held-out loss, again and again, training untouched."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 
 from video_diffusion.generation_settings import GenerationSettings
 from video_diffusion.io.file_names import slug
-from video_diffusion.training.clip_mix import Clips
+from video_diffusion.training.clip_mix import Clips, Item
 from video_diffusion.training.data import Draw
 from video_diffusion.training.draws import ItemDraws, Stream, chance
 from video_diffusion.training.settings import ValidationSettings
@@ -72,6 +73,7 @@ class Validator:
         self, trainer: Trainer, settings: ValidationSettings, held_out: Sequence[Clips], run: Path
     ) -> None:
         self.trainer, self.settings, self.run = trainer, settings, run
+        self._items: dict[tuple[int, int], Item] = {}
         self.held_out = [(clips, number) for clips in held_out for number in range(len(clips))]
 
     def validate(self) -> Validation:
@@ -81,7 +83,9 @@ class Validator:
             OSError: No space, no permission.
         """
         trainer = self.trainer
-        with trainer.averaged(), torch.no_grad(), trainer.accelerator.autocast():
+        on_gpu = trainer.accelerator.device.type != "cpu"
+        precision = trainer.accelerator.autocast() if on_gpu else nullcontext()
+        with trainer.averaged(), torch.no_grad(), precision:
             quartiles = self._quartiles()
             clips = self._clips() if trainer.accelerator.is_main_process else ()
         names = dict.fromkeys(name for clip in clips for name in clip["measures"])
@@ -99,11 +103,20 @@ class Validator:
             return ()
         losses = []
         for place, (clips, number) in enumerate(self.held_out):
-            item = clips[Draw(0, number)]
+            item = self._item(clips, number)
             draws = held_out_draws(self.trainer.settings.seed, place)
-            found = self.trainer.losses([item] * NUM_QUARTILES, draws, self.trainer.objective)
+            items = [item] * NUM_QUARTILES
+            latents = self.trainer.encoder.latents(items[:1]).repeat(NUM_QUARTILES, 1, 1, 1, 1)
+            found = self.trainer.losses(items, draws, self.trainer.objective, latents)
             losses.append(found.double().cpu().numpy())
         return tuple(float(value) for value in np.mean(losses, axis=0))
+
+    def _item(self, clips: Clips, number: int) -> Item:
+        """A held-out clip, read once and kept: its frames are needed again and again."""
+        place = (id(clips), number)
+        if place not in self._items:
+            self._items[place] = clips[Draw(0, number)]
+        return self._items[place]
 
     def prompts(self) -> tuple[str, ...]:
         """The prompts of the clips: those of the settings, else captions of held-out clips."""
@@ -111,7 +124,7 @@ class Validator:
             return self.settings.prompts
         captions: list[str] = []
         for clips, number in self.held_out:
-            captions.append(str(clips[Draw(0, number)]["caption"]))
+            captions.append(str(self._item(clips, number)["caption"]))
         return tuple(dict.fromkeys(captions))[:NUM_OWN_PROMPTS]
 
     def _clips(self) -> tuple[Mapping[str, Any], ...]:
