@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from video_diffusion.loading.device import choose_device, choose_dtype
     from video_diffusion.loading.errors import DeviceError, ModelLoadError
+    from video_diffusion.loading.lora import LoadedLoras, load_loras, load_motion_lora
+    from video_diffusion.loading.lora_source import find_lora, parse_lora
     from video_diffusion.loading.model_folder import ModelParts, load_model
     from video_diffusion.loading.model_folder_writer import save_model
     from video_diffusion.loading.model_source import ModelSource, find_model
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FAMILIES",
     "DeviceError",
+    "LoadedLoras",
     "ModelLoadError",
     "ModelParts",
     "ModelSource",
@@ -28,8 +31,12 @@ __all__ = [
     "choose_device",
     "choose_dtype",
     "detect",
+    "find_lora",
     "find_model",
+    "load_loras",
     "load_model",
+    "load_motion_lora",
+    "parse_lora",
     "read_motion_checkpoint",
     "save_model",
     "write_original_layout",
@@ -38,6 +45,7 @@ __all__ = [
 _HOMES = {
     "FAMILIES": "motion_families",
     "DeviceError": "errors",
+    "LoadedLoras": "lora",
     "ModelLoadError": "errors",
     "ModelParts": "model_folder",
     "ModelSource": "model_source",
@@ -46,8 +54,12 @@ _HOMES = {
     "choose_device": "device",
     "choose_dtype": "device",
     "detect": "motion_file",
+    "find_lora": "lora_source",
     "find_model": "model_source",
+    "load_loras": "lora",
     "load_model": "model_folder",
+    "load_motion_lora": "lora",
+    "parse_lora": "lora_source",
     "read_motion_checkpoint": "motion_checkpoint",
     "save_model": "model_folder_writer",
     "write_original_layout": "motion_checkpoint",

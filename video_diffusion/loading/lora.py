@@ -1,0 +1,213 @@
+"""LoRAs put to work in a loaded model, and taken out again so that every weight is what it was, bit for bit.
+
+Those on temporal layers are added to the adapter's weights; those on the image model go through diffusers and
+peft, which wrap its layers. One file may hold both.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from diffusers.loaders.lora_base import set_adapters_for_text_encoder
+from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin, StableDiffusionXLLoraLoaderMixin
+from diffusers.utils import recurse_remove_peft_layers
+from torch import Tensor
+
+from video_diffusion.io import weights_sha256
+from video_diffusion.loading.components import quiet_libraries
+from video_diffusion.loading.errors import ModelLoadError
+from video_diffusion.loading.lora_source import find_lora
+from video_diffusion.loading.model_folder import ModelParts
+from video_diffusion.loading.motion_lora import add_motion_lora, gather_motion_lora
+from video_diffusion.loading.weight_file import WeightFile, open_weights
+from video_diffusion.models import MotionAdapter
+
+
+@dataclass(frozen=True)
+class LoadedLora:
+    """One LoRA at work, for the record.
+
+    Attributes:
+        name: As it was asked for.
+        weight: Of its changes.
+        sha256: Of its file.
+        num_temporal: Layers of the motion adapter that it changes.
+        num_spatial: Tensors of its changes to the image model.
+    """
+
+    name: str
+    weight: float
+    sha256: str | None
+    num_temporal: int
+    num_spatial: int
+
+
+class LoadedLoras:
+    """LoRAs at work in a model; `unload()`, or leaving it as a context manager, takes them out.
+
+    Attributes:
+        loras: One for each, in the order given.
+    """
+
+    def __init__(self, parts: ModelParts) -> None:
+        self.loras: list[LoadedLora] = []
+        self._parts = parts
+        self._kept: dict[str, Tensor] = {}
+        self._spatial: list[str] = []
+
+    def unload(self) -> None:
+        """Take all of them out; nothing happens the second time."""
+        parameters = dict(self._parts.motion_adapter.named_parameters())
+        with torch.no_grad():
+            for name, tensor in self._kept.items():
+                parameters[name].copy_(tensor)
+        self._kept = {}
+        if self._spatial:
+            self._parts.unet.unload_lora()
+            for encoder in _text_encoders(self._parts).values():
+                _unload_text_encoder(encoder)
+        self._spatial = []
+        self.loras = []
+
+    def __enter__(self) -> "LoadedLoras":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.unload()
+
+    def add(self, name: str, weight: float) -> None:
+        """Put one more to work; arguments and errors as `load_loras`."""
+        path = find_lora(name)
+        file = open_weights(path)
+        tensors = file.load()
+        temporal = {key: tensor for key, tensor in tensors.items() if ".motion_modules." in key}
+        spatial = {key: tensor for key, tensor in tensors.items() if key not in temporal}
+        if not any("lora" in key.lower() for key in tensors):
+            raise ModelLoadError(
+                f"{path}: holds no LoRA; a whole motion module is given as motion_adapter, a whole model as "
+                "model"
+            )
+        pairs = gather_motion_lora(file, temporal) if temporal else {}
+        if pairs:
+            self._keep(self._parts.motion_adapter, [f"{layer}.weight" for layer in pairs])
+            add_motion_lora(self._parts.motion_adapter, pairs, weight, str(path))
+        if spatial:
+            self._add_spatial(file, spatial, weight)
+        self.loras.append(LoadedLora(name, weight, weights_sha256(path), len(pairs), len(spatial)))
+
+    def _keep(self, adapter: MotionAdapter, names: Sequence[str]) -> None:
+        """Remember weights that are about to change, as they are without any LoRA."""
+        parameters = dict(adapter.named_parameters())
+        for name in names:
+            if name in parameters and name not in self._kept:
+                self._kept[name] = parameters[name].detach().cpu().clone()
+
+    def _add_spatial(self, file: WeightFile, tensors: Mapping[str, Tensor], weight: float) -> None:
+        if find_spec("peft") is None:
+            raise ModelLoadError(f"{file.path}: a LoRA on the image model needs peft; pip install peft")
+        encoders = _text_encoders(self._parts)
+        loader: Any = (
+            StableDiffusionXLLoraLoaderMixin
+            if "text_encoder_2" in encoders
+            else StableDiffusionLoraLoaderMixin
+        )
+        adapter_name = f"lora_{len(self._spatial)}"
+        self._spatial.append(adapter_name)
+        names, weights = self._spatial, [*self._weights(), weight]
+        try:
+            with quiet_libraries(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # peft warns of every LoRA after the first
+                state, alphas = loader.lora_state_dict(dict(tensors), unet_config=self._parts.unet.config)
+                _check_base(state, self._parts.unet, file.path)
+                loader.load_lora_into_unet(state, alphas, self._parts.unet, adapter_name=adapter_name)
+                for prefix, encoder in encoders.items():
+                    loader.load_lora_into_text_encoder(
+                        state, alphas, encoder, prefix=prefix, adapter_name=adapter_name
+                    )
+            for module in (self._parts.unet, *encoders.values()):
+                _set_weights(module, dict(zip(names, weights, strict=True)))
+        except ModelLoadError:
+            raise
+        except Exception as error:  # whatever strange tensors lead to, deep inside the libraries
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ModelLoadError(f"{file.path}: this LoRA does not fit the model ({reason})") from error
+
+    def _weights(self) -> list[float]:
+        return [lora.weight for lora in self.loras if lora.num_spatial]
+
+
+def load_loras(parts: ModelParts, loras: Sequence[tuple[str, float]]) -> LoadedLoras:
+    """Put LoRAs to work in a loaded model; on any error the model is left as it was.
+
+    Args:
+        parts: The model; its weights are changed in place until `unload()` of what is returned.
+        loras: File, folder (also a training run's) or hub id of each, and the weight of its changes: 1 is as
+            trained. Several add up.
+
+    Returns:
+        The LoRAs at work: `unload()` takes them out, `loras` lists them for the record.
+
+    Raises:
+        ModelLoadError: A file that is missing, damaged, no LoRA, or made for another base model.
+    """
+    loaded = LoadedLoras(parts)
+    try:
+        for name, weight in loras:
+            loaded.add(name, weight)
+    except BaseException:
+        loaded.unload()
+        raise
+    return loaded
+
+
+def load_motion_lora(adapter: MotionAdapter, path: Path | str, weight: float = 1.0) -> None:
+    """Add a motion LoRA to an adapter for good; `load_loras` is the way to take it out again.
+
+    Raises:
+        ModelLoadError: Not a motion LoRA, or one for temporal layers of another shape.
+    """
+    file = open_weights(find_lora(str(path)))
+    add_motion_lora(adapter, gather_motion_lora(file, file.load()), weight, str(file.path))
+
+
+def _text_encoders(parts: ModelParts) -> dict[str, Any]:
+    second = getattr(parts, "text_encoder_2", None)
+    return {"text_encoder": parts.text_encoder} | ({} if second is None else {"text_encoder_2": second})
+
+
+def _check_base(state: Mapping[str, Tensor], unet: Any, path: Path) -> None:
+    """Refuse a LoRA for a model that reads text of another width, such as SD 1.5's for SDXL."""
+    expected = unet.config.cross_attention_dim
+    for name, tensor in state.items():
+        is_down = name.endswith((".lora_A.weight", "lora.down.weight"))
+        if is_down and ".attn2.to_k" in name and tensor.shape[1] != expected:
+            raise ModelLoadError(
+                f"{path}: this LoRA is for a model that reads text of width {tensor.shape[1]}, but this one "
+                f"reads {expected}; use a LoRA for the same base model"
+            )
+
+
+def _set_weights(module: Any, weights: Mapping[str, float]) -> None:
+    """Weigh the adapters that a model or text encoder carries; it need not carry all."""
+    own = [name for name in weights if name in getattr(module, "peft_config", {})]
+    if not own:
+        return
+    values = [weights[name] for name in own]
+    if hasattr(module, "set_adapters"):
+        module.set_adapters(own, values)
+    else:
+        set_adapters_for_text_encoder(own, module, values)
+
+
+def _unload_text_encoder(encoder: Any) -> None:
+    if getattr(encoder, "peft_config", None):
+        recurse_remove_peft_layers(encoder)
+        del encoder.peft_config
+        encoder._hf_peft_config_loaded = None
