@@ -1,0 +1,238 @@
+"""`compare` on a tiny real model: the folder it leaves, what is made again, refusals, foreign clips."""
+
+import csv
+import json
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from video_diffusion.cli.main import main
+from video_diffusion.comparison.summary import read_summary
+from video_diffusion.io import write_video
+
+PROMPTS = ["a red circle", "=1+1", "</script><b>[x](y)|z"]
+
+
+def run(*words):
+    result = CliRunner().invoke(main, ["compare", *map(str, words)])
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture
+def grid(tmp_path, tiny_model):
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    return [
+        "--grid", "scheduler=[ddim, euler]", "--prompts", tmp_path / "prompts.txt", "-o", tmp_path / "out",
+        "--set", f"model={tiny_model}", "--set", "device=cpu", "--set", "num_inference_steps=1",
+    ]  # fmt: skip
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+
+
+def test_one_command_leaves_a_whole_folder_and_a_second_look_is_warned_of(tmp_path, grid):
+    code, out, err = run(*grid)
+    assert code == 0, err
+    folder = tmp_path / "out"
+    assert out.splitlines()[-1] == str(folder / "report.html")
+    names = {path.name for path in folder.iterdir()}
+    assert {
+        "report.html",
+        "summary.json",
+        "summary.md",
+        "metrics.csv",
+        "config.yaml",
+        "results.jsonl",
+    } <= names
+    summary = read_summary(folder)
+    assert (summary.baseline, len(summary.clips), summary.looks) == ("scheduler=ddim", 6, ())
+    assert summary.verdicts[0].outcome == "too few to tell"
+    assert "3 prompts cannot reach 0.05" in summary.warnings[0] and summary.warnings[0] in err
+    assert [arm.paired for arm in summary.arms] == [True, True]
+    assert [(c.setting, c.baseline, c.value) for c in summary.arms[1].changes] == [
+        ("scheduler", "ddim", "euler")
+    ]
+    for clip in summary.clips:
+        assert (folder / clip.path).is_file() and (folder / clip.record).is_file()
+        assert len(clip.series["flicker"]) == clip.num_frames == 5
+        assert clip.noise_sha256 and clip.frames_sha256
+    assert len(rows(folder)) == 6
+    again = run(folder / "config.yaml", "-o", folder, "--seeds", "0-1", "--json")
+    assert again[0] == 0
+    answer = json.loads(again[1])
+    assert answer["num_clips"] == 12 and answer["verdicts"][0]["arm"] == "scheduler=euler"
+    assert "was looked at with 3 prompts × 1 seeds before it had 3 prompts × 2" in answer["warnings"][0]
+    assert len(rows(folder)) == 12
+    assert read_summary(folder).looks == ("3 prompts × 1 seeds",)
+    dry = run(folder / "config.yaml", "-o", folder, "--dry-run")
+    assert "12 clips, 12 of them done" in dry[2]
+    check_tables(folder)
+
+
+def check_tables(folder):
+    with (folder / "metrics.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert {row["prompt"] for row in table} == {"a red circle", "'=1+1", "</script><b>[x](y)|z"}
+    flicker = {
+        (row["arm"], row["prompt"], row["seed"]): float(row["value"])
+        for row in table
+        if row["metric"] == "flicker"
+    }
+    assert len(flicker) == 12
+    text = (folder / "summary.md").read_text()
+    assert "| **flicker** |" in text and "<" not in text.replace("\\<", "")
+
+
+def test_a_failing_arm_is_told_and_the_rest_is_compared(tmp_path, grid):
+    grid[1] = "num_frames=[5, 4000]"
+    code, out, err = run(*grid)
+    assert code == 1
+    assert "num_frames=4000: 3 clips failed and are left out" in err
+    assert out.startswith("num_frames=4000: flicker could be compared in 0 of 3 pairs only")
+    summary = read_summary(tmp_path / "out")
+    assert sum(bool(clip.error) for clip in summary.clips) == 3
+    assert summary.verdict("num_frames=4000").outcome == "too few to tell"
+
+
+def test_a_dry_run_makes_nothing(tmp_path, grid):
+    code, out, err = run(*grid, "--dry-run")
+    assert (code, len(out.splitlines())) == (0, 6)
+    assert "2 arms × 3 prompts × 1 seeds = 6 clips; the baseline is scheduler=ddim" in err
+    assert "6 clips, about" in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--grid", "schedlr=[a]"], "no setting 'grid.schedlr'; did you mean 'scheduler'"),
+        (["--grid", "scheduler"], "--grid: needs key=value"),
+        (["--baseline", "scheduler=heun"], "--baseline: baseline is no arm"),
+        (["--seeds", "3-1"], "--seeds: seeds has the range 3-1"),
+        (["--shard", "2/2"], "--shard: shard must be i/n"),
+        (["--batch-size", "0"], "--batch-size: must be auto"),
+        (["--set", "alpha=2"], "--set alpha: alpha must be a finite number"),
+        (["--set", "sheduler=ddim"], "did you mean 'scheduler'"),
+        (["a.yaml", "b.yaml"], "CONFIG: one file at a time"),
+        (["--clips", "A=x"], "--grid: makes clips"),
+    ],
+)
+def test_what_is_wrong_is_told_before_a_model_is_loaded(tmp_path, grid, words, message):
+    code, out, err = run(*grid, *words)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_to_compare_is_a_usage_error_without_torch(tmp_path):
+    probe = (
+        "import sys\nfrom video_diffusion.cli.main import main\n"
+        "try:\n    main(['compare', '--grid', 'scheduler=[ddim, oiler]', '--prompts', sys.argv[1]])\n"
+        "except SystemExit as end:\n    print(end.code, 'torch' in sys.modules)"
+    )
+    (tmp_path / "p.txt").write_text("a\n")
+    ended = subprocess.run(
+        [sys.executable, "-c", probe, tmp_path / "p.txt"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    assert ended.stdout.split() == ["2", "False"]
+    assert "scheduler must be one of" in ended.stderr
+    assert run()[0] == 2
+
+
+def test_no_model_is_exit_3_and_a_full_disk_exit_4(tmp_path, grid):
+    assert run(*grid, "--set", f"model={tmp_path}/nothing")[0] == 3
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limits[1]))
+    try:
+        code, out, err = run(*grid)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert (code, out) == (4, ""), err
+    assert "the same command goes on from here" in err
+    assert not list((tmp_path / "out" / "clips").iterdir())
+
+
+def moving(path, speed, noise, seed=0, num_frames=7):
+    rng = np.random.default_rng(seed)
+    frames = np.full((num_frames, 48, 64, 3), 200.0)
+    for index, frame in enumerate(frames):
+        frame[12:28, 4 + speed * index : 22 + speed * index] = (30, 60, 180)
+        frame[:] += noise * rng.normal()
+    write_video(path, frames.clip(0, 255).astype(np.uint8), Fraction(8), codec="libx264rgb")
+
+
+def test_foreign_clips_are_paired_by_name_measured_once_and_judged(tmp_path):
+    for label, noise in (("rough", 12.0), ("calm", 0.5)):
+        (tmp_path / label / "sub").mkdir(parents=True)
+        for number in range(6):
+            moving(tmp_path / label / "sub" / f"c{number}.mp4", 4, noise, number)
+    (tmp_path / "rough" / "alone.mp4").write_bytes(b"not a video")
+    words = ["--clips", f"rough={tmp_path}/rough", f"calm={tmp_path}/calm", "-o", tmp_path / "out"]
+    code, out, err = run(*words)
+    assert code == 0, err
+    assert "calm lowers flicker" in out and "prompt alignment was not measured" in out
+    summary = read_summary(tmp_path / "out")
+    assert summary.verdicts[0].outcome == "wins"
+    assert summary.arms[1].paired is None
+    assert summary.clips[0].path == "../rough/sub/c0.mp4" and summary.clips[0].prompt == "sub/c0"
+    assert any("1 names have no partner" in note for note in summary.notes)
+    assert len(rows(tmp_path / "out")) == 12
+    (tmp_path / "calm" / "sub" / "c0.mp4").write_bytes(b"not a video")
+    code, _, err = run(*words, "--set", "margins.motion=0.3")
+    assert code == 1 and "1 of 12 clips could not be measured" in err
+    assert len(rows(tmp_path / "out")) == 13
+    assert read_summary(tmp_path / "out").metric("flicker").differences[0].num_lost == 1
+
+
+def test_shards_share_a_folder_and_clips_with_records_pair_by_prompt_and_seed(tmp_path, grid):
+    code, out, err = run(*grid, "--seeds", "0-1", "--shard", "0/2")  # the first clip of each pair: ddim's
+    assert (code, out) == (0, "") and "6 clips are other processes'" in err
+    assert not (tmp_path / "out" / "summary.json").exists()
+    shutil.copytree(tmp_path / "out" / "clips", tmp_path / "ddim")
+    run(*grid, "--seeds", "0-1", "--shard", "1/2")
+    (tmp_path / "euler").mkdir()
+    for clip in read_summary(tmp_path / "out").clips:
+        if clip.arm == "scheduler=euler":
+            shutil.copy(tmp_path / "out" / clip.path, tmp_path / "euler")
+    code, out, err = run(
+        "--clips", f"A={tmp_path}/ddim", f"B={tmp_path}/euler", "-o", tmp_path / "two", "--dry-run"
+    )
+    assert code == 0 and len(out.splitlines()) == 12
+    assert "by prompt and seed, from their records" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--clips", "A=one"], "needs 2 or more folders"),
+        (["--clips", "A=one", "A=two"], "A stands twice"),
+        (["--clips", "A=one", "B=nowhere"], "no such folder"),
+        (["--clips", "A=one", "two"], "must be LABEL=FOLDER"),
+        (["--clips", "A=one", "B=empty"], "holds no clip"),
+        (["--clips", "A=one", "B=two"], "has a partner of the same name"),
+        (["--clips", "A=one", "B=double"], "holds two clips named 'a'"),
+        (["--clips", "A=one", "B=one2", "--set", "seed=3"], "alpha and margins can be set"),
+    ],
+)
+def test_folders_that_cannot_be_compared_are_refused(tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    for name in ("one/a.mp4", "two/b.mp4", "double/a.mp4", "double/a.webm", "one2/a.mp4", "empty/x.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    code, _, err = run(*words)
+    assert code == 2
+    assert message in err
