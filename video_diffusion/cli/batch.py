@@ -1,10 +1,11 @@
 """`video-diffusion generate --jobs FILE`: the checks, the run with its progress, and its end."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
@@ -108,33 +109,34 @@ def run_batch(
     else:
         outcomes = run_jobs(jobs, folder, Pipelines(), **how)
     tally = Tally(len(range(shard.index, summary.count, shard.count)))
-    with warnings_as_lines(), closing(outcomes):
+    stdout = sys.stdout
+    # Ray tells of actors that died on stdout, where only paths and rows belong
+    with warnings_as_lines(), closing(outcomes), redirect_stdout(sys.stderr):
         try:
-            shown = _until_failure(outcomes, bool(flags["fail_fast"]))
-            _show(shown, folder, tally, as_json=as_json, quiet=quiet)
+            for outcome in _until_failure(outcomes, bool(flags["fail_fast"])):
+                tally.add(outcome)
+                _show(outcome, folder, stdout, as_json=as_json)
+                if not quiet and outcome.status != "skipped":
+                    say(tally.line())
         except (KeyboardInterrupt, Terminated, OSError):
             say(f"{tally.line()}; the same command goes on from here")
             raise
+    if not quiet and not (tally.made or tally.num_failed):
+        say(tally.line())
     tally.end()
 
 
-def _show(outcomes: Iterable["Outcome"], folder: Path, tally: Tally, *, as_json: bool, quiet: bool) -> None:
-    """A path (or a row) on stdout for each job as it ends, and how far the run is on stderr."""
-    for outcome in outcomes:
-        tally.add(outcome)
-        row = dict(outcome.row) | {"status": outcome.status}
-        if as_json:
-            click.echo(json.dumps(row))
-        elif outcome.status != "failed":
-            click.echo(str(folder / outcome.job.file))
-        if outcome.status == "failed":
-            warn(f"{outcome.job.where}: {row['error']}")
-        elif outcome.status == "ok" and row["flags"]:
-            warn(f"{outcome.job.where}: {outcome.job.file} is {' and '.join(row['flags'])}")
-        if not quiet and outcome.status != "skipped":
-            say(tally.line())
-    if not quiet and not (tally.made or tally.num_failed):
-        say(tally.line())
+def _show(outcome: "Outcome", folder: Path, stdout: TextIO, *, as_json: bool) -> None:
+    """A clip's path, or any job's row, on stdout; what went wrong or looks odd on stderr."""
+    row = dict(outcome.row) | {"status": outcome.status}
+    if as_json:
+        click.echo(json.dumps(row), file=stdout)
+    elif outcome.status != "failed":
+        click.echo(str(folder / outcome.job.file), file=stdout)
+    if outcome.status == "failed":
+        warn(f"{outcome.job.where}: {row['error']}")
+    elif outcome.status == "ok" and row["flags"]:
+        warn(f"{outcome.job.where}: {outcome.job.file} is {' and '.join(row['flags'])}")
 
 
 def _until_failure(outcomes: Iterator["Outcome"], fail_fast: bool) -> Iterator["Outcome"]:

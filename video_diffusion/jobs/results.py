@@ -1,6 +1,5 @@
 """`results.jsonl`: one row for each finished or failed job, appended whole by any number of processes."""
 
-import errno
 import json
 import os
 import warnings
@@ -43,9 +42,9 @@ class Results:
             with _locked(handle):
                 end = _cut_torn_line(handle)
                 try:
-                    written = os.write(handle, line)
-                    if written != len(line):
-                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+                    rest = line[os.write(handle, line) :]
+                    while rest:  # the disk, or a limit, took a part only; trying the rest tells which
+                        rest = rest[os.write(handle, rest) :]
                     os.fsync(handle)
                 except OSError as error:
                     with suppress(OSError):

@@ -1,0 +1,110 @@
+"""`--engine ray` in real processes: the same rows as without, also when an actor is killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny_models import save_tiny_model
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="finds the actors in /proc"),
+]
+PATIENCE = 300
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    return save_tiny_model(
+        folder, num_frames=5, height=32, width=48, num_inference_steps=3, guidance_scale=2.0
+    )
+
+
+def command(model, file, folder, *words):
+    start = [sys.executable, "-m", "video_diffusion", "generate", "--jobs", file, "-o", folder]
+    return [*map(str, start), "--model", str(model), "--device", "cpu", *words]
+
+
+def rows(folder):
+    file = folder / "results.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def actors(root):
+    """Process ids of the job actors among the descendants of `root`, with torch loaded: they are at work."""
+    parents, found = {}, []
+    for entry in Path("/proc").iterdir():
+        try:
+            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+        except (ValueError, OSError):
+            continue
+    for pid in parents:
+        above = pid
+        while above in parents and above != root:
+            above = parents[above]
+        try:
+            name = Path(f"/proc/{pid}/cmdline").read_text()
+            busy = "libtorch_cpu" in Path(f"/proc/{pid}/maps").read_text()
+        except OSError:
+            continue
+        if above == root and name.startswith("ray::") and "JobActor" in name and busy:
+            found.append(pid)
+    return found
+
+
+def until(process, condition):
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_an_actor_killed_in_the_middle_changes_nothing(tmp_path, model):
+    file = tmp_path / "jobs.csv"
+    file.write_text("prompt,seeds,num_frames\na red circle,0-19,\na circle,3,4\na circle,1,4000\n")
+    local = subprocess.run(command(model, file, tmp_path / "local"), capture_output=True, check=False)
+    assert local.returncode == 1, local.stderr
+    words = ("--engine", "ray", "--actors", "2")
+    process = subprocess.Popen(
+        command(model, file, tmp_path / "ray", *words), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    until(process, lambda: len(actors(process.pid)) == 2 and rows(tmp_path / "ray"))
+    os.kill(actors(process.pid)[0], signal.SIGKILL)
+    stdout, stderr = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1, stderr  # the job of 4000 frames fails, as it does without Ray
+    assert len(stdout.splitlines()) == 21
+    assert b"1 failed" in stderr and b"jobs.csv:4" in stderr
+
+    def hashes(folder):
+        return {(row["job_id"], row["status"], row.get("frames_sha256")) for row in rows(folder)}
+
+    assert hashes(tmp_path / "ray") == hashes(tmp_path / "local")
+    assert not list((tmp_path / "ray").glob(".*"))
+    again = subprocess.run(
+        command(model, file, tmp_path / "ray", *words, "--json"), capture_output=True, check=False
+    )
+    assert [json.loads(line)["status"] for line in again.stdout.splitlines()] == ["skipped"] * 21 + ["failed"]
+
+
+def test_a_job_that_kills_its_process_becomes_a_row_after_three_times(tmp_path, model):
+    file = tmp_path / "jobs.csv"
+    file.write_text("prompt,num_inference_steps\na red circle,1000\n")
+    process = subprocess.Popen(
+        command(model, file, tmp_path / "ray", "--engine", "ray"), stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 2 * PATIENCE
+    while process.poll() is None and time.monotonic() < deadline:
+        for pid in actors(process.pid):
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.2)
+    stderr = process.communicate(timeout=5)[1]
+    assert process.returncode == 1, stderr
+    (row,) = rows(tmp_path / "ray")
+    assert (row["status"], "died 3 times" in row["error"]) == ("failed", True)
