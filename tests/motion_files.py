@@ -1,6 +1,5 @@
 """Motion modules as they are published, synthesised: real names and dtypes, small widths, random numbers."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +102,18 @@ def stored_bits(adapter: MotionAdapter) -> dict[str, bytes]:
     return {k: v.contiguous().numpy().tobytes() for k, v in adapter.state_dict().items()}
 
 
-def without_copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without the position tables."""
-    return {k: v for k, v in tensors.items() if not re.search("pos_encoder", k)}
+def original_lora(adapter: MotionAdapter, rank: int = 3) -> dict[str, Tensor]:
+    """A motion LoRA as AnimateDiff publishes them, written out independently for every attention."""
+    torch.manual_seed(11)
+    tensors = {}
+    for name, module in adapter.named_modules():
+        if not name.endswith(("attn1", "attn2")):
+            continue
+        block, attention = name.rsplit(".", 1)
+        block = block.replace(".transformer_blocks", ".temporal_transformer.transformer_blocks")
+        place = f"{block}.attention_blocks.{int(attention[-1]) - 1}.processor"
+        width = module.to_q.in_features
+        for layer in ("to_q", "to_k", "to_v", "to_out"):
+            tensors[f"{place}.{layer}_lora.down.weight"] = torch.randn(rank, width)
+            tensors[f"{place}.{layer}_lora.up.weight"] = torch.randn(width, rank) / 9
+    return tensors

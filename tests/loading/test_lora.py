@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from motion_files import stored_bits
+from motion_files import original_lora, stored_bits
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from safetensors.torch import save_file
-from test_motion_lora import original
 from tiny_models import TEXT_WIDTH, save_tiny_model, tiny_text_encoder, tiny_unet
 from torch import nn
 
@@ -22,7 +21,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> ModelParts:
 @pytest.fixture(scope="module")
 def motion(tmp_path_factory: pytest.TempPathFactory, parts: ModelParts) -> str:
     file = tmp_path_factory.mktemp("motion") / "zoom.safetensors"
-    save_file(original(parts.motion_adapter), file)
+    save_file(original_lora(parts.motion_adapter), file)
     return str(file)
 
 
@@ -63,7 +62,7 @@ def test_loras_add_up_and_come_out_bit_for_bit(parts: ModelParts, motion: str, s
     with load_loras(parts, [(motion, 0.5), (style, 0.8), (motion, -0.25)]) as loaded:
         block = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0"
         key = f"{block}.attention_blocks.0.processor"
-        change = original(parts.motion_adapter)
+        change = original_lora(parts.motion_adapter)
         change_once = change[f"{key}.to_q_lora.up.weight"] @ change[f"{key}.to_q_lora.down.weight"]
         assert torch.allclose(parts.motion_adapter.state_dict()[name], once + 0.25 * change_once, atol=1e-6)
         assert [(lora.weight, lora.num_temporal > 0, lora.num_spatial > 0) for lora in loaded.loras] == [

@@ -8,7 +8,7 @@ import torch
 from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin
 from diffusers.models.unets.unet_motion_model import MotionAdapter as DiffusersMotionAdapter
 from diffusers.models.unets.unet_motion_model import UNetMotionModel
-from motion_files import stored_bits
+from motion_files import original_lora, stored_bits
 from safetensors.torch import load_file, save_file
 from tiny_models import OUR_ADAPTER_FIELDS, TEXT_WIDTH, relative_error, tiny_adapter, tiny_unet
 from torch import Tensor
@@ -16,25 +16,6 @@ from torch import Tensor
 from video_diffusion.loading import ModelLoadError, load_motion_lora
 from video_diffusion.loading.motion_lora import read_motion_lora, write_motion_lora
 from video_diffusion.models import MotionAdapter, VideoUNet
-
-RANK = 3
-
-
-def original(adapter: MotionAdapter, rank: int = RANK) -> dict[str, Tensor]:
-    """A motion LoRA as AnimateDiff publishes them, written out independently for every attention."""
-    torch.manual_seed(11)
-    tensors = {}
-    for name, module in adapter.named_modules():
-        if not name.endswith(("attn1", "attn2")):
-            continue
-        block, attention = name.rsplit(".", 1)
-        block = block.replace(".transformer_blocks", ".temporal_transformer.transformer_blocks")
-        place = f"{block}.attention_blocks.{int(attention[-1]) - 1}.processor"
-        width = module.to_q.in_features
-        for layer in ("to_q", "to_k", "to_v", "to_out"):
-            tensors[f"{place}.{layer}_lora.down.weight"] = torch.randn(rank, width)
-            tensors[f"{place}.{layer}_lora.up.weight"] = torch.randn(width, rank) / 9
-    return tensors
 
 
 @pytest.fixture
@@ -44,7 +25,7 @@ def adapter() -> MotionAdapter:
 
 @pytest.fixture
 def file(tmp_path: Path, adapter: MotionAdapter) -> Path:
-    save_file(original(adapter), tmp_path / "zoom.safetensors")
+    save_file(original_lora(adapter), tmp_path / "zoom.safetensors")
     return tmp_path / "zoom.safetensors"
 
 
@@ -74,7 +55,7 @@ def test_the_change_is_weight_times_up_down(tmp_path: Path, file: Path, layout: 
     elif layout == "ab":
         write_motion_lora(read_motion_lora(file), file, "diffusers")
     load_motion_lora(adapter, file, 0.7)
-    lora = original(adapter)
+    lora = original_lora(adapter)
     place = "down_blocks.1.motion_modules.0.{}transformer_blocks.0.{}"
     key = place.format("temporal_transformer.", "attention_blocks.1.processor.to_out_lora.")
     name = place.format("", "attn2.to_out.0.weight")

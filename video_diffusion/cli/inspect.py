@@ -10,33 +10,68 @@ import click
 from video_diffusion.cli.terminal import printable
 
 MAX_CONFIG_BYTES = 1_000_000
+WEIGHT_SUFFIXES = {".safetensors", ".ckpt", ".pt", ".pth", ".bin"}
+TRAINED = ("motion_adapter", "motion_lora", "domain_lora")
 
 
 @click.command()
 @click.argument("path", metavar="FILE")
+@click.option(
+    "--allow-pickle", is_flag=True, help="Read a .ckpt or .pth, through torch's tensors-only reader."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def inspect(path: str, as_json: bool) -> None:
-    """Show the record of a clip, or what is in a model folder, an adapter folder or a weights file."""
+def inspect(path: str, allow_pickle: bool, as_json: bool) -> None:
+    """Show the record of a clip, or what a model, a training run, an adapter, a LoRA or a weights file is.
+
+    Of temporal weights it tells the family, the image models they fit, positions, norms, noise schedule,
+    usual settings and how to use them: from names and shapes alone, nothing is loaded.
+    """
     target = Path(path)
     if not target.exists():
         raise click.UsageError(f"FILE: {path}: no such file or folder")
-    facts = look_at(target)
+    facts = look_at(target, allow_pickle)
     click.echo(json.dumps(facts) if as_json else "\n".join(_lines(_for_people(facts))))
 
 
-def look_at(path: Path) -> dict[str, Any]:
-    """Facts about a clip, a record, a model folder, an adapter folder or a weights file.
+def look_at(path: Path, allow_pickle: bool = False) -> dict[str, Any]:
+    """Facts about a clip, a record, a model, a training run, an adapter, a LoRA or a weights file.
+
+    Args:
+        path: What to look at.
+        allow_pickle: whether a `.ckpt` or the like may be read.
 
     Raises:
         ValueError: none of these, or damaged; one line.
     """
+    from video_diffusion.loading.weights_facts import describe_weights
+
     if (path / "model_index.json").is_file():
         return _model_folder(path)
     if (path / "config.json").is_file():
-        return {"kind": "component", **_component(path)}
-    if path.suffix == ".safetensors":
-        return {"kind": "weights", **_weights(path)}
+        component = {"kind": "component", **_component(path)}
+        is_adapter = component["class"] == "MotionAdapter"
+        return component | (describe_weights(path) if is_adapter else {})
+    if path.suffix.lower() in WEIGHT_SUFFIXES:
+        return describe_weights(path, allow_pickle=allow_pickle)
+    if path.is_dir() and any((path / part).is_dir() for part in TRAINED):
+        return _run(path)
     return _clip(path)
+
+
+def _run(folder: Path) -> dict[str, Any]:
+    """A training run or one of its checkpoints: what it has for use."""
+    from video_diffusion.loading.lora_source import find_lora
+    from video_diffusion.loading.weights_facts import describe_weights
+
+    facts: dict[str, Any] = {
+        "kind": "checkpoint" if (folder / "manifest.json").is_file() else "training run",
+        "path": str(folder),
+    }
+    for part in TRAINED:
+        place = folder / part
+        if place.is_dir():
+            facts[part] = describe_weights(place if part == "motion_adapter" else find_lora(str(place)))
+    return facts
 
 
 def _clip(path: Path) -> dict[str, Any]:

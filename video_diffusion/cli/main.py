@@ -20,7 +20,7 @@ from video_diffusion.cli.failures import Terminated, report
 COMMANDS = {
     "generate": ("video_diffusion.cli.generate", "Make a clip from a prompt, measured before it is encoded."),
     "measure": ("video_diffusion.cli.measure", "Measure how well the frames of clips hold together."),
-    "inspect": ("video_diffusion.cli.inspect", "Show the record of a clip, or what is in a model folder."),
+    "inspect": ("video_diffusion.cli.inspect", "Show what made a clip, or what weights are."),
     "rerun": (
         "video_diffusion.cli.rerun",
         "Make a clip again from its record; tell whether it is identical.",
@@ -28,6 +28,7 @@ COMMANDS = {
     "compare": ("video_diffusion.cli.compare", "Compare settings, or clips, with statistics and a report."),
     "data": ("video_diffusion.cli.data", "Make procedural clips with captions and known truth."),
     "train": ("video_diffusion.cli.train", "Fine-tune the temporal layers on clips; resumable at any step."),
+    "convert": ("video_diffusion.cli.convert", "Write temporal weights in another layout."),
     "doctor": ("video_diffusion.cli.doctor", "Check versions, devices, codecs, cache, disk and memory."),
 }
 BROKEN_PIPE = 141

@@ -46,6 +46,10 @@ class LowRank:
     up: Tensor
     scale: float
 
+    def to(self, dtype: torch.dtype) -> "LowRank":
+        """The same change in another precision."""
+        return LowRank(self.down.to(dtype), self.up.to(dtype), self.scale)
+
 
 def is_motion_lora(names: Iterable[str]) -> bool:
     """Whether tensors of these names hold a LoRA on temporal layers."""

@@ -1,0 +1,78 @@
+"""`video-diffusion convert`: temporal weights from one layout to another."""
+
+import json
+import re
+from pathlib import Path
+
+import click
+
+from video_diffusion.cli.terminal import say
+
+_LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}")
+
+
+@click.command()
+@click.argument("source", metavar="SRC")
+@click.argument("destination", metavar="DST")
+@click.option(
+    "--to",
+    "layout",
+    type=click.Choice(["diffusers", "animatediff"]),
+    help="Layout to write.  [default: animatediff for a .safetensors file, else diffusers]",
+)
+@click.option("--dtype", metavar="NAME", help="float32, float16 or bfloat16.  [default: as stored]")
+@click.option(
+    "--allow-pickle", is_flag=True, help="Read a .ckpt or .pth, through torch's tensors-only reader."
+)
+@click.option(
+    "--allow-extra-weights", is_flag=True, help="Leave surplus tensors out instead of refusing them."
+)
+@click.option("--card", is_flag=True, help="Write a model card too.")
+@click.option("--base-model", metavar="NAME", help="Image model that the card names.")
+@click.option("--license", "licence", metavar="NAME", help="Licence that the card names, such as apache-2.0.")
+@click.option("--overwrite", is_flag=True, help="Replace what is there.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def convert(
+    source: str,
+    destination: str,
+    layout: str | None,
+    dtype: str | None,
+    allow_pickle: bool,
+    allow_extra_weights: bool,
+    card: bool,
+    base_model: str | None,
+    licence: str | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Write a motion adapter, a training run's adapter or a motion LoRA SRC to DST, in another layout.
+
+    SRC is a file, a folder or a hub id. An adapter in diffusers' layout is a folder; AnimateDiff's layout,
+    which ComfyUI's nodes and the original read, is a .safetensors file. Every number stays what it was.
+    """
+    path = Path(destination)
+    if licence is not None and not _LICENCE.fullmatch(licence):
+        raise click.UsageError(f"--license: must be a name such as apache-2.0 (given {licence!r})")
+    if not card and (base_model is not None or licence is not None):
+        raise click.UsageError("--base-model and --license: only the model card holds them; add --card")
+    if not path.absolute().parent.is_dir():
+        raise click.UsageError(f"DST: {path.parent}: no such folder; make it first")
+    if path.exists() and not overwrite:
+        raise click.UsageError(f"DST: {destination} exists; add --overwrite, or name another")
+    chosen = layout or ("animatediff" if path.suffix == ".safetensors" else "diffusers")
+
+    from video_diffusion.loading import choose_dtype, conversion, weights_facts
+
+    written = conversion.convert(
+        source,
+        path,
+        "animatediff" if chosen == "animatediff" else "diffusers",
+        dtype=None if dtype is None else choose_dtype(dtype),
+        allow_pickle=allow_pickle,
+        allow_extra=allow_extra_weights,
+        overwrite=overwrite,
+    )
+    if card:
+        say(f"card: {conversion.write_card(source, written, base_model, licence, overwrite)}")
+    shown = written / conversion.LORA_FILE if (written / conversion.LORA_FILE).is_file() else written
+    click.echo(json.dumps(weights_facts.describe_weights(shown)) if as_json else str(written))

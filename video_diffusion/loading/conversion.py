@@ -1,0 +1,140 @@
+"""Temporal weights from any layout to another: motion adapters, training runs, motion LoRAs."""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from video_diffusion.io import atomic_path, write_bytes
+from video_diffusion.loading.components import quiet_libraries
+from video_diffusion.loading.errors import ModelLoadError
+from video_diffusion.loading.lora_source import find_lora
+from video_diffusion.loading.model_card import model_card, read_training_summary
+from video_diffusion.loading.model_source import find_model
+from video_diffusion.loading.motion_checkpoint import read_motion_checkpoint, write_original_layout
+from video_diffusion.loading.motion_lora import is_motion_lora, read_motion_lora, write_motion_lora
+from video_diffusion.loading.weight_file import open_weights
+from video_diffusion.loading.weight_files import PICKLE_SUFFIXES
+from video_diffusion.loading.weights_facts import describe_weights
+
+TargetLayout = Literal["diffusers", "animatediff"]
+LORA_FILE = "pytorch_lora_weights.safetensors"
+
+
+def convert(
+    source: str,
+    destination: Path | str,
+    layout: TargetLayout,
+    *,
+    dtype: torch.dtype | None = None,
+    allow_pickle: bool = False,
+    allow_extra: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Write temporal weights in another layout; every number stays what it was.
+
+    Args:
+        source: A motion adapter, a training run or checkpoint, or a motion LoRA: file, folder or hub id.
+        destination: A folder for an adapter in diffusers' layout, else a `.safetensors` file; a LoRA in
+            diffusers' layout may also be a folder.
+        layout: Of AnimateDiff and ComfyUI's nodes, or of diffusers.
+        dtype: To convert to; None keeps what is stored.
+        allow_pickle: Whether the source may be a `.ckpt` or the like, see `open_weights`.
+        allow_extra: Whether surplus tensors are left out instead of refused.
+        overwrite: Whether to replace what is at the destination.
+
+    Returns:
+        Where the weights now are.
+
+    Raises:
+        ModelLoadError: The source is neither, or damaged.
+        ValueError: A destination that does not suit the layout.
+        FileExistsError: There is something at the destination.
+        OSError: No space, no permission.
+    """
+    destination, place = Path(destination), find_temporal(source)
+    is_file = destination.suffix == ".safetensors"
+    if is_lora(place, allow_pickle):
+        if not is_file and layout == "animatediff":
+            raise ValueError(
+                f"DST must end with .safetensors for this layout, but is {destination}; name a file"
+            )
+        pairs = read_motion_lora(place, allow_pickle=allow_pickle)
+        if dtype is not None:
+            pairs = {name: change.to(dtype) for name, change in pairs.items()}
+        if is_file:
+            write_motion_lora(pairs, destination, layout, overwrite=overwrite)
+            return destination
+        with atomic_path(destination, overwrite=overwrite) as part:
+            part.mkdir()
+            write_motion_lora(pairs, part / LORA_FILE, layout)
+        return destination
+    if is_file == (layout == "diffusers"):
+        rule = "be a folder, without a suffix," if is_file else "end with .safetensors"
+        raise ValueError(f"DST must {rule} for layout {layout}, but is {destination}; name it so")
+    adapter = read_motion_checkpoint(place, dtype, allow_pickle=allow_pickle, allow_extra=allow_extra)
+    if layout == "animatediff":
+        write_original_layout(adapter, destination, overwrite=overwrite)
+        return destination
+    with atomic_path(destination, overwrite=overwrite) as part, quiet_libraries():
+        adapter.save_pretrained(part)
+    return destination
+
+
+def write_card(
+    source: str, destination: Path, base_model: str | None, licence: str | None, overwrite: bool = True
+) -> Path:
+    """Write the card of converted weights: README.md in their folder, or name.md beside their file.
+
+    Raises:
+        FileExistsError: There is one and `overwrite` is False.
+        OSError: No space, no permission.
+    """
+    facts = describe_weights(destination)
+    shown = {key: value for key, value in facts.items() if key not in {"path", "use"} and value is not None}
+    path = destination / "README.md" if destination.is_dir() else destination.with_suffix(".md")
+    place = find_temporal(source)
+    text = model_card(
+        shown,
+        title=destination.stem,
+        usage=str(facts["use"]),
+        base_model=base_model,
+        licence=licence,
+        training=read_training_summary(place),
+    )
+    write_bytes(path, text.encode(), overwrite=overwrite)
+    return path
+
+
+def find_temporal(source: str) -> Path:
+    """The file or folder that holds temporal weights; a pickle is found too, though not yet read.
+
+    Raises:
+        ModelLoadError: There is none.
+    """
+    path = Path(source).expanduser()
+    if path.suffix.lower() in PICKLE_SUFFIXES and path.is_file():
+        return path
+    found = find_model(source)
+    folder = found.folder
+    if folder.is_dir() and ((folder / "motion_lora").is_dir() or (folder / LORA_FILE).is_file()):
+        return find_lora(source)
+    return found.adapter_folder
+
+
+def is_lora(place: Path, allow_pickle: bool = False) -> bool:
+    """Whether a file holds a motion LoRA; a folder at this point is an adapter.
+
+    Raises:
+        ModelLoadError: A file that cannot be read, or a LoRA on the image model alone.
+    """
+    if place.is_dir():
+        return False
+    names = open_weights(place, allow_pickle=allow_pickle).tensors
+    if is_motion_lora(names):
+        return True
+    if any("lora" in name.lower() for name in names):
+        raise ModelLoadError(
+            f"{place}: a LoRA on the image model, which needs no conversion; give it as a LoRA as it is"
+        )
+    return False
