@@ -109,7 +109,7 @@ def _strip(summary: ComparisonSummary, metric: MetricSummary) -> Figure:
         heights = [row + 0.36 * (((place * 0.618) % 1) - 0.5) for place in range(len(values))]
         axes.scatter(values, heights, s=11, color=INK, alpha=0.35, linewidths=0)
         if entry.span is not None:
-            colour = TONES[tone_of(metric, entry.span)]
+            colour = TONES[tone_of(metric, entry)]
             axes.errorbar(
                 entry.span.estimate, row, xerr=_error(entry.span), fmt="o", color=colour, markersize=5,
                 capsize=3.5, linewidth=1.6,

@@ -11,7 +11,7 @@ from video_diffusion.comparison.report_charts import (
     pair_differences,
 )
 from video_diffusion.comparison.report_clips import view_pairs
-from video_diffusion.comparison.report_table import arm_badges, arm_rows, number_rows
+from video_diffusion.comparison.report_table import aim_of, arm_badges, arm_rows, number_rows
 from video_diffusion.comparison.summary import ComparisonSummary
 from video_diffusion.web import render_page, write_page
 
@@ -32,14 +32,17 @@ def write_report(summary: ComparisonSummary, folder: Path) -> Path:
     Raises:
         OSError: no space, no permission; an earlier page stays.
     """
-    page = render_page(
-        TEMPLATES, "report.html", _values(summary, folder), styles=("report.css",), scripts=("report.js",)
-    )
-    write_page(folder / FILE_NAME, page)
+    write_page(folder / FILE_NAME, render_report(summary, folder))
     from video_diffusion.comparison.plots import write_plots  # noqa: PLC0415  # matplotlib: only who writes waits
 
     write_plots(summary, folder / PLOTS)
     return folder / FILE_NAME
+
+
+def render_report(summary: ComparisonSummary, folder: Path) -> str:
+    """The page itself; arguments as `write_report`."""
+    values = _values(summary, folder)
+    return render_page(TEMPLATES, "report.html", values, styles=("report.css",), scripts=("report.js",))
 
 
 def _values(summary: ComparisonSummary, folder: Path) -> Mapping[str, Any]:
@@ -51,7 +54,7 @@ def _values(summary: ComparisonSummary, folder: Path) -> Mapping[str, Any]:
     return {
         "summary": summary,
         "badges": badges,
-        "main_metrics": main,
+        "main_metrics": [(metric, aim_of(metric)) for metric in main],
         "rows": arm_rows(summary),
         "numbers": number_rows(summary),
         "pareto": draw_pareto(summary),
@@ -63,5 +66,4 @@ def _values(summary: ComparisonSummary, folder: Path) -> Mapping[str, Any]:
         ],
         "heat_maps": draw_heat_maps(summary),
         "pairs": pairs,
-        "num_failed": sum(arm.num_failed for arm in summary.arms),
     }

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from video_diffusion.comparison.report_table import Tone, arm_badges, interval_text, tone_of
+from video_diffusion.comparison.report_table import Tone, aim_of, arm_badges, interval_text, tone_of
 from video_diffusion.comparison.summary import ComparisonSummary, MetricSummary, ParetoPoint, Span
 from video_diffusion.web import Scale, number, scale_over, signed
 
@@ -77,9 +77,10 @@ class StripRow:
 
 @dataclass(frozen=True)
 class StripChart:
-    """Every pair's difference to the baseline in one metric."""
+    """Every pair's difference to the baseline in one metric; `aim`: which way is better, in words."""
 
     metric: MetricSummary
+    aim: str
     rows: tuple[StripRow, ...]
     height: float
     zero: float
@@ -202,12 +203,13 @@ def draw_strip(
                     for place, (key, value) in enumerate(pairs[entry.arm].items())
                 ),
                 span=_span_marks(x, entry.span),
-                tone=tone_of(metric, entry.span),
+                tone=tone_of(metric, entry),
                 words=f"{signed(entry.span.estimate)} {interval_text(entry.span)}" if entry.span else "—",
             )
         )
     return StripChart(
         metric=metric,
+        aim=aim_of(metric),
         rows=tuple(rows),
         height=STRIP_TOP + len(rows) * STRIP_ROW + STRIP_BOTTOM,
         zero=x(0.0),

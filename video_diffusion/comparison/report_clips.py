@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from video_diffusion.comparison.report_table import arm_badges
-from video_diffusion.comparison.summary import ClipMeasure, ClipResult, ComparisonSummary, MetricSummary
+from video_diffusion.comparison.report_table import arm_badges, short_label
+from video_diffusion.comparison.summary import Arm, ClipMeasure, ClipResult, ComparisonSummary, MetricSummary
 from video_diffusion.web import ClipView, SliceLine, number, with_pictures
 
 
@@ -41,7 +41,7 @@ def view_pairs(summary: ComparisonSummary, folder: Path) -> list[PairCard]:
         line: SliceLine | None = None
         for arm in summary.arms:  # the baseline first
             clip = clips.get(((prompt, seed), arm.label))
-            view = with_pictures(_view(summary, arm.label, prompt, seed, clip, curve, peak), folder, line)
+            view = with_pictures(_view(summary, arm, prompt, seed, clip, curve, peak), folder, line)
             if arm.is_baseline and view.pictures is not None:
                 line = view.pictures.line
             cells.append(view)
@@ -51,7 +51,7 @@ def view_pairs(summary: ComparisonSummary, folder: Path) -> list[PairCard]:
 
 def _view(
     summary: ComparisonSummary,
-    arm: str,
+    arm: Arm,
     prompt: str,
     seed: int,
     clip: ClipResult | None,
@@ -59,10 +59,10 @@ def _view(
     peak: float,
 ) -> ClipView:
     base = ClipView(
-        title=arm,
-        badge=arm_badges(summary)[arm],
-        description=f"{arm}: {prompt}, seed {seed}",
-        is_reference=arm == summary.baseline,
+        title=short_label(arm),
+        badge=arm_badges(summary)[arm.label],
+        description=f"{arm.label}: {prompt}, seed {seed}",
+        is_reference=arm.is_baseline,
     )
     if clip is None or clip.error or not clip.path:
         return replace(base, problem=clip.error if clip is not None and clip.error else "It was not made")
@@ -80,7 +80,7 @@ def _view(
         series=clip.series.get(curve.name, ()) if curve else (),
         series_label=f"{curve.name} in {curve.unit}" if curve else "",
         series_peak=peak,
-        facts={name: _fact(measure) for name, measure in measured.items()},
+        facts={name.replace("_", " "): _fact(measure) for name, measure in measured.items()},
         keys={
             name: measure.value
             for name, measure in measured.items()

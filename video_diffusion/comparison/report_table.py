@@ -4,9 +4,11 @@ import math
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from video_diffusion.comparison.differences import GUARDS
 from video_diffusion.comparison.summary import (
     Arm,
     ArmMean,
+    Change,
     ComparisonSummary,
     Difference,
     MetricSummary,
@@ -66,10 +68,17 @@ class MetricCell:
 
 @dataclass(frozen=True)
 class ArmRow:
-    """One setting: its badge, verdict, and a cell for each headline and guard metric."""
+    """One setting: its badge, verdict, and a cell for each headline and guard metric.
+
+    Attributes:
+        short: see `short_label`.
+        changes: what its label does not say already.
+    """
 
     badge: str
     arm: Arm
+    short: str
+    changes: tuple[Change, ...]
     outcome: str
     tone: str
     words: str
@@ -93,6 +102,11 @@ def arm_badges(summary: ComparisonSummary) -> dict[str, str]:
     return {arm.label: _letters(index) for index, arm in enumerate(summary.arms)}
 
 
+def short_label(arm: Arm) -> str:
+    """The label of an arm where there is little room: of a grid, its values without the names of the axes."""
+    return " · ".join(arm.place.values()) if arm.place else arm.label
+
+
 def arm_rows(summary: ComparisonSummary) -> list[ArmRow]:
     """The main table: the baseline first."""
     badges = arm_badges(summary)
@@ -105,6 +119,8 @@ def arm_rows(summary: ComparisonSummary) -> list[ArmRow]:
             ArmRow(
                 badge=badges[arm.label],
                 arm=arm,
+                short=short_label(arm),
+                changes=tuple(change for change in arm.changes if change.setting not in arm.place),
                 outcome=outcome,
                 tone=OUTCOME_TONES[outcome],
                 words=verdict.words if verdict else "baseline",
@@ -131,16 +147,24 @@ def number_rows(summary: ComparisonSummary) -> list[NumberRow]:
     ]
 
 
-def tone_of(metric: MetricSummary, span: Span | None) -> Tone:
-    """Whether an interval lies wholly on the good or the bad side of zero; a guard is bad when it falls."""
-    if span is None or span.low is None or span.high is None:
+def tone_of(metric: MetricSummary, difference: Difference) -> Tone:
+    """Whether what the test says is good or bad; a guard may move by its margin, and never does good."""
+    if difference.span is None or difference.words not in {"lower", "higher"}:
         return "even"
-    sign = -1 if span.high < 0 else 1 if span.low > 0 else 0
+    rises = difference.words == "higher"
+    if metric.role == "guard":
+        beyond = abs(difference.span.estimate) > (metric.margin or 0.0)
+        return "bad" if beyond and rises == (GUARDS.get(metric.name, 1) < 0) else "even"
     if metric.direction == "neither":
-        falls = metric.role == "guard" and sign < 0 and span.low < -(metric.margin or 0.0)
-        return "bad" if falls else "even"
-    better = -1 if metric.direction == "lower" else 1
-    return "even" if sign == 0 else "good" if sign == better else "bad"
+        return "even"
+    return "good" if rises == (metric.direction == "higher") else "bad"
+
+
+def aim_of(metric: MetricSummary) -> str:
+    """Which way is better, or what the guard forbids, in words; "" for what only describes."""
+    if metric.role == "guard":
+        return "must not rise" if GUARDS.get(metric.name, 1) < 0 else "must not fall"
+    return "" if metric.direction == "neither" else f"{metric.direction} is better"
 
 
 def _cell(metric: MetricSummary, arm: str) -> MetricCell:
@@ -152,7 +176,7 @@ def _cell(metric: MetricSummary, arm: str) -> MetricCell:
         mean=_mean_text(metric, arm),
         difference=signed(span.estimate) if span else "—",
         interval=interval_text(span),
-        tone=tone_of(metric, span),
+        tone=tone_of(metric, difference),
         words=difference.words,
         p=_p_text(difference.p),
         adjusted_p=_p_text(difference.adjusted_p),

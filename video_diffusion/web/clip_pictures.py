@@ -15,7 +15,7 @@ from video_diffusion.io import iter_frames
 
 MAX_POSTER = 192  # pixels of the longer side
 MAX_SLICE_FRAMES = 256
-LOSSLESS_UP_TO = 128  # pixels of the longer side: small pictures are shown enlarged, where artefacts show
+LOSSLESS_UP_TO = 20_000  # pixels: small pictures are shown enlarged, where artefacts show
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,6 @@ def _reduced(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]
 
 def _data_url(pixels: UInt8[np.ndarray, "h w 3"]) -> str:
     file = io.BytesIO()
-    lossless = max(pixels.shape[:2]) <= LOSSLESS_UP_TO
+    lossless = pixels.shape[0] * pixels.shape[1] <= LOSSLESS_UP_TO
     Image.fromarray(np.ascontiguousarray(pixels)).save(file, "WEBP", lossless=lossless, quality=70)
     return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"

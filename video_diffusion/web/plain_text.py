@@ -23,11 +23,12 @@ def number(value: float | None, digits: int = 3) -> str:
     """A number with so many digits that count, and a real minus sign; — for None, NaN and infinity."""
     if value is None or not math.isfinite(value):
         return "—"
-    rounded = float(f"{value:.{digits}g}")
-    if rounded == 0:
+    text = f"{value:.{digits - 1}e}"
+    size = int(text.partition("e")[2])
+    if value == 0:
         return "0"
-    size = math.floor(math.log10(abs(rounded)))
-    text = f"{rounded:.2e}" if size < -4 or size > 6 else f"{rounded:.{max(0, digits - 1 - size)}f}"
+    if -4 <= size <= 6:
+        text = f"{float(text):.{max(0, digits - 1 - size)}f}"
     return text.replace("-", "−")
 
 

@@ -10,6 +10,7 @@ def relative_url(path: str) -> str:
     "javascript:x", "//host/x" and "a#b 100%?.mp4" are plain names.
 
     Args:
-        path: relative to the page's folder, with forward slashes; "" gives "".
+        path: as Python reads it from the file system, relative to the page's folder, with forward slashes;
+            "" gives "".
     """
     return "./" + quote(path.encode(errors="surrogateescape"), safe="/") if path else ""

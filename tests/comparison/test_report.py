@@ -1,0 +1,264 @@
+"""The report as a file: nothing but itself and its clips, everything escaped, holes shown as holes."""
+
+import base64
+import hashlib
+import html
+import math
+import re
+import shutil
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+from xml.etree import ElementTree
+
+import pytest
+from matplotlib import rc_context, rcParams
+from painted_comparison import HOSTILE, painted_comparison
+
+from video_diffusion.comparison.plots import write_plots
+from video_diffusion.comparison.report import render_report, write_report
+from video_diffusion.comparison.report_charts import (
+    draw_heat_maps,
+    draw_pareto,
+    draw_strip,
+    pair_differences,
+    sharpness_colour,
+)
+from video_diffusion.comparison.report_table import arm_badges, arm_rows, tone_of
+from video_diffusion.comparison.summary import Axis, ComparisonSummary, Difference, MetricSummary, Span
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text between them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.texts: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[ComparisonSummary, Path]:
+    folder = tmp_path_factory.mktemp("painted")
+    summary = painted_comparison(folder)
+    write_report(lean(summary), folder)
+    return summary, folder
+
+
+@pytest.fixture(scope="module")
+def page(made: tuple[ComparisonSummary, Path]) -> Page:
+    return Page((made[1] / "report.html").read_text())
+
+
+def lean(summary: ComparisonSummary) -> ComparisonSummary:
+    """Without the metrics that only describe: fewer plots to draw."""
+    return replace(summary, metrics=tuple(metric for metric in summary.metrics if metric.role != "other"))
+
+
+def few(summary: ComparisonSummary) -> ComparisonSummary:
+    """Flicker and motion alone: all that the Pareto plot needs."""
+    return replace(summary, metrics=tuple(m for m in summary.metrics if m.name in {"flicker", "motion"}))
+
+
+def test_page_holds_one_script_and_one_style_and_allows_them_by_hash_alone(page: Page, made):
+    text = (made[1] / "report.html").read_text()
+    policy = next(meta["content"] for meta in page.all("meta") if meta.get("http-equiv"))
+    for tag in ("script", "style"):
+        bodies = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        assert len(bodies) == 1
+        digest = base64.b64encode(hashlib.sha256(bodies[0].encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none'") and "unsafe" not in policy
+    assert not any(name.startswith("on") or name == "style" for _, attrs in page.tags for name in attrs)
+
+
+def test_hostile_texts_add_no_element(page: Page):
+    assert not page.all("b") and not page.all("iframe") and len(page.all("script")) == 1
+    assert all(image["src"].startswith("data:image/webp;base64,") for image in page.all("img"))
+    shown = " ".join(page.texts)
+    assert HOSTILE[0] in shown and HOSTILE[1] in shown and HOSTILE[3] in shown
+    assert "<U+202E>reversed<U+202C> ␛[2J and 🦊\u200d🔥" in shown and "\x1b" not in shown
+
+
+def test_every_link_stays_beside_the_page(page: Page, made):
+    links = [attrs.get("href", "") for tag, attrs in page.tags if tag in {"a", "link"}]
+    clips = [video["data-src"] for video in page.all("video")]
+    assert all(link.startswith(("#", "./", "plots/", "data:,")) for link in links), links
+    assert len(clips) == 24 and all((made[1] / unquote(clip)).is_file() for clip in clips)
+    assert clips[0] == "./clips/a%23b%20100%25%3F%200-0-0.mp4"
+
+
+def test_clips_are_lazy_with_a_poster_and_a_slice(page: Page):
+    videos, slices = page.all("video"), [image for image in page.all("img") if image["class"] == "slice"]
+    assert all(v["preload"] == "none" and "src" not in v and v["poster"] for v in videos)
+    assert all({"muted", "playsinline"} <= set(v) and v["aria-label"] for v in videos)
+    assert len(slices) == 24 and all(image["loading"] == "lazy" for image in slices)
+
+
+def test_the_same_summary_gives_the_same_bytes(made, tmp_path: Path):
+    summary, folder = made
+    assert render_report(lean(summary), folder) == (folder / "report.html").read_text()
+    write_plots(few(summary), tmp_path)
+    written = sorted(path.name for path in tmp_path.iterdir())
+    assert written == [
+        f"{name}{suffix}"
+        for name in ("pareto", "strip-flicker", "strip-motion")
+        for suffix in (".png", ".svg")
+    ]
+    for name in written:
+        assert (tmp_path / name).read_bytes() == (folder / "plots" / name).read_bytes()
+
+
+def test_missing_damaged_and_failed_clips_are_cells_that_say_so(made, tmp_path: Path):
+    summary, folder = made
+    shutil.copytree(folder / "clips", tmp_path / "clips")
+    (tmp_path / summary.clips[0].path).unlink()
+    (tmp_path / summary.clips[1].path).write_bytes(b"not a clip")
+    failed = replace(summary.clips[2], path="", error="non-finite latents at step 3 <of 12>", measures={})
+    clips = (*summary.clips[:2], failed, *summary.clips[4:])  # and one that is not there at all
+    text = html.unescape(render_report(replace(lean(summary), clips=clips), tmp_path))
+    assert text.count('class="screen absent"') == 4
+    for words in ("The file is not there", "Cannot be read", failed.error, "It was not made"):
+        assert words in text
+
+
+def test_what_could_not_be_measured_is_a_dash_and_never_zero(made):
+    summary = made[0]
+    metric = summary.metrics[0]
+    empty = replace(metric.differences[0], span=None, p=None, adjusted_p=None, relative=math.nan, median=None)
+    holes = replace(metric, differences=(empty, *metric.differences[1:]), noise_floor=None)
+    rows = arm_rows(replace(summary, metrics=(holes, *summary.metrics[1:])))
+    cell = rows[1].cells[0]
+    assert (cell.difference, cell.median, cell.relative, cell.p, cell.glyph) == ("—", "—", "—", "—", None)
+
+
+def test_open_intervals_reach_the_edge_of_their_drawing(made):
+    summary = made[0]
+    metric = summary.metrics[0]
+    half_open = replace(metric.differences[0], span=Span(-1.0, None, 2.0))
+    chart = draw_strip(summary, replace(metric, differences=(half_open,)), {})
+    assert chart.rows[0].span is not None and chart.rows[0].span[0] == 10.0
+    assert (
+        arm_rows(replace(summary, metrics=(replace(metric, differences=(half_open,)),)))[1].cells[0].interval
+        == "[−∞, +2.00]"
+    )
+
+
+def test_strip_shows_every_pair_and_leads_to_its_clips(made):
+    summary = made[0]
+    metric = summary.metrics[0]
+    key = (HOSTILE[2], 3)
+    chart = draw_strip(summary, metric, {key: "pair-5"})
+    differences = pair_differences(summary, "flicker")["on"]
+    assert len(chart.rows) == 2 and [len(row.dots) for row in chart.rows] == [8, 8]
+    ours, base = (summary.clip(arm, *key).measures["flicker"].value for arm in ("on", summary.baseline))
+    assert differences[key] == pytest.approx(ours - base)
+    assert [dot.anchor for dot in chart.rows[0].dots].count("pair-5") == 1
+    lefts = [dot.at[0] for dot in chart.rows[0].dots]
+    assert sorted(range(8), key=lambda i: lefts[i]) == sorted(
+        range(8), key=lambda i: list(differences.values())[i]
+    )
+
+
+def test_pareto_marks_baseline_front_and_sharpness(made):
+    chart = draw_pareto(made[0])
+    assert chart is not None and [mark.badge for mark in chart.marks] == ["A", "B", "C"]
+    assert [mark.is_baseline for mark in chart.marks] == [True, False, False]
+    points = {point.arm: point for point in made[0].pareto}
+    ranked = sorted(chart.marks, key=lambda mark: points[mark.label].flicker.estimate)
+    assert [mark.at[0] for mark in ranked] == sorted(mark.at[0] for mark in chart.marks)
+    assert len({mark.colour for mark in chart.marks}) > 1
+    assert len({mark.label_at for mark in chart.marks}) == 3
+
+
+def test_sharpness_colours_grow_lighter():
+    def light(colour: str) -> int:
+        red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
+        return 299 * red + 587 * green + 114 * blue
+
+    shades = [light(sharpness_colour(value, 2.0, 7.0)) for value in (2.0, 3.0, 4.5, 6.0, 7.0)]
+    assert shades == sorted(shades) and len(set(shades)) == 5
+    assert sharpness_colour(None, 0.0, 1.0) == sharpness_colour(math.nan, 0.0, 1.0) == "#8b94a5"
+
+
+def test_two_axes_make_heat_maps_with_every_cell_in_its_place(tmp_path: Path):
+    axes = (Axis("scheduler", ("ddim", "euler")), Axis("steps", ("4", "8", "12")))
+    arms = {
+        f"{a} {b}": 3.0 * i for i, (a, b) in enumerate((a, b) for a in axes[0].values for b in axes[1].values)
+    }
+    summary = lean(painted_comparison(tmp_path, ("a",), arms, (1,), axes))
+    flicker = draw_heat_maps(summary)[0]
+    assert [tick.text for tick in flicker.columns] == ["4", "8", "12"]
+    assert [tick.text for tick in flicker.rows] == ["ddim", "euler"]
+    at = {cell.badge: cell.at for cell in flicker.cells}
+    assert at["A"][0] == at["D"][0] < at["B"][0] and at["A"][1] == at["C"][1] < at["D"][1]
+    means = {mean.arm: mean.span.estimate for mean in summary.metrics[0].means if mean.span}
+    shares = {cell.badge: cell.share for cell in flicker.cells}
+    badges = arm_badges(summary)
+    ranked = sorted(means, key=lambda label: means[label])
+    assert [shares[badges[label]] for label in ranked] == sorted(
+        share for share in shares.values() if share is not None
+    )
+    assert 'class="heat-cell is-baseline"' in render_report(summary, tmp_path)
+    names = {path.name for path in write_plots(few(summary), tmp_path / "plots")}
+    assert {"heat-flicker.svg", "heat-flicker.png"} <= names and "strip-sharpness.svg" not in names
+
+
+def test_plots_keep_their_texts_and_take_labels_as_they_are(made):
+    plots = made[1] / "plots"
+    for path in plots.glob("*.svg"):
+        ElementTree.fromstring(path.read_bytes())
+    texts = "".join(ElementTree.fromstring((plots / "pareto.svg").read_bytes()).itertext())
+    assert "off </script><b>" in texts and 'calm "$x_{$" guidance=7.5' in texts
+    assert {path.suffix for path in plots.iterdir()} == {".svg", ".png"}
+    assert (plots / "strip-flicker.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_plots_do_not_depend_on_the_users_own_matplotlib_settings(made, tmp_path: Path):
+    with rc_context({"font.size": 30, "axes.facecolor": "yellow"}):
+        write_plots(few(made[0]), tmp_path)
+        assert rcParams["font.size"] == 30
+    for name in ("pareto.svg", "strip-flicker.png"):
+        assert (tmp_path / name).read_bytes() == (made[1] / "plots" / name).read_bytes()
+
+
+def test_tones_follow_the_test_and_guards_only_warn():
+    def tone(role: str, direction: str, words: str, name: str = "x", estimate: float = -1.0) -> str:
+        span = Span(estimate, -2.0, -0.5)
+        difference = Difference("b", span, None, None, None, 0.01, 0.01, words, 9, 0, (), None)
+        metric = MetricSummary(name, "u", direction, "g", role, 0.5, (), (difference,), None)
+        return tone_of(metric, difference)
+
+    assert tone("headline", "lower", "lower") == "good"
+    assert tone("headline", "lower", "higher") == "bad"
+    assert tone("headline", "lower", "no difference seen") == "even"
+    assert tone("other", "higher", "higher") == "good"
+    assert tone("other", "neither", "lower") == "even"
+    assert tone("guard", "neither", "lower", "motion") == "bad"
+    assert tone("guard", "neither", "higher", "motion") == "even"
+    assert tone("guard", "neither", "lower", "motion", -0.3) == "even"  # within its margin
+    assert tone("guard", "neither", "higher", "cuts", 1.0) == "bad"
+    assert tone("guard", "neither", "lower", "cuts") == "even"
+
+
+def test_more_settings_than_letters(made):
+    arms = tuple(replace(made[0].arms[0], label=str(i), is_baseline=i == 0) for i in range(54))
+    badges = list(arm_badges(replace(made[0], arms=arms)).values())
+    assert badges[25:28] == ["Z", "AA", "AB"] and badges[52] == "BA" and len(set(badges)) == 54
+
+
+def test_a_folder_that_is_not_there_is_the_callers_error(made, tmp_path: Path):
+    with pytest.raises(OSError, match=r"missing"):
+        write_report(few(made[0]), tmp_path / "missing")
+    assert not list(tmp_path.iterdir())

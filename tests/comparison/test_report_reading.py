@@ -1,0 +1,152 @@
+"""The report in a real browser: no prompt runs, no request leaves, it reads well and can be moved."""
+
+import shutil
+import socket
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from painted_comparison import HOSTILE
+
+pytest.importorskip("selenium", reason="selenium is not installed")
+from page_reader import PageReader
+
+CARDS = """return [...document.querySelectorAll('[data-pair]')]
+  .filter(card => !card.hidden).map(card => card.id)"""
+CHOOSE = """const field = document.querySelector(arguments[0]); field.value = arguments[1];
+  field.dispatchEvent(new Event(arguments[2], {bubbles: true}))"""
+WEAKEST_CONTRAST = """
+const light = colour => { const parts = colour.match(/[\\d.]+/g).map(Number).map(part => part / 255)
+    .map(part => part <= .03928 ? part / 12.92 : ((part + .055) / 1.055) ** 2.4);
+  return .2126 * parts[0] + .7152 * parts[1] + .0722 * parts[2] };
+const behind = element => { for (; element; element = element.parentElement) {
+  const colour = getComputedStyle(element).backgroundColor; if (colour.startsWith('rgb(')) return colour } };
+const texts = 'h1, .lead, .quiet, .unit, .verdict, .change, td strong, a, button, .facts dt';
+return [...document.querySelectorAll(texts)].map(element => {
+  const both = [light(getComputedStyle(element).color), light(behind(element))].sort((x, y) => y - x);
+  return [(both[0] + .05) / (both[1] + .05), `${element.className} ${element.textContent.slice(0, 20)}`]
+}).sort((x, y) => x[0] - y[0])[0]"""
+
+
+def test_no_prompt_runs_and_no_request_leaves(reader: PageReader, painted_page):
+    reader.open(painted_page[1] / "report.html")
+    reader.see_clips()
+    reader.run("for (const fold of document.querySelectorAll('details')) fold.open = true")
+    for target in reader.all("article h3, figcaption, .warnings li")[:12]:
+        reader.point_at(target)
+    time.sleep(0.3)
+    assert reader.run("return window.XSS") is None
+    headings = [h.get_attribute("textContent") for h in reader.all("article h3 bdi")]
+    assert headings[::2] == [HOSTILE[0], HOSTILE[1], "<U+202E>reversed<U+202C> ␛[2J and 🦊\u200d🔥"]
+    folder = painted_page[1].as_uri()
+    asked = reader.requests()
+    assert asked and all(url.startswith((folder, "data:")) for url in asked), asked
+    assert reader.complaints() == []
+
+
+TRY_TO_LEAVE = """
+const done = arguments[1], broken = [];
+document.addEventListener('securitypolicyviolation', event => broken.push(event.effectiveDirective));
+const add = (tag, values) => document.body.append(Object.assign(document.createElement(tag), values));
+add('img', {src: arguments[0] + 'x.png'});
+add('iframe', {src: arguments[0]});
+add('video', {src: arguments[0] + 'x.mp4', preload: 'auto'});
+add('link', {rel: 'stylesheet', href: arguments[0] + 'x.css'});
+add('script', {textContent: 'window.XSS = 6'});
+fetch(arguments[0]).catch(() => {}).finally(() => setTimeout(() => done(broken), 300));
+"""
+
+
+def what_was_heard(server: socket.socket) -> bytes:
+    """All that callers said; Chromium calls for an iframe that it then does not load, and says nothing."""
+    heard = b""
+    with suppress(TimeoutError):
+        while True:
+            caller, _ = server.accept()
+            with caller, suppress(TimeoutError):
+                caller.settimeout(0.2)
+                heard += caller.recv(1000)
+    return heard
+
+
+def test_the_policy_stops_what_would_leave(reader: PageReader, painted_page):
+    reader.open(painted_page[1] / "report.html")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.2)
+        outside = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        broken = reader.driver.execute_async_script(TRY_TO_LEAVE, outside)
+        assert what_was_heard(server) == b""
+    wanted = {"img-src", "script-src-elem", "style-src-elem", "frame-src", "connect-src", "media-src"}
+    assert wanted <= set(broken)
+    assert reader.run("return window.XSS") is None
+
+
+def test_order_filter_size_and_settings(reader: PageReader, painted_page):
+    summary, folder = painted_page
+    reader.open(folder / "report.html", calm=True)
+    keys = [clip.key for clip in summary.clips[::3]]
+    flicker = {clip.key: clip.measures["flicker"].value for clip in summary.clips if clip.arm == "on"}
+    reader.run(CHOOSE, "[data-order]", "worst", "change")
+    reader.run(CHOOSE, "[data-order-arm]", "1", "change")
+    worst = sorted(range(len(keys)), key=lambda at: -flicker[keys[at]])
+    assert reader.run(CARDS) == [f"pair-{at}" for at in worst]
+    reader.run(CHOOSE, "[data-order]", "declared", "change")
+    reader.run(CHOOSE, "[data-filter]", "REVERSED seed 3", "input")
+    assert reader.run(CARDS) == ["pair-5"] and reader.one("[data-shown-count]").text == "1 of 6 pairs"
+    reader.run(CHOOSE, "[data-filter]", "no such words", "input")
+    assert reader.run(CARDS) == [] and reader.one("[data-none-shown]").is_displayed()
+    reader.run(CHOOSE, "[data-filter]", "", "input")
+    reader.run("document.querySelector('[data-arm=\"1\"]').click()")
+    assert reader.run("return [...document.querySelectorAll('#pair-0 [data-clip]')].map(c => c.hidden)") == [
+        False,
+        True,
+        False,
+    ]
+    widths = []
+    for size in "sml":
+        reader.run(f"document.querySelector('[name=size][value={size}]').click()")
+        widths.append(
+            reader.run("return document.querySelector('#pair-0 [data-clip]').getBoundingClientRect().width")
+        )
+    assert widths[0] < widths[1] < widths[2]
+
+
+def test_the_command_is_copied_as_it_is(reader: PageReader, painted_page):
+    reader.open(painted_page[1] / "report.html", calm=True)
+    button = reader.one("#pair-0 [data-copy]")
+    reader.run("arguments[0].scrollIntoView({block: 'center'})", button)
+    button.click()
+    reader.until(
+        lambda: reader.one("[data-announcer]").get_attribute("textContent") == "Command copied", "it is said"
+    )
+    field = reader.one("[data-filter]")
+    field.click()
+    field.send_keys("\ue009" + "v")
+    assert (
+        field.get_attribute("value")
+        == painted_page[0].clips[0].command
+        == "video-diffusion rerun 'clips/a#b 100%? 0-0-0.mp4'"
+    )
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_readable_at_phone_width_and_wide_in_light_and_dark(reader: PageReader, painted_page, dark: bool):
+    for width in (390, 1400):
+        reader.open(painted_page[1] / "report.html", width=width, dark=dark, calm=True)
+        assert reader.run("return document.documentElement.scrollWidth") <= width
+        weakest = reader.run(WEAKEST_CONTRAST)
+        assert weakest[0] >= 4.5, weakest
+    paper = reader.run("return getComputedStyle(document.body).backgroundColor")
+    assert (int(paper.split("(")[1].split(",")[0]) < 80) == dark
+
+
+def test_the_folder_can_move_and_a_lost_clip_says_so(reader: PageReader, painted_page, tmp_path: Path):
+    folder = tmp_path / "moved ü?"
+    shutil.copytree(painted_page[1], folder)
+    (folder / painted_page[0].clips[0].path).unlink()
+    reader.open(folder / "report.html", calm=True)
+    reader.run("document.querySelector('.pairs').scrollIntoView()")
+    notes = reader.until(lambda: reader.all("[data-unplayable]:not([hidden])"), "the lost clip is noticed")
+    assert len(notes) == 1 and painted_page[0].clips[0].path in notes[0].text
+    reader.until(lambda: len(reader.times()) >= 5, "the others are loaded")
