@@ -20,7 +20,8 @@ from video_diffusion.jobs import Pipelines, model_facts
 def model(tmp_path_factory):
     return save_tiny_model(
         tmp_path_factory.mktemp("models") / "tiny", num_frames=4, height=32, width=48, fps="12",
-        scheduler="ddim", num_inference_steps=1, guidance_scale=1.0, vocabulary=["a", "red", "circle", "square"],
+        scheduler="ddim", num_inference_steps=1, guidance_scale=1.0,
+        vocabulary=["a", "red", "circle", "square"],
     )  # fmt: skip
 
 
