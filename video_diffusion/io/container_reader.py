@@ -44,6 +44,9 @@ def open_container(path: Path, limits: ReadLimits, allow_truncated: bool = False
     with container:
         stream = _first_video(container, path)
         codec = stream.codec_context
+        # Most files have one slice a frame, which threads cannot share. And a decoder with threads that garbage
+        # collection frees in a forked process (a DataLoader's worker) waits for them for ever, or crashes.
+        codec.thread_count = 1
         limits.check_size(path, codec.width, codec.height)
         _check_length(container, stream, path, limits)
         if int(codec.color_trc) in _HDR:
