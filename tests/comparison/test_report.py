@@ -173,8 +173,8 @@ def test_strip_shows_every_pair_and_leads_to_its_clips(made):
 
 def test_pareto_marks_baseline_front_and_sharpness(made):
     chart = draw_pareto(made[0])
-    assert chart is not None and [mark.badge for mark in chart.marks] == ["A", "B", "C"]
-    assert [mark.is_baseline for mark in chart.marks] == [True, False, False]
+    assert chart is not None and [mark.badge for mark in chart.marks] == ["B", "C", "A"]
+    assert [mark.is_baseline for mark in chart.marks] == [False, False, True]  # drawn last, so on top
     points = {point.arm: point for point in made[0].pareto}
     ranked = sorted(chart.marks, key=lambda mark: points[mark.label].flicker.estimate)
     assert [mark.at[0] for mark in ranked] == sorted(mark.at[0] for mark in chart.marks)

@@ -25,8 +25,9 @@ class Tick:
 
 @dataclass(frozen=True)
 class ParetoMark:
-    """One setting in the plane; `label_at` is where its letter finds room."""
+    """One setting in the plane; `label_at` is where its letter finds room, `order` its place in the table."""
 
+    order: int
     badge: str
     label: str
     is_baseline: bool
@@ -129,8 +130,9 @@ def draw_pareto(summary: ComparisonSummary) -> ParetoChart | None:
     places = [(x(point.flicker.estimate), y(point.motion.estimate)) for point in points]
     letters = _free_places(places)
     base = next((point for point in points if point.is_baseline), None)
-    marks = tuple(
+    marks = (
         ParetoMark(
+            order=order,
             badge=badges[point.arm],
             label=point.arm,
             is_baseline=point.is_baseline,
@@ -141,11 +143,11 @@ def draw_pareto(summary: ComparisonSummary) -> ParetoChart | None:
             label_at=letter,
             words=_pareto_words(point, flicker.unit, motion.unit),
         )
-        for point, place, letter in zip(points, places, letters, strict=True)
+        for order, (point, place, letter) in enumerate(zip(points, places, letters, strict=True))
     )
     front = sorted(place for point, place in zip(points, places, strict=True) if point.on_front)
     return ParetoChart(
-        marks=marks,
+        marks=tuple(sorted(marks, key=lambda mark: mark.is_baseline)),  # the baseline on top
         front="M" + "L".join(f"{left:g} {top:g}" for left, top in front) if len(front) > 1 else "",
         x_ticks=_ticks(x),
         y_ticks=_ticks(y),
@@ -282,10 +284,17 @@ def _heat_map(summary: ComparisonSummary, metric: MetricSummary) -> HeatMap:
 
 
 def _axis(spans: list[Span], start: float, stop: float) -> Scale:
-    """From 0 unless that would press everything into the far half."""
-    values = [value for span in spans for value in (span.low, span.estimate, span.high)]
-    finite = [value for value in values if value is not None and math.isfinite(value)]
-    return scale_over(finite, start, stop, zero=min(finite) < 0.5 * max(finite))
+    """Room for the means and their intervals, but no more than twice the means' own range.
+
+    Bars that are longer end at the frame. The axis starts at 0 unless that would press everything into the
+    far half.
+    """
+    means = [span.estimate for span in spans]
+    low, high = min(means), max(means)
+    room = (high - low) if high > low else math.inf
+    ends = [end for span in spans for end in (span.low, span.high) if end is not None and math.isfinite(end)]
+    values = [*means, *(min(max(end, low - room / 2), high + room / 2) for end in ends)]
+    return scale_over(values, start, stop, zero=0 <= min(values) < 0.5 * max(values))
 
 
 def _ticks(scale: Scale) -> tuple[Tick, ...]:
