@@ -37,7 +37,7 @@ from video_diffusion.sampling import (
     noise_sha256,
 )
 from video_diffusion.shapes import Latents, PromptEmbeds, to_uint8
-from video_diffusion.text import PromptKeyframes, encode_travel
+from video_diffusion.text import PromptKeyframes, encode_travel_by
 
 __all__ = ["GeneratedVideo", "TextToVideoPipeline"]
 
@@ -59,7 +59,7 @@ class TextToVideoPipeline:
     def __init__(self, parts: ModelParts, device: torch.device | str = "cpu") -> None:
         self.parts = parts
         self.device = torch.device(device)
-        for part in (parts.text_encoder, parts.vae, parts.unet, parts.motion_adapter):
+        for part in parts.networks:
             nn.Module.to(part, device=self.device)
         self.video_unet = VideoUNet(parts.unet, parts.motion_adapter)
         self.latent_scale = latent_scale(parts.vae)
@@ -166,7 +166,12 @@ class TextToVideoPipeline:
             model = Windowed(self.video_unet, context_windows(one))
             motion_scale = numbers_along_frames(one, "motion_scale")
             denoiser = Guided(
-                model, prompt_embeds, negative_embeds, guidance_scale, motion_scale=motion_scale
+                model,
+                prompt_embeds,
+                negative_embeds,
+                guidance_scale,
+                motion_scale=motion_scale,
+                **self._added_conditions(batch, negative_embeds is not None),
             )
             scheduler = make_scheduler(one.scheduler, parts.scheduler_config)
             for step in denoise(denoiser, scheduler, latents, one.num_inference_steps, seeds):
@@ -195,14 +200,16 @@ class TextToVideoPipeline:
             yield GeneratedVideo(frames, each, report, record)
 
     def _encode(self, keyframes: Sequence[PromptKeyframes], settings: Any) -> PromptEmbeds:
-        return encode_travel(
-            keyframes,
-            settings.num_frames,
-            settings.prompt_blend,
-            settings.loop,
-            self.parts.tokenizer,
-            self.parts.text_encoder,
+        return encode_travel_by(
+            self.parts.encode_prompts, keyframes, settings.num_frames, settings.prompt_blend, settings.loop
         )
+
+    def _added_conditions(self, batch: Sequence[Any], guided: bool) -> dict[str, Any]:
+        """What an SDXL U-Net is told besides; of prompts that travel, the first stands for the clip."""
+        prompts = [prompt_keyframes(each, negative=True)[0][1] for each in batch] if guided else []
+        prompts += [prompt_keyframes(each)[0][1] for each in batch]
+        conditions = self.parts.added_conditions(prompts, batch[0].height, batch[0].width)
+        return {} if conditions is None else {"added_cond_kwargs": conditions}
 
     def decode(self, latents: Latents, decode_chunk_size: int = 4) -> UInt8[np.ndarray, "f rows columns rgb"]:
         """Decode the latents of one video, such as those of a `DenoisingStep`, to frames as they are encoded.

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from video_diffusion.loading.errors import DeviceError, ModelLoadError
     from video_diffusion.loading.lora import LoadedLoras, load_loras, load_motion_lora
     from video_diffusion.loading.lora_source import find_lora, parse_lora
-    from video_diffusion.loading.model_folder import ModelParts, load_model
+    from video_diffusion.loading.model_folder import load_model
     from video_diffusion.loading.model_folder_writer import save_model
+    from video_diffusion.loading.model_parts import ModelParts
     from video_diffusion.loading.model_source import ModelSource, find_model
     from video_diffusion.loading.motion_checkpoint import read_motion_checkpoint, write_original_layout
     from video_diffusion.loading.motion_families import FAMILIES, MotionFamily
@@ -47,7 +48,7 @@ _HOMES = {
     "DeviceError": "errors",
     "LoadedLoras": "lora",
     "ModelLoadError": "errors",
-    "ModelParts": "model_folder",
+    "ModelParts": "model_parts",
     "ModelSource": "model_source",
     "MotionFamily": "motion_families",
     "MotionFile": "motion_file",

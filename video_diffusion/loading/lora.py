@@ -22,7 +22,7 @@ from video_diffusion.io import weights_sha256
 from video_diffusion.loading.components import quiet_libraries
 from video_diffusion.loading.errors import ModelLoadError
 from video_diffusion.loading.lora_source import find_lora
-from video_diffusion.loading.model_folder import ModelParts
+from video_diffusion.loading.model_parts import ModelParts
 from video_diffusion.loading.motion_lora import add_motion_lora, gather_motion_lora
 from video_diffusion.loading.weight_file import WeightFile, open_weights
 from video_diffusion.models import MotionAdapter
@@ -178,8 +178,8 @@ def load_motion_lora(adapter: MotionAdapter, path: Path | str, weight: float = 1
 
 
 def _text_encoders(parts: ModelParts) -> dict[str, Any]:
-    second = getattr(parts, "text_encoder_2", None)
-    return {"text_encoder": parts.text_encoder} | ({} if second is None else {"text_encoder_2": second})
+    second = {} if parts.text_encoder_2 is None else {"text_encoder_2": parts.text_encoder_2}
+    return {"text_encoder": parts.text_encoder} | second
 
 
 def _check_base(state: Mapping[str, Tensor], unet: Any, path: Path) -> None:

@@ -1,8 +1,7 @@
-"""A whole text-to-video model from its folder, in Stable Diffusion's or AnimateDiff's layout."""
+"""A whole text-to-video model from its folder, in the layout of Stable Diffusion (XL too) or AnimateDiff."""
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -11,13 +10,14 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.models.unets.unet_motion_model import UNetMotionModel
-from transformers.models.clip.modeling_clip import CLIPTextModel
+from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelWithProjection
 from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
 from video_diffusion.io import ModelIdentity, weights_sha256
 from video_diffusion.loading.components import load_diffusers, load_text_encoder, load_tokenizer
 from video_diffusion.loading.errors import ModelLoadError
 from video_diffusion.loading.json_file import read_json
+from video_diffusion.loading.model_parts import ModelParts
 from video_diffusion.loading.model_source import ModelSource, find_model
 from video_diffusion.loading.motion_checkpoint import read_motion_checkpoint
 from video_diffusion.loading.motion_file import detect
@@ -26,10 +26,13 @@ from video_diffusion.models import MotionAdapter, temporal_places
 
 NO_TEMPORAL_LAYERS = "none"
 DEFAULTS_FILE = "generation_defaults.json"
-PIPELINES = ("StableDiffusionPipeline", "AnimateDiffPipeline")
+XL_PIPELINES = ("StableDiffusionXLPipeline", "AnimateDiffSDXLPipeline")
+PIPELINES = ("StableDiffusionPipeline", "AnimateDiffPipeline", *XL_PIPELINES)
 KINDS: Mapping[str, Mapping[str, Any]] = {
     "tokenizer": {"CLIPTokenizer": CLIPTokenizer, "CLIPTokenizerFast": CLIPTokenizer},
     "text_encoder": {"CLIPTextModel": CLIPTextModel},
+    "tokenizer_2": {"CLIPTokenizer": CLIPTokenizer, "CLIPTokenizerFast": CLIPTokenizer},
+    "text_encoder_2": {"CLIPTextModelWithProjection": CLIPTextModelWithProjection},
     "vae": {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny},
     "unet": {"UNet2DConditionModel": UNet2DConditionModel, "UNetMotionModel": UNetMotionModel},
     "motion_adapter": {"MotionAdapter": MotionAdapter},
@@ -44,28 +47,6 @@ class Options(TypedDict):
     allow_extra: bool
 
 
-@dataclass(frozen=True)
-class ModelParts:
-    """What a text-to-video model is made of.
-
-    Attributes:
-        tokenizer, text_encoder, vae, unet, motion_adapter: In evaluation mode, on the CPU.
-        scheduler_config: The noise schedule the model was trained with, and what it predicts.
-        defaults: The model's own generation settings, and its `vocabulary` if it is limited; see
-            `generation_defaults.json`. Empty if the folder has none and the adapter is of no known family.
-        identity: Names and hashes for the run record.
-    """
-
-    tokenizer: Any
-    text_encoder: Any
-    vae: Any
-    unet: Any
-    motion_adapter: MotionAdapter
-    scheduler_config: Mapping[str, Any]
-    defaults: Mapping[str, Any]
-    identity: ModelIdentity
-
-
 def load_model(
     model: str = "embedded",
     motion_adapter: str | None = None,
@@ -76,8 +57,7 @@ def load_model(
     """Load a model by name, checking every file on the way; see `find_model` for names.
 
     Args:
-        model: "embedded", a folder or a hub id, in the layout of `StableDiffusionPipeline` or
-            `AnimateDiffPipeline`.
+        model: "embedded", a folder or a hub id, in the layout of one of `PIPELINES`.
         motion_adapter: A folder, a file or a hub id to take the temporal layers from; None takes the model's
             own, "none" switches them off: every frame is then a picture of its own. An image model without
             gets temporal layers that do nothing, with a warning. If it is of a published family, that one's
@@ -105,17 +85,19 @@ def load_model(
     if switched_off:
         positions = {} if own_adapter is None else {"max_num_frames": own_adapter.max_num_frames}
         own_adapter = MotionAdapter.for_unet(unet, norm_scope="clip", **positions)
+    is_xl = index["_class_name"] in XL_PIPELINES
     parts = ModelParts(
         tokenizer=load_tokenizer(_kind("tokenizer", index, folder), folder / "tokenizer"),
         text_encoder=load_text_encoder(
             _kind("text_encoder", index, folder), folder / "text_encoder", **options
         ),
-        vae=load_diffusers(_kind("vae", index, folder), folder / "vae", **options),
+        vae=_load_vae(_kind("vae", index, folder), folder / "vae", options, is_xl),
         unet=unet,
         motion_adapter=own_adapter if own_adapter is not None else _idle_adapter(unet, model),
         scheduler_config=scheduler_config,
         defaults=defaults,
         identity=_identity(source, adapter_source, switched_off),
+        **(_second_text_encoder(index, folder, options) if is_xl else {}),
     )
     _check_fit(parts, folder)
     return parts
@@ -158,6 +140,23 @@ def _load_unet(
     return unet, load_diffusers(_kind("motion_adapter", index, folder), folder / "motion_adapter", **options)
 
 
+def _load_vae(kind: Any, folder: Path, options: Options, is_xl: bool) -> Any:
+    """The autoencoder; SDXL's own overflows in float16 and says so, then it stays in float32."""
+    needs_range = is_xl and options["dtype"] == torch.float16
+    if needs_range and read_json(folder / "config.json").get("force_upcast", True):
+        return load_diffusers(kind, folder, torch.float32, allow_extra=options["allow_extra"])
+    return load_diffusers(kind, folder, **options)
+
+
+def _second_text_encoder(index: Mapping[str, Any], folder: Path, options: Options) -> dict[str, Any]:
+    kind = _kind("text_encoder_2", index, folder)
+    return {
+        "tokenizer_2": load_tokenizer(_kind("tokenizer_2", index, folder), folder / "tokenizer_2"),
+        "text_encoder_2": load_text_encoder(kind, folder / "text_encoder_2", **options),
+        "zeros_for_empty_prompt": bool(index.get("force_zeros_for_empty_prompt", True)),
+    }
+
+
 def _idle_adapter(unet: UNet2DConditionModel, model: str) -> MotionAdapter:
     warnings.warn(
         f"{model} is an image model without temporal layers, so its frames will not hold together; "
@@ -186,7 +185,8 @@ def _check_fit(parts: ModelParts, folder: Path) -> None:
         list(temporal_places(parts.unet, parts.motion_adapter))
     except ValueError as error:
         raise ModelLoadError(f"{parts.identity.motion_adapter or folder}: {error}") from None
-    width, expected = parts.text_encoder.config.hidden_size, parts.unet.config.cross_attention_dim
+    encoders = [encoder for encoder in (parts.text_encoder, parts.text_encoder_2) if encoder is not None]
+    width, expected = sum(each.config.hidden_size for each in encoders), parts.unet.config.cross_attention_dim
     if width != expected:
         raise ModelLoadError(
             f"{folder}: its U-Net reads text embeddings of width {expected}, but its text encoder makes "

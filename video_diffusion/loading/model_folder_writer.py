@@ -9,11 +9,14 @@ import diffusers
 
 from video_diffusion.io import atomic_path
 from video_diffusion.loading.components import quiet_libraries
-from video_diffusion.loading.model_folder import DEFAULTS_FILE, ModelParts
+from video_diffusion.loading.model_folder import DEFAULTS_FILE
+from video_diffusion.loading.model_parts import ModelParts
 
 
 def save_model(parts: ModelParts, folder: Path | str, overwrite: bool = True) -> None:
-    """Write all parts in the layout of `AnimateDiffPipeline`, as safetensors in their present precision.
+    """Write all parts in the layout of `AnimateDiffPipeline`, or `AnimateDiffSDXLPipeline` for an SDXL model.
+
+    The weights are safetensors, in their present precision.
 
     Args:
         parts: The model; its image U-Net is written as the image model that it is.
@@ -25,7 +28,7 @@ def save_model(parts: ModelParts, folder: Path | str, overwrite: bool = True) ->
         OSError: No space, no permission.
     """
     scheduler = parts.scheduler_config.get("_class_name", "DDIMScheduler")
-    index = {
+    index: dict[str, Any] = {
         "_class_name": "AnimateDiffPipeline",
         "_diffusers_version": diffusers.__version__,
         "feature_extractor": [None, None],
@@ -37,9 +40,18 @@ def save_model(parts: ModelParts, folder: Path | str, overwrite: bool = True) ->
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", type(parts.vae).__name__],
     }
+    names = ["tokenizer", "text_encoder", "unet", "motion_adapter", "vae"]
+    if parts.text_encoder_2 is not None:
+        names += ["tokenizer_2", "text_encoder_2"]
+        index |= {
+            "_class_name": "AnimateDiffSDXLPipeline",
+            "text_encoder_2": ["transformers", type(parts.text_encoder_2).__name__],
+            "tokenizer_2": ["transformers", "CLIPTokenizer"],
+            "force_zeros_for_empty_prompt": parts.zeros_for_empty_prompt,
+        }
     with atomic_path(folder, overwrite=overwrite) as part, quiet_libraries():
         part.mkdir()
-        for name in ("tokenizer", "text_encoder", "unet", "motion_adapter", "vae"):
+        for name in names:
             getattr(parts, name).save_pretrained(part / name)
         (part / "scheduler").mkdir()
         scheduler_config = {"_class_name": scheduler} | dict(parts.scheduler_config)

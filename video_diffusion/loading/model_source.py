@@ -22,7 +22,7 @@ _WEIGHTS = (
     "{}model.safetensors",
     "{}model-*-of-*.safetensors",
 )
-_COMPONENTS = ("", "unet/", "vae/", "text_encoder/", "motion_adapter/")
+_COMPONENTS = ("", "unet/", "vae/", "text_encoder/", "text_encoder_2/", "motion_adapter/")
 
 
 @dataclass(frozen=True)

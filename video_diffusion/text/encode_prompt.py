@@ -21,17 +21,22 @@ def encode_prompt(prompts: Sequence[str], tokenizer: Any, text_encoder: Any) -> 
         tokenizer: A `CLIPTokenizer`.
         text_encoder: The `CLIPTextModel` for it; its dtype and device are those of the result.
     """
-    num_tokens = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
-    for prompt in dict.fromkeys(prompts):
-        _warn_if_cut(prompt, tokenizer, num_tokens)
-    tokens = tokenizer(
-        list(prompts), padding="max_length", max_length=num_tokens, truncation=True, return_tensors="pt"
-    )
+    tokens = tokenize(prompts, tokenizer, text_encoder)
     mask = None
     if getattr(text_encoder.config, "use_attention_mask", False):
         mask = tokens.attention_mask.to(text_encoder.device)
     with torch.no_grad():
         return text_encoder(tokens.input_ids.to(text_encoder.device), attention_mask=mask).last_hidden_state
+
+
+def tokenize(prompts: Sequence[str], tokenizer: Any, text_encoder: Any) -> Any:
+    """Turn prompts to tokens, padded to the encoder's full length; warns of prompts that are too long."""
+    num_tokens = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
+    for prompt in dict.fromkeys(prompts):
+        _warn_if_cut(prompt, tokenizer, num_tokens)
+    return tokenizer(
+        list(prompts), padding="max_length", max_length=num_tokens, truncation=True, return_tensors="pt"
+    )
 
 
 def _warn_if_cut(prompt: str, tokenizer: Any, num_tokens: int) -> None:
@@ -43,5 +48,5 @@ def _warn_if_cut(prompt: str, tokenizer: Any, num_tokens: int) -> None:
         warnings.warn(
             f"prompt has {len(whole) - 2} tokens but this text encoder reads {num_tokens - 2}; "
             f"dropped its end: {lost!r}; shorten it",
-            stacklevel=3,
+            stacklevel=4,
         )

@@ -1,6 +1,7 @@
 """Prompts that change along the frames of a clip; between two of them a frame gets some of both."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -33,10 +34,30 @@ def encode_travel(
         tokenizer: A `CLIPTokenizer`.
         text_encoder: The `CLIPTextModel` for it.
     """
+    encode = partial(encode_prompt, tokenizer=tokenizer, text_encoder=text_encoder)
+    return encode_travel_by(encode, clips, num_frames, blend, looped)
+
+
+def encode_travel_by(
+    encode: Callable[[Sequence[str]], Tensor],
+    clips: Sequence[PromptKeyframes],
+    num_frames: int,
+    blend: PromptBlend,
+    looped: bool,
+) -> PromptEmbeds:
+    """Encode the prompts of each clip as `encode_travel` does, with any encoder.
+
+    Args:
+        encode: Prompts to embeddings, one for each.
+        clips: For each video its prompts.
+        num_frames: Frames of each video.
+        blend: Between two prompts.
+        looped: Whether the last prompt of a clip goes over into its first.
+    """
     if all(len(keyframes) == 1 for keyframes in clips):
-        return encode_prompt([keyframes[0][1] for keyframes in clips], tokenizer, text_encoder)
+        return encode([keyframes[0][1] for keyframes in clips])
     texts = list(dict.fromkeys(text for keyframes in clips for _, text in keyframes))
-    embeds = dict(zip(texts, encode_prompt(texts, tokenizer, text_encoder), strict=True))
+    embeds = dict(zip(texts, encode(texts), strict=True))
     return torch.stack(
         [
             travel(
