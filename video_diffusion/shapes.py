@@ -25,6 +25,9 @@ PromptEmbeds: TypeAlias = Float[Tensor, "b n d"] | Float[Tensor, "b f n d"]
 FramePositions: TypeAlias = Int[Tensor, " f"]
 """For each frame, the row of the sinusoidal table that says when it happens."""
 
+FrameWindow: TypeAlias = tuple[tuple[int, ...], tuple[float, ...]]
+"""Some frames of a clip in the order in which they are seen together, and how much each counts there."""
+
 FrameNumbers: TypeAlias = float | Float[Tensor, " f"]
 """One number for a whole video, or one for each of its frames."""
 

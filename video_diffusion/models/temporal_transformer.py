@@ -1,6 +1,6 @@
 """The temporal layer: a small transformer along frames that is added to what the image U-Net computes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from video_diffusion.models.temporal_attention import SinusoidalPositions, TemporalAttention
-from video_diffusion.shapes import FrameNumbers, FramePositions, fold_frames, unfold_frames
+from video_diffusion.shapes import FrameNumbers, FramePositions, FrameWindow, fold_frames, unfold_frames
 
 NormScope = Literal["frame", "clip"]
 """What a temporal layer's group norm averages over: each frame alone, or all frames of the clip together."""
@@ -79,10 +79,23 @@ class TemporalTransformerBlock(nn.Module):
         frame_positions: FramePositions | None = None,
         motion_scale: FrameNumbers = 1.0,
     ) -> Float[Tensor, "sites f d"]:
-        """Mix the frames of each site."""
+        """Mix the frames of each site, then transform each frame alone."""
+        return self.transform(self.attend(hidden_states, frame_positions, motion_scale))
+
+    def attend(
+        self,
+        hidden_states: Float[Tensor, "sites f d"],
+        frame_positions: FramePositions | None = None,
+        motion_scale: FrameNumbers = 1.0,
+    ) -> Float[Tensor, "sites f d"]:
+        """Mix the frames of each site: the part of the block in which frames see each other."""
         for norm, attention in ((self.norm1, self.attn1), (self.norm2, self.attn2)):
             positioned = self.pos_embed(norm(hidden_states), frame_positions)
             hidden_states = hidden_states + attention(positioned, motion_scale)
+        return hidden_states
+
+    def transform(self, hidden_states: Float[Tensor, "sites f d"]) -> Float[Tensor, "sites f d"]:
+        """Send each frame through the feed-forward."""
         return hidden_states + self.ff(self.norm3(hidden_states))
 
 
@@ -138,6 +151,7 @@ class TemporalTransformer(nn.Module):
         num_frames: int,
         frame_positions: FramePositions | None = None,
         motion_scale: FrameNumbers = 1.0,
+        frame_windows: Sequence[FrameWindow] | None = None,
     ) -> Float[Tensor, "bf c h w"]:
         """Mix the frames of each video.
 
@@ -146,17 +160,49 @@ class TemporalTransformer(nn.Module):
             num_frames: Frames of one video.
             frame_positions: Rows of the position table; None means 0, 1, 2, …
             motion_scale: Factor on the scores of attention.
+            frame_windows: Frames that are mixed with each other, each window from row 0 on, and how they
+                count where windows overlap; every frame is in one. None mixes all with all.
         """
         height, width = hidden_states.shape[-2:]
         frames = self._normalised(hidden_states, num_frames)
         frames = self.proj_in(rearrange(frames, "(b f) c h w -> (b h w) f c", f=num_frames))
         for block in self.transformer_blocks:
-            if self.gradient_checkpointing and torch.is_grad_enabled():
-                frames = self._gradient_checkpointing_func(block, frames, frame_positions, motion_scale)
+            if frame_windows is None:
+                frames = self._run(block, frames, frame_positions, motion_scale)
             else:
-                frames = block(frames, frame_positions, motion_scale)
+                frames = self._run_in_windows(block, frames, motion_scale, frame_windows)
         frames = rearrange(self.proj_out(frames), "(b h w) f c -> (b f) c h w", h=height, w=width)
         return hidden_states + frames
+
+    def _run(self, part: Callable[..., Any], *inputs: Any) -> Float[Tensor, "sites f d"]:
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return self._gradient_checkpointing_func(part, *inputs)
+        return part(*inputs)
+
+    def _run_in_windows(
+        self,
+        block: Any,
+        frames: Float[Tensor, "sites f d"],
+        motion_scale: FrameNumbers,
+        windows: Sequence[FrameWindow],
+    ) -> Float[Tensor, "sites f d"]:
+        """Average, by weight, what attention makes of each window (FreeNoise, Qiu et al. 2023, section 4.2).
+
+        diffusers 0.42 divides the last frames by the wrong weights where windows do not end with the clip;
+        this is right for every length.
+        """
+        total, counts = torch.zeros_like(frames), torch.zeros_like(frames[0, :, :1])
+        for window, weights in windows:
+            rows = torch.tensor(window, device=frames.device)
+            scale = (
+                motion_scale[rows.to(motion_scale.device)]
+                if isinstance(motion_scale, Tensor)
+                else motion_scale
+            )
+            counted = torch.tensor(weights, dtype=frames.dtype, device=frames.device)[:, None]
+            mixed = self._run(block.attend, frames[:, rows], None, scale) * counted
+            total, counts = total.index_add(1, rows, mixed), counts.index_add(0, rows, counted)
+        return block.transform(total / counts)
 
     def _normalised(
         self, hidden_states: Float[Tensor, "bf c h w"], num_frames: int

@@ -6,7 +6,6 @@ was, bit for bit.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeAlias
 
@@ -18,21 +17,20 @@ from torch.utils.hooks import RemovableHandle
 
 from video_diffusion.models.clip_norm import pool_resnet_norms
 from video_diffusion.models.extra_channels import take_extra_channels
+from video_diffusion.models.frame_layout import FrameLayout
 from video_diffusion.models.motion_adapter import MotionAdapter
 from video_diffusion.models.temporal_places import temporal_places
 from video_diffusion.models.temporal_transformer import TemporalTransformer
-from video_diffusion.shapes import FrameNumbers, Latents, PromptEmbeds, fold_frames, unfold_frames
+from video_diffusion.shapes import (
+    FrameNumbers,
+    FrameWindow,
+    Latents,
+    PromptEmbeds,
+    fold_frames,
+    unfold_frames,
+)
 
 Conditions: TypeAlias = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class FrameLayout:
-    """How the folded batch of the running pass divides into videos."""
-
-    num_frames: int
-    positions: Tensor | None
-    motion_scale: float | Tensor
 
 
 class VideoUNet(nn.Module):
@@ -147,6 +145,7 @@ class VideoUNet(nn.Module):
         *,
         frame_positions: Int[Tensor, " positions"] | None = None,
         motion_scale: FrameNumbers = 1.0,
+        frame_windows: Sequence[FrameWindow] | None = None,
         added_cond_kwargs: Conditions | None = None,
         cross_attention_kwargs: Conditions | None = None,
         down_block_additional_residuals: Sequence[Tensor] | None = None,
@@ -166,6 +165,8 @@ class VideoUNet(nn.Module):
                 every second frame of a clip. None means 0, 1, 2, …
             motion_scale: Factor on the scores of temporal attention, for all frames or for each; 1 is the
                 model as trained.
+            frame_windows: For clips longer than the position table: frames that temporal layers mix with each
+                other, and their weights; see `TemporalTransformer`.
             added_cond_kwargs: The image U-Net's further conditions (SDXL's `text_embeds` and `time_ids`,
                 IP-Adapter's `image_embeds`); a tensor has one item per video, or one per frame in folded
                 order.
@@ -181,7 +182,8 @@ class VideoUNet(nn.Module):
         """
         num_videos, _, num_frames, _, _ = latents.shape
         self._check_attachment()
-        self._check_positions(num_frames, frame_positions)
+        layout = FrameLayout(num_frames, frame_positions, motion_scale, frame_windows)
+        layout.check(self.motion_adapter)
 
         def per_frame(name: str, condition: Any) -> Any:
             return _per_frame(name, condition, num_videos, num_frames)
@@ -198,7 +200,7 @@ class VideoUNet(nn.Module):
 
         attention = None if cross_attention_kwargs is None else dict(cross_attention_kwargs)
 
-        self._layout = FrameLayout(num_frames, frame_positions, motion_scale)
+        self._layout = layout
         try:
             (prediction,) = self.unet(
                 fold_frames(latents),
@@ -230,23 +232,6 @@ class VideoUNet(nn.Module):
                     "it recomputes; call enable_gradient_checkpointing() of the VideoUNet instead"
                 )
 
-    def _check_positions(self, num_frames: int, frame_positions: Tensor | None) -> None:
-        self.motion_adapter.check_num_frames(num_frames)
-        known = self.motion_adapter.max_num_frames
-        if frame_positions is None:
-            return
-        if len(frame_positions) != num_frames:
-            raise ValueError(
-                f"frame_positions must name one row per frame, but holds {len(frame_positions)} "
-                f"for {num_frames} frames; pass None to count from 0"
-            )
-        lowest, highest = int(frame_positions.min()), int(frame_positions.max())
-        if lowest < 0 or highest >= known:
-            raise ValueError(
-                f"frame_positions must lie in 0…{known - 1}, the rows this motion adapter knows, but span "
-                f"{lowest}…{highest}; take frames that lie closer together"
-            )
-
 
 class _TemporalHook:
     """Sends what a spatial module returns through the temporal layer that belongs there."""
@@ -259,7 +244,7 @@ class _TemporalHook:
         layout = self.video_unet._layout
         if layout is None or layout.num_frames == 1:
             return None  # an image pass: the module's own output stands
-        how = (layout.num_frames, layout.positions, layout.motion_scale)
+        how = (layout.num_frames, layout.positions, layout.motion_scale, layout.windows)
         if isinstance(output, tuple):
             return (self.temporal(output[0], *how), *output[1:])
         return self.temporal(output, *how)
