@@ -17,6 +17,7 @@ from video_diffusion.models import MotionAdapter, latent_scale
 from video_diffusion.sampling import ContextWindows, guidance_is_off
 
 USUAL_NUM_FRAMES = 16
+USUAL_VIDEO_STRENGTH = 0.6
 
 
 def model_defaults(parts: ModelParts) -> dict[str, Any]:
@@ -63,6 +64,10 @@ def resolve(
             )
     resolved = settings.with_defaults(defaults).model_copy(update=own)
     _check_length(resolved, parts.motion_adapter)
+    if resolved.freeinit > 1 and resolved.init_video is not None:
+        raise ValueError(
+            f"freeinit {resolved.freeinit} does not go with init_video, which it would wash out; drop one"
+        )
     for name in ("prompt", "negative_prompt", "guidance_scale", "motion_scale"):
         _placed(resolved, name)
     scale = latent_scale(parts.vae)
@@ -79,15 +84,23 @@ def resolve(
 
 
 def context_windows(settings: GenerationSettings) -> ContextWindows:
-    """Say how a clip of resolved settings is divided; a clip made in one pass is one window."""
+    """Say how a clip of resolved settings is divided; a clip made in one pass is one window.
+
+    FreeNoise's windows are those of its paper: 16 frames, a quarter of a window apart, never moving; only the
+    last one is shifted back to end with the clip.
+    """
     assert settings.num_frames is not None  # nothing is left open
-    length = settings.context_length or max(settings.num_frames, 2)
+    length = settings.context_length or max(
+        min(settings.num_frames, USUAL_NUM_FRAMES if settings.freenoise else 4096), 2
+    )
+    usual_overlap = length - max(length // 4, 1) if settings.freenoise else length // 4
+    schedule = "uniform_looped" if settings.loop else settings.context_schedule
     return ContextWindows(
         num_frames=settings.num_frames,
         length=length,
-        overlap=length // 4 if settings.context_overlap is None else settings.context_overlap,
+        overlap=usual_overlap if settings.context_overlap is None else settings.context_overlap,
         stride=settings.context_stride,
-        schedule="uniform_looped" if settings.loop else settings.context_schedule,
+        schedule="static" if settings.freenoise else schedule,
         fuse=settings.context_fuse,
     )
 
@@ -128,6 +141,13 @@ def _placed(settings: Any, name: str) -> list[tuple[float, Any]]:
     return place_keyframes(f"{name}_travel", travel, settings.num_frames, first)
 
 
+def input_strength(settings: GenerationSettings) -> float:
+    """Tell how much of the way from noise is gone: as set, else what is usual for the kind of input."""
+    if settings.strength is not None:
+        return settings.strength
+    return 1.0 if settings.init_video is None else USUAL_VIDEO_STRENGTH
+
+
 def made_together(settings: GenerationSettings) -> str:
     """Write down what clips must agree on to be made together: everything but prompts and seeds."""
     return settings.model_dump_json(exclude={"prompt", "negative_prompt", "seed"})
@@ -136,7 +156,7 @@ def made_together(settings: GenerationSettings) -> str:
 def _check_length(settings: Any, adapter: MotionAdapter) -> None:
     """Refuse windows, or clips without windows, that are too long for the temporal layers."""
     if settings.context_length is None:
-        adapter.check_num_frames(settings.num_frames)
+        adapter.check_num_frames(context_windows(settings).longest)
     elif min(settings.context_length, settings.num_frames) > adapter.max_num_frames:
         raise ValueError(
             f"context_length is {settings.context_length} but this motion adapter knows "
@@ -152,7 +172,13 @@ def _without_effect(settings: GenerationSettings, resolved: GenerationSettings) 
         notes.append("negative_prompt is ignored at guidance_scale 1, which switches guidance off")
     if resolved.noise_type in {"independent", "constant"} and settings.noise_alpha not in {None, 1}:
         notes.append(f"noise_alpha is ignored by {resolved.noise_type} noise; set noise_type to mixed")
-    if settings.context_length is None:
+    if settings.strength is not None and settings.init_video is None and settings.init_image is None:
+        notes.append("strength is ignored without init_video or init_image; name one, or leave it out")
+    if settings.image_hold and settings.init_image is None:
+        notes.append("image_hold is ignored without init_image; name one, or leave it out")
+    if settings.freenoise and (settings.loop or settings.context_schedule != "uniform"):
+        notes.append("loop and context_schedule are ignored by freenoise, whose windows never move")
+    if settings.context_length is None and not settings.freenoise:
         for name, usual in {"context_overlap": None, "context_stride": 1, "context_fuse": "pyramid"}.items():
             if getattr(settings, name) != usual:
                 notes.append(f"{name} is ignored without context_length; set that too, or leave it out")

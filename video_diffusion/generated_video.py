@@ -74,6 +74,7 @@ def make_record(
     device: str,
     num_threads: int,
     window_starts: Sequence[int] = (),
+    inputs: Mapping[str, str] | None = None,
     noise_sha256: str | None = None,
     batch_size: int = 1,
 ) -> RunRecord:
@@ -88,6 +89,7 @@ def make_record(
         device: It was computed on.
         num_threads: Of the CPU; sums are split among them, so the last bits depend on it.
         window_starts: First frames of the context windows, if there were any.
+        inputs: SHA-256 of the files that the clip started from, by setting.
         noise_sha256: Of the noise that denoising started from.
         batch_size: How many clips were denoised together; the last bits depend on it too.
     """
@@ -110,6 +112,7 @@ def make_record(
             for name, measured in report.values.items()
         },
         window_starts=list(window_starts),
+        inputs=dict(inputs or {}),
         timings={stage: round(seconds, 3) for stage, seconds in timings.items()},
         device=device,
         num_threads=num_threads,

@@ -14,29 +14,21 @@ from jaxtyping import UInt8
 from torch import nn
 
 from video_diffusion.clip_plan import (
-    context_windows,
     made_together,
     model_defaults,
     numbers_along_frames,
     prompt_keyframes,
     resolve,
 )
+from video_diffusion.clip_sampling import ClipDenoiser, draw_noise, sample
 from video_diffusion.generated_video import GeneratedVideo, make_record
 from video_diffusion.generation_settings import GenerationSettings
+from video_diffusion.io.input_frames import read_input_image, read_input_video
 from video_diffusion.loading import ModelParts, choose_device, choose_dtype, load_model, save_model
 from video_diffusion.metrics import measure
-from video_diffusion.models import VideoUNet, decode_latents, latent_scale
-from video_diffusion.sampling import (
-    DenoisingStep,
-    Guided,
-    Windowed,
-    denoise,
-    guidance_is_off,
-    initial_noise,
-    make_scheduler,
-    noise_sha256,
-)
-from video_diffusion.shapes import Latents, PromptEmbeds, to_uint8
+from video_diffusion.models import VideoUNet, decode_latents, encode_frames, latent_scale
+from video_diffusion.sampling import DenoisingStep, guidance_is_off, noise_sha256
+from video_diffusion.shapes import Latents, PromptEmbeds, to_float, to_uint8
 from video_diffusion.text import PromptKeyframes, encode_travel_by
 
 __all__ = ["GeneratedVideo", "TextToVideoPipeline"]
@@ -159,26 +151,26 @@ class TextToVideoPipeline:
                 negatives = [prompt_keyframes(each, negative=True) for each in batch]
                 negative_embeds = self._encode(negatives, one)
         seeds = [each.seed for each in batch]
-        shape = (one.num_frames, *self._latent_size(one))
-        noise = torch.stack([initial_noise(seed, *shape, one.noise_type, one.noise_alpha) for seed in seeds])
+        noise = draw_noise(one, seeds, self._latent_size(one))
         latents = noise.to(self.device, torch.promote_types(torch.float32, prompt_embeds.dtype))
+        with _timed(timings, "encode_input", len(batch)):
+            input_latents = self._encode_input(one)
         with _timed(timings, "denoise", len(batch)):
-            model = Windowed(self.video_unet, context_windows(one))
-            motion_scale = numbers_along_frames(one, "motion_scale")
-            denoiser = Guided(
-                model,
+            config = parts.scheduler_config
+            denoiser = ClipDenoiser(
+                self.video_unet,
+                one,
                 prompt_embeds,
                 negative_embeds,
-                guidance_scale,
-                motion_scale=motion_scale,
+                input_latents,
+                config,
                 **self._added_conditions(batch, negative_embeds is not None),
             )
-            scheduler = make_scheduler(one.scheduler, parts.scheduler_config)
-            for step in denoise(denoiser, scheduler, latents, one.num_inference_steps, seeds):
+            for step in sample(denoiser.guided, one, latents, seeds, input_latents, config):
                 latents = step.latents
                 if on_step is not None:
                     on_step(step)
-        window_starts = model.window_starts if len(model.window_starts) > 1 else ()
+        window_starts = denoiser.window_starts
         for each, own_noise, video_latents in zip(batch, noise, torch.split(latents, 1), strict=True):
             own_timings = dict(timings)
             with _timed(own_timings, "decode_latents"):
@@ -195,6 +187,7 @@ class TextToVideoPipeline:
                 num_threads=torch.get_num_threads(),
                 batch_size=len(batch),
                 window_starts=window_starts,
+                inputs={name: sha256 for name, sha256 in each.input_sha256s().items() if sha256 is not None},
                 noise_sha256=noise_sha256(own_noise),
             )
             yield GeneratedVideo(frames, each, report, record)
@@ -210,6 +203,18 @@ class TextToVideoPipeline:
         prompts += [prompt_keyframes(each)[0][1] for each in batch]
         conditions = self.parts.added_conditions(prompts, batch[0].height, batch[0].width)
         return {} if conditions is None else {"added_cond_kwargs": conditions}
+
+    def _encode_input(self, settings: Any) -> Latents | None:
+        """The latents of the video or picture that a clip starts from, if there is one."""
+        size = (settings.height, settings.width)
+        if settings.init_video is not None:
+            frames = read_input_video(settings.init_video, settings.num_frames, *size)
+        elif settings.init_image is not None:
+            frames = read_input_image(settings.init_image, *size)[None]
+        else:
+            return None
+        latents = encode_frames(self.parts.vae, to_float(frames), settings.decode_chunk_size)
+        return latents.expand(-1, settings.num_frames, -1, -1).unsqueeze(0)
 
     def decode(self, latents: Latents, decode_chunk_size: int = 4) -> UInt8[np.ndarray, "f rows columns rgb"]:
         """Decode the latents of one video, such as those of a `DenoisingStep`, to frames as they are encoded.

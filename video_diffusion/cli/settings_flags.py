@@ -38,6 +38,13 @@ FLAGS: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
     (("--context-schedule",), "context_schedule", "NAME", "uniform, uniform_looped, static or batched."),
     (("--context-fuse",), "context_fuse", "NAME", "pyramid, flat or linear, where windows overlap."),
     (("--loop",), "loop", "", "Let the clip's end meet its beginning."),
+    (("--freenoise",), "freenoise", "", "Long clips in one pass, by FreeNoise."),
+    (("--freeinit",), "freeinit", "N", "Denoise N times with FreeInit, 2 to 10; 0 is off.  [default: 0]"),
+    (("--freeinit-filter",), "freeinit_filter", "NAME", "butterworth, gaussian, ideal or box."),
+    (("--init-video",), "init_video", "FILE", "Start from a video or a folder of images."),
+    (("--init-image",), "init_image", "FILE", "Begin with a picture."),
+    (("--strength",), "strength", "X", "How much is made anew, to 1.  [default: video 0.6, image 1]"),
+    (("--image-hold",), "image_hold", "X", "How much later frames are held to the image, 0 to 1."),
     (("--dtype",), "dtype", "NAME", "float32, float16, bfloat16 or float64.  [default: float32]"),
     (("--device",), "device", "NAME", "auto, cpu, cuda, cuda:N, xpu, mps.  [default: auto]"),
 )
@@ -48,7 +55,16 @@ TRAVEL_FLAGS: tuple[tuple[str, str, str, str], ...] = (
     ("--guidance-travel", "guidance_scale_travel", "FRAME: X", "The same for the guidance scale."),
     ("--motion-travel", "motion_scale_travel", "FRAME: X", "The same for the motion scale."),
 )
-TEXT_SETTINGS = {"negative_prompt", "prompt_head", "prompt_tail", "model", "motion_adapter", "fps"}
+TEXT_SETTINGS = {
+    "negative_prompt",
+    "init_video",
+    "init_image",
+    "prompt_head",
+    "prompt_tail",
+    "model",
+    "motion_adapter",
+    "fps",
+}
 _FRAME = re.compile(r"-?\d{1,4}|[01]?\.\d{0,9}")
 _SIZE = re.compile(r"(\d{1,9})[xX×](\d{1,9})")
 

@@ -5,6 +5,7 @@ from video_diffusion.generation_settings.field_rules import (
     ContextSchedule,
     DtypeName,
     Fps,
+    FrequencyFilter,
     NoiseType,
     PromptBlend,
     SchedulerName,
@@ -13,6 +14,7 @@ from video_diffusion.generation_settings.field_rules import (
     check_text,
     parse_fps,
 )
+from video_diffusion.generation_settings.input_files import content_sha256
 from video_diffusion.generation_settings.keyframes import (
     TextKeyframes,
     along_frames,
@@ -34,6 +36,7 @@ __all__ = [
     "ContextSchedule",
     "DtypeName",
     "Fps",
+    "FrequencyFilter",
     "GenerationSettings",
     "NoiseType",
     "PromptBlend",
@@ -44,6 +47,7 @@ __all__ = [
     "blends_between",
     "check_prompt",
     "check_text",
+    "content_sha256",
     "parse_fps",
     "place_keyframes",
 ]

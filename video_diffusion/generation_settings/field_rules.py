@@ -17,6 +17,7 @@ NoiseType = Literal["independent", "mixed", "progressive", "constant"]
 ContextSchedule = Literal["uniform", "uniform_looped", "static", "batched"]
 ContextFuse = Literal["pyramid", "flat", "linear"]
 PromptBlend = Literal["lerp", "slerp"]
+FrequencyFilter = Literal["butterworth", "gaussian", "ideal", "box"]
 
 
 def check_text(text: str) -> str:
@@ -91,6 +92,17 @@ def check_name(name: str | None) -> str | None:
     if name is not None and not name.strip():
         raise ValueError("is empty; name a folder or a hub id")
     return name if name is None else check_text(name)
+
+
+def check_path(path: str | None) -> str | None:
+    """The name of a file itself, if it says something and can be stored; None stays None.
+
+    Raises:
+        ValueError: empty, only spaces, or refused by `check_text`.
+    """
+    if path is not None and not path.strip():
+        raise ValueError("is empty; name a file or folder")
+    return path if path is None else check_text(path)
 
 
 Size = Annotated[int | None, Field(ge=16, le=8192, multiple_of=8)]

@@ -13,15 +13,18 @@ from video_diffusion.generation_settings.field_rules import (
     ContextSchedule,
     DtypeName,
     Fps,
+    FrequencyFilter,
     NoiseType,
     PromptBlend,
     SchedulerName,
     Size,
     check_device,
     check_name,
+    check_path,
     check_prompt,
     check_text,
 )
+from video_diffusion.generation_settings.input_files import content_sha256
 from video_diffusion.generation_settings.keyframes import (
     GuidanceKeyframes,
     MotionKeyframes,
@@ -40,7 +43,9 @@ PIXEL_FIELDS = (
     "guidance_scale", "scheduler", "model", "motion_adapter", "dtype", "noise_type", "noise_alpha",
     "motion_scale", "context_length", "context_overlap", "context_stride", "context_schedule", "context_fuse",
     "loop", "prompt_travel", "negative_prompt_travel", "prompt_head", "prompt_tail", "prompt_blend",
-    "guidance_scale_travel", "motion_scale_travel",
+    "guidance_scale_travel", "motion_scale_travel", "freenoise", "freeinit", "freeinit_filter",
+    "freeinit_spatial_cutoff", "freeinit_temporal_cutoff", "init_video", "init_image", "strength",
+    "image_hold",
 )  # fmt: skip
 
 # Pixel fields that came later do not count in a job's id where they change nothing, so older ids stay.
@@ -49,7 +54,13 @@ WITHOUT_EFFECT: Mapping[str, Any] = {
     "context_overlap": None, "context_stride": 1, "context_schedule": "uniform", "context_fuse": "pyramid",
     "loop": False, "prompt_travel": {}, "negative_prompt_travel": {}, "prompt_head": "", "prompt_tail": "",
     "prompt_blend": "lerp", "guidance_scale_travel": {}, "motion_scale_travel": {},
+    "freenoise": False, "freeinit": 0, "freeinit_filter": "butterworth", "freeinit_spatial_cutoff": 0.25,
+    "freeinit_temporal_cutoff": 0.25, "init_video": None, "init_image": None, "strength": None,
+    "image_hold": 0.0,
 }  # fmt: skip
+
+# Settings that name a file the clip starts from; in a job's id stands what is in it.
+INPUT_FIELDS = ("init_video", "init_image")
 
 
 class GenerationSettings(BaseModel):
@@ -90,6 +101,17 @@ class GenerationSettings(BaseModel):
         prompt_blend: how embeddings go from one prompt to the next, in a straight line or on an arc.
         guidance_scale_travel: frame to guidance scale, in straight lines; `guidance_scale` holds at frame 0.
         motion_scale_travel: frame to motion scale, likewise.
+        freenoise: long clips in one pass: noise that repeats, temporal attention in context windows.
+        freeinit: how often the clip is denoised with FreeInit, 2 to 10; 0 and 1 are plain sampling.
+        freeinit_filter: what is kept of the last result, see `sampling.low_pass_filter`.
+        freeinit_spatial_cutoff: 0 to 1.
+        freeinit_temporal_cutoff: 0 to 1.
+        init_video: a video file or folder of images to start from; its first frames are taken.
+        init_image: a picture that the clip begins with.
+        strength: how much is made anew, above 0 to 1, which leaves next to nothing of the input; None is 0.6
+            for a video and 1 for a picture.
+        image_hold: how much later frames are held to the picture: 0 (free) to 1 (all alike); frame i by its
+            i-th power.
     """
 
     model_config = ConfigDict(
@@ -128,6 +150,23 @@ class GenerationSettings(BaseModel):
     guidance_scale_travel: GuidanceKeyframes = ()
     motion_scale_travel: MotionKeyframes = ()
 
+    freenoise: bool = False
+    freeinit: Annotated[int, Field(ge=0, le=10)] = 0
+    freeinit_filter: FrequencyFilter = "butterworth"
+    freeinit_spatial_cutoff: Annotated[float, Field(ge=0, le=1)] = 0.25
+    freeinit_temporal_cutoff: Annotated[float, Field(ge=0, le=1)] = 0.25
+    init_video: Annotated[str | None, AfterValidator(check_path)] = None
+    init_image: Annotated[str | None, AfterValidator(check_path)] = None
+    strength: Annotated[float | None, Field(ge=0.001, le=1)] = None
+    image_hold: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+    @field_validator("init_image")
+    @classmethod
+    def _check_one_input(cls, image: str | None, info: Any) -> str | None:
+        if image is not None and info.data.get("init_video") is not None:
+            raise ValueError("does not go with init_video; keep one of them")
+        return image
+
     @model_validator(mode="before")
     @classmethod
     def _prompt_of_travel(cls, values: Any) -> Any:
@@ -158,6 +197,11 @@ class GenerationSettings(BaseModel):
         """Every text that says what the clip shows, each once."""
         texts = (self.prompt_head, self.prompt, *(text for _, text in self.prompt_travel), self.prompt_tail)
         return tuple(dict.fromkeys(text for text in texts if text))
+
+    def input_sha256s(self) -> dict[str, str | None]:
+        """Hashes of the files that the clip starts from; None where one cannot be read."""
+        paths = {name: getattr(self, name) for name in INPUT_FIELDS}
+        return {name: content_sha256(path) for name, path in paths.items() if path is not None}
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> "GenerationSettings":
@@ -193,6 +237,7 @@ class GenerationSettings(BaseModel):
             for name, value in self.model_dump(mode="json").items()
             if name in PIXEL_FIELDS and not (name in WITHOUT_EFFECT and value in (None, WITHOUT_EFFECT[name]))
         }
+        values |= {name: sha256 for name, sha256 in self.input_sha256s().items() if sha256 is not None}
         if model_identity is not None:
             values |= {"model": dict(model_identity), "motion_adapter": None}
         return hashlib.sha256(_canonical(values).encode()).hexdigest()[:12]

@@ -89,6 +89,7 @@ class RunRecord(BaseModel):
         noise_sha256: of the noise that denoising started from: clips that share it are paired.
         measures: metric name to value, unit and status.
         window_starts: first frames of the context windows that made the clip; empty if it was one pass.
+        inputs: SHA-256 of the files that the clip started from, by setting (`content_sha256`).
         timings: seconds by stage.
         num_threads: of the CPU; together with the processor it decides the last bits of every sum.
         batch_size: clips that were denoised together with this one, itself included; as num_threads.
@@ -107,6 +108,7 @@ class RunRecord(BaseModel):
     noise_sha256: Sha256 | None = None
     measures: dict[Text, MeasuredValue] = Field(default_factory=dict)
     window_starts: list[Annotated[int, Field(ge=0)]] = Field(default_factory=list)
+    inputs: dict[Text, Sha256] = Field(default_factory=dict)
     timings: dict[Text, float] = Field(default_factory=dict)
     versions: dict[Text, Text] = Field(default_factory=library_versions)
     device: Text = "cpu"

@@ -1,7 +1,10 @@
 """From noise to latents: noise, schedulers, guidance and the denoising loop."""
 
+from video_diffusion.sampling.anchored import Anchored
 from video_diffusion.sampling.denoise import DenoisingStep, NonFiniteLatentsError, denoise
 from video_diffusion.sampling.denoiser import Denoiser, Guided, PromptedModel, guidance_is_off
+from video_diffusion.sampling.free_init import free_init, low_pass_filter, mix_frequencies
+from video_diffusion.sampling.free_noise import shuffle_noise
 from video_diffusion.sampling.noise import (
     MAX_SEED,
     frame_generators,
@@ -9,6 +12,7 @@ from video_diffusion.sampling.noise import (
     noise_sha256,
     step_noise,
 )
+from video_diffusion.sampling.noise_level import NoiseLevels
 from video_diffusion.sampling.schedulers import SCHEDULERS, SchedulerRow, make_scheduler
 from video_diffusion.sampling.windowed import Windowed
 from video_diffusion.sampling.windows import ContextWindows
@@ -16,19 +20,25 @@ from video_diffusion.sampling.windows import ContextWindows
 __all__ = [
     "MAX_SEED",
     "SCHEDULERS",
+    "Anchored",
     "ContextWindows",
     "Denoiser",
     "DenoisingStep",
     "Guided",
+    "NoiseLevels",
     "NonFiniteLatentsError",
     "PromptedModel",
     "SchedulerRow",
     "Windowed",
     "denoise",
     "frame_generators",
+    "free_init",
     "guidance_is_off",
     "initial_noise",
+    "low_pass_filter",
     "make_scheduler",
+    "mix_frequencies",
     "noise_sha256",
+    "shuffle_noise",
     "step_noise",
 ]

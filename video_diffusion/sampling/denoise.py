@@ -46,7 +46,13 @@ class DenoisingStep:
 
 
 def denoise(
-    denoiser: Denoiser, scheduler: Any, latents: Latents, num_inference_steps: int, seeds: Sequence[int]
+    denoiser: Denoiser,
+    scheduler: Any,
+    latents: Latents,
+    num_inference_steps: int,
+    seeds: Sequence[int],
+    input_latents: Latents | None = None,
+    strength: float = 1.0,
 ) -> Iterator[DenoisingStep]:
     """Denoise a batch of videos, yielding after every step; whoever iterates shows, saves or stops.
 
@@ -60,10 +66,13 @@ def denoise(
             or in float64 for comparisons (noise that schedulers add is then another).
         num_inference_steps: Steps to ask the scheduler for.
         seeds: One for each video.
+        input_latents: Clean latents to start from instead of from noise alone; one video serves all.
+        strength: How much of the way from noise is gone with them, above 0 to 1: this share of the steps, the
+            last ones. 1 starts from almost pure noise.
 
     Raises:
         NonFiniteLatentsError: Latents turned NaN or infinite; the message names the step.
-        ValueError: Not one seed for each video, or latents in half precision.
+        ValueError: Not one seed for each video, latents in half precision, or a strength without a step.
     """
     num_videos, _, num_frames, _, _ = latents.shape
     if len(seeds) != num_videos:
@@ -77,13 +86,20 @@ def denoise(
         )
     scheduler = type(scheduler).from_config(scheduler.config)
     scheduler.set_timesteps(num_inference_steps, device=latents.device)
+    first = 0 if input_latents is None else scheduler.order * _skipped_steps(num_inference_steps, strength)
     if hasattr(scheduler, "set_begin_index"):
         # Else it looks its place up by timestep, and Karras spacing has some timesteps twice.
-        scheduler.set_begin_index(0)
+        scheduler.set_begin_index(first)
     takes_generator = "generator" in inspect.signature(scheduler.step).parameters
-    latents = latents * scheduler.init_noise_sigma
-    num_steps = len(scheduler.timesteps)
-    for index, timestep in enumerate(scheduler.timesteps, start=1):
+    timesteps = scheduler.timesteps[first:]
+    if input_latents is None:
+        latents = latents * scheduler.init_noise_sigma
+    else:
+        known = fold_frames(input_latents.to(latents).expand(latents.shape))
+        noised = scheduler.add_noise(known, fold_frames(latents), timesteps[:1])
+        latents = unfold_frames(noised, num_frames)
+    num_steps = len(timesteps)
+    for index, timestep in enumerate(timesteps, start=1):
         more: dict[str, Any] = {}
         if takes_generator:
             more["generator"] = [g for seed in seeds for g in frame_generators(seed, index, num_frames)]
@@ -97,6 +113,17 @@ def denoise(
         _check_finite(latents, index, num_steps)
         clean_latents = unfold_frames(_clean_latents(scheduler, stepped), num_frames)
         yield DenoisingStep(index, num_steps, float(timestep), latents, clean_latents)
+
+
+def _skipped_steps(num_inference_steps: int, strength: float) -> int:
+    """How many steps are left out at a strength, as diffusers' image-to-image pipelines count."""
+    kept = min(int(num_inference_steps * strength), num_inference_steps)
+    if kept < 1:
+        raise ValueError(
+            f"strength {strength:g} of {num_inference_steps} steps leaves none to do; "
+            f"set it to {1 / num_inference_steps:.2g} or more"
+        )
+    return num_inference_steps - kept
 
 
 def _clean_latents(scheduler: Any, stepped: Any) -> Tensor:

@@ -100,6 +100,11 @@ def noise_sha256(noise: Float[Tensor, "c f h w"]) -> str:
     return hashlib.sha256(f"{tuple(values.shape)} ".encode() + values.numpy().tobytes()).hexdigest()
 
 
+def frame_order(seed: int, first: int, count: int) -> list[int]:
+    """Draw an order of 0 … count - 1 for the frames that follow frame `first`."""
+    return torch.randperm(count, generator=_generator(seed, SHARED, first)).tolist()
+
+
 def _generator(seed: int, step: int, frame: int) -> torch.Generator:
     numbers = b"".join(number.to_bytes(8, "big") for number in (seed, step, frame))
     digest = hashlib.blake2b(numbers, digest_size=8, person=b"video_diffusion").digest()

@@ -75,13 +75,13 @@ def _fields(scheduler: Any) -> set[str]:
     return set(inspect.signature(scheduler.__init__).parameters)
 
 
-def _trained_schedule(config: Mapping[str, Any]) -> Any:
-    """The model's own noise schedule, as the one scheduler that takes every configuration computes it."""
+def trained_schedule(config: Mapping[str, Any]) -> Any:
+    """Make the model's own noise schedule, by the one scheduler that takes every configuration."""
     return DDIMScheduler(**{key: value for key, value in config.items() if key in _fields(DDIMScheduler)})
 
 
 def _ends_without_signal(config: Mapping[str, Any]) -> bool:
-    return float(_trained_schedule(config).alphas_cumprod[-1]) < SMALLEST_ALPHAS_CUMPROD
+    return float(trained_schedule(config).alphas_cumprod[-1]) < SMALLEST_ALPHAS_CUMPROD
 
 
 def _finite_last_noise_level(scheduler: Any, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def _finite_last_noise_level(scheduler: Any, config: Mapping[str, Any]) -> dict[
     """
     if "rescale_betas_zero_snr" in _fields(scheduler):
         return {"rescale_betas_zero_snr": True}
-    trained = _trained_schedule(config)
+    trained = trained_schedule(config)
     betas = trained.betas.tolist()
     betas[-1] = 1 - SMALLEST_ALPHAS_CUMPROD / float(trained.alphas_cumprod[-2])
     return {"trained_betas": betas}

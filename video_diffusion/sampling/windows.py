@@ -44,6 +44,11 @@ class ContextWindows:
                 f"but is {self.overlap}; a quarter of the length is usual"
             )
 
+    @property
+    def longest(self) -> int:
+        """Frames of the longest window."""
+        return min(self.num_frames, self.length)
+
     def at(self, step: int) -> tuple[Window, ...]:
         """List the windows of a denoising step, each frame in at least one of those of neighbouring frames.
 

@@ -1,0 +1,77 @@
+"""Starting from a video, in float64 against diffusers' AnimateDiffVideoToVideoPipeline."""
+
+import pytest
+import torch
+from diffusers import AnimateDiffVideoToVideoPipeline
+from diffusers.models.unets.unet_motion_model import MotionAdapter as DiffusersMotionAdapter
+from tiny_models import OUR_ADAPTER_FIELDS, SCHEDULER_CONFIG, relative_error, save_tiny_model
+
+from video_diffusion import TextToVideoPipeline
+from video_diffusion.sampling import Guided, denoise, make_scheduler
+from video_diffusion.text import encode_prompt
+
+STEPS, SEED = 5, 3
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> TextToVideoPipeline:
+    folder = save_tiny_model(tmp_path_factory.mktemp("parity") / "model")
+    return TextToVideoPipeline.from_pretrained(str(folder), dtype="float64", device="cpu")
+
+
+def reference(ours: TextToVideoPipeline, scheduler: str) -> AnimateDiffVideoToVideoPipeline:
+    parts = ours.parts
+    config = {
+        k: v
+        for k, v in parts.motion_adapter.config.items()
+        if not k.startswith("_") and k not in OUR_ADAPTER_FIELDS
+    }
+    adapter = DiffusersMotionAdapter(**config).double()
+    adapter.load_state_dict(parts.motion_adapter.state_dict())
+    made = AnimateDiffVideoToVideoPipeline(
+        vae=parts.vae,
+        text_encoder=parts.text_encoder,
+        tokenizer=parts.tokenizer,
+        unet=parts.unet,
+        motion_adapter=adapter,
+        scheduler=make_scheduler(scheduler, SCHEDULER_CONFIG),
+    )
+    made.set_progress_bar_config(disable=True)
+    made.unet.eval()
+    return made
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "dpmpp_2m", "euler", "unipc", "heun"])
+@pytest.mark.parametrize("strength", [0.41, 0.8, 1.0])
+def test_latents_equal_diffusers(
+    ours: TextToVideoPipeline, scheduler: str, strength: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(7)
+    known, noise = torch.randn(2, 1, 4, 3, 8, 12, dtype=torch.float64, generator=generator)
+    theirs = reference(ours, scheduler)
+    # diffusers draws its noise inside; both are given the same.
+    monkeypatch.setattr(
+        "diffusers.pipelines.animatediff.pipeline_animatediff_video2video.randn_tensor",
+        lambda *_, **__: noise.transpose(1, 2),
+    )
+    frames = [torch.zeros(16, 24, 3).numpy()] * 3
+    scale = theirs.vae.config.scaling_factor
+    monkeypatch.setattr(theirs, "encode_video", lambda *_, **__: known[0].transpose(0, 1) / scale)
+    expected = theirs(
+        video=frames,
+        prompt="a red ball",
+        negative_prompt="dull",
+        height=16,
+        width=24,
+        num_inference_steps=STEPS,
+        strength=strength,
+        guidance_scale=2.5,
+        output_type="latent",
+    ).frames
+    embeds = encode_prompt(["a red ball", "dull"], ours.parts.tokenizer, ours.parts.text_encoder)
+    denoiser = Guided(ours.video_unet, embeds[:1], embeds[1:], 2.5)
+    made = make_scheduler(scheduler, SCHEDULER_CONFIG)
+    steps = list(denoise(denoiser, made, noise, STEPS, [SEED], known, strength))
+    assert relative_error(steps[-1].latents, expected) <= 1e-12
+    if scheduler == "ddim":
+        assert len(steps) == int(STEPS * strength)

@@ -1,0 +1,147 @@
+"""How a clip's settings become noise, a denoiser and a run of steps."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from video_diffusion.clip_plan import context_windows, input_strength, numbers_along_frames
+from video_diffusion.models import VideoUNet
+from video_diffusion.sampling import (
+    Anchored,
+    Denoiser,
+    DenoisingStep,
+    Guided,
+    NoiseLevels,
+    Windowed,
+    denoise,
+    free_init,
+    initial_noise,
+    low_pass_filter,
+    make_scheduler,
+    shuffle_noise,
+    step_noise,
+)
+from video_diffusion.shapes import Latents
+
+FREE_INIT_STEPS = 2**32  # step numbers that no denoising step has
+
+
+def draw_noise(settings: Any, seeds: Sequence[int], latent_size: tuple[int, int, int]) -> Latents:
+    """Draw what each video is denoised from.
+
+    Args:
+        settings: Resolved, of all videos.
+        seeds: One for each video.
+        latent_size: Channels, height and width of the latents.
+    """
+    windows = context_windows(settings)
+    noise = []
+    for seed in seeds:
+        own = initial_noise(
+            seed, settings.num_frames, *latent_size, settings.noise_type, settings.noise_alpha
+        )
+        if settings.freenoise:
+            own = shuffle_noise(own, seed, windows.length, windows.length - windows.overlap)
+        noise.append(own)
+    return torch.stack(noise)
+
+
+class ClipDenoiser:
+    """The denoiser that settings ask for: guidance around windows around the model, known frames held.
+
+    Args:
+        video_unet: The model.
+        settings: Resolved, of all videos.
+        prompt_embeds: Of each video, or of each of its frames.
+        negative_embeds: Likewise; None if guidance is off.
+        input_latents: Of the picture or video that the clips start from, if there is one.
+        scheduler_config: The model's own.
+        conditions: Further arguments of the model, for guidance's doubled batch where guidance is on.
+
+    Attributes:
+        guided: What `denoise` calls.
+    """
+
+    def __init__(
+        self,
+        video_unet: VideoUNet,
+        settings: Any,
+        prompt_embeds: Tensor,
+        negative_embeds: Tensor | None,
+        input_latents: Latents | None,
+        scheduler_config: Mapping[str, Any],
+        **conditions: Any,
+    ) -> None:
+        self._windows = windows = context_windows(settings)
+        conditions["motion_scale"] = numbers_along_frames(settings, "motion_scale")
+        self._windowed: Windowed | None = None
+        model: Any = video_unet
+        if settings.freenoise:
+            conditions["frame_windows"] = [(window, windows.weights(window)) for window in windows.at(0)]
+        else:
+            model = self._windowed = Windowed(video_unet, windows)
+        guidance_scale = numbers_along_frames(settings, "guidance_scale")
+        self.guided: Denoiser = Guided(model, prompt_embeds, negative_embeds, guidance_scale, **conditions)
+        if settings.init_image is not None:
+            assert input_latents is not None
+            weights = settings.image_hold ** torch.arange(settings.num_frames, dtype=torch.float64)
+            self.guided = Anchored(self.guided, input_latents, weights, NoiseLevels(scheduler_config))
+
+    @property
+    def window_starts(self) -> tuple[int, ...]:
+        """First frames of the windows of the last step; none if the clip was one window."""
+        starts = self._windows.starts(0) if self._windowed is None else self._windowed.window_starts
+        return starts if len(starts) > 1 else ()
+
+
+def sample(
+    denoiser: Denoiser,
+    settings: Any,
+    noise: Latents,
+    seeds: Sequence[int],
+    input_latents: Latents | None,
+    scheduler_config: Mapping[str, Any],
+) -> Iterator[DenoisingStep]:
+    """Denoise as settings ask for it, yielding after every step.
+
+    Args:
+        denoiser: See `ClipDenoiser`.
+        settings: Resolved, of all videos.
+        noise: See `draw_noise`.
+        seeds: One for each video.
+        input_latents: Of the picture or video that the clips start from, if there is one.
+        scheduler_config: The model's own.
+    """
+    scheduler = make_scheduler(settings.scheduler, scheduler_config)
+
+    def run(start: Latents) -> Iterator[DenoisingStep]:
+        return denoise(
+            denoiser,
+            scheduler,
+            start,
+            settings.num_inference_steps,
+            seeds,
+            input_latents,
+            input_strength(settings),
+        )
+
+    if settings.freeinit < 2:
+        return run(noise)
+
+    def fresh_noise(iteration: int) -> Latents:
+        _, channels, frames, height, width = noise.shape
+        size = {"num_frames": frames, "num_channels": channels, "height": height, "width": width}
+        return torch.stack([step_noise(seed, FREE_INIT_STEPS + iteration, **size) for seed in seeds])
+
+    low_pass = low_pass_filter(
+        noise.shape[2],
+        noise.shape[3],
+        noise.shape[4],
+        settings.freeinit_filter,
+        settings.freeinit_spatial_cutoff,
+        settings.freeinit_temporal_cutoff,
+    )
+    levels = NoiseLevels(scheduler_config)
+    return free_init(run, noise, fresh_noise, low_pass, levels.last_alphas_cumprod, settings.freeinit)
