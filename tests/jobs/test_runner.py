@@ -131,3 +131,18 @@ def test_a_clip_made_by_two_processes_at_once_counts_as_finished_whosoever_row_c
         file.write(json.dumps(other) + "\n")
     assert [outcome.status for outcome in run_jobs(asked, folder, Pipelines(), verify=True)] == ["skipped"]
     assert [outcome.status for outcome in run_jobs(asked, folder, Pipelines(), overwrite=True)] == ["ok"]
+
+
+@pytest.mark.parametrize("motion_adapter", [None, "none", "other"])
+def test_row_and_record_agree_on_the_id_of_a_model_that_says_nothing_of_its_defaults(
+    tmp_path, folder, motion_adapter
+):
+    plain = save_tiny_model(tmp_path / "plain")
+    line = {"prompt": "a cat", "num_inference_steps": 1}
+    if motion_adapter is not None:
+        line["motion_adapter"] = "none" if motion_adapter == "none" else str(plain / "motion_adapter")
+    (outcome,) = run_jobs(jobs(tmp_path, plain, line), folder, Pipelines())
+    assert outcome.status == "ok", outcome.row
+    record = json.loads((folder / outcome.job.file).with_suffix(".json").read_text())
+    assert record["job_id"] == outcome.job.job_id
+    assert outcome.job.settings.num_frames == record["settings"]["num_frames"] == 9

@@ -9,6 +9,9 @@ from typing import Any
 from video_diffusion.generation_settings import COMMON_DEFAULTS
 from video_diffusion.io import weights_sha256
 
+NOISE = ("noise_type", "noise_alpha")
+USUAL_NUM_FRAMES = 16
+
 
 @dataclass(frozen=True)
 class ModelFacts:
@@ -29,21 +32,35 @@ def model_facts(model: str, motion_adapter: str | None) -> ModelFacts:
     from video_diffusion.loading import detect, find_model  # noqa: PLC0415
     from video_diffusion.loading.json_file import read_json  # noqa: PLC0415
 
+    def read(file: Path) -> Mapping[str, Any]:
+        return read_json(file) if file.is_file() else {}
+
     folder = find_model(model).folder
-    adapter_folder = folder / "motion_adapter"
+    unet = read(folder / "unet" / "config.json")
+    trained = {**unet, **read(folder / "motion_adapter" / "config.json")}
     identity: dict[str, Any] = {"weights_sha256": weights_sha256(folder), "motion_adapter_sha256": None}
     usual: Mapping[str, Any] = {}
     if motion_adapter == "none":
         identity["motion_adapter"] = "none"
+        trained = {name: value for name, value in trained.items() if name not in NOISE}
     elif motion_adapter is not None:
         adapter_folder = find_model(motion_adapter).adapter_folder
         identity["motion_adapter_sha256"] = weights_sha256(adapter_folder)
-        usual = detect(adapter_folder).defaults
-
-    def read(file: Path) -> Mapping[str, Any]:
-        return read_json(file) if file.is_file() else {}
-
-    trained = read(adapter_folder / "config.json") if motion_adapter != "none" else {}
-    noise = {name: trained[name] for name in ("noise_type", "noise_alpha") if name in trained}
+        found = detect(adapter_folder)
+        usual, trained = found.defaults, dict(found.config)
+    sizes = _sizes(unet, read(folder / "vae" / "config.json"), trained)
+    noise = {name: trained[name] for name in NOISE if name in trained}
     own = read(folder / "generation_defaults.json")
-    return ModelFacts(identity, {**COMMON_DEFAULTS, **noise, **own, **usual})
+    return ModelFacts(identity, {**COMMON_DEFAULTS, **sizes, **noise, **own, **usual})
+
+
+def _sizes(unet: Mapping[str, Any], vae: Mapping[str, Any], adapter: Mapping[str, Any]) -> Mapping[str, int]:
+    """Length and size as `clip_plan.model_defaults` takes them from the loaded networks, from their files."""
+    levels = vae.get("block_out_channels") or vae.get("encoder_block_out_channels")
+    if unet.get("sample_size") is None or not levels:
+        return {}
+    side = unet["sample_size"]
+    height, width = (side, side) if isinstance(side, int) else side
+    scale = 2 ** (len(levels) - 1)
+    length = min(USUAL_NUM_FRAMES, adapter.get("motion_max_seq_length", USUAL_NUM_FRAMES))
+    return {"num_frames": length, "height": height * scale, "width": width * scale}
