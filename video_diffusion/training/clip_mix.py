@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ Item = Mapping[str, Any]
 """A clip as `ClipDataset` gives it: frames (or a key under which latents are kept), caption, id, key."""
 
 
+@runtime_checkable
 class Clips(Protocol):
     """What training asks of a source of clips; `ClipDataset` and `MemoryClips` are two."""
 

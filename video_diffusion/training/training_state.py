@@ -62,7 +62,8 @@ def save_state(trainer: Trainer, checkpoints: Path, facts: Facts, keep: int | No
     """
     names = list(trainer.target.parameters)
     groups: dict[str, dict[str, Tensor]] = {
-        "trained": {name: parameter.detach().cpu() for name, parameter in trainer.target.parameters.items()},
+        # Copies: while they are written, the parameters themselves have their averaged values.
+        "trained": {name: p.detach().cpu().clone() for name, p in trainer.target.parameters.items()},
         "optimizer": _optimizer_tensors(trainer.raw_optimizer),
     }
     counters: Facts = {"seconds": seconds}

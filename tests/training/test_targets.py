@@ -1,0 +1,154 @@
+"""What is trained moves, what is frozen stays bit for bit, and what is saved is what was trained."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_models import tiny_adapter, tiny_unet
+from tiny_run import FRAMES, HEIGHT, WIDTH, memory_clips, tiny_parts, tiny_trainer
+from torch import Tensor
+
+from video_diffusion.models import MotionAdapter, VideoUNet
+from video_diffusion.training.clip_mix import Weighted
+from video_diffusion.training.targets import apply_domain_lora, matching_parameters
+from video_diffusion.training.trainer import Trainer
+
+
+def digests(trainer: Trainer) -> dict[str, str]:
+    frozen = dict(trainer.target.frozen_tensors())
+    return {name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in frozen.items()}
+
+
+def answer(trainer: Trainer) -> Tensor:
+    generator = torch.Generator().manual_seed(3)
+    latents = torch.randn(2, 4, FRAMES, HEIGHT // 2, WIDTH // 2, generator=generator)
+    embeds = trainer.encoder.prompts(["clip 1", "clip 2"])
+    with torch.no_grad():
+        return trainer.pipeline.video_unet(latents, torch.tensor([100, 700]), embeds)
+
+
+@pytest.mark.parametrize(
+    ("target", "more", "trained"),
+    [
+        ("temporal", {}, {"motion_adapter"}),
+        ("temporal", {"temporal_and": r"attn2\.to_[kv]"}, {"motion_adapter", "unet"}),
+        ("motion_lora", {"lora": {"rank": 3}}, {"motion_adapter"}),
+        ("domain_lora", {"lora": {"rank": 3}}, {"unet"}),
+    ],
+)
+def test_one_step_moves_the_target_and_nothing_else(
+    target: str, more: dict[str, object], trained: set[str]
+) -> None:
+    trainer = tiny_trainer(target=target, **more)
+    assert {name.split(".")[0] for name in trainer.target.parameters} == trained
+    before, frozen = {n: p.detach().clone() for n, p in trainer.target.parameters.items()}, digests(trainer)
+    assert len(frozen) > 100
+    list(trainer.steps(stop_at=2))
+    assert digests(trainer) == frozen
+    still = [n for n, p in trainer.target.parameters.items() if torch.equal(p.detach(), before[n])]
+    assert not still
+
+
+def test_fresh_layers_learn_through_their_last_projection_first_and_then_everywhere() -> None:
+    """At step 0 the output projections are zero, so nothing before them has a gradient yet."""
+    trainer = tiny_trainer(tiny_parts(fresh_adapter=True), loss={"caption_dropout": 0.0})
+    parameters = trainer.target.parameters
+    items, draws = trainer.mix.read(0), [trainer_draw(trainer, 0)[0]] * 4
+    for stage in (0, 1):
+        latents = trainer.encoder.latents(items)
+        trainer.losses(items, draws, trainer.objective, latents).mean().backward()
+        moved = {
+            name for name, p in parameters.items() if p.grad is not None and bool(p.grad.abs().max() > 0)
+        }
+        projections = {name for name in parameters if ".proj_out." in name}
+        assert moved == (projections if stage == 0 else set(parameters))
+        trainer.raw_optimizer.step()
+        trainer.raw_optimizer.zero_grad()
+
+
+def trainer_draw(trainer: Trainer, step: int) -> list:  # type: ignore[type-arg]
+    from video_diffusion.training.draws import draw_step
+
+    return draw_step(trainer.settings.seed, step, 4, trainer.settings.loss)
+
+
+def test_one_frame_gives_temporal_layers_exactly_no_gradient() -> None:
+    clips = memory_clips()
+    clips.frames = [frames[:1] for frames in clips.frames]
+    trainer = tiny_trainer(sources=[Weighted(clips)], optimizer={"weight_decay": 0.0})
+    before = {n: p.detach().clone() for n, p in trainer.target.parameters.items()}
+    steps = list(trainer.steps(stop_at=2))
+    assert [step.grad_norm for step in steps] == [0.0, 0.0]
+    assert all(torch.equal(p.detach(), before[n]) for n, p in trainer.target.parameters.items())
+
+
+def test_a_regex_that_matches_nothing_names_near_misses() -> None:
+    with pytest.raises(ValueError, match=r"'atn2.to_k' matches none .* nearest are .*attn2\.to_k"):
+        tiny_trainer(temporal_and="atn2.to_k")
+    found = matching_parameters(tiny_unet(), r"attn2\.to_k")
+    assert found and all(".attn2.to_k." in name for name in found)
+
+
+def test_a_saved_adapter_is_the_averaged_one(tmp_path: Path) -> None:
+    trainer = tiny_trainer(temporal_and="attn2")
+    list(trainer.steps(stop_at=3))
+    raw = answer(trainer)
+    with trainer.averaged():
+        averaged = answer(trainer)
+        trainer.target.save(tmp_path)
+    assert torch.equal(answer(trainer), raw) and not torch.equal(averaged, raw)
+    loaded = MotionAdapter.from_pretrained(tmp_path / "motion_adapter")
+    extras = load_file(tmp_path / "unet_extras.safetensors")
+    unet = tiny_unet()
+    unet.load_state_dict(extras, strict=False)
+    trainer.pipeline.video_unet.detach()
+    trainer.pipeline.video_unet = VideoUNet(unet, loaded)
+    torch.testing.assert_close(answer(trainer), averaged, rtol=0, atol=0)
+
+
+def test_a_saved_motion_lora_on_its_base_is_the_trained_model(tmp_path: Path) -> None:
+    """Applied as up · down with nothing else, whatever alpha was, as programs that know no alpha do."""
+    trainer = tiny_trainer(target="motion_lora", lora={"rank": 3, "alpha": 6.0})
+    untrained = answer(trainer)
+    list(trainer.steps(stop_at=3))
+    with trainer.averaged():
+        trained = answer(trainer)
+        trainer.target.save(tmp_path)
+    assert not torch.allclose(trained, untrained, atol=1e-3)
+    tensors = load_file(tmp_path / "motion_lora" / "pytorch_lora_weights.safetensors")
+    assert all(name.startswith("unet.") for name in tensors)
+    adapter = tiny_adapter(trainer.pipeline.parts.unet)
+    for name, down in tensors.items():
+        if ".lora_A." in name:
+            layer = adapter.get_submodule(name.removeprefix("unet.").removesuffix(".lora_A.weight"))
+            layer.weight.data += tensors[name.replace("lora_A", "lora_B")] @ down
+    trainer.pipeline.video_unet.detach()
+    trainer.pipeline.video_unet = VideoUNet(trainer.pipeline.parts.unet, adapter)
+    torch.testing.assert_close(answer(trainer), trained, rtol=1e-4, atol=1e-5)
+
+
+def test_a_domain_lora_learns_from_single_frames_and_is_then_in_effect(tmp_path: Path) -> None:
+    trainer = tiny_trainer(target="domain_lora", lora={"rank": 3})
+    list(trainer.steps(stop_at=3))
+    with trainer.averaged():
+        trained = answer(trainer)
+        trainer.target.save(tmp_path)
+    after = tiny_trainer(domain_lora=str(tmp_path))
+    assert not any("lora" in name for name in after.target.parameters)
+    torch.testing.assert_close(answer(after), trained, rtol=1e-4, atol=1e-5)
+    half = tiny_unet()
+    apply_domain_lora(half, f"{tmp_path}:0.5")
+    name = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.weight"
+    own, whole = tiny_unet().get_parameter(name), after.pipeline.parts.unet.get_parameter(name)
+    torch.testing.assert_close(half.get_parameter(name), (own + whole) / 2)
+
+
+def test_a_domain_lora_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    trainer = tiny_trainer(target="domain_lora", lora={"rank": 3})
+    trainer.target.save(tmp_path)
+    with pytest.raises(ValueError, match="does not fit this image U-Net: it has no layer like"):
+        apply_domain_lora(tiny_unet(block_out_channels=(8, 24)), str(tmp_path))
+    with pytest.raises(ValueError, match=r"no pytorch_lora_weights\.safetensors there"):
+        apply_domain_lora(tiny_unet(), str(tmp_path / "nothing"))
