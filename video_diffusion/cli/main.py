@@ -29,6 +29,7 @@ COMMANDS = {
     "data": ("video_diffusion.cli.data", "Make procedural clips with captions and known truth."),
     "train": ("video_diffusion.cli.train", "Fine-tune the temporal layers on clips; resumable at any step."),
     "convert": ("video_diffusion.cli.convert", "Write temporal weights in another layout."),
+    "models": ("video_diffusion.cli.models", "List published models, and fetch them."),
     "doctor": ("video_diffusion.cli.doctor", "Check versions, devices, codecs, cache, disk and memory."),
 }
 BROKEN_PIPE = 141

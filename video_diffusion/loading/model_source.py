@@ -97,12 +97,21 @@ def find_model(name: str) -> ModelSource:
         )
     if path.is_file():
         return ModelSource(name, path)
+    return _from_hub(name, *parse_hub_id(name))
+
+
+def parse_hub_id(name: str) -> tuple[str, str | None, str | None]:
+    """Take a hub id apart: repository, file and revision.
+
+    Raises:
+        ModelLoadError: It is none.
+    """
     hub = _HUB_ID.fullmatch(name)
     if hub is None:
         raise ModelLoadError(
             f"{name}: no such file or folder, and not a hub id such as owner/model; check the spelling"
         )
-    return _from_hub(name, hub["id"], hub["file"], hub["revision"])
+    return hub["id"], hub["file"], hub["revision"]
 
 
 def _from_hub(name: str, repo_id: str, file: str | None, revision: str | None) -> ModelSource:

@@ -1,0 +1,135 @@
+"""Published models that are known to fit together, by short names; takes no torch and asks no network."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from video_diffusion.loading.model_source import find_model, parse_hub_id
+
+SD1 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+XL = "stabilityai/stable-diffusion-xl-base-1.0"
+_SD1_DOWNLOAD, _XL_DOWNLOAD = 4.3, 13.9  # GB in float32: U-Net, text encoders, autoencoder
+_SD1_NUMBERS, _XL_NUMBERS = 1.07, 3.47  # thousand million parameters of these
+
+CacheState = Literal["yes", "in part", "no"]
+
+
+@dataclass(frozen=True)
+class CatalogueEntry:
+    """An image model with temporal layers for it.
+
+    Attributes:
+        title: For people.
+        model: Hub id of the image model.
+        motion_adapter: Hub id of the temporal layers, or of one file with them.
+        download_gb: Of both, about, in 10^9 bytes.
+        weights_gb: Memory that all weights take in float16, about; what a clip needs comes on top.
+        note: What to know before one takes it.
+    """
+
+    title: str
+    model: str
+    motion_adapter: str
+    download_gb: float
+    weights_gb: float
+    note: str = ""
+
+
+def _sd1(title: str, adapter: str, adapter_gb: float, numbers: float, note: str = "") -> CatalogueEntry:
+    download, weights = round(_SD1_DOWNLOAD + adapter_gb, 1), round(2 * (_SD1_NUMBERS + numbers), 1)
+    return CatalogueEntry(title, SD1, adapter, download, weights, note)
+
+
+CATALOGUE: Mapping[str, CatalogueEntry] = {
+    "animatediff": _sd1("AnimateDiff v3", "guoyww/animatediff-motion-adapter-v1-5-3", 1.7, 0.42),
+    "animatediff-v2": _sd1(
+        "AnimateDiff v2",
+        "guoyww/animatediff-motion-adapter-v1-5-2",
+        1.8,
+        0.45,
+        "motion LoRAs are made for it",
+    ),
+    "animatediff-v1": _sd1("AnimateDiff v1", "guoyww/animatediff-motion-adapter-v1-5", 1.7, 0.42),
+    "animatelcm": _sd1(
+        "AnimateLCM, 4 to 8 steps", "wangfuyun/AnimateLCM", 1.8, 0.45, "comes with a LoRA for the image model"
+    ),
+    "lightning": _sd1(
+        "AnimateDiff-Lightning, 4 steps",
+        "ByteDance/AnimateDiff-Lightning/animatediff_lightning_4step_diffusers.safetensors",
+        0.9,
+        0.45,
+        "best with a stylised image model",
+    ),
+    "animatediff-sdxl": CatalogueEntry(
+        "AnimateDiff SDXL-beta",
+        XL,
+        "guoyww/animatediff-motion-adapter-sdxl-beta",
+        round(_XL_DOWNLOAD + 1.0, 1),
+        round(2 * (_XL_NUMBERS + 0.24), 1),
+        "a beta; its clips are less steady than those of v3",
+    ),
+    "hotshot-xl": CatalogueEntry(
+        "Hotshot-XL, 8 frames",
+        "hotshotco/SDXL-512",
+        "hotshotco/Hotshot-XL/hsxl_temporal_layers.f16.safetensors",
+        round(_XL_DOWNLOAD + 0.5, 1),
+        round(2 * (_XL_NUMBERS + 0.24), 1),
+    ),
+}
+
+
+def catalogue_entry(name: str) -> CatalogueEntry:
+    """Look an entry up.
+
+    Raises:
+        ValueError: No such name; those there are are listed.
+    """
+    if name not in CATALOGUE:
+        raise ValueError(f"NAME must be one of {', '.join(CATALOGUE)}, not {name!r}")
+    return CATALOGUE[name]
+
+
+def cache_state(hub_name: str) -> CacheState:
+    """Whether a hub model or file lies in the local cache; the network is never asked.
+
+    Args:
+        hub_name: As `find_model` takes it.
+    """
+    # only this needs the hub's client
+    from huggingface_hub import constants, snapshot_download  # noqa: PLC0415
+    from huggingface_hub.errors import LocalEntryNotFoundError  # noqa: PLC0415
+
+    repo_id, file, revision = parse_hub_id(hub_name)
+    try:
+        folder = Path(snapshot_download(repo_id, revision=revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        started = Path(constants.HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}"
+        return "in part" if started.is_dir() else "no"
+    if file is not None:
+        return "yes" if (folder / file).is_file() else "no"
+    return "yes" if _is_whole(folder) else "in part"
+
+
+def download(entry: CatalogueEntry) -> list[Path]:
+    """Fetch what an entry needs from the hub, or find it in the cache.
+
+    Raises:
+        ModelLoadError: It cannot be fetched.
+    """
+    return [find_model(name).folder for name in (entry.model, entry.motion_adapter)]
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether every component with a configuration has weights too."""
+    configs = [file.parent for file in (*folder.glob("config.json"), *folder.glob("*/config.json"))]
+    parts = [part for part in configs if part.name not in {"safety_checker", "feature_extractor"}]
+    return bool(parts) and all(list(part.glob("*.safetensors")) for part in parts)
+
+
+def total_state(entry: CatalogueEntry) -> CacheState:
+    """Whether all of an entry lies in the local cache."""
+    states = {cache_state(name) for name in (entry.model, entry.motion_adapter)}
+    if len(states) > 1:
+        return "in part"
+    return states.pop()
