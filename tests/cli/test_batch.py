@@ -85,6 +85,12 @@ def test_a_dry_run_makes_nothing(tmp_path, jobs):
     assert not (tmp_path / "clips").exists()
 
 
+def test_words_that_the_model_never_learned_are_told_once_with_their_row(tmp_path, jobs):
+    (tmp_path / "jobs.csv").write_text("prompt\na red circle\na red unicorn\na unicorn\n")
+    assert run(*jobs)[2].count("never learned") == 1
+    assert f"{tmp_path}/jobs.csv:3: {jobs[5]} never learned 'unicorn'" in run(*jobs, "--dry-run")[2]
+
+
 def test_a_dry_run_counts_what_is_done_and_shows_rows(tmp_path, jobs):
     run(*jobs, "--shard", "0/3")
     code, out, err = run(*jobs, "--dry-run", "--json")
@@ -118,6 +124,13 @@ def test_the_shard_of_a_launcher_is_told_and_taken(tmp_path, jobs, monkeypatch):
     code, out, err = run(*jobs)
     assert (code, len(out.splitlines())) == (0, 1)
     assert "part 1 of 2, as the launcher says; --shard 0/1 makes everything" in err
+
+
+def test_a_file_to_start_from_that_is_not_there_is_told_with_its_row(tmp_path, jobs):
+    (tmp_path / "jobs.csv").write_text("prompt,init_image\na circle,\na circle,nothing.png\n")
+    code, out, err = run(*jobs)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: {tmp_path}/jobs.csv:3: init_image names nothing.png, but there is no such")
 
 
 def test_a_model_or_device_that_is_not_there_is_told_with_its_row_before_any_clip(tmp_path, jobs):

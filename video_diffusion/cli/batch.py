@@ -16,9 +16,10 @@ from video_diffusion.cli.settings_flags import layer_from
 from video_diffusion.cli.terminal import say, warn
 
 if TYPE_CHECKING:
-    from video_diffusion.jobs import JobSummary, Outcome, Shard
+    from video_diffusion.jobs import Job, JobSummary, Outcome, Shard
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+MAX_WORDS = 50  # that are told of
 OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (("--jobs",), {"metavar": "FILE", "help": "Many clips: .txt .csv .tsv .jsonl .yaml; -o names a folder."}),
     (("--shard",), {"metavar": "I/N", "help": "With --jobs: every N-th job from I (or by torchrun, SLURM)."}),
@@ -89,7 +90,7 @@ def run_batch(
 
     for note in check_machine(summary, folder, encoding, suffix):
         warn(note)
-    jobs = shard.pick(read_jobs(file, base, model_facts, suffix))
+    jobs = _telling_unknown_words(shard.pick(read_jobs(file, base, model_facts, suffix)))
     if flags["dry_run"]:
         from video_diffusion.cli.batch_plan import show_plan
 
@@ -137,6 +138,22 @@ def _show(outcome: "Outcome", folder: Path, stdout: TextIO, *, as_json: bool) ->
         warn(f"{outcome.job.where}: {row['error']}")
     elif outcome.status == "ok" and row["flags"]:
         warn(f"{outcome.job.where}: {outcome.job.file} is {' and '.join(row['flags'])}")
+
+
+def _telling_unknown_words(jobs: Iterator["Job"]) -> Iterator["Job"]:
+    """Says of each word that a model never learned, once, in which row it stands first."""
+    from video_diffusion.jobs import model_facts
+    from video_diffusion.text import unknown_words
+
+    told: set[str] = set()
+    for job in jobs:
+        settings = job.settings
+        vocabulary = model_facts(settings.model, settings.motion_adapter).defaults.get("vocabulary", ())
+        for word in unknown_words(" ".join(settings.all_prompts), vocabulary):
+            if word not in told and len(told) < MAX_WORDS:
+                told.add(word)
+                warn(f"{job.where}: {settings.model} never learned {word!r}")
+        yield job
 
 
 def _until_failure(outcomes: Iterator["Outcome"], fail_fast: bool) -> Iterator["Outcome"]:

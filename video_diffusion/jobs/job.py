@@ -9,6 +9,7 @@ from typing import Any
 
 from video_diffusion.config import ConfigError, Layer, shown, validate
 from video_diffusion.generation_settings import GenerationSettings
+from video_diffusion.generation_settings.settings import INPUT_FIELDS
 from video_diffusion.io.file_names import slug
 from video_diffusion.jobs.job_file import Row, read_rows
 from video_diffusion.jobs.model_facts import ModelFacts
@@ -58,6 +59,7 @@ class JobSummary:
         num_repeated: how many there are.
         models: every (model, motion adapter) that is asked for, and the row that asks first.
         devices: likewise.
+        inputs: for every (setting, file) that a clip starts from, likewise.
         shapes: for every (model, motion adapter, frames, height, width, frames per second) that is asked
             for, the first row and the number of jobs.
     """
@@ -67,6 +69,7 @@ class JobSummary:
     num_repeated: int = 0
     models: dict[tuple[str, str | None], str] = field(default_factory=dict)
     devices: dict[str, str] = field(default_factory=dict)
+    inputs: dict[tuple[str, str], str] = field(default_factory=dict)
     shapes: dict[tuple[Any, ...], tuple[str, int]] = field(default_factory=dict)
 
     def add(self, settings: GenerationSettings, where: str) -> None:
@@ -74,6 +77,10 @@ class JobSummary:
         model = (settings.model, settings.motion_adapter)
         self.models.setdefault(model, where)
         self.devices.setdefault(settings.device, where)
+        for name in INPUT_FIELDS:
+            path = getattr(settings, name)
+            if path is not None:
+                self.inputs.setdefault((name, path), where)
         shape = (*model, settings.num_frames, settings.height, settings.width, settings.fps)
         first, count = self.shapes.get(shape, (where, 0))
         self.shapes[shape] = first, count + 1
