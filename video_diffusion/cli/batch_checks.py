@@ -80,7 +80,7 @@ def check_machine(summary: "JobSummary", folder: Path, encoding: EncodingFlags, 
     from video_diffusion.loading import choose_device
 
     for (name, path), where in summary.inputs.items():
-        if not Path(path).exists():
+        if not Path(path).expanduser().exists():
             raise click.UsageError(f"{where}: {name} names {path}, but there is no such file; correct it")
     place = existing_folder(folder) / f"clip{suffix}"
     check_codec(place, encoding)
