@@ -8,10 +8,13 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from video_diffusion.io import write_bytes
 from video_diffusion.loading import load_model
 from video_diffusion.pipeline import TextToVideoPipeline
 from video_diffusion.training.checkpoint import newest_checkpoint
 from video_diffusion.training.clip_encoder import EncodingCaches
+from video_diffusion.training.model_card import CARD_FILE, model_card
+from video_diffusion.training.report import write_report
 from video_diffusion.training.run_folder import RunFolder
 from video_diffusion.training.settings import TrainingSettings
 from video_diffusion.training.sources import Sources, open_sources
@@ -48,7 +51,31 @@ class Run:
         keep = self.trainer.settings.checkpoint.keep
         checkpoint = save_state(self.trainer, self.folder.checkpoints, self.facts, keep, self.seconds)
         self.folder.publish(checkpoint)
+        self.describe()
         return checkpoint
+
+    def describe(self) -> None:
+        """Write what can be read of the run so far: report.html, and the card beside the weights.
+
+        Raises:
+            OSError: No space, no permission.
+        """
+        trainer, settings = self.trainer, self.trainer.settings
+        parts = trainer.pipeline.parts
+        validations = self.validations()
+        card = model_card(settings, self.sources, parts.identity, validations, trainer.step)
+        write_bytes(self.folder.folder / CARD_FILE, card.encode())
+        clips = sum(self.sources.num_clips.values())
+        facts = {
+            "trained": settings.target.replace("_", " "),
+            "base model": parts.identity.name,
+            "steps": f"{trainer.step} of {settings.num_steps}",
+            "clips": f"{clips}, {sum(self.sources.num_held_out)} more held out",
+            "batch": str(settings.batch_size),
+            "peak rate": f"{settings.optimizer.learning_rate:g}",
+            "time": f"{self.seconds / 60:.1f} min",
+        }
+        write_report(self.folder, self.folder.folder.resolve().name, facts)
 
     def validations(self) -> list[Validation]:
         """All so far, the first one first."""

@@ -16,7 +16,7 @@ NoiseType = Literal["independent", "mixed", "progressive", "constant"]
 
 # May differ between a run and its continuation: none of them changes a weight or a logged loss.
 FREE_SETTINGS = frozenset(
-    {"validation", "checkpoint", "num_workers", "latent_cache", "device", "log_with", "output"}
+    {"validation", "checkpoint", "num_workers", "latent_cache", "device", "log_with", "output", "license"}
 )
 
 # Names of files: a continuation must find the same content, under whatever name.
@@ -231,6 +231,7 @@ class TrainingSettings(BaseModel):
             other runs may share it.
         log_with: A tracker of accelerate, such as tensorboard; None writes metrics.jsonl alone.
         output: Folder of the run; the command line's --output wins.
+        license: Of the trained weights, for the model card; None leaves it open.
     """
 
     model_config = _FROZEN
@@ -259,6 +260,7 @@ class TrainingSettings(BaseModel):
     checkpoint: CheckpointSettings = CheckpointSettings()
     log_with: Text | None = None
     output: Text | None = None
+    license: Text | None = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> "TrainingSettings":

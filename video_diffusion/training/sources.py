@@ -25,12 +25,14 @@ class Sources:
         held_out: Clips that training never sees, one entry for each folder that has some.
         hashes: For each folder, numbered in order, the hash of what training sees of it and its weight.
         num_clips: For each folder by name, clips of an epoch.
+        num_held_out: For each folder, clips kept from training.
     """
 
     training: tuple[Weighted, ...]
     held_out: tuple[Clips, ...]
     hashes: Mapping[str, str]
     num_clips: Mapping[str, int]
+    num_held_out: tuple[int, ...]
 
 
 def open_sources(
@@ -49,17 +51,19 @@ def open_sources(
         ManifestError: A folder without a manifest, or a damaged one.
         ValueError: A folder none of whose clips can be used.
     """
-    training, held_out, hashes, counts = list[Weighted](), list[Clips](), dict[str, str](), dict[str, int]()
+    training, held_out, num_held_out = list[Weighted](), list[Clips](), list[int]()
+    hashes, counts = dict[str, str](), dict[str, int]()
     for number, source in enumerate(settings.data):
         entries = read_manifest(source.path)
         kept, apart = split_held_out(entries, settings.clips.held_out)
         clips = _dataset(kept, Path(source.path), settings, defaults, is_cached=is_cached)
         training.append(Weighted(clips, source.weight))
+        num_held_out.append(len(apart))
         if apart:
             held_out.append(_dataset(apart, Path(source.path), settings, defaults, held_out=True))
         hashes[f"folder_{number}"] = f"{manifest_sha256(entries)}, weight {source.weight:g}"
-        counts[source.path] = len(clips)
-    return Sources(tuple(training), tuple(held_out), hashes, counts)
+        counts[f"{source.path}"] = len(clips)
+    return Sources(tuple(training), tuple(held_out), hashes, counts, tuple(num_held_out))
 
 
 def split_held_out(

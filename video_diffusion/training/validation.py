@@ -149,7 +149,11 @@ class Validator:
                 video.save(path)
                 measures = {name: measure.value for name, measure in video.report.values.items()}
                 file = path.relative_to(self.run).as_posix()
-                made.append({"file": file, "prompt": prompt, "seed": seed, "measures": measures})
+                num_frames, height, width, _ = video.frames.shape
+                size = {"num_frames": num_frames, "height": height, "width": width}
+                size["fps"] = float(video.report.fps)
+                row = {"file": file, "prompt": prompt, "seed": seed, "size": size, "measures": measures}
+                made.append(row)
         finally:
             pipeline.parts = parts
         return tuple(made)
