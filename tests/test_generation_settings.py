@@ -66,6 +66,8 @@ from video_diffusion.generation_settings import (
             "loop does not go with context_schedule static; leave the schedule out (given True)",
         ),
         ({"loop": 1}, "loop must be true or false (given 1)"),
+        ({"loras": [3]}, "loras must be a list of texts such as style.safetensors:0.8 (given [3])"),
+        ({"loras": [" "]}, "loras is empty; name a file or folder"),
         ({"sede": 3}, "no setting 'sede'; did you mean 'seed'?"),
     ],
 )
@@ -132,7 +134,7 @@ OTHER: dict[str, Any] = {
     "prompt_blend": "slerp", "guidance_scale_travel": {"3": 2.0}, "motion_scale_travel": {"3": 2.0},
     "freenoise": True, "freeinit": 3, "freeinit_filter": "box", "freeinit_spatial_cutoff": 0.5,
     "freeinit_temporal_cutoff": 0.5, "init_video": "a.mp4", "init_image": "a.png", "strength": 0.5,
-    "image_hold": 0.5,
+    "image_hold": 0.5, "loras": ["x.safetensors:0.5"],
 }  # fmt: skip
 
 

@@ -7,12 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from motion_files import original_lora
 from PIL import Image
+from safetensors.torch import save_file
 from tiny_models import save_tiny_model
 
 from video_diffusion import GeneratedVideo, GenerationSettings, TextToVideoPipeline
 from video_diffusion.generation_settings import content_sha256
+from video_diffusion.generation_settings.input_files import lora_identity
 from video_diffusion.io import VideoReadError, read_record, write_video
+from video_diffusion.loading import ModelLoadError
 from video_diffusion.sampling import DenoisingStep
 
 DEFAULTS = {
@@ -108,6 +112,35 @@ def test_a_clip_begins_with_a_picture(pipeline: TextToVideoPipeline, picture: st
     held = pipeline("a red ball", init_image=picture, num_inference_steps=12, image_hold=0.9)
     assert distinct([clip, held])
     assert clip.record["inputs"] == {"init_image": content_sha256(picture)}
+
+
+def test_loras_are_at_work_for_their_clips_alone(pipeline: TextToVideoPipeline, tmp_path: Path) -> None:
+    file = tmp_path / "zoom.safetensors"
+    save_file(original_lora(pipeline.parts.motion_adapter), file)
+    before = pipeline("a red ball")
+    clips = [pipeline("a red ball", loras=[f"{file}{weight}"]) for weight in ("", ":0.5")]
+    assert distinct([before, *clips])
+    assert pipeline("a red ball").frames_sha256 == before.frames_sha256
+    assert list(clips[0].record["inputs"]) == ["loras.0"]
+    assert clips[0].record["settings"]["loras"] == [str(file)]
+    moved = file.rename(tmp_path / "moved.safetensors")
+    again = GenerationSettings.from_values({"prompt": "a", "loras": [f"{moved}:1"]})
+    moved.rename(file)
+    assert again.job_id() != GenerationSettings.from_values({"prompt": "a"}).job_id()
+    with pytest.raises(ModelLoadError, match="no such file or folder"):
+        pipeline("a red ball", loras=["gone.safetensors"])
+
+
+def test_a_lora_is_named_by_its_content_and_weight(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "motion_lora").mkdir(parents=True)
+    file = run / "motion_lora" / "pytorch_lora_weights.safetensors"
+    file.write_bytes(b"weights")
+    expected = f"{content_sha256(str(file))}:1"
+    assert {lora_identity(str(path)) for path in (file, file.parent, run)} == {expected}
+    assert lora_identity(f"{run}:1.0") == expected
+    assert lora_identity(f"{run}:0.5") == expected.replace(":1", ":0.5")
+    assert lora_identity("owner/model:0.5") == "owner/model:0.5"
 
 
 def test_the_job_id_goes_by_what_is_in_the_file(picture: str, tmp_path: Path) -> None:

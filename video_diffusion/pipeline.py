@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -24,7 +24,15 @@ from video_diffusion.clip_sampling import ClipDenoiser, draw_noise, sample
 from video_diffusion.generated_video import GeneratedVideo, make_record
 from video_diffusion.generation_settings import GenerationSettings
 from video_diffusion.io.input_frames import read_input_image, read_input_video
-from video_diffusion.loading import ModelParts, choose_device, choose_dtype, load_model, save_model
+from video_diffusion.loading import (
+    ModelParts,
+    choose_device,
+    choose_dtype,
+    load_loras,
+    load_model,
+    parse_lora,
+    save_model,
+)
 from video_diffusion.metrics import measure
 from video_diffusion.models import VideoUNet, decode_latents, encode_frames, latent_scale
 from video_diffusion.sampling import DenoisingStep, guidance_is_off, noise_sha256
@@ -135,12 +143,23 @@ class TextToVideoPipeline:
         order = sorted(range(len(resolved)), key=lambda place: made_together(resolved[place]))
         for _, places in groupby(order, key=lambda place: made_together(resolved[place])):
             batch = list(places)
-            made |= zip(
-                batch, self._generate_batch([resolved[place] for place in batch], on_step), strict=True
-            )
+            together = [resolved[place] for place in batch]
+            with self._with_loras(together[0].loras) as loras:
+                made |= zip(batch, self._generate_batch(together, loras, on_step), strict=True)
         return [made[place] for place in range(len(resolved))]
 
-    def _generate_batch(self, batch: Sequence[Any], on_step: OnStep | None) -> Iterator[GeneratedVideo]:
+    @contextmanager
+    def _with_loras(self, loras: Sequence[str]) -> Iterator[Mapping[str, str]]:
+        """LoRAs at work in the model, and their hashes for the record; afterwards it is as it was."""
+        if not loras:
+            yield {}
+            return
+        with load_loras(self.parts, [parse_lora(entry) for entry in loras]) as loaded:
+            yield {f"loras.{k}": str(lora.sha256) for k, lora in enumerate(loaded.loras)}
+
+    def _generate_batch(
+        self, batch: Sequence[Any], loras: Mapping[str, str], on_step: OnStep | None
+    ) -> Iterator[GeneratedVideo]:
         """The flow, for resolved settings that agree on everything but prompts and seeds."""
         one, parts, timings = batch[0], self.parts, dict[str, float]()
         with _timed(timings, "encode_prompt", len(batch)):
@@ -187,7 +206,7 @@ class TextToVideoPipeline:
                 num_threads=torch.get_num_threads(),
                 batch_size=len(batch),
                 window_starts=window_starts,
-                inputs={name: sha256 for name, sha256 in each.input_sha256s().items() if sha256 is not None},
+                inputs={**each.input_sha256s(), **loras},
                 noise_sha256=noise_sha256(own_noise),
             )
             yield GeneratedVideo(frames, each, report, record)

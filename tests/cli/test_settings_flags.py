@@ -75,3 +75,12 @@ def test_wrong_flags_are_refused_in_one_line(arguments: list[str], message: str)
     found = parsed(*arguments)
     assert isinstance(found, str)
     assert message in found
+
+
+def test_loras_and_inputs() -> None:
+    settings = parsed(
+        "a", "--lora", "zoom.safetensors:0.5", "--lora", "x", "--init-image", "7", "--strength", "1"
+    )
+    assert isinstance(settings, GenerationSettings)
+    assert settings.loras == ("zoom.safetensors:0.5", "x")
+    assert (settings.init_image, settings.strength) == ("7", 1.0)

@@ -15,7 +15,7 @@ import video_diffusion
 from video_diffusion.cli.failures import MachineError
 from video_diffusion.cli.output_checks import EncodingFlags, check_clip_fits
 from video_diffusion.cli.terminal import Progress, warn
-from video_diffusion.io import choose_encoding, codec_problem, sidecar_path, working_codecs
+from video_diffusion.io import choose_encoding, codec_problem, iter_frames, sidecar_path, working_codecs
 
 if TYPE_CHECKING:
     from video_diffusion.generation_settings import GenerationSettings
@@ -54,6 +54,7 @@ def check_before_loading(settings: "GenerationSettings", path: Path, encoding: E
         OSError: too little disk.
     """
     check_codec(path, encoding)
+    check_inputs(settings)
     if settings.device == "mps" and sys.platform != "darwin":
         raise MachineError("--device: mps is Apple's GPU and this is not a Mac; use auto or cpu")
     if settings.device == "cpu" and settings.dtype == "float16":
@@ -64,6 +65,17 @@ def check_before_loading(settings: "GenerationSettings", path: Path, encoding: E
     shape = (likely.num_frames, likely.height, likely.width)
     note = check_clip_fits(path, encoding, shape, likely.fps or Fraction(8))
     return [note] if note else []
+
+
+def check_inputs(settings: "GenerationSettings") -> None:
+    """Opens the video and the picture that the clip starts from, up to their first frame.
+
+    Raises:
+        VideoReadError: one that cannot be read.
+    """
+    for path in (settings.init_video, settings.init_image):
+        if path is not None:
+            next(iter(iter_frames(path)))
 
 
 def check_codec(path: Path, encoding: EncodingFlags) -> None:

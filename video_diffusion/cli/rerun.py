@@ -117,6 +117,13 @@ def settings_to_repeat(
                 f"{flag}: the record names {recorded}, which is not here; say where it is, "
                 f"or give {flag} {recorded} to fetch it"
             )
+    for entry in record.settings.loras:
+        if not any(Path(path).exists() for path in (entry, entry.rpartition(":")[0]) if path):
+            raise click.UsageError(f"{entry}: the record names this LoRA, which is not here; put it there")
+    for name, sha256 in record.settings.input_sha256s().items():
+        if name in record.inputs and record.inputs[name] != sha256:
+            path = getattr(record.settings, name)
+            raise click.UsageError(f"{path}: is not the {name} of the record; put the file back that it was")
     if device is not None:
         changes["device"] = device
     return record.settings.from_values(record.settings.model_dump() | changes)

@@ -77,6 +77,14 @@ def settings_options(command: Command) -> Command:
     command = click.option(
         "--config", "configs", multiple=True, metavar="FILE", help="YAML settings; later files win."
     )(command)
+    command = click.option(
+        "--lora",
+        "loras",
+        multiple=True,
+        callback=_as_list,
+        metavar="PATH[:WEIGHT]",
+        help="A LoRA; repeatable.",
+    )(command)
     for flag, setting, metavar, about in reversed(TRAVEL_FLAGS):
         command = click.option(
             flag, setting, multiple=True, callback=_as_map, metavar=f"'{metavar}'", help=about
@@ -130,7 +138,7 @@ def layer_from(
         layer = merge(layer, read_config(Path(name)))
     for assignment in assignments:
         layer = assign(layer, assignment)
-    for flag, setting, _, _ in TRAVEL_FLAGS:
+    for flag, setting in (*((flag, setting) for flag, setting, _, _ in TRAVEL_FLAGS), ("--lora", "loras")):
         text = flags.get(setting)
         if isinstance(text, str):
             layer = set_value(layer, [setting], json.loads(text), flag)
@@ -147,6 +155,11 @@ def layer_from(
             value = text if setting in TEXT_SETTINGS else plain_value(text)
             layer = set_value(layer, [setting], value, names[0])
     return layer
+
+
+def _as_list(context: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> str | None:
+    """Repeated texts as one JSON list; None if there are none."""
+    return json.dumps(texts) if texts else None
 
 
 def _as_map(context: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> str | None:

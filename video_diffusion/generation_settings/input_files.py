@@ -3,6 +3,11 @@
 import hashlib
 from pathlib import Path
 
+from video_diffusion.generation_settings.field_rules import check_path
+
+LORA_FOLDERS = ("motion_lora", "domain_lora")  # in a training run
+MAX_LORAS = 32
+
 
 def content_sha256(path: str) -> str | None:
     """SHA-256 of a file, or of names and contents of a folder's files; None if it cannot be read."""
@@ -15,6 +20,40 @@ def content_sha256(path: str) -> str | None:
         return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
     except (OSError, ValueError):
         return None
+
+
+def lora_identity(entry: str) -> str:
+    """Put the content of the weights in place of the path in "PATH:WEIGHT", where it can be read.
+
+    A folder's weights are those directly in it, or in a training run's own folder for them.
+    """
+    path, colon, number = entry.rpartition(":")
+    if not colon or Path(entry).exists() or not Path(path).exists():
+        path, number = entry, "1"
+    place = Path(path)
+    inside = [place, *(place / name for name in LORA_FOLDERS)] if place.is_dir() else []
+    files = next((found for folder in inside if (found := sorted(folder.glob("*.safetensors")))), [place])
+    hashes = [content_sha256(str(file)) for file in files]
+    if None in hashes:
+        return entry
+    try:
+        return f"{'+'.join(str(sha256) for sha256 in hashes)}:{float(number):g}"
+    except ValueError:
+        return entry
+
+
+def check_loras(value: object) -> tuple[str, ...]:
+    """LoRAs as texts "PATH" or "PATH:WEIGHT"; one text alone is one LoRA.
+
+    Raises:
+        ValueError: something else, an empty one, or more than 32.
+    """
+    entries = (value,) if isinstance(value, str) else value
+    if not isinstance(entries, list | tuple) or not all(isinstance(each, str) for each in entries):
+        raise ValueError("must be a list of texts such as style.safetensors:0.8")
+    if len(entries) > MAX_LORAS:
+        raise ValueError(f"must be at most {MAX_LORAS}, not {len(entries)}")
+    return tuple(str(check_path(each)) for each in entries)
 
 
 def _file_sha256(path: Path) -> str:

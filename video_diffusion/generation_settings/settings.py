@@ -5,7 +5,15 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from video_diffusion.config import Layer, validate
 from video_diffusion.generation_settings.field_rules import (
@@ -24,7 +32,7 @@ from video_diffusion.generation_settings.field_rules import (
     check_prompt,
     check_text,
 )
-from video_diffusion.generation_settings.input_files import content_sha256
+from video_diffusion.generation_settings.input_files import check_loras, content_sha256, lora_identity
 from video_diffusion.generation_settings.keyframes import (
     GuidanceKeyframes,
     MotionKeyframes,
@@ -45,7 +53,7 @@ PIXEL_FIELDS = (
     "loop", "prompt_travel", "negative_prompt_travel", "prompt_head", "prompt_tail", "prompt_blend",
     "guidance_scale_travel", "motion_scale_travel", "freenoise", "freeinit", "freeinit_filter",
     "freeinit_spatial_cutoff", "freeinit_temporal_cutoff", "init_video", "init_image", "strength",
-    "image_hold",
+    "image_hold", "loras",
 )  # fmt: skip
 
 # Pixel fields that came later do not count in a job's id where they change nothing, so older ids stay.
@@ -56,7 +64,7 @@ WITHOUT_EFFECT: Mapping[str, Any] = {
     "prompt_blend": "lerp", "guidance_scale_travel": {}, "motion_scale_travel": {},
     "freenoise": False, "freeinit": 0, "freeinit_filter": "butterworth", "freeinit_spatial_cutoff": 0.25,
     "freeinit_temporal_cutoff": 0.25, "init_video": None, "init_image": None, "strength": None,
-    "image_hold": 0.0,
+    "image_hold": 0.0, "loras": [],
 }  # fmt: skip
 
 # Settings that name a file the clip starts from; in a job's id stands what is in it.
@@ -112,6 +120,7 @@ class GenerationSettings(BaseModel):
             for a video and 1 for a picture.
         image_hold: how much later frames are held to the picture: 0 (free) to 1 (all alike); frame i by its
             i-th power.
+        loras: "PATH" or "PATH:WEIGHT" of each LoRA, on temporal layers or on the image model.
     """
 
     model_config = ConfigDict(
@@ -159,6 +168,7 @@ class GenerationSettings(BaseModel):
     init_image: Annotated[str | None, AfterValidator(check_path)] = None
     strength: Annotated[float | None, Field(ge=0.001, le=1)] = None
     image_hold: Annotated[float, Field(ge=0, le=1)] = 0.0
+    loras: Annotated[tuple[str, ...], BeforeValidator(check_loras)] = ()
 
     @field_validator("init_image")
     @classmethod
@@ -198,10 +208,11 @@ class GenerationSettings(BaseModel):
         texts = (self.prompt_head, self.prompt, *(text for _, text in self.prompt_travel), self.prompt_tail)
         return tuple(dict.fromkeys(text for text in texts if text))
 
-    def input_sha256s(self) -> dict[str, str | None]:
-        """Hashes of the files that the clip starts from; None where one cannot be read."""
+    def input_sha256s(self) -> dict[str, str]:
+        """Hashes of the files that the clip starts from, as far as they can be read."""
         paths = {name: getattr(self, name) for name in INPUT_FIELDS}
-        return {name: content_sha256(path) for name, path in paths.items() if path is not None}
+        hashes = {name: content_sha256(path) for name, path in paths.items() if path is not None}
+        return {name: sha256 for name, sha256 in hashes.items() if sha256 is not None}
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> "GenerationSettings":
@@ -237,7 +248,9 @@ class GenerationSettings(BaseModel):
             for name, value in self.model_dump(mode="json").items()
             if name in PIXEL_FIELDS and not (name in WITHOUT_EFFECT and value in (None, WITHOUT_EFFECT[name]))
         }
-        values |= {name: sha256 for name, sha256 in self.input_sha256s().items() if sha256 is not None}
+        values |= self.input_sha256s()
+        if "loras" in values:
+            values["loras"] = [lora_identity(entry) for entry in self.loras]
         if model_identity is not None:
             values |= {"model": dict(model_identity), "motion_adapter": None}
         return hashlib.sha256(_canonical(values).encode()).hexdigest()[:12]
