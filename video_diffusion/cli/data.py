@@ -1,4 +1,4 @@
-"""`video-diffusion data make`: a folder of captioned clips whose truth is known."""
+"""`video-diffusion data`: check folders of clips; `make` one of captioned clips whose truth is known."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from video_diffusion.cli.data_check import check
 from video_diffusion.cli.data_folder import DatasetSettings, open_folder, write_clips
 from video_diffusion.cli.settings_flags import parse_size
 from video_diffusion.cli.terminal import Progress, say
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
 
 @click.group()
 def data() -> None:
-    """Make procedural clips with known truth."""
+    """Check folders of captioned clips, or make procedural ones with known truth."""
+
+
+data.add_command(check)
 
 
 @data.command()

@@ -26,7 +26,7 @@ COMMANDS = {
         "Make a clip again from its record; tell whether it is identical.",
     ),
     "compare": ("video_diffusion.cli.compare", "Compare settings, or clips, with statistics and a report."),
-    "data": ("video_diffusion.cli.data", "Make procedural clips with captions and known truth."),
+    "data": ("video_diffusion.cli.data", "Check a folder of clips before training, or make procedural ones."),
     "train": ("video_diffusion.cli.train", "Fine-tune the temporal layers on clips; resumable at any step."),
     "convert": ("video_diffusion.cli.convert", "Write temporal weights in another layout."),
     "models": ("video_diffusion.cli.models", "List published models, and fetch them."),
