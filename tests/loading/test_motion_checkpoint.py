@@ -107,6 +107,13 @@ def test_diffusers_own_file_without_a_configuration_is_read(tmp_path: Path) -> N
     assert stored_bits(read_motion_checkpoint(file)) == stored_bits(reference)
 
 
+def test_animatelcm_from_the_hub_is_told_by_its_name(tmp_path: Path) -> None:
+    folder = tmp_path / "models--wangfuyun--AnimateLCM" / "snapshots" / "abc"
+    DiffusersMotionAdapter(block_out_channels=(32, 64, 96, 96)).save_pretrained(folder)
+    assert detect(folder).defaults["scheduler"] == "lcm"
+    assert detect(folder.rename(tmp_path / "elsewhere")).family == "animatediff-v2"
+
+
 def test_a_foreign_folder_is_told_by_shapes_and_ours_by_its_word(tmp_path: Path) -> None:
     DiffusersMotionAdapter(block_out_channels=(32, 64, 96, 96), use_motion_mid_block=False).save_pretrained(
         tmp_path / "theirs"

@@ -22,6 +22,7 @@ from video_diffusion.loading.model_source import ModelSource, find_model
 from video_diffusion.loading.motion_checkpoint import read_motion_checkpoint
 from video_diffusion.loading.motion_file import detect
 from video_diffusion.loading.motion_unet import split_motion_unet
+from video_diffusion.loading.single_file import load_single_file
 from video_diffusion.models import MotionAdapter, temporal_places
 
 NO_TEMPORAL_LAYERS = "none"
@@ -57,7 +58,8 @@ def load_model(
     """Load a model by name, checking every file on the way; see `find_model` for names.
 
     Args:
-        model: "embedded", a folder or a hub id, in the layout of one of `PIPELINES`.
+        model: "embedded", a folder or a hub id, in the layout of one of `PIPELINES`; or one file in Stable
+            Diffusion's original layout.
         motion_adapter: A folder, a file or a hub id to take the temporal layers from; None takes the model's
             own, "none" switches them off: every frame is then a picture of its own. An image model without
             gets temporal layers that do nothing, with a warning. If it is of a published family, that one's
@@ -70,12 +72,14 @@ def load_model(
     """
     source = find_model(model)
     folder = source.folder
-    index = _read_index(folder)
     options: Options = {"dtype": dtype, "allow_extra": allow_extra_weights}
-    unet, own_adapter = _load_unet(folder, index, options)
+    if folder.is_file():
+        components, own_adapter = load_single_file(folder, **options), None
+    else:
+        components, own_adapter = _load_folder(folder, options)
+    unet, scheduler_config = components["unet"], components["scheduler_config"]
     switched_off = motion_adapter == NO_TEMPORAL_LAYERS
     adapter_source = find_model(motion_adapter) if motion_adapter is not None and not switched_off else None
-    scheduler_config = read_json(folder / "scheduler" / "scheduler_config.json")
     defaults = read_json(folder / DEFAULTS_FILE) if (folder / DEFAULTS_FILE).is_file() else {}
     if adapter_source is not None:
         own_adapter = read_motion_checkpoint(adapter_source.adapter_folder, **options)
@@ -85,22 +89,30 @@ def load_model(
     if switched_off:
         positions = {} if own_adapter is None else {"max_num_frames": own_adapter.max_num_frames}
         own_adapter = MotionAdapter.for_unet(unet, norm_scope="clip", **positions)
-    is_xl = index["_class_name"] in XL_PIPELINES
     parts = ModelParts(
-        tokenizer=load_tokenizer(_kind("tokenizer", index, folder), folder / "tokenizer"),
-        text_encoder=load_text_encoder(
-            _kind("text_encoder", index, folder), folder / "text_encoder", **options
-        ),
-        vae=_load_vae(_kind("vae", index, folder), folder / "vae", options, is_xl),
-        unet=unet,
+        **{**components, "scheduler_config": scheduler_config},
         motion_adapter=own_adapter if own_adapter is not None else _idle_adapter(unet, model),
-        scheduler_config=scheduler_config,
         defaults=defaults,
         identity=_identity(source, adapter_source, switched_off),
-        **(_second_text_encoder(index, folder, options) if is_xl else {}),
     )
     _check_fit(parts, folder)
     return parts
+
+
+def _load_folder(folder: Path, options: Options) -> tuple[dict[str, Any], MotionAdapter | None]:
+    """All components of a folder by their field of `ModelParts`, and its temporal layers if it has some."""
+    index = _read_index(folder)
+    unet, adapter = _load_unet(folder, index, options)
+    is_xl = index["_class_name"] in XL_PIPELINES
+    text_encoder = _kind("text_encoder", index, folder)
+    components = {
+        "unet": unet,
+        "tokenizer": load_tokenizer(_kind("tokenizer", index, folder), folder / "tokenizer"),
+        "text_encoder": load_text_encoder(text_encoder, folder / "text_encoder", **options),
+        "vae": _load_vae(_kind("vae", index, folder), folder / "vae", options, is_xl),
+        "scheduler_config": read_json(folder / "scheduler" / "scheduler_config.json"),
+    }
+    return components | (_second_text_encoder(index, folder, options) if is_xl else {}), adapter
 
 
 def _read_index(folder: Path) -> Mapping[str, Any]:

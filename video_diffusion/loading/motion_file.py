@@ -18,7 +18,8 @@ from video_diffusion.loading.weight_files import find_weights
 CONFIG_TAG = "motion_adapter_config"
 """Under this name our own files in AnimateDiff's layout carry what shapes cannot tell, such as heads."""
 
-# Lightning's files have the very tensors of AnimateDiff v2; only their published names differ.
+# Lightning's files, and AnimateLCM's folder on the hub, have the very tensors of AnimateDiff v2; only their
+# published names differ.
 _LIGHTNING = re.compile(r"animatediff_lightning_(?P<steps>[1248])step")
 _OURS = {"norm_scope", "family"}
 
@@ -74,7 +75,8 @@ def detect(path: Path | str, *, allow_pickle: bool = False) -> MotionFile:
     """Tell what a motion module is, from the names and shapes of its tensors.
 
     A file or folder that this project wrote says more (heads, groups, norms, family), which is then believed.
-    One thing only a published file's name tells: AnimateDiff-Lightning, with the steps it was distilled for.
+    Two things only published names tell: AnimateDiff-Lightning, with the steps it was distilled for, and
+    AnimateLCM's folder in the hub's cache.
 
     Args:
         path: A weights file, or a folder with config.json and safetensors.
@@ -113,8 +115,11 @@ def _own_family(config: Mapping[str, Any], path: Path) -> str | None:
 
 
 def _named_family(layout: MotionLayout, path: Path) -> str | None:
-    lightning = layout.family == "animatediff-v2" and _LIGHTNING.search(path.name)
-    return "animatediff-lightning" if lightning else layout.family
+    if layout.family != "animatediff-v2":
+        return layout.family
+    if _LIGHTNING.search(path.name):
+        return "animatediff-lightning"
+    return "animatelcm" if "models--wangfuyun--AnimateLCM" in path.parts else layout.family
 
 
 def _own_config(weights: WeightFile) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """One weights file, safetensors or, where it is trusted, a pickle: what it holds, and its tensors."""
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,16 +37,24 @@ class WeightFile:
     metadata: Mapping[str, str]
     unpickled: "Mapping[str, Tensor] | None" = None
 
-    def load(self) -> "dict[str, Tensor]":
+    def load(self, names: Collection[str] | None = None) -> "dict[str, Tensor]":
         """Read the tensors, on the CPU, as they are stored.
+
+        Args:
+            names: Which ones; None means all.
 
         Raises:
             ModelLoadError: One of them holds NaN or infinity, or is no floating-point tensor.
         """
         import torch  # noqa: PLC0415  files are looked at without torch
-        from safetensors.torch import load_file  # noqa: PLC0415
+        from safetensors import safe_open  # noqa: PLC0415
 
-        tensors = load_file(self.path) if self.unpickled is None else dict(self.unpickled)
+        wanted = list(self.tensors if names is None else names)
+        if self.unpickled is None:
+            with safe_open(self.path, "pt") as stored:
+                tensors = {name: stored.get_tensor(name) for name in wanted}
+        else:
+            tensors = {name: self.unpickled[name] for name in wanted}
         for name, tensor in tensors.items():
             if not tensor.is_floating_point():
                 raise ModelLoadError(

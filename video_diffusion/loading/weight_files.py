@@ -133,8 +133,10 @@ def compare_weights(stored: StoredWeights, model: Any, allow_extra: bool) -> Non
     Raises:
         ModelLoadError: Tensors are missing, surplus, of another shape, or integers.
     """
-    found = {_present_name(name): tensor for name, tensor in stored.tensors.items()}
-    expected = {_present_name(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {present_component_name(name): tensor for name, tensor in stored.tensors.items()}
+    expected = {
+        present_component_name(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()
+    }
     for name, shape in expected.items():
         if name in found and found[name].shape != shape:
             raise ModelLoadError(
@@ -164,7 +166,8 @@ def _named(names: list[str]) -> str:
     return f"{len(names)} tensors ({', '.join(names[:NUM_NAMED])}{more}) are"
 
 
-def _present_name(name: str) -> str:
+def present_component_name(name: str) -> str:
+    """Translate names that older versions of the libraries gave to a component's tensors."""
     name = name.removeprefix("text_model.")  # CLIP text encoders: transformers 5 leaves it out
     if ".attentions." in name:
         for old, new in OLD_NAMES.items():

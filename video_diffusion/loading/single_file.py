@@ -1,0 +1,187 @@
+"""Image models in one file, in Stable Diffusion's original layout: told by shapes, converted by diffusers.
+
+diffusers asks the hub for configurations; here the shapes say it all, so that it works offline. What no such
+file holds is a tokenizer: that is taken from a folder beside the file, or from the local cache of the hub.
+"""
+
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.loaders.single_file_utils import (
+    convert_ldm_clip_checkpoint,
+    convert_ldm_unet_checkpoint,
+    convert_ldm_vae_checkpoint,
+    convert_open_clip_checkpoint,
+)
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor, nn
+from transformers.models.clip.configuration_clip import CLIPTextConfig
+from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelWithProjection
+
+from video_diffusion.loading.components import quiet_libraries
+from video_diffusion.loading.errors import ModelLoadError
+from video_diffusion.loading.single_file_config import (
+    open_clip_config,
+    text_config,
+    unet_config,
+    vae_config,
+)
+from video_diffusion.loading.single_file_kind import SINGLE_FILE_KINDS, single_file_kind
+from video_diffusion.loading.single_file_tokenizer import find_tokenizer
+from video_diffusion.loading.weight_file import open_weights
+from video_diffusion.loading.weight_files import (
+    StoredTensor,
+    StoredWeights,
+    compare_weights,
+    present_component_name,
+)
+
+_PREFIXES = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conditioner.embedders.")
+_SCHEDULER: Mapping[str, Any] = {
+    "_class_name": "DDIMScheduler",
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "epsilon",
+    "steps_offset": 1,
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "timestep_spacing": "leading",
+}
+
+
+def load_single_file(path: Path, dtype: torch.dtype, *, allow_extra: bool = False) -> dict[str, Any]:
+    """Load an image model: fields of `ModelParts`, all but the temporal layers, defaults and identity.
+
+    Args:
+        path: A `.safetensors` file of SD 1.x, SD 2.x or SDXL.
+        dtype: To convert the weights to.
+        allow_extra: Whether surplus tensors of a component are left out instead of refused.
+
+    Raises:
+        ModelLoadError: Another kind of file, one with wrong tensors, or no tokenizer on this machine.
+    """
+    file = open_weights(path)
+    kind = single_file_kind(file.tensors)
+    if kind is None:
+        known = ", ".join(each.title for each in SINGLE_FILE_KINDS.values())
+        raise ModelLoadError(
+            f"{path}: must be an image model of {known} in its original layout; "
+            f"`video-diffusion inspect {path.name}` says what it is"
+        )
+    shapes = {name: tensor.shape for name, tensor in file.tensors.items() if name.startswith(_PREFIXES)}
+    tokenizers = {"tokenizer": find_tokenizer(path, kind)}
+    if kind == "sdxl":
+        tokenizers["tokenizer_2"] = find_tokenizer(path, kind, second=True)
+    try:
+        unet_fields, vae_fields = unet_config(shapes, kind), vae_config(shapes, kind)
+        first = open_clip_config(shapes, kind) if kind == "sd2" else text_config(shapes, kind)
+        second = open_clip_config(shapes, kind) if kind == "sdxl" else None
+    except (KeyError, IndexError, ZeroDivisionError) as error:
+        raise ModelLoadError(f"{path}: lacks the tensor {error} of its kind; download it again") from None
+    tensors = file.load([name for name in shapes if not name.endswith("position_ids")])
+    convert = _Conversion(path, dtype, allow_extra)
+    unet = convert(
+        lambda: UNet2DConditionModel(**unet_fields), lambda m: convert_ldm_unet_checkpoint(tensors, m.config)
+    )
+    vae = convert(
+        lambda: AutoencoderKL(**vae_fields),
+        lambda m: convert_ldm_vae_checkpoint(tensors, m.config),
+        kind == "sdxl",
+    )
+    if kind == "sd2":
+        encoder = convert(
+            lambda: CLIPTextModel(CLIPTextConfig(**first)),
+            lambda m: _of_model(m, convert_open_clip_checkpoint(m, dict(tensors), "cond_stage_model.model.")),
+        )
+    else:
+        encoder = convert(
+            lambda: CLIPTextModel(CLIPTextConfig(**first)),
+            lambda m: _of_model(m, convert_ldm_clip_checkpoint(tensors)),
+        )
+    parts = {**tokenizers, "text_encoder": encoder, "vae": vae, "unet": unet}
+    if second is not None:
+        prefix = "conditioner.embedders.1.model."
+        parts["text_encoder_2"] = convert(
+            lambda: CLIPTextModelWithProjection(CLIPTextConfig(**second)),
+            lambda m: _of_model(m, convert_open_clip_checkpoint(m, dict(tensors), prefix)),
+        )
+        parts["zeros_for_empty_prompt"] = True
+    return {**parts, "scheduler_config": _scheduler_config(path, kind, file.tensors)}
+
+
+class _Conversion:
+    """Builds a component, hands it diffusers' conversion of the file's tensors, and checks them."""
+
+    def __init__(self, path: Path, dtype: torch.dtype, allow_extra: bool) -> None:
+        self.path, self.dtype, self.allow_extra = path, dtype, allow_extra
+
+    def __call__(self, build: Any, convert: Any, needs_range: bool = False) -> Any:
+        with quiet_libraries(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with torch.device("meta"):
+                model: nn.Module = build()
+            try:
+                converted: dict[str, Tensor] = convert(model)
+            except (KeyError, IndexError, AttributeError, RuntimeError) as error:
+                reason = str(error).splitlines()[0]
+                raise ModelLoadError(
+                    f"{self.path}: lacks tensors of its kind ({reason}); download it again"
+                ) from None
+        stored = {name: StoredTensor("F32", tuple(tensor.shape)) for name, tensor in converted.items()}
+        compare_weights(
+            StoredWeights(self.path, stored, None, "the rest of the file"), model, self.allow_extra
+        )
+        by_name = {present_component_name(name): tensor for name, tensor in converted.items()}
+        dtype = torch.float32 if needs_range and self.dtype == torch.float16 else self.dtype
+        state = {name: by_name[present_component_name(name)].to(dtype) for name in model.state_dict()}
+        for name, tensor in state.items():
+            if not bool(torch.isfinite(tensor).all()):
+                raise ModelLoadError(f"{self.path}: {name} holds NaN or infinity after loading as {dtype}")
+        model.load_state_dict(state, assign=True)
+        _make_buffers(model)
+        return model.eval()
+
+
+def _make_buffers(model: nn.Module) -> None:
+    """Fill in what no checkpoint stores: the row numbers of text encoders."""
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.is_meta:
+                assert name == "position_ids"
+                module.register_buffer(name, torch.arange(buffer.shape[-1])[None], persistent=False)
+
+
+def _of_model(model: nn.Module, converted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without layers that this kind of model does not run, such as the last one of SD 2's text encoder."""
+    own = {present_component_name(name) for name in model.state_dict()}
+    return {name: tensor for name, tensor in converted.items() if present_component_name(name) in own}
+
+
+def _scheduler_config(path: Path, kind: str, tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:
+    """The noise schedule; marks in the file, or a configuration beside it, tell what the model predicts."""
+    config = dict(_SCHEDULER)
+    if "v_pred" in tensors:
+        config["prediction_type"] = "v_prediction"
+    if "ztsnr" in tensors:
+        config |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    beside = path.with_suffix(".yaml")
+    if beside.is_file():
+        found = re.search(
+            r"^\s*parameterization:\s*[\"']?(v|eps)\b", beside.read_text(errors="replace"), re.M
+        )
+        config["prediction_type"] = "v_prediction" if found is not None and found[1] == "v" else "epsilon"
+    elif kind == "sd2" and "v_pred" not in tensors:
+        config["prediction_type"] = "v_prediction"
+        warnings.warn(
+            f"{path.name} does not say what it predicts; v_prediction is taken, as of SD 2.1 at 768 pixels; "
+            f"if colours come out wrong, put {beside.name} with the line 'parameterization: eps' beside it",
+            stacklevel=5,
+        )
+    return config

@@ -1,0 +1,133 @@
+"""Configurations of image models in one file, read off the shapes of their tensors; takes no torch."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from video_diffusion.loading.single_file_kind import SINGLE_FILE_KINDS, UNET
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+VAE = "first_stage_model."
+CLIP = {
+    "sd1": "cond_stage_model.transformer.text_model.",
+    "sdxl": "conditioner.embedders.0.transformer.text_model.",
+}
+OPEN_CLIP = {"sd2": "cond_stage_model.model.", "sdxl": "conditioner.embedders.1.model."}
+HEAD_WIDTH = 64  # of all text encoders, and of the U-Nets of SD 2 and XL
+SD1_HEADS = 8
+SCALING = {"sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.13025}
+
+
+def unet_config(shapes: Shapes, kind: str) -> dict[str, Any]:
+    """Fields of `UNet2DConditionModel`.
+
+    Raises:
+        KeyError: A tensor that every such model has is missing.
+    """
+    num_blocks = SINGLE_FILE_KINDS[kind].num_blocks
+    widths, depths = [], []
+    for level in range(num_blocks):
+        first = f"{UNET}input_blocks.{1 + 3 * level}."
+        widths.append(shapes[f"{first}0.out_layers.3.weight"][0])
+        depths.append(_count(shapes, f"{first}1.transformer_blocks."))
+    middle = _count(shapes, f"{UNET}middle_block.1.transformer_blocks.")
+    layers = (*(max(depth, 1) for depth in depths[:-1]), middle)
+    with_attention = next(level for level in range(num_blocks) if depths[level])
+    projection = shapes[f"{UNET}input_blocks.{1 + 3 * with_attention}.1.proj_in.weight"]
+    config: dict[str, Any] = {
+        "sample_size": SINGLE_FILE_KINDS[kind].sample_size,
+        "in_channels": shapes[f"{UNET}input_blocks.0.0.weight"][1],
+        "out_channels": shapes[f"{UNET}out.2.weight"][0],
+        "block_out_channels": tuple(widths),
+        "layers_per_block": 2,
+        "down_block_types": tuple("CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in depths),
+        "up_block_types": tuple("CrossAttnUpBlock2D" if depth else "UpBlock2D" for depth in reversed(depths)),
+        "transformer_layers_per_block": layers[0] if len(set(layers)) == 1 else layers,
+        "cross_attention_dim": SINGLE_FILE_KINDS[kind].text_width,
+        "attention_head_dim": (
+            SD1_HEADS if kind == "sd1" else tuple(max(width // HEAD_WIDTH, 1) for width in widths)
+        ),
+        "use_linear_projection": len(projection) == 2,
+    }
+    if kind == "sdxl":
+        added = shapes[f"{UNET}label_emb.0.0.weight"][1]
+        pooled = shapes[f"{OPEN_CLIP[kind]}text_projection"][1]
+        config |= {
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": (added - pooled) // 6,
+            "projection_class_embeddings_input_dim": added,
+        }
+    return config
+
+
+def vae_config(shapes: Shapes, kind: str) -> dict[str, Any]:
+    """Fields of `AutoencoderKL`.
+
+    Raises:
+        KeyError: As `unet_config`.
+    """
+    levels = _count(shapes, f"{VAE}encoder.down.")
+    widths = [shapes[f"{VAE}encoder.down.{level}.block.0.conv2.weight"][0] for level in range(levels)]
+    return {
+        "block_out_channels": tuple(widths),
+        "down_block_types": ("DownEncoderBlock2D",) * levels,
+        "up_block_types": ("UpDecoderBlock2D",) * levels,
+        "layers_per_block": _count(shapes, f"{VAE}encoder.down.0.block."),
+        "latent_channels": shapes[f"{VAE}post_quant_conv.weight"][1],
+        "sample_size": SINGLE_FILE_KINDS[kind].sample_size * 8,
+        "scaling_factor": SCALING[kind],
+    }
+
+
+def text_config(shapes: Shapes, kind: str) -> dict[str, Any]:
+    """Fields of `CLIPTextConfig` for OpenAI's text encoder.
+
+    Raises:
+        KeyError: As `unet_config`.
+    """
+    prefix = CLIP[kind]
+    vocabulary, width = shapes[f"{prefix}embeddings.token_embedding.weight"]
+    return {
+        **_common_text(vocabulary, width),
+        "intermediate_size": shapes[f"{prefix}encoder.layers.0.mlp.fc1.weight"][0],
+        "num_hidden_layers": _count(shapes, f"{prefix}encoder.layers."),
+        "max_position_embeddings": shapes[f"{prefix}embeddings.position_embedding.weight"][0],
+        "hidden_act": "quick_gelu",
+        "projection_dim": width,
+    }
+
+
+def open_clip_config(shapes: Shapes, kind: str) -> dict[str, Any]:
+    """Fields of `CLIPTextConfig` for OpenCLIP's text encoder; SD 2 leaves its last layer out.
+
+    Raises:
+        KeyError: As `unet_config`.
+    """
+    prefix = OPEN_CLIP[kind]
+    vocabulary, width = shapes[f"{prefix}token_embedding.weight"]
+    return {
+        **_common_text(vocabulary, width),
+        "intermediate_size": shapes[f"{prefix}transformer.resblocks.0.mlp.c_fc.weight"][0],
+        "num_hidden_layers": _count(shapes, f"{prefix}transformer.resblocks.") - (kind == "sd2"),
+        "max_position_embeddings": shapes[f"{prefix}positional_embedding"][0],
+        "hidden_act": "gelu",
+        "projection_dim": shapes[f"{prefix}text_projection"][1],
+    }
+
+
+def _common_text(vocabulary: int, width: int) -> dict[str, Any]:
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "num_attention_heads": width // HEAD_WIDTH,
+        "bos_token_id": vocabulary - 2,
+        "eos_token_id": vocabulary - 1,
+        "pad_token_id": 1,
+    }
+
+
+def _count(shapes: Shapes, prefix: str) -> int:
+    """How many numbered parts follow a prefix."""
+    numbers = [re.match(r"\d+", name[len(prefix) :]) for name in shapes if name.startswith(prefix)]
+    return 1 + max((int(found[0]) for found in numbers if found is not None), default=-1)
