@@ -19,6 +19,7 @@ CLIP_FAILED, USAGE, MODEL, MACHINE, INTERRUPTED, TERMINATED = 1, 2, 3, 4, 130, 1
 # Errors of lower rooms by name: importing their classes would import torch for every usage error.
 NAMED = {
     "NonFiniteLatentsError": CLIP_FAILED,
+    "NonFiniteLossError": CLIP_FAILED,
     "ModelLoadError": MODEL,
     "DeviceError": MACHINE,
     "MachineError": MACHINE,

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -57,25 +57,24 @@ def train(
     The run's folder goes to stdout. `generate --motion-adapter RUN` uses it at once, also while it trains.
     """
     settings, folder = settings_from(config, data, output, assignments, flags, resume)
-    check_folder(folder, resume)
+    main = int(os.environ.get("RANK", "0")) == 0  # of several processes, the first owns the folder
+    if main:
+        check_folder(folder, resume)
     from video_diffusion.cli.clip_run import warnings_as_lines
+    from video_diffusion.training.run_folder import RunFolder, owned
 
-    with warnings_as_lines():
-        from video_diffusion.training.run_folder import owned
+    with warnings_as_lines(), owned(folder) if main else nullcontext(RunFolder(folder)) as place:
+        from video_diffusion.training.fit import open_run
 
-        with owned(folder) as place:
-            from video_diffusion.training.fit import open_run
-
-            started = time.monotonic()
-            run = open_run(settings, place)
-            main = run.trainer.accelerator.is_main_process
-            if main and not quiet:
-                say(plan_line(run))
-            if dry_run:
-                return
-            train_run(run, quiet=quiet or as_json or not main)
-            if main:
-                report(run, as_json=as_json, quiet=quiet, seconds=time.monotonic() - started)
+        started = time.monotonic()
+        run = open_run(settings, place)
+        if main and not quiet:
+            say(plan_line(run))
+        if dry_run:
+            return
+        train_run(run, quiet=quiet or as_json or not main)
+        if main:
+            report(run, as_json=as_json, quiet=quiet, seconds=time.monotonic() - started)
 
 
 def settings_from(
@@ -130,7 +129,7 @@ def check_folder(folder: Path, resume: bool) -> None:
         raise click.UsageError(f"--output: {folder} is a file; name a folder")
     there = {path.name for path in folder.iterdir() if path.name != ".lock"} if folder.is_dir() else set()
     if "metrics.jsonl" in there or "checkpoints" in there:
-        if not resume and int(os.environ.get("RANK", "0")) == 0:
+        if not resume:
             raise click.UsageError(
                 f"--output: {folder} holds a run; --resume goes on with it, or name another"
             )
@@ -150,12 +149,14 @@ def train_run(run: "Run", quiet: bool) -> None:
     with stop_requests() as requests:
         for step in fit(run):
             progress.show(step)
-            if requests and step.step < step.num_steps:
+            if step.step < step.num_steps and run.anybody(bool(requests)):
                 run.save()
                 progress.clear()
                 again = f"--output {run.folder.folder} --resume"
-                say(f"stopped after step {step.step} of {step.num_steps}, saved; {again} goes on")
-                raise click.exceptions.Exit(INTERRUPTED if requests[0] == signal.SIGINT else TERMINATED)
+                if not quiet:
+                    say(f"stopped after step {step.step} of {step.num_steps}, saved; {again} goes on")
+                first = requests[0] if requests else signal.SIGTERM
+                raise click.exceptions.Exit(INTERRUPTED if first == signal.SIGINT else TERMINATED)
     progress.clear()
 
 

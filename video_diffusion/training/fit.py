@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 
 from video_diffusion.io import write_bytes
@@ -42,17 +43,26 @@ class Run:
     sources: Sources
     seconds: float = 0.0
 
-    def save(self) -> Path:
-        """Write a checkpoint of the run as it stands, and its weights for use.
+    def save(self) -> None:
+        """Write a checkpoint of the run as it stands, and its weights for use; one process writes for all.
 
         Raises:
             OSError: No space, no permission; earlier checkpoints are as they were.
         """
-        keep = self.trainer.settings.checkpoint.keep
-        checkpoint = save_state(self.trainer, self.folder.checkpoints, self.facts, keep, self.seconds)
-        self.folder.publish(checkpoint)
-        self.describe()
-        return checkpoint
+        if self.trainer.accelerator.is_main_process:
+            keep = self.trainer.settings.checkpoint.keep
+            checkpoint = save_state(self.trainer, self.folder.checkpoints, self.facts, keep, self.seconds)
+            self.folder.publish(checkpoint)
+            self.describe()
+        self.trainer.accelerator.wait_for_everyone()
+
+    def anybody(self, wants: bool) -> bool:
+        """Whether any process of the run wants something; all of them must ask, and get the same answer."""
+        accelerator = self.trainer.accelerator
+        if accelerator.num_processes == 1:
+            return wants
+        wish = torch.tensor(float(wants), device=accelerator.device)
+        return float(accelerator.reduce(wish, "sum")) > 0
 
     def describe(self) -> None:
         """Write what can be read of the run so far: report.html, and the card beside the weights.
@@ -110,9 +120,6 @@ def open_run(settings: TrainingSettings, folder: RunFolder, accelerator: Acceler
     checkpoint = newest_checkpoint(folder.checkpoints)
     if checkpoint is not None:
         run.seconds = load_state(trainer, checkpoint, run.facts)
-    if accelerator.is_main_process:
-        folder.write_config(settings)
-        folder.forget_after(trainer.step if checkpoint is not None else -1)
     return run
 
 
@@ -133,6 +140,9 @@ def fit(run: Run) -> Iterator[TrainingStep]:
     trainer, settings = run.trainer, run.trainer.settings
     main = trainer.accelerator.is_main_process
     validate_every, save_every = settings.validation.every, settings.checkpoint.every
+    if main:
+        run.folder.write_config(settings)
+        run.folder.forget_after(trainer.step or -1)
     if trainer.step == 0 and validate_every != 0 and main:
         _validate(run)
     trainer.accelerator.wait_for_everyone()
@@ -146,9 +156,8 @@ def fit(run: Run) -> Iterator[TrainingStep]:
                 paused = time.monotonic()
                 _validate(run)
                 began += time.monotonic() - paused
-            if last or step.step % save_every == 0:
-                run.save()
-        trainer.accelerator.wait_for_everyone()
+        if last or step.step % save_every == 0:
+            run.save()
         yield step
 
 

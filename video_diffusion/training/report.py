@@ -17,6 +17,7 @@ MAX_POINTS = 400
 WIDTH, HEIGHT = 640.0, 260.0
 LEFT, RIGHT, TOP, BOTTOM = 56.0, 12.0, 12.0, 30.0
 SHOWN = ("flicker", "motion", "warp_ssim", "sharpness")
+Points = Sequence[tuple[float, float]]
 QUARTERS = ("least noise", "some noise", "much noise", "most noise")
 
 
@@ -76,7 +77,7 @@ def write_report(run: RunFolder, title: str, facts: Mapping[str, str]) -> Path:
 
 def loss_chart(rows: Sequence[Mapping[str, Any]]) -> Chart:
     """Every step's loss, thinned to what a screen shows, and its running mean."""
-    points = [(row["step"], row["loss"]) for row in rows if row.get("loss") is not None]
+    points = [(float(row["step"]), row["loss"]) for row in rows if row.get("loss") is not None]
     means, mean = [], math.nan
     for step, loss in points:
         mean = loss if math.isnan(mean) else 0.95 * mean + 0.05 * loss
@@ -89,10 +90,10 @@ def loss_chart(rows: Sequence[Mapping[str, Any]]) -> Chart:
 
 def held_out_chart(validations: Sequence[Validation]) -> Chart:
     """Loss on clips that training never sees, by quarter of the noise schedule."""
-    curves: dict[str, tuple[list[tuple[int, float]], str]] = {}
+    curves: dict[str, tuple[Points, str]] = {}
     known = [each for each in validations if each.held_out_loss is not None]
     for index, name in enumerate(QUARTERS):
-        points = [(each.step, each.quartiles[index]) for each in known if len(each.quartiles) > index]
+        points = [(float(each.step), each.quartiles[index]) for each in known if len(each.quartiles) > index]
         curves[name] = (points, "abcd"[index])
     return _chart("Held-out loss by noise level", curves)
 
@@ -133,10 +134,10 @@ def _spread(values: Sequence[Validation]) -> list[Validation]:
     return [values[place] for place in places]
 
 
-def _chart(title: str, curves: Mapping[str, tuple[Sequence[tuple[int, float]], str]]) -> Chart:
+def _chart(title: str, curves: Mapping[str, tuple[Points, str]]) -> Chart:
     steps = [step for points, _ in curves.values() for step, _ in points]
     values = [value for points, _ in curves.values() for _, value in points]
-    across = scale_over(map(float, steps), LEFT, WIDTH - RIGHT, margin=0.01)
+    across = scale_over(steps, LEFT, WIDTH - RIGHT, margin=0.01)
     up = scale_over(values, HEIGHT - BOTTOM, TOP, zero=True)
     lines = tuple(
         Line(name, _path(points, across, up), kind) for name, (points, kind) in curves.items() if points
@@ -149,7 +150,7 @@ def _chart(title: str, curves: Mapping[str, tuple[Sequence[tuple[int, float]], s
     )
 
 
-def _path(points: Sequence[tuple[int, float]], across: Scale, up: Scale) -> str:
+def _path(points: Points, across: Scale, up: Scale) -> str:
     if len(points) == 1:
         step, value = points[0]
         return f"M{across(step) - 2} {up(value)}L{across(step) + 2} {up(value)}"
