@@ -69,9 +69,9 @@ def test_one_command_leaves_a_whole_folder_and_a_second_look_is_warned_of(tmp_pa
     assert again[0] == 0
     answer = json.loads(again[1])
     assert answer["num_clips"] == 12 and answer["verdicts"][0]["arm"] == "scheduler=euler"
-    assert "was looked at with 3 prompts × 1 seeds before it had 3 prompts × 2" in answer["warnings"][0]
+    assert "was looked at with 3 prompts × 1 seed before it had 3 prompts × 2" in answer["warnings"][0]
     assert len(rows(folder)) == 12
-    assert read_summary(folder).looks == ("3 prompts × 1 seeds",)
+    assert read_summary(folder).looks == ("3 prompts × 1 seed",)
     dry = run(folder / "config.yaml", "-o", folder, "--dry-run")
     assert "12 clips, 12 of them done" in dry[2]
     check_tables(folder)
@@ -96,7 +96,7 @@ def test_a_failing_arm_is_told_and_the_rest_is_compared(tmp_path, grid):
     code, out, err = run(*grid)
     assert code == 1
     assert "num_frames=4000: 3 clips failed and are left out" in err
-    assert out.startswith("num_frames=4000: flicker could be compared in 0 of 3 pairs only")
+    assert out.startswith("num_frames=4000: too few to tell: flicker could be compared in 0 of 3 pairs only")
     summary = read_summary(tmp_path / "out")
     assert sum(bool(clip.error) for clip in summary.clips) == 3
     assert summary.verdict("num_frames=4000").outcome == "too few to tell"
@@ -105,7 +105,7 @@ def test_a_failing_arm_is_told_and_the_rest_is_compared(tmp_path, grid):
 def test_a_dry_run_makes_nothing(tmp_path, grid):
     code, out, err = run(*grid, "--dry-run")
     assert (code, len(out.splitlines())) == (0, 6)
-    assert "2 arms × 3 prompts × 1 seeds = 6 clips; the baseline is scheduler=ddim" in err
+    assert "2 arms × 3 prompts × 1 seed = 6 clips; the baseline is scheduler=ddim" in err
     assert "6 clips, about" in err
     assert not (tmp_path / "out").exists()
 
@@ -184,7 +184,7 @@ def test_foreign_clips_are_paired_by_name_measured_once_and_judged(tmp_path):
     words = ["--clips", f"rough={tmp_path}/rough", f"calm={tmp_path}/calm", "-o", tmp_path / "out"]
     code, out, err = run(*words)
     assert code == 0, err
-    assert "calm lowers flicker" in out and "prompt alignment was not measured" in out
+    assert "calm wins: flicker falls by" in out and "prompt alignment was not measured" in out
     summary = read_summary(tmp_path / "out")
     assert summary.verdicts[0].outcome == "wins"
     assert summary.arms[1].paired is None

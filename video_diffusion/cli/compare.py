@@ -95,8 +95,11 @@ def compare(
     design = _design(sources, grids, prompts, seeds, baseline, assignments)
     design = design.against_itself() if against_itself else design
     if not quiet:
+        from video_diffusion.comparison.caveats import counted
+
         say(
-            f"{len(design.arms)} arms × {len(design.prompts)} prompts × {len(design.seeds)} seeds = "
+            f"{len(design.arms)} arms × {counted(len(design.prompts), 'prompt')} × "
+            f"{counted(len(design.seeds), 'seed')} = "
             f"{design.num_clips} clips; the baseline is {design.arms[0].label}"
         )
     from video_diffusion.cli.compare_run import run_design

@@ -130,8 +130,9 @@ def _lines(summary: "ComparisonSummary") -> list[str]:
     """The sentence, then the verdicts in two columns if there are several."""
     lines = [printable(summary.sentence)]
     if len(summary.verdicts) > 1:
-        width = max(len(each.words) for each in summary.verdicts)
-        lines += [f"  {each.words:<{width}}  {printable(each.sentence)}" for each in summary.verdicts]
+        lines += [
+            f"  {printable(each.arm)}: {each.words}: {printable(each.sentence)}" for each in summary.verdicts
+        ]
     return lines + ([summary.power] if summary.power else [])
 
 

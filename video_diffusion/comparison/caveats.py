@@ -2,12 +2,18 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from statistics import median_low
 
 from video_diffusion.comparison.differences import GUARDS, HEADLINE, p_reachable
 from video_diffusion.comparison.statistics import prompts_to_reach
 from video_diffusion.comparison.summary import Arm, ClipResult, MetricSummary
 
 Shape = tuple[int, int, int, float]
+
+
+def counted(number: int, word: str) -> str:
+    """A number and its noun: "1 seed", "2 seeds"."""
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def warnings(arms: Sequence[Arm], clips: Sequence[ClipResult], num_prompts: int, alpha: float) -> list[str]:
@@ -65,10 +71,10 @@ def power(metrics: Sequence[MetricSummary], alpha: float) -> str:
     if not needed:
         return ""
     arms = len(headline.differences)
-    several = f" over {arms} arms, for the one that spreads most" if arms > 1 else ""
+    several = f" over {arms} settings, for the middle one" if arms > 1 else ""
     return (
-        f"With this spread between prompts, about {max(needed)} prompts would show a flicker difference of "
-        f"{headline.margin:.3g} {headline.unit} four times in five (at {alpha:g}{several})."
+        f"With this spread between prompts, about {median_low(needed)} prompts show a flicker difference "
+        f"of {headline.margin:.3g} {headline.unit} four times in five (at {alpha:g}{several})."
     )
 
 
@@ -76,10 +82,10 @@ def design_notes(num_others: int, num_prompts: int, num_seeds: int, alpha: float
     """The unit, the tests and what they can reach."""
     reachable = p_reachable(num_prompts, num_others)
     notes = [
-        f"The unit is the prompt: {num_prompts} prompts with {num_seeds} seeds nested in each.",
+        f"The unit is the prompt: {counted(num_prompts, 'prompt')} of {counted(num_seeds, 'seed')} each.",
         f"Intervals hold at {1 - alpha:.0%}: two-level bootstrap over prompts and seeds. p: sign-flip test "
-        f"over prompts, exact up to 16 of them; adjusted by Holm over {num_others} arms in flicker, by "
-        "Benjamini and Hochberg over everything else.",
+        f"over prompts, exact up to 16 of them; adjusted by Holm over {counted(num_others, 'setting')} in "
+        "flicker, by Benjamini and Hochberg over everything else.",
         f"The smallest p that {num_prompts} prompts can reach here is {reachable:.2g}.",
     ]
     if num_seeds > 1:

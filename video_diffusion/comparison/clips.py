@@ -12,6 +12,7 @@ from typing import Any
 from video_diffusion.comparison.clip_command import clip_command
 from video_diffusion.comparison.pairs import share_noise
 from video_diffusion.comparison.prompt_meter import ROW_KEY, PromptMeter, kinds
+from video_diffusion.comparison.run import SERIES
 from video_diffusion.comparison.summarise import KINDS, Findings
 from video_diffusion.comparison.summary import Arm, ClipMeasure, ClipResult
 from video_diffusion.config import ConfigError, shown
@@ -235,7 +236,9 @@ def _measured(clip: FoundClip, meter: PromptMeter) -> dict[str, Any]:
             for name, each in report.values.items()
         },
         "series": {
-            name: list(each.to_json()["series"]) for name, each in report.values.items() if each.series
+            name: list(report.values[name].to_json()["series"])
+            for name in SERIES
+            if report.values[name].series
         },
         ROW_KEY: found,
     }

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from video_diffusion.comparison.caveats import peeking
+from video_diffusion.comparison.caveats import counted, peeking
 from video_diffusion.comparison.summarise import Findings
 from video_diffusion.comparison.summary import FILE_NAME, ComparisonSummary, read_summary
 from video_diffusion.comparison.tables import has_parquet, markdown, table_csv, write_parquet
@@ -58,4 +58,4 @@ def write_folder(summary: ComparisonSummary, folder: Path) -> list[Path]:
 
 
 def _size(prompts: tuple[str, ...], seeds: tuple[int, ...]) -> str:
-    return f"{len(prompts)} prompts × {len(seeds)} seeds"
+    return f"{counted(len(prompts), 'prompt')} × {counted(len(seeds), 'seed')}"

@@ -20,6 +20,8 @@ from video_diffusion.jobs.job import make_job
 from video_diffusion.jobs.runner import finished_row
 
 CLIPS = "clips"
+SERIES = ("flicker", "raw_flicker", "motion")
+"""Metrics whose values along the frames the summary keeps; records hold the others."""
 SHARED_FIELDS = tuple(
     name
     for name in GenerationSettings.model_fields
@@ -158,7 +160,9 @@ def _clip(planned: PlannedClip, row: Mapping[str, Any] | None, folder: Path) -> 
     record = _record(folder / row["file"])
     own = record.settings if record is not None else GenerationSettings.from_values(row["settings"])
     measured = {**row["metrics"], **row.get(ROW_KEY, {})}
-    series = record.measures.items() if record is not None else ()
+    series = (
+        {name: record.measures[name].series for name in SERIES if name in record.measures} if record else {}
+    )
     return ClipResult(
         **common,
         path=row["file"],
@@ -169,7 +173,7 @@ def _clip(planned: PlannedClip, row: Mapping[str, Any] | None, folder: Path) -> 
         width=own.width or 0,
         height=own.height or 0,
         measures={name: ClipMeasure(each["value"], each["status"]) for name, each in measured.items()},
-        series={name: tuple(each.series) for name, each in series if each.series is not None},
+        series={name: tuple(values) for name, values in series.items() if values is not None},
         noise_sha256=(record.noise_sha256 or "") if record is not None else "",
         frames_sha256=row["frames_sha256"],
         command=clip_command(own.model_dump(mode="json")),

@@ -13,6 +13,7 @@ from video_diffusion.comparison.summary import (
     ClipResult,
     ComparisonSummary,
     MetricSummary,
+    Outcome,
     ParetoPoint,
     Verdict,
 )
@@ -20,6 +21,11 @@ from video_diffusion.comparison.verdict import judge
 from video_diffusion.metrics import ALL_METRICS
 
 ALIGNMENT = Kind("prompt_alignment", "of what is named", "higher", "prompt")
+MANY: Mapping[Outcome, str] = {
+    "wins": "less flicker at no price", "trades": "less flicker, but paid for",
+    "flickers more": "more flicker",
+    "no difference seen": "no difference seen", "too few to tell": "too few to tell",
+}  # fmt: skip
 KINDS = (*(Kind(m.name, m.unit, m.direction, m.group) for m in ALL_METRICS), ALIGNMENT)
 
 
@@ -102,14 +108,16 @@ def headline_sentence(verdicts: Sequence[Verdict], baseline: str) -> str:
     if not verdicts:
         return "Flicker could not be measured, so nothing can be said."
     if len(verdicts) == 1:
-        return f"{verdicts[0].sentence} — {verdicts[0].words}."
+        only = verdicts[0]
+        is_verb = only.outcome in {"wins", "trades", "flickers more"}
+        return f"{only.arm}{' ' if is_verb else ': '}{only.words}: {only.sentence}."
     parts = []
-    for outcome in ("wins", "trades", "flickers more", "no difference seen", "too few to tell"):
+    for outcome in MANY:
         arms = [verdict.arm for verdict in verdicts if verdict.outcome == outcome]
         if arms:
             names = ", ".join(arms[:3]) + (f" and {len(arms) - 3} more" if len(arms) > 3 else "")
-            parts.append(f"{outcome}: {names}")
-    return f"Against {baseline}, of {len(verdicts)} settings — {'; '.join(parts)}."
+            parts.append(f"{MANY[outcome]}: {names}")
+    return f"Against {baseline}, of {len(verdicts)} settings: {'; '.join(parts)}."
 
 
 def _unbelievable(material: Material) -> dict[str, int]:

@@ -60,33 +60,35 @@ def _judge_arm(
     places = found.num_pairs + found.num_lost
     if span is None or p is None or found.num_pairs < LEAST_SHARE * places:
         why = f"flicker could be compared in {found.num_pairs} of {places} pairs only"
-        return _verdict(arm, "too few to tell", f"{arm}: {why}")
-    change = f"{told(span, headline.unit)}{_relative(found)} against {baseline}"
+        return _verdict(arm, "too few to tell", why)
+    change = f"{_by(span, found.relative, headline.unit)} against {baseline}"
     if p <= alpha and excludes_zero(span):
         if span.estimate > 0:
-            return _verdict(arm, "flickers more", f"{arm} raises flicker by {change}")
-        return _judge_price(arm, f"{arm} lowers flicker: {change}", guards)
+            return _verdict(arm, "flickers more", f"flicker rises by {change}")
+        return _judge_price(arm, f"flicker falls by {change}", guards)
     if p_reachable(len(found.prompts), num_arms) > alpha:
-        arms = "" if num_arms == 1 else f" with {num_arms} arms"
+        arms = "" if num_arms == 1 else f" with {num_arms} settings"
         needed = prompts_to_reach(alpha, num_arms)
-        why = f"{len(found.prompts)} prompts cannot reach {alpha:g}{arms}; {needed} can"
-        return _verdict(arm, "too few to tell", f"{arm} changes flicker by {change}; {why}")
-    seen = f"{arm}: no difference in flicker seen: {change}, p {p:.2g}"
+        why = f"{len(found.prompts)} prompts cannot reach {alpha:g}{arms}, {needed} can"
+        return _verdict(
+            arm, "too few to tell", f"{why}; flicker {told(span, headline.unit)} against {baseline}"
+        )
+    seen = f"flicker {told(span, headline.unit)} against {baseline}, p {p:.2g}"
     return _verdict(arm, "no difference seen", seen)
 
 
-def _judge_price(arm: str, lowers: str, guards: Sequence[Guard]) -> Verdict:
+def _judge_price(arm: str, falls: str, guards: Sequence[Guard]) -> Verdict:
     """The verdict of an arm whose flicker falls: what it pays for that."""
     lost = [guard for guard in guards if guard.state == "falls"]
     if lost:
         names = _list([guard.words for guard in lost])
         paid = ", ".join(_told_guard(guard) for guard in lost)
-        return Verdict(arm, "trades", f"trades {names} for coherence", f"{lowers}, and pays for it: {paid}")
+        return Verdict(arm, "trades", f"trades {names} for coherence", f"{falls}, and pays for it: {paid}")
     unclear = [guard for guard in guards if guard.state in {"unclear", "not comparable"}]
     if unclear:
         why = ", ".join(_told_guard(guard) for guard in unclear)
-        return _verdict(arm, "too few to tell", f"{lowers}; whether it pays for that is open: {why}")
-    return _verdict(arm, "wins", f"{lowers}; {_told_holding(guards)}")
+        return _verdict(arm, "too few to tell", f"{falls}, but whether it pays for that is open: {why}")
+    return _verdict(arm, "wins", f"{falls}; {_told_holding(guards)}")
 
 
 def _guards(metrics: Sequence[MetricSummary], arm: str, unbelievable: Mapping[str, int]) -> tuple[Guard, ...]:
@@ -157,8 +159,13 @@ def told(span: Span, unit: str) -> str:
     return f"{span.estimate:+.3g} [{ends}] {unit}"
 
 
-def _relative(found: Difference) -> str:
-    return "" if found.relative is None else f" ({found.relative:+.0%})"
+def _by(span: Span, relative: float | None, unit: str) -> str:
+    """How much, without a sign: "2.6 levels (93 %, interval 1.4 to 4.1)"."""
+    share = "" if relative is None else f"{abs(relative):.0%}, "
+    if span.low is None or span.high is None:
+        return f"{abs(span.estimate):.3g} {unit} ({share}interval open)"
+    low, high = sorted((abs(span.low), abs(span.high)))
+    return f"{abs(span.estimate):.3g} {unit} ({share}interval {low:.3g} to {high:.3g})"
 
 
 def _list(words: Sequence[str]) -> str:
