@@ -117,4 +117,4 @@ def _say_why(reasons: list[tuple[str, str]], what: str, rest: str) -> None:
     for name, reason in reasons[:MOST_SHOWN]:
         say(f"{name}: {reason}", what, "yellow")
     if len(reasons) > MOST_SHOWN:
-        say(f"{len(reasons) - MOST_SHOWN} more, see {rest}", what, "yellow")
+        say(f"{len(reasons) - MOST_SHOWN} more; see {rest}", what, "yellow")

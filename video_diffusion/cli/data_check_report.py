@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from video_diffusion.training.data.folder_check import FolderCheck
 
 CONTACT_SHEET = "contact-sheet.png"
-MOST_CLIPS, CELL_WIDTH, CELL_HEIGHT = 48, 192, 144
+MOST_CLIPS, CELL_SIDE = 48, 192
 LENGTHS = (0, 1, 2, 4, 8, 16, 32, 64)  # seconds
 MOST_ROWS, BAR = 8, 30
 
@@ -25,7 +25,7 @@ def summarise(done: "FolderCheck", plan: "ClipPlan", num_frames: int, fps: Fract
     videos = [entry for entry in done.entries if not entry.is_picture]
     contents = Counter((entry.sha256, entry.start) for entry in done.entries)
     lengths = Counter(_length_bin(entry.end - entry.start) for entry in videos)
-    ordered = [_length_bin(low) for low in LENGTHS]
+    ordered = [_length_bin(float(low)) for low in LENGTHS]
     sizes = Counter(f"{entry.width}x{entry.height}" for entry in done.entries)
     rates = Counter(f"{float(entry.fps):.5g}" for entry in videos if entry.fps is not None)
     buckets = Counter(f"{clip.size[0]}x{clip.size[1]}" for clip in plan.clips)
@@ -99,26 +99,23 @@ def save_contact_sheet(done: "FolderCheck") -> None:
         (done.root / CONTACT_SHEET).unlink(missing_ok=True)
         return
     chosen = [done.entries[index] for index in evenly(len(done.entries), MOST_CLIPS)]
-    cells = [
-        _cell(
-            frames_at(done.root / entry.path, [0.0 if entry.is_picture else (entry.start + entry.end) / 2])[0]
-        )
-        for entry in chosen
-    ]
+    sizes = Counter((entry.width, entry.height) for entry in chosen)
+    width, height = sizes.most_common(1)[0][0]
+    cell = (max(1, CELL_SIDE * width // max(width, height)), max(1, CELL_SIDE * height // max(width, height)))
+    cells = []
+    for entry in chosen:
+        middle = 0.0 if entry.is_picture else (entry.start + entry.end) / 2
+        cells.append(_whole(frames_at(done.root / entry.path, [middle])[0], cell))
     title = f"{len(chosen)} of {len(done.entries)} clips"
     facts = f"middle frames, from {chosen[0].id} to {chosen[-1].id}"
     save_picture(done.root / CONTACT_SHEET, draw_contact_sheet(np.stack(cells), title, facts))
 
 
-def _cell(frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """The frame whole, as large as the cell allows, on grey."""
-    from PIL import Image
+def _whole(frame: UInt8[np.ndarray, "h w 3"], cell: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """The frame as large as it fits into a cell (width, height), on grey."""
+    from PIL import Image, ImageOps
 
-    image = Image.fromarray(frame)
-    image.thumbnail((CELL_WIDTH, CELL_HEIGHT))
-    cell = Image.new("RGB", (CELL_WIDTH, CELL_HEIGHT), "#e4e7ec")
-    cell.paste(image, ((CELL_WIDTH - image.width) // 2, (CELL_HEIGHT - image.height) // 2))
-    return np.asarray(cell)
+    return np.asarray(ImageOps.pad(Image.fromarray(frame), cell, color="#e4e7ec"))
 
 
 def _length_bin(seconds: float) -> str:

@@ -54,9 +54,9 @@ def settle(root: Path, candidates: Iterable[Candidate]) -> tuple[list[Candidate]
     rejects: list[Reject] = []
     names: dict[Path, dict[str, str]] = {}
     for candidate in candidates:
-        reason = (
-            _leaves(candidate.path) or _unreachable(root, inside, candidate.path, names) or candidate.problem
-        )
+        unreadable = _leaves(candidate.path) or _unreachable(root, inside, candidate.path, names)
+        is_row = candidate.path == candidate.where and candidate.problem  # it names no file at all
+        reason = candidate.problem if is_row else unreadable or candidate.problem
         if reason:
             rejects.append(Reject(candidate.path, candidate.where, reason))
         else:
@@ -64,9 +64,18 @@ def settle(root: Path, candidates: Iterable[Candidate]) -> tuple[list[Candidate]
     return _named(_without_rivals(kept, rejects)), rejects
 
 
+def plain_path(name: str) -> str:
+    """A path as this folder's files are written, without ./ and doubled /; what is none stays as it is."""
+    return name if _leaves(name) else PurePosixPath(name).as_posix()
+
+
 def _leaves(name: str) -> str:
     """Why a name is not a plain relative path, or nothing."""
     parts = PurePosixPath(name).parts
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "has a name that is not UTF-8; rename it"
     if "://" in name or name.startswith(("data:", "concat:", "pipe:")):
         return "is an address; only files in the folder are read, download it first"
     if not name.strip() or "\0" in name or not parts:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from video_diffusion.config import ConfigError, shown
-from video_diffusion.training.data.candidates import Candidate
+from video_diffusion.training.data.candidates import Candidate, plain_path
 from video_diffusion.training.data.caption_text import CaptionError, checked_caption, read_caption
 from video_diffusion.training.data.clip_files import files_in, is_picture, is_video, stem
 from video_diffusion.training.data.clip_sources import COGVIDEO_LINES, Source
@@ -97,9 +97,9 @@ def _metadata(root: Path, claims: Claims) -> Iterator[Candidate]:
             problem = row.problem or f"file_name is not a text (given {shown(name, 40)})"
             yield Candidate(row.where, None, row.where, problem=problem)
             continue
-        named.add(PurePosixPath(name).as_posix())
+        named.add(plain_path(name))
         caption = row.values.get("text") if row.values.get("text") is not None else row.values.get("caption")
-        yield row.candidate(PurePosixPath(name).as_posix() if name else name, caption)
+        yield row.candidate(plain_path(name), caption)
     for name in files_in(root):
         if is_video(name) and name not in named:
             yield Candidate(name, None, table.name, problem=f"no row of {table.name} names it")
@@ -139,7 +139,7 @@ def _cogvideo(root: Path, claims: Claims) -> Iterator[Candidate]:
     named = set()
     for number, (name, text) in enumerate(zip(videos_list, lines, strict=True), start=1):
         where = f"{prompts.name}:{number}"
-        plain = PurePosixPath(name.strip()).as_posix() if name.strip() else ""
+        plain = plain_path(name.strip())
         named.add(plain)
         try:
             yield Candidate(plain, checked_caption(text), where)

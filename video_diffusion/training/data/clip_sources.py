@@ -41,10 +41,9 @@ def find_source(root: Path, wanted: str = "auto", list_file: Path | None = None)
         ConfigError: no folder, no such list, columns that no format has, or several lists to choose from.
     """
     if not root.is_dir():
-        raise ConfigError(
-            f"{root}: {'is not a folder' if root.exists() else 'no such folder'}; name one of clips"
-        )
-    if list_file is None:
+        what = "is not a folder" if root.exists() else "no such folder"
+        raise ConfigError(f"{root}: {what}; name a folder of clips")
+    if list_file is None and wanted not in {"pairs", "cogvideo"}:
         tables = [
             path
             for path in sorted(root.iterdir())
@@ -55,7 +54,7 @@ def find_source(root: Path, wanted: str = "auto", list_file: Path | None = None)
         if len(tables) > 1:
             names = ", ".join(path.name for path in tables[:4])
             raise ConfigError(f"{root}: holds several lists ({names}); choose one with --list")
-        list_file = tables[0] if tables and wanted not in {"pairs", "cogvideo"} else None
+        list_file = tables[0] if tables else None
     if list_file is not None:
         if wanted == "cogvideo":
             raise ConfigError(f"{list_file}: cogvideo has no table; its videos.txt and prompts.txt are found")

@@ -11,6 +11,7 @@ from video_diffusion.io import VideoReadError, open_video
 from video_diffusion.training.data.clip_file import file_sha256
 from video_diffusion.training.data.clip_plan import ON_TIME
 
+_CLOCK = Fraction(1, 1000)  # seconds, of Matroska and others
 _SAME_RATE = Fraction(1, 500)  # a declared rate that is this close to the measured one is the exact one
 
 
@@ -112,10 +113,19 @@ def true_rate(times: list[Fraction], declared: Fraction | None, notes: list[str]
         notes.append("variable frame rate; its frames are taken at their real times")
     if declared is not None and abs(measured - declared) <= _SAME_RATE * declared:
         return declared
-    rounded = measured.limit_denominator(1001)
+    rounded = _simplest(measured, (len(times) - 1) / (times[-1] - times[0] + _CLOCK))
     if declared is not None and abs(measured - declared) > declared / 50:
         notes.append(f"declares {float(declared):.5g} fps, but has {float(rounded):.5g}")
-    return rounded if rounded > 0 else measured
+    return rounded
+
+
+def _simplest(rate: Fraction, low: Fraction) -> Fraction:
+    """The simplest rate that a clock which rounds cannot tell from the measured one."""
+    for denominator in range(1, 1002):
+        simple = Fraction(round(rate * denominator), denominator)
+        if abs(simple - rate) <= rate - low and simple > 0:
+            return simple
+    return rate
 
 
 def _stretch(times: list[Fraction], fps: Fraction, wanted: tuple[float, float] | None) -> Stretch:
