@@ -1,0 +1,129 @@
+"""Published kinds of temporal layers from their files to a clip, and real sizes for one step."""
+
+import json
+import resource
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from motion_files import SHAPES, published_file
+from tiny_models import save_tiny_model, tiny_unet
+from tiny_xl import POOLED_WIDTH, SECOND_WIDTH, TIME_WIDTH, save_tiny_xl
+from torch import nn
+
+from video_diffusion.generation_settings import GenerationSettings
+from video_diffusion.models import MotionAdapter, VideoUNet
+from video_diffusion.pipeline import TextToVideoPipeline
+
+CLIP = {"num_frames": 3, "height": 16, "width": 24}
+
+
+@pytest.fixture(scope="module")
+def image_models(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Image models of the small widths, by their number of blocks."""
+    folder = tmp_path_factory.mktemp("bases")
+    save_tiny_model(folder / "sd")
+    common = {"layers_per_block": 2, "norm_num_groups": 32, "attention_head_dim": 8}
+    tiny_unet("four", block_out_channels=(32, 64, 96, 96), **common).save_pretrained(folder / "sd" / "unet")
+    save_tiny_xl(folder / "xl")
+    tiny_unet(
+        "three",
+        block_out_channels=(32, 64, 96),
+        cross_attention_dim=12 + SECOND_WIDTH,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=TIME_WIDTH,
+        projection_class_embeddings_input_dim=POOLED_WIDTH + 6 * TIME_WIDTH,
+        **common,
+    ).save_pretrained(folder / "xl" / "unet")
+    for name in ("sd", "xl"):  # as image models: without temporal layers of their own
+        file = folder / name / "model_index.json"
+        index = json.loads(file.read_text())
+        del index["motion_adapter"]
+        index["_class_name"] = "StableDiffusionPipeline" if name == "sd" else "StableDiffusionXLPipeline"
+        file.write_text(json.dumps(index))
+    return {4: folder / "sd", 3: folder / "xl"}
+
+
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [
+        ("animatediff-v1", ("ddim", 25, 7.5, "linear")),
+        pytest.param("animatediff-v3", ("ddim", 25, 7.5, "linear"), marks=pytest.mark.slow),
+        pytest.param("animatelcm", ("lcm", 6, 1.5, "linear"), marks=pytest.mark.slow),
+        ("animatediff-lightning", ("euler", 4, 1.0, "linear")),
+        ("hotshot-xl", ("euler_a", 30, 7.5, "scaled_linear")),
+    ],
+)
+def test_a_family_makes_clips_with_its_own_settings(
+    tmp_path: Path, image_models: dict[int, Path], family: str, expected: tuple[str, int, float, str]
+) -> None:
+    base = image_models[len(SHAPES[family][0])]
+    file = published_file(tmp_path, family)
+    pipeline = TextToVideoPipeline.from_pretrained(str(base), str(file), device="cpu")
+    settings = pipeline.resolve(GenerationSettings.from_values({"prompt": "a red ball", **CLIP}))
+    config = pipeline.parts.scheduler_config
+    found = (
+        settings.scheduler,
+        settings.num_inference_steps,
+        settings.guidance_scale,
+        config["beta_schedule"],
+    )
+    assert found == expected
+    batches: list[int] = []
+    pipeline.parts.unet.conv_in.register_forward_pre_hook(lambda _, inputs: batches.append(len(inputs[0])))
+    clip = pipeline("a red ball", num_inference_steps=2, **CLIP)
+    assert clip.frames.shape == (3, 16, 24, 3)
+    assert set(batches) == {3 if expected[2] == 1 else 6}  # without guidance one pass, not doubled
+    assert clip.settings.scheduler == expected[0]
+    pooled = [
+        m for m in pipeline.parts.unet.modules() if isinstance(m, nn.GroupNorm) and m._forward_pre_hooks
+    ]
+    assert bool(pooled) == (family == "animatediff-v1")
+
+
+def full_size(kind: type[nn.Module], **config: object) -> nn.Module:
+    """A network of real size with plain numbers in bfloat16, made quickly."""
+    with torch.device("meta"):
+        module = kind(**config)
+    module = nn.Module.to_empty(nn.Module.to(module, dtype=torch.bfloat16), device="cpu")
+    with torch.no_grad():
+        for tensor in module.state_dict().values():
+            tensor.copy_(torch.linspace(-0.01, 0.01, tensor.shape[-1], dtype=torch.bfloat16))
+    return module.eval()
+
+
+XL = {
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "cross_attention_dim": 2048, "attention_head_dim": (5, 10, 20),
+    "transformer_layers_per_block": (1, 2, 10),
+    "use_linear_projection": True, "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("base", ["sd1", "sdxl"])
+def test_real_sizes_attach_at_once_and_run(base: str) -> None:
+    unet = full_size(UNet2DConditionModel, **({"cross_attention_dim": 768} if base == "sd1" else XL))
+    widths = (320, 640, 1280, 1280) if base == "sd1" else (320, 640, 1280)
+    adapter = full_size(MotionAdapter, block_out_channels=widths, use_motion_mid_block=base == "sd1")
+    width = 768 if base == "sd1" else 2048
+    embeds = torch.zeros(1, 77, width, dtype=torch.bfloat16)
+    added = {"text_embeds": torch.zeros(1, 1280).bfloat16(), "time_ids": torch.zeros(1, 6)}
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.perf_counter()
+    video_unet = VideoUNet(unet, adapter)
+    seconds = time.perf_counter() - started
+    megabytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    print(f"{base}: attached in {seconds * 1000:.1f} ms, {megabytes:.1f} MB")
+    assert seconds <= 0.1
+    assert megabytes <= 50
+    with torch.no_grad():
+        latents = torch.randn(1, 4, 2, 8, 8).bfloat16()
+        found = video_unet(latents, 7, embeds, added_cond_kwargs=added if base == "sdxl" else None)
+    assert found.shape == latents.shape
+    assert torch.isfinite(found).all()
