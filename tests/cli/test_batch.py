@@ -130,7 +130,7 @@ def test_a_file_to_start_from_that_is_not_there_is_told_with_its_row(tmp_path, j
     (tmp_path / "jobs.csv").write_text("prompt,init_image\na circle,\na circle,nothing.png\n")
     code, out, err = run(*jobs)
     assert (code, out) == (2, "")
-    assert err.startswith(f"error: {tmp_path}/jobs.csv:3: init_image names nothing.png, but there is no such")
+    assert err.startswith(f"error: {tmp_path}/jobs.csv:3: nothing.png: ")
 
 
 def test_a_model_or_device_that_is_not_there_is_told_with_its_row_before_any_clip(tmp_path, jobs):

@@ -103,6 +103,13 @@ def test_csv_has_a_row_for_each_clip_failed_ones_too():
     assert bad["flicker"] == ""
 
 
+def test_a_name_that_a_spreadsheet_would_compute_is_text_in_csv_and_as_it_is_in_json():
+    Path("=1+1.mp4").write_bytes(b"")
+    (row,) = csv.DictReader(io.StringIO(run("=1+1.mp4", "--csv", "-q").stdout))
+    assert row["path"] == "'=1+1.mp4" and row["error"].startswith("=1+1.mp4: ") is False
+    assert json.loads(run("=1+1.mp4", "--json", "-q").stdout)["path"] == "=1+1.mp4"
+
+
 def test_against_shows_the_difference_of_two_clips():
     facts = json.loads(run("flickering.mp4", "--against", "clean.mp4", "--json").stdout)
     one, two = (

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from video_diffusion.cli.clip_run import check_codec
+from video_diffusion.cli.clip_run import check_codec, check_inputs
 from video_diffusion.cli.output_checks import EncodingFlags, check_clip_fits, check_place
 
 if TYPE_CHECKING:
@@ -79,9 +79,9 @@ def check_machine(summary: "JobSummary", folder: Path, encoding: EncodingFlags, 
     from video_diffusion.jobs import model_facts
     from video_diffusion.loading import choose_device
 
-    for (name, path), where in summary.inputs.items():
-        if not Path(path).expanduser().exists():
-            raise click.UsageError(f"{where}: {name} names {path}, but there is no such file; correct it")
+    for where, settings in summary.inputs.values():
+        with _told_with(where):
+            check_inputs(settings)
     place = existing_folder(folder) / f"clip{suffix}"
     check_codec(place, encoding)
     defaults: dict[tuple[str, str | None], Mapping[str, Any]] = {}

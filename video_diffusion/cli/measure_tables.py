@@ -15,6 +15,7 @@ HEADLINE = ("flicker", "motion", "sharpness", "mean_luma", "coverage", "drift", 
 """Columns of the table of many clips: flicker never without motion, sharpness and mean luma beside it."""
 
 Values = Mapping[str, float | None]
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def difference(values: Values, reference: Values) -> dict[str, float | None]:
@@ -80,8 +81,13 @@ def csv_row(clip: MeasuredClip) -> str:
 
 
 def _csv_line(cells: list[Any]) -> str:
+    # a spreadsheet would compute a name such as "=1+1.mp4"; the JSON lines hold it as it is
+    inert = [
+        f"'{cell}" if isinstance(cell, str) and cell.lstrip(" ").startswith(FORMULA) else cell
+        for cell in cells
+    ]
     text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow(cells)
+    csv.writer(text, lineterminator="").writerow(inert)
     return text.getvalue()
 
 

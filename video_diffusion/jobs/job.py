@@ -59,7 +59,7 @@ class JobSummary:
         num_repeated: how many there are.
         models: every (model, motion adapter) that is asked for, and the row that asks first.
         devices: likewise.
-        inputs: for every (setting, file) that a clip starts from, likewise.
+        inputs: for the files that clips start from, the first row that names them and its settings.
         shapes: for every (model, motion adapter, frames, height, width, frames per second) that is asked
             for, the first row and the number of jobs.
     """
@@ -69,7 +69,7 @@ class JobSummary:
     num_repeated: int = 0
     models: dict[tuple[str, str | None], str] = field(default_factory=dict)
     devices: dict[str, str] = field(default_factory=dict)
-    inputs: dict[tuple[str, str], str] = field(default_factory=dict)
+    inputs: dict[tuple[str | None, ...], tuple[str, GenerationSettings]] = field(default_factory=dict)
     shapes: dict[tuple[Any, ...], tuple[str, int]] = field(default_factory=dict)
 
     def add(self, settings: GenerationSettings, where: str) -> None:
@@ -77,10 +77,9 @@ class JobSummary:
         model = (settings.model, settings.motion_adapter)
         self.models.setdefault(model, where)
         self.devices.setdefault(settings.device, where)
-        for name in INPUT_FIELDS:
-            path = getattr(settings, name)
-            if path is not None:
-                self.inputs.setdefault((name, path), where)
+        files = tuple(getattr(settings, name) for name in INPUT_FIELDS)
+        if any(files):
+            self.inputs.setdefault(files, (where, settings))
         shape = (*model, settings.num_frames, settings.height, settings.width, settings.fps)
         first, count = self.shapes.get(shape, (where, 0))
         self.shapes[shape] = first, count + 1
