@@ -77,6 +77,7 @@ def make_record(
     inputs: Mapping[str, str] | None = None,
     noise_sha256: str | None = None,
     batch_size: int = 1,
+    accelerated: bool = False,
 ) -> RunRecord:
     """Write down what made a clip.
 
@@ -92,6 +93,7 @@ def make_record(
         inputs: SHA-256 of the files that the clip started from, by setting.
         noise_sha256: Of the noise that denoising started from.
         batch_size: How many clips were denoised together; the last bits depend on it too.
+        accelerated: Whether denoising took the faster ways of `acceleration`; likewise.
     """
     hashes = {name: value for name, value in model.model_dump().items() if name.endswith("sha256")}
     if model.motion_adapter == "none":  # temporal layers switched off have no weights to be hashed
@@ -117,5 +119,6 @@ def make_record(
         device=device,
         num_threads=num_threads,
         batch_size=batch_size,
+        accelerated=accelerated,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )

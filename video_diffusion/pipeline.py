@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from jaxtyping import UInt8
 from torch import nn
 
+from video_diffusion.acceleration import accelerate_unet
 from video_diffusion.clip_plan import (
     made_together,
     model_defaults,
@@ -50,15 +51,20 @@ class TextToVideoPipeline:
     Args:
         parts: The model. Its image U-Net carries the temporal layers from here on, see `VideoUNet`.
         device: To compute on; the parts are moved there.
+        accelerated: Whether to take faster ways through the same arithmetic, see `Acceleration`; frames then
+            differ by rounding.
 
     Attributes:
         defaults: Generation settings where the caller leaves them open.
         vocabulary: Words the model was trained on, if that is all it knows; else empty.
     """
 
-    def __init__(self, parts: ModelParts, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, parts: ModelParts, device: torch.device | str = "cpu", accelerated: bool = True
+    ) -> None:
         self.parts = parts
         self.device = torch.device(device)
+        self.accelerated = accelerated
         for part in parts.networks:
             nn.Module.to(part, device=self.device)
         self.video_unet = VideoUNet(parts.unet, parts.motion_adapter)
@@ -185,10 +191,11 @@ class TextToVideoPipeline:
                 config,
                 **self._added_conditions(batch, negative_embeds is not None),
             )
-            for step in sample(denoiser.guided, one, latents, seeds, input_latents, config):
-                latents = step.latents
-                if on_step is not None:
-                    on_step(step)
+            with accelerate_unet(self.video_unet) if self.accelerated else nullcontext():
+                for step in sample(denoiser.guided, one, latents, seeds, input_latents, config):
+                    latents = step.latents
+                    if on_step is not None:
+                        on_step(step)
         window_starts = denoiser.window_starts
         for each, own_noise, video_latents in zip(batch, noise, torch.split(latents, 1), strict=True):
             own_timings = dict(timings)
@@ -205,6 +212,7 @@ class TextToVideoPipeline:
                 device=str(self.device),
                 num_threads=torch.get_num_threads(),
                 batch_size=len(batch),
+                accelerated=self.accelerated,
                 window_starts=window_starts,
                 inputs={**each.input_sha256s(), **loras},
                 noise_sha256=noise_sha256(own_noise),

@@ -97,6 +97,7 @@ def make_clip(
     show_progress: bool,
     keep_steps: bool = False,
     pipelines: "Pipelines | None" = None,
+    accelerated: bool = True,
 ) -> Clip:
     """Loads the model, says which words it does not know, and makes the clip.
 
@@ -105,6 +106,8 @@ def make_clip(
         show_progress: a bar on stderr, if that is a terminal.
         keep_steps: for the filmstrip.
         pipelines: keeps the model for the next clip.
+        accelerated: whether to take the faster ways through the same arithmetic; a repeated clip takes those
+            that it was made by.
 
     Raises:
         ModelLoadError: the model cannot be opened.
@@ -115,6 +118,7 @@ def make_clip(
         from video_diffusion.jobs import Pipelines
 
         pipeline = (pipelines or Pipelines()).get(settings)
+        pipeline.accelerated = accelerated
         warn_of_unknown_words(" ".join(settings.all_prompts), pipeline.vocabulary)
         progress, steps = Progress(quiet=not show_progress), []
 

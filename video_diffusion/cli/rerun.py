@@ -55,7 +55,12 @@ def rerun(
     for (clip, record), settings in zip(records, wanted, strict=True):
         clip_run.use_threads(record.num_threads)
         try:
-            made = clip_run.make_clip(settings, show_progress=not (quiet or as_json), pipelines=pipelines)
+            made = clip_run.make_clip(
+                settings,
+                show_progress=not (quiet or as_json),
+                pipelines=pipelines,
+                accelerated=record.accelerated,
+            )
         except Exception as error:
             if len(clips) == 1 or describe(error)[1] is None:
                 raise  # its own exit code, or a traceback in a file
@@ -141,7 +146,7 @@ def what_differs(record: "RunRecord", video: "GeneratedVideo") -> list[str]:
         then_version, now_version = record.versions.get(name, "none"), now.versions.get(name, "none")
         if then_version != now_version:
             lines.append(f"other version of {name}: {then_version} then, {now_version} now")
-    for name in ("device", "processor", "num_threads", "batch_size", "platform"):
+    for name in ("device", "processor", "num_threads", "batch_size", "accelerated", "platform"):
         then_value, now_value = getattr(record, name), getattr(now, name)
         if then_value != now_value:
             lines.append(f"other {name.replace('_', ' ')}: {then_value} then, {now_value} now")

@@ -93,6 +93,7 @@ class RunRecord(BaseModel):
         timings: seconds by stage.
         num_threads: of the CPU; together with the processor it decides the last bits of every sum.
         batch_size: clips that were denoised together with this one, itself included; as num_threads.
+        accelerated: whether denoising took the faster ways of `acceleration`; as num_threads.
         created: UTC, ISO 8601. Not part of any identity.
         ai_generated: the machine-readable mark that the clip is synthetic.
     """
@@ -114,6 +115,7 @@ class RunRecord(BaseModel):
     device: Text = "cpu"
     num_threads: Annotated[int, Field(ge=1, le=65_536)] | None = None
     batch_size: Annotated[int, Field(ge=1)] = 1
+    accelerated: bool = False
     processor: Text = Field(default_factory=_processor)
     platform: Text = Field(default_factory=platform.platform)
     created: Text = ""

@@ -1,0 +1,66 @@
+"""Clips of an accelerated pipeline are those of a plain one up to rounding, and their records say so."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import relative_error, save_tiny_model
+from torch import Tensor
+
+from video_diffusion import TextToVideoPipeline
+
+SETTINGS = {"num_frames": 5, "height": 16, "width": 24, "num_inference_steps": 20, "seed": 4}
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> TextToVideoPipeline:
+    folder = save_tiny_model(tmp_path_factory.mktemp("accelerated") / "model")
+    return TextToVideoPipeline.from_pretrained(str(folder), device="cpu")
+
+
+def last_latents(pipeline: TextToVideoPipeline, accelerated: bool) -> Tensor:
+    steps: list[Tensor] = []
+    pipeline.accelerated = accelerated
+    pipeline("a red ball", on_step=lambda step: steps.append(step.latents), **SETTINGS)
+    return steps[-1]
+
+
+def test_twenty_steps_drift_by_rounding_alone(pipeline: TextToVideoPipeline) -> None:
+    expected = last_latents(pipeline, accelerated=False)
+    assert relative_error(last_latents(pipeline, accelerated=True), expected) <= 1e-4
+
+
+def test_the_record_says_which_way_and_the_way_repeats_the_clip(pipeline: TextToVideoPipeline) -> None:
+    for accelerated in (True, False):
+        pipeline.accelerated = accelerated
+        first, again = (pipeline("a red ball", **SETTINGS) for _ in range(2))
+        assert first.record["accelerated"] is accelerated
+        assert first.frames_sha256 == again.frames_sha256
+
+
+def test_nothing_is_left_on_the_model_after_a_clip(pipeline: TextToVideoPipeline) -> None:
+    before = [set(vars(module)) for module in pipeline.video_unet.modules()]
+    pipeline.accelerated = True
+    pipeline("a red ball", **SETTINGS)
+    assert [set(vars(module)) for module in pipeline.video_unet.modules()] == before
+
+
+def test_a_clip_made_before_there_was_acceleration_repeats(
+    pipeline: TextToVideoPipeline, tmp_path: Path
+) -> None:
+    import json
+    import subprocess
+    import sys
+
+    pipeline.accelerated = False
+    video = pipeline("a red ball", **SETTINGS)
+    video.save(tmp_path / "clip.mp4", embed_metadata=False)
+    record = json.loads((tmp_path / "clip.json").read_text())
+    del record["accelerated"]
+    (tmp_path / "clip.json").write_text(json.dumps(record))
+    done = subprocess.run(
+        [sys.executable, "-m", "video_diffusion", "rerun", str(tmp_path / "clip.json")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "identical\n"), done.stderr
+    assert torch.get_num_threads() == 1  # as the test's own process computed

@@ -1,0 +1,90 @@
+"""Make a video U-Net fast without touching its code or its weights; take everything off again."""
+
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from video_diffusion.acceleration import attention, feed_forward, linear, resnet, temporal
+from video_diffusion.acceleration.prompt_cache import PromptCache
+from video_diffusion.acceleration.swaps import Swaps
+from video_diffusion.models import VideoUNet
+from video_diffusion.models.temporal_transformer import TemporalTransformer
+
+CACHEABLE_PROMPTS = {None, "text_proj"}
+"""Ways of a U-Net to prepare prompts that look at nothing but the prompt (`encoder_hid_dim_type`)."""
+
+
+class Acceleration:
+    """A video U-Net that computes the same numbers in less time, to the rounding of its precision.
+
+    Prompts are projected once per run instead of once per frame and step; frames ask a prompt together;
+    temporal attention reads strided views; nothing is divided by 1; linear maps take the faster of PyTorch's
+    two kernels. Modules that are not of the usual kind (a LoRA, IP-Adapter, somebody's own processor) stay as
+    they are, and so does everything whenever a gradient is asked for.
+
+    Made for one run: its weights must not change in between. Use it as a context manager, or `detach()`.
+
+    Args:
+        video_unet: Attached or not; it stays usable as before.
+        reuse_prompts: Whether to keep what cross attention makes of prompts.
+    """
+
+    def __init__(self, video_unet: VideoUNet, reuse_prompts: bool = True) -> None:
+        self.video_unet = video_unet
+        self.prompt_cache = PromptCache()
+        self._swaps = Swaps()
+        self._handles: list[RemovableHandle] = []
+        config = video_unet.unet.config
+        known_prompts = reuse_prompts and config.get("encoder_hid_dim_type") in CACHEABLE_PROMPTS
+        if known_prompts:
+            self._handles = [
+                video_unet.register_forward_pre_hook(self._enter, with_kwargs=True),
+                video_unet.register_forward_hook(self._leave, always_call=True),
+            ]
+        once_per_prompt = attention.OncePerPrompt(self.prompt_cache)
+        for module in video_unet.modules():
+            if attention.fits(module):
+                self._swaps.put(module, "processor", once_per_prompt)
+            elif isinstance(module, TemporalTransformer):
+                self._swaps.put_forward(module, temporal.temporal_forward)
+            elif resnet.resnet_fits(module):
+                self._swaps.put_forward(module, resnet.resnet_forward)
+            elif feed_forward.feed_forward_fits(module):
+                self._swaps.put_forward(module, feed_forward.feed_forward)
+            elif feed_forward.gated_gelu_fits(module):
+                self._swaps.put_forward(module, feed_forward.gated_gelu)
+            elif type(module) is nn.Linear:
+                self._swaps.put_forward(module, linear.linear_forward)
+
+    def detach(self) -> VideoUNet:
+        """Leave every module as it was found and forget the prompts."""
+        self._swaps.undo()
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self.prompt_cache = PromptCache()
+        return self.video_unet
+
+    def __enter__(self) -> "Acceleration":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.detach()
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = dict(zip(("latents", "timestep", "prompt_embeds"), args, strict=False)) | kwargs
+        latents, prompt_embeds = given.get("latents"), given.get("prompt_embeds")
+        if isinstance(latents, Tensor) and latents.ndim == 5 and isinstance(prompt_embeds, Tensor):
+            self.prompt_cache.enter(prompt_embeds, latents.shape[2])
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.prompt_cache.leave()
+
+
+def accelerate_unet(video_unet: VideoUNet, reuse_prompts: bool = True) -> Acceleration:
+    """Accelerate a video U-Net until `detach()`, or for the length of a `with` block; see `Acceleration`."""
+    return Acceleration(video_unet, reuse_prompts)
