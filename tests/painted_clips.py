@@ -14,10 +14,10 @@ from video_diffusion.training.data import ClipEntry
 STEP = 6  # grey levels from one frame to the next
 
 
-def painted_frames(num_frames: int, height: int = 32, width: int = 48) -> np.ndarray:
-    """Grey that brightens by STEP with every frame; the left third is darker by 12 levels."""
-    levels = 20 + STEP * np.arange(num_frames, dtype=np.uint8)[:, None, None, None]
-    frames = np.broadcast_to(levels, (num_frames, height, width, 3)).copy()
+def painted_frames(num_frames: int, height: int = 32, width: int = 48, levels: int = STEP) -> np.ndarray:
+    """Grey that brightens by some levels with every frame; the left third is darker by 12."""
+    greys = 20 + levels * np.arange(num_frames, dtype=np.uint8)[:, None, None, None]
+    frames = np.broadcast_to(greys, (num_frames, height, width, 3)).copy()
     frames[:, :, : width // 3] -= 12
     return frames
 
@@ -34,6 +34,7 @@ def paint_video(
     width: int = 48,
     fps: Fraction | int = 24,
     ticks: Sequence[int] | None = None,
+    levels: int = STEP,
     **options: str,
 ) -> Path:
     """Writes a clip; `ticks` are the frames' times in units of 1/fps where they are not 0, 1, 2, …"""
@@ -42,7 +43,7 @@ def paint_video(
         stream.width, stream.height, stream.pix_fmt = width, height, options.pop("pix_fmt", "yuv420p")
         stream.codec_context.time_base = 1 / Fraction(fps)
         stream.options = {"crf": "4", "preset": "ultrafast", **options}
-        frames = painted_frames(num_frames, height, width)
+        frames = painted_frames(num_frames, height, width, levels)
         for tick, pixels in zip(ticks or range(num_frames), frames, strict=True):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             frame.pts, frame.time_base = tick, 1 / Fraction(fps)

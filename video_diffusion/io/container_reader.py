@@ -30,8 +30,17 @@ _MAX_TAG_CHARACTERS = 4_000_000
 
 
 @contextmanager
-def open_container(path: Path, limits: ReadLimits, allow_truncated: bool = False) -> Iterator[FrameSource]:
+def open_container(
+    path: Path, limits: ReadLimits, allow_truncated: bool = False, near: Fraction | None = None
+) -> Iterator[FrameSource]:
     """Opens the first video stream of a file.
+
+    Args:
+        path: of the file.
+        limits: what is refused.
+        allow_truncated: a clip that ends too early gives the frames it has, and a note.
+        near: seconds; after the first frame, frames go on from the key frame before this time, as the file's
+            index gives it. Their `index` then only counts them, and the end is not judged.
 
     Raises:
         VideoReadError: not a plain video file, no video in it, beyond the limits, or HDR; while reading:
@@ -44,8 +53,8 @@ def open_container(path: Path, limits: ReadLimits, allow_truncated: bool = False
     with container:
         stream = _first_video(container, path)
         codec = stream.codec_context
-        # Most files have one slice a frame, which threads cannot share. And a decoder with threads that garbage
-        # collection frees in a forked process (a DataLoader's worker) waits for them for ever, or crashes.
+        # Most files have one slice a frame, which threads cannot share. And if garbage collection frees a
+        # decoder with threads in a forked process (a DataLoader's worker), that waits for ever, or crashes.
         codec.thread_count = 1
         limits.check_size(path, codec.width, codec.height)
         _check_length(container, stream, path, limits)
@@ -68,7 +77,7 @@ def open_container(path: Path, limits: ReadLimits, allow_truncated: bool = False
             tags=tags,
         )
         _note_stream(source, container, stream)
-        yield begin(source, _decode(container, stream, source, limits, allow_truncated))
+        yield begin(source, _decode(container, stream, source, limits, allow_truncated, near))
 
 
 def _why_not_open(path: Path, error: Exception) -> str:
@@ -142,12 +151,23 @@ def _note_stream(source: FrameSource, container: Any, stream: Any) -> None:
 
 
 def _decode(
-    container: Any, stream: Any, source: FrameSource, limits: ReadLimits, allow_truncated: bool
+    container: Any,
+    stream: Any,
+    source: FrameSource,
+    limits: ReadLimits,
+    allow_truncated: bool,
+    near: Fraction | None,
 ) -> Iterator[Frame]:
     reformatter = VideoReformatter()
     start, index, packets, end = None, 0, 0, Fraction(0)
     damage = ""
     try:
+        if near is not None:
+            first = next(picture for picture in container.decode(stream))
+            start = _time_of(first, 0, source)
+            yield Frame(0, Fraction(0), _upright_rgb(first, 0, reformatter, source, limits))
+            index = 1
+            container.seek(int((start + near) / stream.time_base), stream=stream)
         for packet in container.demux(stream):
             packets += packet.size > 0
             for picture in packet.decode():
@@ -163,7 +183,7 @@ def _decode(
                 end = now - start
     except av.FFmpegError as error:
         damage = f"damaged or cut off after frame {index} ({error.strerror or error})"
-    if not damage:
+    if not damage and near is None:
         damage = _missing(source, packets, index, end)
     if index == 0 and not damage:
         raise VideoReadError(f"{source.path}: its video stream holds 0 frames")

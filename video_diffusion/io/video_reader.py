@@ -51,6 +51,7 @@ def open_video(
     limits: ReadLimits | None = None,
     allow_truncated: bool = False,
     suffix: str | None = None,
+    near: Fraction | None = None,
 ) -> AbstractContextManager[FrameSource]:
     """Opens a clip for streaming: a context manager whose value has the `frames` to iterate over.
 
@@ -60,6 +61,7 @@ def open_video(
         limits: what is refused.
         allow_truncated: a clip that ends too early gives the frames it has, and a note.
         suffix: how to read a file whose own name does not say it.
+        near: seconds; after its first frame a video file goes on from the key frame before this time.
 
     Raises:
         VideoReadError: on entering or while reading, one line that names the file.
@@ -76,7 +78,7 @@ def open_video(
         raise VideoReadError(f"{path}: is not a regular file; give a video, an image or a folder of images")
     if (suffix if suffix is not None else path.suffix).lower() in IMAGE_SUFFIXES:
         return open_image_file(path, limits)
-    return open_container(path, limits, allow_truncated)
+    return open_container(path, limits, allow_truncated, near)
 
 
 def iter_frames(

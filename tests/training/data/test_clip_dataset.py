@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from video_diffusion.io import read_video
 from video_diffusion.training.data import ClipDataset, ClipOrder, Draw
 from video_diffusion.training.data.clip_file import ClipChangedError
-from video_diffusion.training.data.clip_frames import fit, frames_at
+from video_diffusion.training.data.clip_frames import _frames, fit, frames_at
 
 
 @pytest.fixture(scope="module")
@@ -234,3 +234,26 @@ def test_nothing_usable_says_why(folder: Path) -> None:
         dataset(folder, num_frames=99)
     with pytest.raises(ValueError, match="all are single pictures"):
         ClipDataset(entries(folder)[2:], folder, 4, Fraction(8), None)
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("clip.mp4", {"g": "40", "bf": "3", "x264-params": "open-gop=1:bframes=3:b-adapt=0"}),
+        ("clip.mkv", {"g": "40"}),
+        ("clip.mp4", {"g": "1000"}),  # one key frame: the jump leads back to the beginning
+    ],
+)
+def test_frames_late_in_a_file_are_reached_by_a_jump_and_are_the_same(
+    tmp_path: Path, name: str, options: dict
+) -> None:
+    path = paint_video(tmp_path / name, 240, 16, 24, fps=12, levels=1, **options)
+    whole = read_video(path)
+    assert (_frames(path, [13.3], Fraction(133, 10)) is None) == (options["g"] == "1000")
+    for start in (5.01, 7.5, 13.3, 19.6):
+        times = [start + index / 8 for index in range(6)]
+        expected = [
+            whole.frames[max(i for i, shown in enumerate(whole.timestamps) if shown <= time + 0.005)]
+            for time in times
+        ]
+        assert np.array_equal(np.stack(frames_at(path, times)), np.stack(expected))

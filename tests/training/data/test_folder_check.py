@@ -106,9 +106,7 @@ def hdr(path: Path, good: Path) -> None:
 
 
 def resized_midway(path: Path, good: Path) -> None:
-    parts = [
-        paint_video(path.with_suffix(f".{height}.m2t"), 4, height, format="mpegts") for height in (32, 48)
-    ]
+    parts = [paint_video(path.with_suffix(f".{height}.m2t"), 4, height) for height in (32, 48)]
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
     for part in parts:
         part.unlink()
