@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from fractions import Fraction
 
 import numpy as np
@@ -236,3 +237,37 @@ def test_folders_that_cannot_be_compared_are_refused(tmp_path, monkeypatch, word
     code, _, err = run(*words)
     assert code == 2
     assert message in err
+
+
+def test_the_baseline_is_held_against_itself(tmp_path, grid):
+    code, _, err = run(*grid, "--a-a", "--dry-run", "--json")
+    assert code == 0
+    assert "2 arms × 3 prompts × 1 seed = 6 clips; the baseline is scheduler=ddim" in err
+
+
+@pytest.mark.slow
+def test_kills_at_any_time_leave_the_same_clips_and_the_same_comparison(tmp_path, grid):
+    """12 × kill -9 while clips are made and results written; the end equals an unbroken run."""
+    grid += ["--seeds", "0-5", "--quiet"]
+    assert run(*grid)[0] == 0
+    whole = read_summary(tmp_path / "out")
+    shutil.move(tmp_path / "out", tmp_path / "unbroken")
+    command = [sys.executable, "-m", "video_diffusion", "compare", *map(str, grid)]
+    for kill in range(12):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        seen = len(list((tmp_path / "out").glob("clips/*.mp4")))
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if len(list((tmp_path / "out").glob("clips/*.mp4"))) > seen:
+                break
+            time.sleep(0.02)
+        time.sleep(0.11 * kill)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        for name in ("summary.json", "config.yaml", "metrics.csv"):
+            assert not (tmp_path / "out" / name).exists() or (tmp_path / "out" / name).stat().st_size > 100
+    assert run(*grid)[0] == 0
+    again = read_summary(tmp_path / "out")
+    assert [clip.frames_sha256 for clip in again.clips] == [clip.frames_sha256 for clip in whole.clips]
+    assert again.metrics == whole.metrics and again.verdicts == whole.verdicts
+    assert not list((tmp_path / "out").rglob(".*part"))

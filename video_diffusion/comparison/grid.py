@@ -84,7 +84,7 @@ def arms_of_grid(layer: Layer, base: Mapping[str, Any]) -> tuple[tuple[DeclaredA
         values = {key: value for _, _, own in combination for key, value in own.items()}
         label = ", ".join(f"{name}={text}" for name, text, _ in combination)
         _check(layer, values, ("grid",), base)
-        arms.append(DeclaredArm(label[:MAX_LABEL], values, {name: text for name, text, _ in combination}))
+        arms.append(DeclaredArm(label, values, {name: text for name, text, _ in combination}))
     return tuple(arms), tuple(axes)
 
 
@@ -102,6 +102,10 @@ def named_arms(layer: Layer, base: Mapping[str, Any], num_seeds: int) -> tuple[D
     arms = []
     for label, given in layer.values["arms"].items():
         at = ("arms", label)
+        if not label.strip() or len(label) > MAX_LABEL:
+            raise ConfigError(
+                f"{_where(layer, at)}an arm's name must be 1 to {MAX_LABEL} characters (given {shown(label)})"
+            )
         if given is not None and not isinstance(given, dict):
             raise ConfigError(
                 f"{_where(layer, at)}arms.{label} must be settings as key: value lines, or {{}} for none "
@@ -111,7 +115,7 @@ def named_arms(layer: Layer, base: Mapping[str, Any], num_seeds: int) -> tuple[D
         seeds = _own_seeds(layer, at, own.pop("seeds", None), num_seeds)
         values = _expanded(layer, at, own)
         _check(layer, values, at, base)
-        arms.append(DeclaredArm(label[:MAX_LABEL], values, seeds=seeds))
+        arms.append(DeclaredArm(label, values, seeds=seeds))
     return tuple(arms)
 
 

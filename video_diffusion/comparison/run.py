@@ -104,14 +104,16 @@ def collect(
         OSError: a row cannot be written.
     """
     results = Results(folder)
-    rows = results.latest()
+    written: dict[str, list[Mapping[str, Any]]] = {}
+    for each in results.rows():
+        written.setdefault(each["job_id"], []).append(each)
+    rows: dict[str, Mapping[str, Any]] = {}
     for job in unique_jobs(planned):
-        row = rows.get(job.job_id)
-        if row is None or row["status"] != "ok":
+        row = _row(written.get(job.job_id, []), folder / job.file)
+        if row is None:
             continue
-        if finished_row(folder / job.file, [row]) is None:
-            del rows[job.job_id]
-        elif meter.wants(row):
+        rows[job.job_id] = row
+        if row["status"] == "ok" and meter.wants(row):
             settings = GenerationSettings.from_values(row["settings"])
             found = meter.measure(read_video(folder / job.file).frames, settings)
             rows[job.job_id] = {**row, ROW_KEY: {**row.get(ROW_KEY, {}), **found}}
@@ -145,6 +147,17 @@ def _job(design: Design, arm: DeclaredArm, prompt: str, place: int, facts: Facts
     settings = GenerationSettings.from_values({**design.base, **arm.values, "prompt": prompt, "seed": seed})
     job = make_job(settings, facts, f"{arm.label} · seed {seed} · {prompt[:60]}")
     return replace(job, file=f"{CLIPS}/{job.file}")
+
+
+def _row(rows: Sequence[Mapping[str, Any]], clip: Path) -> Mapping[str, Any] | None:
+    """The row that describes the clip as it is there, else the last one if that is a failure.
+
+    Two processes that made one clip have left two rows, of which only one need have the file's size.
+    """
+    finished = finished_row(clip, [row for row in rows if row["status"] == "ok"])
+    if finished is not None:
+        return finished
+    return rows[-1] if rows and rows[-1]["status"] == "failed" else None
 
 
 def _clip(planned: PlannedClip, row: Mapping[str, Any] | None, folder: Path) -> ClipResult | None:
