@@ -3,25 +3,24 @@
 import importlib.util
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from tiny_models import tiny_unet
 from tiny_run import memory_clips, tiny_parts, tiny_settings, tiny_trainer
+from tiny_xl import save_tiny_xl
 
 from video_diffusion.models import MotionAdapter
 from video_diffusion.pipeline import TextToVideoPipeline
+from video_diffusion.training.adamw import learning_rate_factor, make_optimizer
 from video_diffusion.training.clip_mix import Weighted
 from video_diffusion.training.draws import draw_step
+from video_diffusion.training.processes import check_tracker, make_accelerator
 from video_diffusion.training.settings import OptimizerSettings
-from video_diffusion.training.trainer import (
-    NonFiniteLossError,
-    Trainer,
-    learning_rate_factor,
-    make_accelerator,
-    make_optimizer,
-)
+from video_diffusion.training.trainer import NonFiniteLossError, Trainer
 
 
 def test_one_batch_is_learned_by_heart() -> None:
@@ -131,3 +130,23 @@ def test_the_8_bit_optimizer_says_what_it_needs() -> None:
         pytest.skip("bitsandbytes is installed here")
     with pytest.raises(ValueError, match="adamw_8bit needs bitsandbytes, which is not installed"):
         make_optimizer([], OptimizerSettings(name="adamw_8bit"))
+
+
+def test_a_tracker_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"log_with must be a tracker .* not 'wandbb'; here are"):
+        check_tracker("wandbb")
+
+
+def test_an_sdxl_model_is_trained_with_its_size_conditions(tmp_path: Path) -> None:
+    save_tiny_xl(tmp_path)
+    pipeline = TextToVideoPipeline.from_pretrained(str(tmp_path), device="cpu")
+    settings = tiny_settings(num_steps=2, batch_size=2, loss={"caption_dropout": 0.0})
+    trainer = Trainer(settings, pipeline, [Weighted(memory_clips())], Accelerator(cpu=True))
+    conditions = trainer.encoder.conditions(["clip 1", "clip 2"], 16, 24)
+    assert conditions is not None
+    expected = pipeline.parts.added_conditions(["clip 1", "clip 2"], 16, 24)
+    assert expected is not None
+    for name, value in expected.items():
+        torch.testing.assert_close(conditions[name], value)
+    assert all(step.grad_norm > 0 for step in trainer.steps())
+    assert {name.split(".")[0] for name, _ in trainer.target.frozen_tensors()} >= {"text_encoder_2"}

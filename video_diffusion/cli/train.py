@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from video_diffusion.cli.failures import INTERRUPTED, TERMINATED
-from video_diffusion.cli.terminal import say
+from video_diffusion.cli.terminal import say, warn
 
 if TYPE_CHECKING:
     from video_diffusion.training.fit import Run
@@ -38,6 +38,7 @@ RUNS_FOLDER = "runs"
 @click.option("--device", metavar="NAME", help="auto, cpu, cuda, ...")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One setting; repeatable.")
 @click.option("--resume", is_flag=True, help="Go on with the run in RUN; without CONFIG, as it began.")
+@click.option("--strict", is_flag=True, help="Stop if any clip of the folders cannot be used.")
 @click.option("--dry-run", is_flag=True, help="Check everything, say what would be trained, train nothing.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout at the end.")
 @click.option("-q", "--quiet", is_flag=True, help="Nothing on stderr but warnings and errors.")
@@ -47,6 +48,7 @@ def train(
     output: str | None,
     assignments: tuple[str, ...],
     resume: bool,
+    strict: bool,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
@@ -68,8 +70,12 @@ def train(
 
         started = time.monotonic()
         run = open_run(settings, place)
+        if strict and run.sources.unused:
+            raise ValueError(f"--strict: {run.sources.unused[0]}")
         if main and not quiet:
             say(plan_line(run))
+        for line in run.sources.unused if main else ():
+            warn(line)
         if dry_run:
             return
         train_run(run, quiet=quiet or as_json or not main)

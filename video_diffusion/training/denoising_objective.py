@@ -59,6 +59,7 @@ class DenoisingObjective(nn.Module):
         timesteps: Int[Tensor, " b"],
         prompt_embeds: PromptEmbeds,
         anchors: Int[Tensor, " b"],
+        added_cond_kwargs: Mapping[str, Tensor] | None = None,
     ) -> Float[Tensor, " b"]:
         """Noise the clips, ask the network, and compare; one loss for each clip.
 
@@ -68,10 +69,13 @@ class DenoisingObjective(nn.Module):
             timesteps: Noise level of each clip.
             prompt_embeds: What each clip shows.
             anchors: Frame that the appearance-debiased loss takes as its anchor.
+            added_cond_kwargs: What an SDXL U-Net reads besides.
         """
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
         target = training_target(self.scheduler, latents, noise, timesteps)
-        prediction = self.video_unet(noisy, timesteps, prompt_embeds).float()
+        prediction = self.video_unet(
+            noisy, timesteps, prompt_embeds, added_cond_kwargs=added_cond_kwargs
+        ).float()
         losses = _mean_square(prediction - target)
         beta = self.loss.appearance_debias
         if beta and latents.shape[2] > 1:

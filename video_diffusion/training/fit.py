@@ -15,11 +15,12 @@ from video_diffusion.pipeline import TextToVideoPipeline
 from video_diffusion.training.checkpoint import newest_checkpoint
 from video_diffusion.training.clip_encoder import EncodingCaches
 from video_diffusion.training.model_card import CARD_FILE, model_card
+from video_diffusion.training.processes import make_accelerator
 from video_diffusion.training.report import write_report
 from video_diffusion.training.run_folder import RunFolder
 from video_diffusion.training.settings import TrainingSettings
 from video_diffusion.training.sources import Sources, open_sources
-from video_diffusion.training.trainer import Trainer, TrainingStep, make_accelerator
+from video_diffusion.training.trainer import Trainer, TrainingStep
 from video_diffusion.training.training_state import Facts, agreement, load_state, save_state
 from video_diffusion.training.validation import Validation, Validator
 
@@ -104,14 +105,14 @@ def open_run(settings: TrainingSettings, folder: RunFolder, accelerator: Acceler
         ModelLoadError, ManifestError, ValueError: The model, the data or the settings cannot be used.
         ResumeError: There is a checkpoint, of another run.
     """
-    accelerator = accelerator or make_accelerator(settings)
+    accelerator = accelerator or make_accelerator(settings, folder.folder)
     pipeline = load_pipeline(settings, accelerator)
     parts, caches = pipeline.parts, None
     if settings.latent_cache:
         cache_folder = (
             folder.folder / "cache" if settings.latent_cache is True else Path(settings.latent_cache)
         )
-        caches = EncodingCaches(cache_folder, parts.vae, parts.tokenizer, parts.text_encoder)
+        caches = EncodingCaches(cache_folder, parts)
     is_cached = None if caches is None else caches.latents.__contains__
     sources = open_sources(settings, pipeline.defaults, is_cached)
     trainer = Trainer(settings, pipeline, sources.training, accelerator, caches)
@@ -143,6 +144,8 @@ def fit(run: Run) -> Iterator[TrainingStep]:
     if main:
         run.folder.write_config(settings)
         run.folder.forget_after(trainer.step or -1)
+    if settings.log_with is not None:
+        trainer.accelerator.init_trackers("training", {k: str(v) for k, v in settings.binding().items()})
     if trainer.step == 0 and validate_every != 0 and main:
         _validate(run)
     trainer.accelerator.wait_for_everyone()
@@ -152,6 +155,7 @@ def fit(run: Run) -> Iterator[TrainingStep]:
         last = step.step == settings.num_steps
         if main:
             run.folder.append(step_row(step))
+            trainer.accelerator.log(step_row(step), step=step.step)
             if validate_every != 0 and (last or (validate_every and step.step % validate_every == 0)):
                 paused = time.monotonic()
                 _validate(run)
@@ -159,6 +163,7 @@ def fit(run: Run) -> Iterator[TrainingStep]:
         if last or step.step % save_every == 0:
             run.save()
         yield step
+    trainer.accelerator.end_training()
 
 
 def step_row(step: TrainingStep) -> dict[str, float | int | None]:
@@ -173,7 +178,12 @@ def step_row(step: TrainingStep) -> dict[str, float | int | None]:
 
 
 def _validate(run: Run) -> None:
-    run.folder.append(run.validator.validate().to_row())
+    found = run.validator.validate()
+    run.folder.append(found.to_row())
+    measured = {f"validation/{name}": value for name, value in found.measures.items() if value is not None}
+    if found.held_out_loss is not None:
+        measured["validation/held_out_loss"] = found.held_out_loss
+    run.trainer.accelerator.log(measured, step=found.step)
 
 
 def _finite(value: float) -> float | None:

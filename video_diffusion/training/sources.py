@@ -12,6 +12,7 @@ from video_diffusion.training.data import ClipDataset, ClipEntry, manifest_sha25
 from video_diffusion.training.data.clip_plan import aspect_buckets
 from video_diffusion.training.settings import ClipSettings, TrainingSettings
 
+REJECTS_FILE = "rejects.jsonl"
 MAX_HELD_OUT = 16
 HELD_OUT_SHARE = 16  # one in so many, up to the number above
 
@@ -26,6 +27,7 @@ class Sources:
         hashes: For each folder, numbered in order, the hash of what training sees of it and its weight.
         num_clips: For each folder by name, clips of an epoch.
         num_held_out: For each folder, clips kept from training.
+        unused: One line for each folder some of whose clips cannot be used: how many, and why the first.
     """
 
     training: tuple[Weighted, ...]
@@ -33,6 +35,7 @@ class Sources:
     hashes: Mapping[str, str]
     num_clips: Mapping[str, int]
     num_held_out: tuple[int, ...]
+    unused: tuple[str, ...]
 
 
 def open_sources(
@@ -52,6 +55,7 @@ def open_sources(
         ValueError: A folder none of whose clips can be used.
     """
     training, held_out, num_held_out = list[Weighted](), list[Clips](), list[int]()
+    unused = list[str]()
     hashes, counts = dict[str, str](), dict[str, int]()
     for number, source in enumerate(settings.data):
         entries = read_manifest(source.path)
@@ -59,11 +63,12 @@ def open_sources(
         clips = _dataset(kept, Path(source.path), settings, defaults, is_cached=is_cached)
         training.append(Weighted(clips, source.weight))
         num_held_out.append(len(apart))
+        unused += _unused(Path(source.path), clips)
         if apart:
             held_out.append(_dataset(apart, Path(source.path), settings, defaults, held_out=True))
         hashes[f"folder_{number}"] = f"{manifest_sha256(entries)}, weight {source.weight:g}"
         counts[f"{source.path}"] = len(clips)
-    return Sources(tuple(training), tuple(held_out), hashes, counts, tuple(num_held_out))
+    return Sources(tuple(training), tuple(held_out), hashes, counts, tuple(num_held_out), tuple(unused))
 
 
 def split_held_out(
@@ -86,6 +91,22 @@ def split_held_out(
     order = sorted(entries, key=lambda entry: hashlib.sha256(entry.id.encode()).digest())
     apart = {entry.id for entry in order[:wanted]}
     return [e for e in entries if e.id not in apart], [e for e in entries if e.id in apart]
+
+
+def _unused(folder: Path, clips: ClipDataset) -> list[str]:
+    """What the check rejected, and what these settings cannot use."""
+    lines = []
+    rejects = folder / REJECTS_FILE
+    count = len(rejects.read_text(encoding="utf-8").splitlines()) if rejects.is_file() else 0
+    if count:
+        lines.append(f"{folder}: {count} files were rejected by the data check; {rejects} has each reason")
+    if clips.plan.unusable:
+        first = clips.plan.unusable[0]
+        lines.append(
+            f"{folder}: {len(clips.plan.unusable)} clips cannot be used; the first, {first.entry.path}, "
+            f"{first.reason}"
+        )
+    return lines
 
 
 def clip_size(clips: ClipSettings, defaults: Mapping[str, Any]) -> tuple[int, int, int, Fraction]:

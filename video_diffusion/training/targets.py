@@ -41,7 +41,7 @@ class Target:
 
     def __init__(self, parts: ModelParts, settings: TrainingSettings) -> None:
         self.parts, self.settings = parts, settings
-        for part in (parts.unet, parts.motion_adapter, parts.text_encoder, parts.vae):
+        for part in parts.networks:
             part.requires_grad_(False)
             part.eval()
         if settings.domain_lora is not None:
@@ -73,9 +73,9 @@ class Target:
 
     def frozen_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor of the model that training must leave as it is."""
-        names = ("unet", "motion_adapter", "text_encoder", "vae")
-        for owner in names:
-            for name, tensor in getattr(self.parts, owner).state_dict().items():
+        for owner in ("unet", "motion_adapter", "text_encoder", "text_encoder_2", "vae"):
+            part = getattr(self.parts, owner)
+            for name, tensor in () if part is None else part.state_dict().items():
                 if f"{owner}.{name}" not in self.parameters:
                     yield f"{owner}.{name}", tensor
 

@@ -1,19 +1,17 @@
 """The fine-tuning loop: a model, its trained parameters and their optimizer, and a generator of steps."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
-from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from video_diffusion.pipeline import TextToVideoPipeline
+from video_diffusion.training.adamw import learning_rate_factor, make_optimizer
 from video_diffusion.training.clip_encoder import ClipEncoder, EncodingCaches
 from video_diffusion.training.clip_mix import ClipMix, Item, Weighted, read_ahead
 from video_diffusion.training.cpu_attention import folded_frame_attention
@@ -25,7 +23,7 @@ from video_diffusion.training.denoising_objective import (
     training_scheduler,
 )
 from video_diffusion.training.draws import ItemDraws, Stream, chance, draw_step
-from video_diffusion.training.settings import OptimizerSettings, TrainingSettings
+from video_diffusion.training.settings import TrainingSettings
 from video_diffusion.training.targets import Target, record_noise, set_temporarily
 
 
@@ -95,9 +93,7 @@ class Trainer:
             )
         self.micro_batch_size = settings.batch_size // pieces
         self.mix = ClipMix(sources, self.micro_batch_size, settings.seed, settings.clips.image_fraction)
-        self.encoder = ClipEncoder(
-            parts.vae, parts.tokenizer, parts.text_encoder, self.mix.read_again, caches
-        )
+        self.encoder = ClipEncoder(parts, self.mix.read_again, caches)
         self.target = Target(parts, settings)
         record_noise(parts.motion_adapter, settings.loss.noise_type, settings.loss.noise_alpha)
         if settings.gradient_checkpointing:
@@ -146,12 +142,15 @@ class Trainer:
         captions = [
             "" if draw.without_caption else item["caption"] for draw, item in zip(draws, items, strict=True)
         ]
+        height, width = (side * self.pipeline.latent_scale for side in latents.shape[-2:])
+        added = self.encoder.conditions(captions, height, width)
         losses: Tensor = model(
             latents.to(device),
             noise.to(device),
             clip_timesteps(draws, self.scheduler).to(device),
             self.encoder.prompts(captions).to(device, parts.unet.dtype),
             anchor_frames(draws, latents.shape[2]).to(device),
+            None if added is None else {name: value.to(device) for name, value in added.items()},
         )
         return losses
 
@@ -231,49 +230,6 @@ class Trainer:
             module.eval()
 
 
-def make_optimizer(parameters: Sequence[nn.Parameter], settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """AdamW over the trained parameters.
-
-    Raises:
-        ValueError: The 8-bit one is asked for and bitsandbytes is not installed.
-    """
-    more: dict[str, Any] = {
-        "lr": settings.learning_rate,
-        "betas": (settings.beta1, settings.beta2),
-        "eps": settings.epsilon,
-        "weight_decay": settings.weight_decay,
-    }
-    if settings.name == "adamw":
-        return torch.optim.AdamW(parameters, **more)
-    try:
-        from bitsandbytes.optim import (  # type: ignore[import-not-found]  # optional, needs a GPU  # noqa: PLC0415
-            AdamW8bit,
-        )
-    except ImportError:
-        raise ValueError(
-            "optimizer.name adamw_8bit needs bitsandbytes, which is not installed; install it on a machine "
-            "with a GPU, or set adamw"
-        ) from None
-    return AdamW8bit(parameters, **more)
-
-
-def learning_rate_factor(settings: OptimizerSettings, num_steps: int) -> Any:
-    """The learning rate at each step over its peak, as a function of the steps done before it.
-
-    diffusers' schedules, entered one step late and ending one step later, so that neither the first step nor
-    the last is taken with a rate of zero.
-    """
-    unused = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    schedule = get_scheduler(
-        settings.schedule,
-        unused,
-        num_warmup_steps=settings.warmup_steps,
-        num_training_steps=num_steps + 1,
-    )
-    factor = schedule.lr_lambdas[0]
-    return lambda done: float(factor(done + 1))
-
-
 def _gathered(ids: list[str], turns: int, accelerator: Accelerator) -> tuple[str, ...]:
     """The ids of all processes in the order in which one process would see them."""
     if accelerator.num_processes == 1:
@@ -288,18 +244,3 @@ def _gathered(ids: list[str], turns: int, accelerator: Accelerator) -> tuple[str
 
 def _finite(value: float) -> bool:
     return value - value == 0
-
-
-def make_accelerator(settings: TrainingSettings, project: Mapping[str, Any] | None = None) -> Accelerator:
-    """Device, precision and processes, as `accelerate launch` and `torchrun` say."""
-    return Accelerator(
-        mixed_precision=settings.mixed_precision,
-        cpu=settings.device == "cpu",
-        log_with=settings.log_with,
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(
-                broadcast_buffers=False, find_unused_parameters=settings.temporal_and is not None
-            )
-        ],
-        **(project or {}),
-    )

@@ -1,0 +1,49 @@
+"""The machine a run trains on: device, precision, processes and trackers, all by accelerate."""
+
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+
+from video_diffusion.training.settings import TrainingSettings
+
+
+def make_accelerator(settings: TrainingSettings, folder: Path | None = None) -> Accelerator:
+    """Device, precision and processes, as `accelerate launch` and `torchrun` say.
+
+    Args:
+        settings: Of the run.
+        folder: Where trackers that write files put them, in a folder `logs`.
+
+    Raises:
+        ValueError: `log_with` names a tracker that accelerate does not know or that is not installed.
+    """
+    if settings.log_with is not None:
+        check_tracker(settings.log_with)
+    return Accelerator(
+        mixed_precision=settings.mixed_precision,
+        cpu=settings.device == "cpu",
+        log_with=settings.log_with,
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(
+                broadcast_buffers=False, find_unused_parameters=settings.temporal_and is not None
+            )
+        ],
+        project_dir=folder,
+    )
+
+
+def check_tracker(name: str) -> None:
+    """Refuse a tracker that cannot log here.
+
+    Raises:
+        ValueError: It is not one of accelerate's, or its package is not installed; those that are, are named.
+    """
+    from accelerate.tracking import get_available_trackers  # noqa: PLC0415
+
+    available = [str(getattr(tracker, "value", tracker)) for tracker in get_available_trackers()]
+    if name not in available:
+        raise ValueError(
+            f"log_with must be a tracker that accelerate knows and that is installed, not {name!r}; here are "
+            f"{', '.join(available) or 'none'}"
+        )
