@@ -15,7 +15,7 @@ from selenium import webdriver
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
 SPACE, LEFT, RIGHT, TAB, ENTER = " ", "\ue012", "\ue014", "\ue004", "\ue007"
-CLIP_TIMES = """return [...document.querySelectorAll('video[src]')].filter(v => v.readyState >= 2)
+CLIP_TIMES = """return [...document.querySelectorAll('video[src]')].filter(v => v.readyState >= 1)
   .map(v => [v.currentTime, v.paused])"""
 LOADED = """const all = [...document.querySelectorAll('video[src]')];
   return all.length > 3 && all.every(video => video.readyState >= 2)"""

@@ -112,6 +112,16 @@ def test_order_filter_size_and_settings(reader: PageReader, painted_page):
     assert widths[0] < widths[1] < widths[2]
 
 
+def test_a_dot_of_a_plot_leads_to_its_clips(reader: PageReader, painted_page):
+    reader.open(painted_page[1] / "report.html", calm=True)
+    dot = reader.all("a[href='#pair-4'] .dot")[0]
+    reader.point_at(dot)
+    reader.driver.execute_script("arguments[0].dispatchEvent(new MouseEvent('click', {bubbles: true}))", dot)
+    top = "return document.querySelector('#pair-4').getBoundingClientRect().top"
+    reader.until(lambda: 0 <= reader.run(top) < 700, "its card is in sight")
+    assert reader.run("return location.hash") == "#pair-4"
+
+
 def test_the_command_is_copied_as_it_is(reader: PageReader, painted_page):
     reader.open(painted_page[1] / "report.html", calm=True)
     button = reader.one("#pair-0 [data-copy]")

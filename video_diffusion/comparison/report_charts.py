@@ -11,7 +11,7 @@ from video_diffusion.web import Scale, number, scale_over, signed
 PARETO_WIDTH, PARETO_HEIGHT = 520.0, 400.0
 STRIP_WIDTH, STRIP_ROW, STRIP_TOP, STRIP_BOTTOM = 360.0, 48.0, 6.0, 26.0
 HEAT_CELL_WIDTH, HEAT_CELL_HEIGHT = 76.0, 44.0
-SHARPNESS_COLOURS = ((59, 48, 120), (40, 110, 142), (47, 158, 122), (160, 190, 70), (246, 190, 64))
+SHARPNESS_COLOURS = ((92, 84, 180), (52, 120, 170), (47, 158, 122), (160, 190, 70), (246, 190, 64))
 """From blurred to sharp: each step lighter than the one before, so that it reads without colour too."""
 
 

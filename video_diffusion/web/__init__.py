@@ -11,12 +11,17 @@ A room that writes a page has a `templates` folder of its own, whose template ex
 
 with `view` a `ClipView` that went through `with_pictures`. Only rows near the window load their clips; all
 clips of the section share one clock. Of the cells of a row, one may be the reference that the others show
-their difference to. Everything that goes into a template is escaped and cannot run, load or reorder anything,
-whoever wrote it.
+their difference to.
+
+A chart of losses is `<figure class="card plot">{{ line_chart(chart) }}</figure>` in a `<div class="plots">`,
+with `line_chart` from "line_chart.html" and `chart` from `draw_line_chart`.
+
+Everything that goes into a template is escaped and cannot run, load or reorder anything, whoever wrote it.
 """
 
 from video_diffusion.web.clip_pictures import ClipPictures, SliceLine, draw_clip_pictures
 from video_diffusion.web.clip_view import ClipView, with_pictures
+from video_diffusion.web.line_chart import Line, LineChart, draw_line_chart
 from video_diffusion.web.page import render_page, write_page
 from video_diffusion.web.plain_text import number, signed, visible
 from video_diffusion.web.relative_url import relative_url
@@ -25,9 +30,12 @@ from video_diffusion.web.scale import Scale, scale_over
 __all__ = [
     "ClipPictures",
     "ClipView",
+    "Line",
+    "LineChart",
     "Scale",
     "SliceLine",
     "draw_clip_pictures",
+    "draw_line_chart",
     "number",
     "relative_url",
     "render_page",

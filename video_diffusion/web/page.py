@@ -13,7 +13,7 @@ from video_diffusion.io import write_bytes
 from video_diffusion.web.plain_text import number, signed, visible
 
 TEMPLATES = Path(__file__).parent / "templates"
-OWN_STYLES = ("page.css", "player.css")
+OWN_STYLES = ("page.css", "charts.css", "player.css")
 OWN_SCRIPTS = ("player.js",)
 
 

@@ -3,7 +3,8 @@
 /* Every clip of a [data-player] section follows one clock. Rows near the window are loaded, others let go. */
 (() => {
   const LOAD_AHEAD = "60% 0px";
-  const LONGEST_WAIT = 400;   // ms that a common start waits for the slowest clip
+  const LONGEST_WAIT = 1000;  // ms that a common start waits for the slowest clip
+  const GATHER_AGAIN = 500;   // ms between common starts because one has fallen behind
   const LONGEST_TICK = 0.1;   // s of clock time for one screen refresh: a sleeping tab does not jump
   const NUDGE = 0.2;          // most that a clip's speed is changed to catch up
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
@@ -18,6 +19,8 @@
       this.isReference = "reference" in figure.dataset;
       this.canvas = null;
       this.corrected = 0;
+      this.late = 0;          // frames, positive when behind
+      this.inStep = false;    // has been, since it was loaded
       if (this.video) {
         this.video.addEventListener("error", () => {
           if (this.video.hasAttribute("src")) figure.querySelector("[data-unplayable]").hidden = false;
@@ -27,6 +30,7 @@
     get last() { return (this.frames - 0.5) / this.fps; }
     get ready() { return this.video && this.video.readyState >= 2 && !this.video.error; }
     frameAt(time) { return Math.min(this.frames - 1, Math.max(0, Math.floor(time * this.fps + 1e-3))); }
+    get fellBehind() { return this.inStep && this.late > 0.9; }
     load(time, whenShown) {
       if (!this.video || this.video.hasAttribute("src")) return;
       this.video.preload = "auto";
@@ -36,18 +40,29 @@
     }
     unload() {
       if (!this.video || !this.video.hasAttribute("src")) return;
+      this.inStep = false;
       this.video.pause();
       this.video.removeAttribute("src");
       this.video.load();
     }
     seek(time) { if (this.video) this.video.currentTime = Math.min(time, this.last); }
+    /* Playing, but at a standstill: from here all can go on in the same instant. */
+    stand(time) {
+      this.seek(time);
+      this.late = 0;
+      this.video.playbackRate = 0;
+      this.video.play().catch(() => {});
+    }
+    get waits() { return this.video.seeking || (this.video.readyState < 3 && !this.video.error); }
     follow(time, rate, now) {
       if (!this.ready || this.video.seeking) return;
       const target = Math.min(time, this.last);
       if (time >= this.frames / this.fps) { if (!this.video.paused) this.video.pause(); return; }
       if (this.video.paused) this.video.play().catch(() => {});
       const late = target - this.video.currentTime;
-      if (Math.abs(late) * this.fps > 0.75 && now - this.corrected > 300) {
+      this.late = late * this.fps;
+      if (Math.abs(this.late) < 0.5) this.inStep = true;
+      if (Math.abs(this.late) > 0.6 && !this.fellBehind && now - this.corrected > 250) {
         this.corrected = now;
         this.video.currentTime = target;
       }
@@ -97,6 +112,7 @@
       this.gain = 0;
       this.playing = false;
       this.startingUntil = 0;
+      this.gathered = 0;
       this.changed = true;
       this.scrub = this.bar.querySelector("[data-scrub]");
       this.scrub.max = this.frames - 1;
@@ -171,10 +187,10 @@
       for (const clip of this.clips) clip.seek(this.time);
       this.changed = true;
     }
-    /* All clips stop, seek, and go on together when the slowest is there. */
+    /* All clips stand, and go on together when the slowest is there. */
     startTogether(time) {
       this.time = time;
-      for (const clip of this.clips) { clip.video.pause(); clip.seek(time); }
+      for (const clip of this.clips) clip.stand(time);
       this.startingUntil = performance.now() + LONGEST_WAIT;
     }
 
@@ -189,12 +205,16 @@
     advance(passed, now) {
       const clips = this.clips;
       if (this.startingUntil) {
-        if (now < this.startingUntil && clips.some((clip) => clip.video.seeking)) return;
+        if (now < this.startingUntil && clips.some((clip) => clip.waits)) return;
         this.startingUntil = 0;
       }
       this.time += passed * this.rate;
       if (this.time >= this.duration) { this.startTogether(0); return; }
       for (const clip of clips) clip.follow(this.time, this.rate, now);
+      if (now - this.gathered > GATHER_AGAIN && clips.some((clip) => clip.fellBehind)) {
+        this.gathered = now;
+        this.startTogether(this.time);
+      }
     }
     show() {
       this.changed = false;
