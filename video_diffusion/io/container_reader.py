@@ -163,7 +163,9 @@ def _decode(
     damage = ""
     try:
         if near is not None:
-            first = next(picture for picture in container.decode(stream))
+            first = next(container.decode(stream), None)
+            if first is None:
+                raise VideoReadError(f"{source.path}: its video stream holds 0 frames")
             start = _time_of(first, 0, source)
             yield Frame(0, Fraction(0), _upright_rgb(first, 0, reformatter, source, limits))
             index = 1

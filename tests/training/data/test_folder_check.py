@@ -1,7 +1,9 @@
 """Every way a clip or its caption can be wrong ends in the rejects with its reason; no caption ever moves."""
 
 import json
+import multiprocessing
 import os
+import signal
 import struct
 import subprocess
 import zlib
@@ -18,9 +20,10 @@ from PIL import Image
 
 from video_diffusion.config import ConfigError
 from video_diffusion.io import write_video
-from video_diffusion.training.data import ClipEntry, read_manifest
+from video_diffusion.training.data import ClipEntry, probe_run, read_manifest
 from video_diffusion.training.data.clip_sources import find_source
 from video_diffusion.training.data.folder_check import FolderCheck
+from video_diffusion.training.data.probe import Probe, Task, probe
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 
@@ -373,8 +376,6 @@ def as_nobody() -> Iterator[None]:
 
 
 def test_no_permission(folder: Path, good: Path) -> None:
-    from video_diffusion.training.data.probe import Task, probe
-
     for parent in (folder, *folder.parents[:2]):
         parent.chmod(parent.stat().st_mode | 0o005)
     (folder / "m.mp4").write_bytes(good.read_bytes())
@@ -441,3 +442,36 @@ def test_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="is not a folder"):
         find_source(tmp_path / "file")
+
+
+@pytest.mark.slow
+def test_a_decoder_that_dies_takes_no_other_file_with_it(folder: Path, good: Path) -> None:
+    """Processes are killed from outside, as a crash would end them; every file is still judged rightly."""
+    for number in range(30):
+        (folder / f"copy {number}.mp4").write_bytes(good.read_bytes())
+        (folder / f"copy {number}.txt").write_text(f"caption of copy {number}")
+    done = FolderCheck(folder, find_source(folder))
+    killed = 0
+    for number, _ in done.steps(2):
+        if number == 3:
+            for child in multiprocessing.active_children():
+                os.kill(child.pid or 0, signal.SIGKILL)
+                killed += 1
+    assert killed and done.rejects == [] and len(done.entries) == 32
+    assert_nothing_moved(done)
+
+
+def test_a_file_that_crashes_the_decoder_is_rejected(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No such file is known, so a process that ends at once stands in for one that crashes."""
+    monkeypatch.setattr(probe_run, "probe", _dies_on_the_first)
+    done = FolderCheck(folder, find_source(folder))
+    for _ in done.steps(1):
+        pass
+    assert reasons(done) == {"a first.mp4": "crashes the decoder; encode it anew"}
+    assert list(taken(done)) == ["z last"]
+
+
+def _dies_on_the_first(root: Path, task: Task) -> Probe:
+    if task.path == "a first.mp4":
+        os._exit(139)
+    return probe(root, task)
