@@ -71,8 +71,7 @@ def compare_metrics(material: Material, kinds: Sequence[Kind]) -> tuple[MetricSu
     p is adjusted by Holm over the arms in the headline, and by Benjamini and Hochberg over all arms and all
     other metrics together.
     """
-    order: Mapping[Role, int] = {"headline": 0, "guard": 1, "other": 2}
-    found = [_compare(material, kind) for kind in sorted(kinds, key=lambda kind: order[kind.role])]
+    found = [_compare(material, kind) for kind in sorted(kinds, key=_rank)]
     known = [metric for metric in found if metric is not None]
     headline = [metric for metric in known if metric.role == "headline"]
     rest = [metric for metric in known if metric.role != "headline"]
@@ -82,6 +81,12 @@ def compare_metrics(material: Material, kinds: Sequence[Kind]) -> tuple[MetricSu
 def p_reachable(num_prompts: int, num_tests: int = 1) -> float:
     """The smallest Holm-adjusted p that so many prompts can reach with so many arms."""
     return min(1.0, stats.minimum_p(num_prompts) * max(1, num_tests))
+
+
+def _rank(kind: Kind) -> int:
+    """Where a metric stands: the headline, the guards in their order, all else as it was."""
+    names = [HEADLINE, *GUARDS]
+    return names.index(kind.name) if kind.name in names else len(names)
 
 
 def _compare(material: Material, kind: Kind) -> MetricSummary | None:
