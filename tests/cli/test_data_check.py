@@ -98,17 +98,17 @@ def test_json_and_the_count_for_other_settings(folder: Path) -> None:
     assert count("--num-frames", 99) == 0
     summary = json.loads(check(folder, "--json", "-q", "--size", "32x32", "--size", "48x32").stdout)
     assert summary["training"]["sizes"] == {"48x32": 1} and summary["rejected"] == 1
+    assert list(summary["training"]["reasons"]) == ["short"]
 
 
 def test_strict_stops_a_script(folder: Path) -> None:
     result = check(folder, "--strict", "-q")
-    assert (result.exit_code, result.stderr) == (
-        1,
-        f"error: {folder}: 1 rejected, and --strict allows none\n",
-    )
+    counts = "1 rejected, 1 of no use for such training clips"
+    assert (result.exit_code, result.stderr) == (1, f"error: {folder}: {counts}; --strict allows none\n")
     assert len(read_manifest(folder)) == 2
     (folder / "silent.mp4").unlink()
-    assert check(folder, "--strict", "-q").exit_code == 0
+    assert check(folder, "--strict", "-q").exit_code == 1
+    assert check(folder, "--strict", "-q", "--num-frames", 4).exit_code == 0
 
 
 @pytest.mark.parametrize(

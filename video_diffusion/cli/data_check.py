@@ -42,7 +42,11 @@ MOST_SHOWN = 20  # reasons on the terminal; the files have all
 )  # fmt: skip
 @click.option("--workers", type=click.IntRange(0, 512), help="Processes; the default is one per processor.")
 @click.option("--allow-truncated", is_flag=True, help="Take videos that are cut off, as far as they go.")
-@click.option("--strict", is_flag=True, help="Exit with 1 if anything was rejected.")
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Exit with 1 if anything was rejected, or is of no use for training clips as asked for.",
+)
 @click.option("--json", "as_json", is_flag=True, help="The summary as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress, no list of rejects.")
 def check(
@@ -94,8 +98,9 @@ def check(
         raise click.ClickException(f"{folder}: no clip can be used; the reasons are in rejects.jsonl")
     if not plan.clips:
         warn(f"no clip gives {num_frames} frames at {fps} fps; choose other --num-frames or --fps")
-    if strict and done.rejects:
-        raise click.ClickException(f"{folder}: {len(done.rejects)} rejected, and --strict allows none")
+    if strict and (done.rejects or plan.unusable):
+        counts = f"{len(done.rejects)} rejected, {len(plan.unusable)} of no use for such training clips"
+        raise click.ClickException(f"{folder}: {counts}; --strict allows none")
 
 
 def _decode(done: "FolderCheck", workers: int, allow_truncated: bool, quiet: bool) -> None:

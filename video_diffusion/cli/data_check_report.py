@@ -51,6 +51,7 @@ def summarise(done: "FolderCheck", plan: "ClipPlan", num_frames: int, fps: Fract
             "fps": str(fps),
             "clips_per_epoch": len(plan.clips),
             "not_used": len(plan.unusable),
+            "reasons": {one.entry.id: one.reason for one in plan.unusable},
             "sizes": dict(buckets.most_common()),
         },
     }

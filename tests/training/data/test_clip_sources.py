@@ -94,7 +94,8 @@ def test_every_bad_row_is_listed_and_moves_no_other(folder: Path) -> None:
         [1, 2],
     ]
     good = {"file_name": "part/three.mp4", "text": "the third"}
-    lines = [*map(json.dumps, rows), "{torn", json.dumps(good), "", "[" * 3000]
+    twice = '{"file_name": "one.mp4", "text": "a", "text": "b"}'
+    lines = [*map(json.dumps, rows), "{torn", json.dumps(good), "", "[" * 3000, twice]
     (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
     done = check(folder)
     assert captions(done) == {"part/three": "the third"}
@@ -114,6 +115,7 @@ def test_every_bad_row_is_listed_and_moves_no_other(folder: Path) -> None:
         "metadata.jsonl:13": "not an object",
         "metadata.jsonl:14": "not JSON",
         "metadata.jsonl:17": "is nested too deep",
+        "metadata.jsonl:18": "not JSON (a key is given twice)",
         "one.mp4": "no row of metadata.jsonl names it",
     }
     found = {
@@ -262,6 +264,7 @@ def test_two_lists_must_be_chosen_between(folder: Path) -> None:
         ("file;text\na.mp4;b\n", r"its columns are \['file', 'text'\]; a list needs those of one format"),
         ('file_name,text\na.mp4,"never closed\n', r"metadata\.csv:2: not CSV \(unexpected end of data\)"),
         ("", r"its columns are \[\]"),
+        ("file_name,text,text\none.mp4,a,b\n", r"metadata\.csv:1: column 'text' stands twice; delete one"),
     ],
 )
 def test_lists_that_are_none(folder: Path, text: str, message: str) -> None:

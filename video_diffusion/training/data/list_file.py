@@ -66,7 +66,7 @@ def _json_rows(path: Path) -> Iterator[ListRow]:
             if not line.strip():
                 continue
             try:
-                values = json.loads(line)
+                values = json.loads(line, object_pairs_hook=_no_key_twice)
             except RecursionError:
                 yield ListRow(where, problem="is nested too deep; give one flat object per line")
                 continue
@@ -78,6 +78,14 @@ def _json_rows(path: Path) -> Iterator[ListRow]:
                 yield ListRow(where, values)
             else:
                 yield ListRow(where, problem=f"not an object (given {shown(values, 40)})")
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Which of two captions is meant cannot be known."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("a key is given twice")
+    return values
 
 
 def _table_rows(path: Path) -> Iterator[ListRow]:
@@ -106,6 +114,11 @@ def _table_rows(path: Path) -> Iterator[ListRow]:
                 continue
             if header is None:
                 header = [cell.strip() for cell in cells]
+                if len(set(header)) < len(header):
+                    twice = next(name for name in header if header.count(name) > 1)
+                    raise ConfigError(
+                        f"{path}:{reader.line_num}: column {shown(twice)} stands twice; delete one"
+                    )
             elif len(cells) != len(header):
                 yield ListRow(where, problem=f"has {len(cells)} cells, but the header has {len(header)}")
             else:
