@@ -18,6 +18,7 @@ from video_diffusion.sampling import ContextWindows, guidance_is_off
 
 USUAL_NUM_FRAMES = 16
 USUAL_VIDEO_STRENGTH = 0.6
+USUAL_IMAGE_STRENGTH = 0.9
 
 
 def model_defaults(parts: ModelParts) -> dict[str, Any]:
@@ -64,6 +65,11 @@ def resolve(
             )
     resolved = settings.with_defaults(defaults).model_copy(update=own)
     _check_length(resolved, parts.motion_adapter)
+    if parts.motion_adapter.conv_in is not None and resolved.init_image is None:
+        raise ValueError(
+            f"motion_adapter {parts.identity.motion_adapter or parts.identity.name} is a PIA adapter, which "
+            "animates a picture; set init_image to one"
+        )
     if resolved.freeinit > 1 and resolved.init_video is not None:
         raise ValueError(
             f"freeinit {resolved.freeinit} does not go with init_video, which it would wash out; drop one"
@@ -145,7 +151,7 @@ def input_strength(settings: GenerationSettings) -> float:
     """Tell how much of the way from noise is gone: as set, else what is usual for the kind of input."""
     if settings.strength is not None:
         return settings.strength
-    return 1.0 if settings.init_video is None else USUAL_VIDEO_STRENGTH
+    return USUAL_IMAGE_STRENGTH if settings.init_video is None else USUAL_VIDEO_STRENGTH
 
 
 def made_together(settings: GenerationSettings) -> str:
@@ -174,7 +180,7 @@ def _without_effect(settings: GenerationSettings, resolved: GenerationSettings) 
         notes.append(f"noise_alpha is ignored by {resolved.noise_type} noise; set noise_type to mixed")
     if settings.strength is not None and settings.init_video is None and settings.init_image is None:
         notes.append("strength is ignored without init_video or init_image; name one, or leave it out")
-    if settings.image_hold and settings.init_image is None:
+    if settings.image_hold is not None and settings.init_image is None:
         notes.append("image_hold is ignored without init_image; name one, or leave it out")
     if settings.freenoise and (settings.loop or settings.context_schedule != "uniform"):
         notes.append("loop and context_schedule are ignored by freenoise, whose windows never move")

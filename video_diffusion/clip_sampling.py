@@ -15,9 +15,11 @@ from video_diffusion.sampling import (
     Guided,
     NoiseLevels,
     Windowed,
+    WithPicture,
     denoise,
     free_init,
     initial_noise,
+    likeness,
     low_pass_filter,
     make_scheduler,
     shuffle_noise,
@@ -82,11 +84,15 @@ class ClipDenoiser:
             conditions["frame_windows"] = [(window, windows.weights(window)) for window in windows.at(0)]
         else:
             model = self._windowed = Windowed(video_unet, windows)
+        if video_unet.motion_adapter.conv_in is not None:
+            assert input_latents is not None  # `resolve` has seen to it
+            model = WithPicture(model, input_latents, likeness(settings.num_frames, settings.image_hold))
         guidance_scale = numbers_along_frames(settings, "guidance_scale")
         self.guided: Denoiser = Guided(model, prompt_embeds, negative_embeds, guidance_scale, **conditions)
-        if settings.init_image is not None:
+        if settings.init_image is not None and video_unet.motion_adapter.conv_in is None:
             assert input_latents is not None
-            weights = settings.image_hold ** torch.arange(settings.num_frames, dtype=torch.float64)
+            hold = settings.image_hold or 0.0
+            weights = hold ** torch.arange(settings.num_frames, dtype=torch.float64)
             self.guided = Anchored(self.guided, input_latents, weights, NoiseLevels(scheduler_config))
 
     @property

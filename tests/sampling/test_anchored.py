@@ -32,7 +32,7 @@ def test_the_right_prediction_is_the_one_that_leaves_the_known_frame(prediction_
     velocity = share**0.5 * NOISE - (1 - share) ** 0.5 * KNOWN
     right = {"epsilon": NOISE, "v_prediction": velocity, "sample": KNOWN.expand(SHAPE)}[prediction_type]
     found = Anchored(model, KNOWN, weights, levels)(noisy, torch.tensor(500))
-    blend = weights.double()[:, None, None]
+    blend = weights.double()[:, None, None] ** (1 / (1 - share))
     assert relative_error(found, (1 - blend) * model(noisy, torch.tensor(0)) + blend * right) <= 1e-12
 
 

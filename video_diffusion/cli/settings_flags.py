@@ -43,7 +43,7 @@ FLAGS: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
     (("--freeinit-filter",), "freeinit_filter", "NAME", "butterworth, gaussian, ideal or box."),
     (("--init-video",), "init_video", "FILE", "Start from a video or a folder of images."),
     (("--init-image",), "init_image", "FILE", "Begin with a picture."),
-    (("--strength",), "strength", "X", "How much is made anew, to 1.  [default: video 0.6, image 1]"),
+    (("--strength",), "strength", "X", "How much is made anew, to 1.  [default: video 0.6, image 0.9]"),
     (("--image-hold",), "image_hold", "X", "How much later frames are held to the image, 0 to 1."),
     (("--dtype",), "dtype", "NAME", "float32, float16, bfloat16 or float64.  [default: float32]"),
     (("--device",), "device", "NAME", "auto, cpu, cuda, cuda:N, xpu, mps.  [default: auto]"),

@@ -64,7 +64,7 @@ WITHOUT_EFFECT: Mapping[str, Any] = {
     "prompt_blend": "lerp", "guidance_scale_travel": {}, "motion_scale_travel": {},
     "freenoise": False, "freeinit": 0, "freeinit_filter": "butterworth", "freeinit_spatial_cutoff": 0.25,
     "freeinit_temporal_cutoff": 0.25, "init_video": None, "init_image": None, "strength": None,
-    "image_hold": 0.0, "loras": [],
+    "image_hold": None, "loras": [],
 }  # fmt: skip
 
 # Settings that name a file the clip starts from; in a job's id stands what is in it.
@@ -117,9 +117,9 @@ class GenerationSettings(BaseModel):
         init_video: a video file or folder of images to start from; its first frames are taken.
         init_image: a picture that the clip begins with.
         strength: how much is made anew, above 0 to 1, which leaves next to nothing of the input; None is 0.6
-            for a video and 1 for a picture.
-        image_hold: how much later frames are held to the picture: 0 (free) to 1 (all alike); frame i by its
-            i-th power.
+            for a video and 0.9 for a picture.
+        image_hold: how much later frames are held to the picture: 0 (free) to 1 (all alike), frame i by its
+            i-th power; None is 0. With a PIA adapter how alike they are; None is its list for small motion.
         loras: "PATH" or "PATH:WEIGHT" of each LoRA, on temporal layers or on the image model.
     """
 
@@ -167,7 +167,7 @@ class GenerationSettings(BaseModel):
     init_video: Annotated[str | None, AfterValidator(check_path)] = None
     init_image: Annotated[str | None, AfterValidator(check_path)] = None
     strength: Annotated[float | None, Field(ge=0.001, le=1)] = None
-    image_hold: Annotated[float, Field(ge=0, le=1)] = 0.0
+    image_hold: Annotated[float | None, Field(ge=0, le=1)] = None
     loras: Annotated[tuple[str, ...], BeforeValidator(check_loras)] = ()
 
     @field_validator("init_image")

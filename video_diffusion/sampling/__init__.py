@@ -13,6 +13,7 @@ from video_diffusion.sampling.noise import (
     step_noise,
 )
 from video_diffusion.sampling.noise_level import NoiseLevels
+from video_diffusion.sampling.picture_channels import WithPicture, likeness
 from video_diffusion.sampling.schedulers import SCHEDULERS, SchedulerRow, make_scheduler
 from video_diffusion.sampling.windowed import Windowed
 from video_diffusion.sampling.windows import ContextWindows
@@ -30,11 +31,13 @@ __all__ = [
     "PromptedModel",
     "SchedulerRow",
     "Windowed",
+    "WithPicture",
     "denoise",
     "frame_generators",
     "free_init",
     "guidance_is_off",
     "initial_noise",
+    "likeness",
     "low_pass_filter",
     "make_scheduler",
     "mix_frequencies",

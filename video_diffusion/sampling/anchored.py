@@ -15,8 +15,10 @@ class Anchored:
     """A denoiser some of whose frames are known, wholly or in part.
 
     A noisy frame x_t and its clean latents x_0 leave only one prediction that is right; it is blended with
-    the denoiser's own: (1 - w)·predicted + w·right. With weight 1 any scheduler ends at the known frame; the
-    other frames see it through temporal attention at every step.
+    the denoiser's own: (1 - w)·predicted + w·right, where w = weight^(1/(1 - ᾱ_t)). A weight of 1 is 1 at
+    every step, and any scheduler ends at the known frame; the others see it through temporal attention. A
+    weight below 1 holds while a frame is mostly noise, which decides where things are, and lets go when
+    details are drawn.
 
     Args:
         denoiser: What is asked for the rest.
@@ -40,8 +42,9 @@ class Anchored:
     def __call__(self, latents: Latents, timestep: Timestep) -> Latents:
         """Predict, with the known frames pulled to what is right for them."""
         predicted = self.denoiser(latents, timestep)
-        right = self._right(latents, self.levels.alphas_cumprod(float(timestep)))
-        return torch.lerp(predicted, right.to(predicted), self.weights.to(predicted))
+        alphas_cumprod = self.levels.alphas_cumprod(float(timestep))
+        weights = self.weights.to(predicted) ** (1 / max(1 - alphas_cumprod, 1e-6))
+        return torch.lerp(predicted, self._right(latents, alphas_cumprod).to(predicted), weights)
 
     def _right(self, latents: Latents, alphas_cumprod: float) -> Latents:
         """The prediction that x_t = √ᾱ·x_0 + √(1-ᾱ)·ε leaves for the known x_0."""

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from einops import repeat
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from video_diffusion.shapes import FrameNumbers, Latents, PromptEmbeds
@@ -31,7 +31,7 @@ class PromptedModel(Protocol):
 
     def __call__(
         self, latents: Latents, timestep: Timestep, prompt_embeds: PromptEmbeds, **conditions: Any
-    ) -> Latents:
+    ) -> Float[Tensor, "b c_out f h w"]:
         """Predict for all videos of the batch, each with its own prompt."""
         ...
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from video_diffusion.sampling.denoiser import PromptedModel, Timestep
@@ -40,7 +41,7 @@ class Windowed:
 
     def __call__(
         self, latents: Latents, timestep: Timestep, prompt_embeds: PromptEmbeds, **conditions: Any
-    ) -> Latents:
+    ) -> Float[Tensor, "b c_out f h w"]:
         """Predict for all frames.
 
         Args:
