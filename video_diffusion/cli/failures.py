@@ -19,6 +19,7 @@ CLIP_FAILED, USAGE, MODEL, MACHINE, INTERRUPTED, TERMINATED = 1, 2, 3, 4, 130, 1
 # Errors of lower rooms by name: importing their classes would import torch for every usage error.
 NAMED = {
     "NonFiniteLatentsError": CLIP_FAILED,
+    "ClipChangedError": USAGE,
     "NonFiniteLossError": CLIP_FAILED,
     "ModelLoadError": MODEL,
     "DeviceError": MACHINE,
@@ -87,7 +88,7 @@ def _named(error: BaseException) -> tuple[int, str] | None:
 
 def _machine(error: BaseException) -> tuple[int, str] | None:
     if _is_out_of_memory(error):
-        knobs = "make the clip smaller (--frames, --size), or lower --set decode_chunk_size=1"
+        knobs = "make the clip smaller (--frames, --size), or add --low-memory"
         return MACHINE, f"out of memory ({_first_line(error)}); {knobs}"
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""

@@ -204,6 +204,17 @@ def test_a_changed_file_is_noticed_before_it_is_read(folder: Path, tmp_path: Pat
         read()
 
 
+def test_a_changed_file_is_named_by_a_worker_too(folder: Path, tmp_path: Path) -> None:
+    shutil.copy(folder / "wide.mp4", tmp_path)
+    data = ClipDataset(entries(folder)[:1], tmp_path, 4, Fraction(8), None)
+    (tmp_path / "wide.mp4").write_bytes(b"another video")
+    gc.collect()
+    with pytest.raises(ClipChangedError) as caught:
+        next(iter(DataLoader(data, num_workers=1)))
+    line = str(caught.value)
+    assert line.startswith(f"{tmp_path}/wide.mp4: has 13 bytes, the manifest says") and "\n" not in line
+
+
 def test_cached_clips_are_not_read(folder: Path, tmp_path: Path) -> None:
     rows = entries(folder)[:1]
     asked: list[str] = []

@@ -8,7 +8,12 @@ from video_diffusion.training.data.manifest import ClipEntry
 
 
 class ClipChangedError(ValueError):
-    """A file is gone or not the one in the manifest; the message names it and the way out."""
+    """A file is gone or not the one in the manifest; the message is one line with it and the way out."""
+
+    def __init__(self, message: str) -> None:
+        if message.startswith("Caught "):  # a DataLoader makes it again, of the whole traceback of its worker
+            message = message.strip().splitlines()[-1].partition(": ")[2]
+        super().__init__(message)
 
 
 def file_sha256(path: Path) -> str:
