@@ -2,46 +2,27 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from video_diffusion.training.run_folder import RunFolder
 from video_diffusion.training.validation import Validation, what_changed
-from video_diffusion.web import ClipView, Scale, number, render_page, scale_over, with_pictures, write_page
+from video_diffusion.web import (
+    ClipView,
+    Line,
+    LineChart,
+    draw_line_chart,
+    number,
+    render_page,
+    with_pictures,
+    write_page,
+)
 
 TEMPLATES = Path(__file__).parent / "templates"
 REPORT_FILE = "report.html"
 MAX_COLUMNS = 6
-MAX_POINTS = 400
-WIDTH, HEIGHT = 640.0, 260.0
-LEFT, RIGHT, TOP, BOTTOM = 56.0, 12.0, 12.0, 30.0
 SHOWN = ("flicker", "motion", "warp_ssim", "sharpness")
-Points = Sequence[tuple[float, float]]
 QUARTERS = ("least noise", "some noise", "much noise", "most noise")
-
-
-@dataclass(frozen=True)
-class Line:
-    """One curve of a chart: an SVG path, its name and its colour class."""
-
-    name: str
-    path: str
-    kind: str
-
-
-@dataclass(frozen=True)
-class Chart:
-    """Curves over the steps, with round ticks."""
-
-    title: str
-    lines: tuple[Line, ...]
-    across: tuple[tuple[float, str], ...]
-    up: tuple[tuple[float, str], ...]
-    width: float = WIDTH
-    height: float = HEIGHT
-    left: float = LEFT
-    bottom: float = HEIGHT - BOTTOM
 
 
 def write_report(run: RunFolder, title: str, facts: Mapping[str, str]) -> Path:
@@ -75,27 +56,26 @@ def write_report(run: RunFolder, title: str, facts: Mapping[str, str]) -> Path:
     return path
 
 
-def loss_chart(rows: Sequence[Mapping[str, Any]]) -> Chart:
-    """Every step's loss, thinned to what a screen shows, and its running mean."""
-    points = [(float(row["step"]), row["loss"]) for row in rows if row.get("loss") is not None]
+def loss_chart(rows: Sequence[Mapping[str, Any]]) -> LineChart:
+    """Every step's loss, and its running mean."""
+    points = [(row["step"], row["loss"]) for row in rows if row.get("loss") is not None]
     means, mean = [], math.nan
     for step, loss in points:
         mean = loss if math.isnan(mean) else 0.95 * mean + 0.05 * loss
         means.append((step, mean))
-    stride = max(1, len(points) // MAX_POINTS)
-    return _chart(
-        "Training loss", {"each step": (points[::stride], "faint"), "running mean": (means[::stride], "a")}
-    )
+    lines = [Line("each step", points, faint=True), Line("running mean", means)] if points else []
+    return draw_line_chart("Training loss", lines, x_label="step", y_label="loss")
 
 
-def held_out_chart(validations: Sequence[Validation]) -> Chart:
+def held_out_chart(validations: Sequence[Validation]) -> LineChart:
     """Loss on clips that training never sees, by quarter of the noise schedule."""
-    curves: dict[str, tuple[Points, str]] = {}
     known = [each for each in validations if each.held_out_loss is not None]
-    for index, name in enumerate(QUARTERS):
-        points = [(float(each.step), each.quartiles[index]) for each in known if len(each.quartiles) > index]
-        curves[name] = (points, "abcd"[index])
-    return _chart("Held-out loss by noise level", curves)
+    lines = [
+        Line(name, [(each.step, each.quartiles[index]) for each in known if len(each.quartiles) > index])
+        for index, name in enumerate(QUARTERS)
+    ]
+    lines = [line for line in lines if line.points]
+    return draw_line_chart("Held-out loss by noise level", lines, x_label="step", y_label="loss")
 
 
 def clip_rows(validations: Sequence[Validation], folder: Path) -> list[dict[str, Any]]:
@@ -132,26 +112,3 @@ def _spread(values: Sequence[Validation]) -> list[Validation]:
         return list(values)
     places = [round(index * (len(values) - 1) / (MAX_COLUMNS - 1)) for index in range(MAX_COLUMNS)]
     return [values[place] for place in places]
-
-
-def _chart(title: str, curves: Mapping[str, tuple[Points, str]]) -> Chart:
-    steps = [step for points, _ in curves.values() for step, _ in points]
-    values = [value for points, _ in curves.values() for _, value in points]
-    across = scale_over(steps, LEFT, WIDTH - RIGHT, margin=0.01)
-    up = scale_over(values, HEIGHT - BOTTOM, TOP, zero=True)
-    lines = tuple(
-        Line(name, _path(points, across, up), kind) for name, (points, kind) in curves.items() if points
-    )
-    return Chart(
-        title,
-        lines,
-        tuple((across(tick), f"{tick:g}") for tick in across.ticks() if tick >= 0),
-        tuple((up(tick), number(tick)) for tick in up.ticks() if tick >= 0),
-    )
-
-
-def _path(points: Points, across: Scale, up: Scale) -> str:
-    if len(points) == 1:
-        step, value = points[0]
-        return f"M{across(step) - 2} {up(value)}L{across(step) + 2} {up(value)}"
-    return "M" + "L".join(f"{across(step)} {up(value)}" for step, value in points)

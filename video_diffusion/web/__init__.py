@@ -5,11 +5,12 @@ A room that writes a page has a `templates` folder of its own, whose template ex
 
     {% from "player.html" import player_bar %}   {% from "clip.html" import clip_cell %}
     <section data-player>
-      {{ player_bar() }}
       <div class="clip-row" data-row> {{ clip_cell(view) }} {{ clip_cell(other_view) }} </div>
+      {{ player_bar() }}
     </section>
 
-with `view` a `ClipView` that went through `with_pictures`. Only rows near the window load their clips; all
+with `view` a `ClipView` that went through `with_pictures`. The bar stands last and stays at the window's
+foot while the rows go by. Only rows near the window load their clips; all
 clips of the section share one clock. Of the cells of a row, one may be the reference that the others show
 their difference to.
 
