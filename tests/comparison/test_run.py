@@ -124,11 +124,13 @@ def test_the_command_makes_the_same_settings():
         {
             "prompt": "-it's \"a\"\n$HOME `x` \u2603", "seed": 2**62, "fps": "30000/1001", "num_frames": 7,
             "guidance_scale": 2.0, "negative_prompt": "true", "motion_adapter": "a b/c:d",
-            "scheduler": "euler", "dtype": "float64",
+            "scheduler": "euler", "dtype": "float64", "prompt_travel": {"0": "a", "4": "b: c"},
+            "loras": ["x.safetensors:0.5"],
         }
     )  # fmt: skip
     words = shlex.split(clip_command(settings.model_dump(mode="json")))
     assert words[:2] == ["video-diffusion", "generate"]
+    assert not any("negative_prompt_travel" in word for word in words)
     context = generate.make_context("generate", words[2:])
     given = context.params
     flags = {name: given.get(name) for name in ("seed",)}

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from video_diffusion.generation_settings import GenerationSettings
@@ -19,12 +20,17 @@ def clip_command(settings: Mapping[str, Any]) -> str:
         settings: plain JSON values of `GenerationSettings`; `device` stays open, since any will do.
     """
     words = ["video-diffusion", "generate"]
-    for name, field in GenerationSettings.model_fields.items():
+    for name, usual in _defaults().items():
         value = settings.get(name)
-        if name in {"prompt", "device"} or value is None or value == field.default:
+        if name in {"prompt", "device"} or value is None or value == usual:
             continue
         words += ["--seed", str(value)] if name == "seed" else ["--set", f"{name}={_yaml(value)}"]
     return " ".join(map(shlex.quote, [*words, "-o", "again.mp4", "--", str(settings.get("prompt", ""))]))
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    return GenerationSettings(prompt="any").model_dump(mode="json")
 
 
 def _yaml(value: object) -> str:

@@ -161,7 +161,7 @@ def _text(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.10g}"
     if isinstance(value, list):
-        return "+".join(_text(item) for item in value)
+        return "+".join(_text(item) for item in value) or "none"
     return str(value)
 
 
