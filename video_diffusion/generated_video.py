@@ -78,6 +78,7 @@ def make_record(
     noise_sha256: str | None = None,
     batch_size: int = 1,
     accelerated: bool = False,
+    low_memory: bool = False,
 ) -> RunRecord:
     """Write down what made a clip.
 
@@ -94,6 +95,7 @@ def make_record(
         noise_sha256: Of the noise that denoising started from.
         batch_size: How many clips were denoised together; the last bits depend on it too.
         accelerated: Whether denoising took the faster ways of `acceleration`; likewise.
+        low_memory: Whether videos went through one after the other to save memory; likewise.
     """
     hashes = {name: value for name, value in model.model_dump().items() if name.endswith("sha256")}
     if model.motion_adapter == "none":  # temporal layers switched off have no weights to be hashed
@@ -120,5 +122,6 @@ def make_record(
         num_threads=num_threads,
         batch_size=batch_size,
         accelerated=accelerated,
+        low_memory=low_memory,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )

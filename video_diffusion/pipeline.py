@@ -32,6 +32,7 @@ from video_diffusion.loading import (
     load_loras,
     load_model,
     parse_lora,
+    save_memory,
     save_model,
 )
 from video_diffusion.metrics import measure
@@ -53,6 +54,9 @@ class TextToVideoPipeline:
         device: To compute on; the parts are moved there.
         accelerated: Whether to take faster ways through the same arithmetic, see `Acceleration`; frames then
             differ by rounding.
+        low_memory: Whether to spend time to save memory: videos of a batch and the two passes of guidance run
+            one after the other, frames are decoded singly, in tiles where they are large, and on a GPU only
+            the network that computes is there, see `save_memory`.
 
     Attributes:
         defaults: Generation settings where the caller leaves them open.
@@ -60,14 +64,22 @@ class TextToVideoPipeline:
     """
 
     def __init__(
-        self, parts: ModelParts, device: torch.device | str = "cpu", accelerated: bool = True
+        self,
+        parts: ModelParts,
+        device: torch.device | str = "cpu",
+        accelerated: bool = True,
+        low_memory: bool = False,
     ) -> None:
         self.parts = parts
         self.device = torch.device(device)
-        self.accelerated = accelerated
-        for part in parts.networks:
-            nn.Module.to(part, device=self.device)
-        self.video_unet = VideoUNet(parts.unet, parts.motion_adapter)
+        self.accelerated = accelerated and not low_memory
+        self.low_memory = low_memory
+        if low_memory:
+            save_memory(parts, self.device)
+        else:
+            for part in parts.networks:
+                nn.Module.to(part, device=self.device)
+        self.video_unet = VideoUNet(parts.unet, parts.motion_adapter, one_by_one=low_memory)
         self.latent_scale = latent_scale(parts.vae)
         self.defaults = model_defaults(parts)
         self.vocabulary = tuple(parts.defaults.get("vocabulary", ()))
@@ -81,6 +93,7 @@ class TextToVideoPipeline:
         device: str | None = None,
         *,
         allow_extra_weights: bool = False,
+        low_memory: bool = False,
     ) -> "TextToVideoPipeline":
         """Load a model.
 
@@ -91,6 +104,7 @@ class TextToVideoPipeline:
             dtype: Precision of the networks: float32 (the default), bfloat16, float16 or float64.
             device: None and "auto" take a GPU if there is one.
             allow_extra_weights: Whether tensors that the model does not have are left out instead of refused.
+            low_memory: Whether to spend time to save memory, see the class.
 
         Raises:
             ModelLoadError: The files are not such a model, or the two do not fit together.
@@ -104,7 +118,7 @@ class TextToVideoPipeline:
                 "float16 is slow on a CPU and overflows; set dtype to bfloat16 or float32", stacklevel=2
             )
         parts = load_model(model, motion_adapter, precision, allow_extra_weights=allow_extra_weights)
-        return cls(parts, chosen)
+        return cls(parts, chosen, low_memory=low_memory)
 
     def save_pretrained(self, folder: Path | str, overwrite: bool = True) -> None:
         """Write the whole model to a folder that `from_pretrained` and `diffusers.AnimateDiffPipeline` open.
@@ -200,7 +214,7 @@ class TextToVideoPipeline:
         for each, own_noise, video_latents in zip(batch, noise, torch.split(latents, 1), strict=True):
             own_timings = dict(timings)
             with _timed(own_timings, "decode_latents"):
-                frames = self.decode(video_latents, one.decode_chunk_size)
+                frames = self.decode(video_latents, 1 if self.low_memory else one.decode_chunk_size)
             with _timed(own_timings, "measure"):
                 report = measure(frames, each.fps, window_starts=window_starts)
             record = make_record(
@@ -213,6 +227,7 @@ class TextToVideoPipeline:
                 num_threads=torch.get_num_threads(),
                 batch_size=len(batch),
                 accelerated=self.accelerated,
+                low_memory=self.low_memory,
                 window_starts=window_starts,
                 inputs={**each.input_sha256s(), **loras},
                 noise_sha256=noise_sha256(own_noise),
@@ -251,9 +266,13 @@ class TextToVideoPipeline:
         """
         if len(latents) != 1:
             raise ValueError(f"latents must hold one video, but hold {len(latents)}; decode them one by one")
-        return np.concatenate(
-            [to_uint8(c) for c in decode_latents(self.parts.vae, latents, decode_chunk_size)]
-        )
+        scale, (num_frames, height, width) = self.latent_scale, latents.shape[2:]
+        frames = np.empty((num_frames, height * scale, width * scale, 3), np.uint8)
+        done = 0
+        for chunk in decode_latents(self.parts.vae, latents, decode_chunk_size):
+            frames[done : done + len(chunk)] = to_uint8(chunk)
+            done += len(chunk)
+        return frames
 
     def resolve(self, settings: GenerationSettings) -> GenerationSettings:
         """Fill in what settings leave open, and check what only this model can tell.

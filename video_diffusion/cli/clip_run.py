@@ -98,6 +98,7 @@ def make_clip(
     keep_steps: bool = False,
     pipelines: "Pipelines | None" = None,
     accelerated: bool = True,
+    low_memory: bool = False,
 ) -> Clip:
     """Loads the model, says which words it does not know, and makes the clip.
 
@@ -108,6 +109,7 @@ def make_clip(
         pipelines: keeps the model for the next clip.
         accelerated: whether to take the faster ways through the same arithmetic; a repeated clip takes those
             that it was made by.
+        low_memory: spends time to save memory, and takes no faster ways.
 
     Raises:
         ModelLoadError: the model cannot be opened.
@@ -117,8 +119,8 @@ def make_clip(
     with warnings_as_lines():
         from video_diffusion.jobs import Pipelines
 
-        pipeline = (pipelines or Pipelines()).get(settings)
-        pipeline.accelerated = accelerated
+        pipeline = (pipelines or Pipelines()).get(settings, low_memory)
+        pipeline.accelerated = accelerated and not low_memory
         warn_of_unknown_words(" ".join(settings.all_prompts), pipeline.vocabulary)
         progress, steps = Progress(quiet=not show_progress), []
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 @click.option("--codec", metavar="NAME", help="libx264, libx264rgb (lossless), libvpx-vp9, png (folder), ...")
 @click.option("--crf", type=int, metavar="N", help="0 is best; 18 is the default of H.264.")
 @click.option("--pixel-format", metavar="NAME", help="yuv420p or yuv444p.")
+@click.option("--low-memory", is_flag=True, help="Slower in less memory; on a GPU networks wait outside.")
 @click.option("--strip", metavar="IMAGE", help="Filmstrip from noise to picture; rows are steps.")
 @click.option("--sheet", metavar="IMAGE", help="Contact sheet of the clip with its flicker curve.")
 @click.option("--no-embed-metadata", is_flag=True, help="Keep the record out of the clip; clip.json has it.")
@@ -44,6 +45,7 @@ def generate(
     codec: str | None,
     crf: int | None,
     pixel_format: str | None,
+    low_memory: bool,
     strip: str | None,
     sheet: str | None,
     no_embed_metadata: bool,
@@ -57,6 +59,8 @@ def generate(
     to stdout; its seed, flicker and motion to stderr. Beside clip.mp4 stands clip.json, which `rerun` reads.
     """
     if flags.get("jobs") is not None:
+        if low_memory:
+            raise click.UsageError("--low-memory: is for one clip; leave it out with --jobs")
         for flag, given in (("--strip", strip), ("--sheet", sheet)):
             if given is not None:
                 raise click.UsageError(f"{flag}: draws one clip; leave it out with --jobs")
@@ -83,7 +87,10 @@ def generate(
     for note in clip_run.check_before_loading(settings, path, encoding):
         warn(note)
     clip = clip_run.make_clip(
-        settings, show_progress=not (quiet or as_json), keep_steps=strip_path is not None
+        settings,
+        show_progress=not (quiet or as_json),
+        keep_steps=strip_path is not None,
+        low_memory=low_memory,
     )
     clip_run.save_clip(clip.video, path, encoding, embed=not no_embed_metadata, overwrite=overwrite)
     if sheet_path is not None:

@@ -60,6 +60,7 @@ def rerun(
                 show_progress=not (quiet or as_json),
                 pipelines=pipelines,
                 accelerated=record.accelerated,
+                low_memory=record.low_memory,
             )
         except Exception as error:
             if len(clips) == 1 or describe(error)[1] is None:
@@ -146,7 +147,7 @@ def what_differs(record: "RunRecord", video: "GeneratedVideo") -> list[str]:
         then_version, now_version = record.versions.get(name, "none"), now.versions.get(name, "none")
         if then_version != now_version:
             lines.append(f"other version of {name}: {then_version} then, {now_version} now")
-    for name in ("device", "processor", "num_threads", "batch_size", "accelerated", "platform"):
+    for name in ("device", "processor", "num_threads", "batch_size", "accelerated", "low_memory", "platform"):
         then_value, now_value = getattr(record, name), getattr(now, name)
         if then_value != now_value:
             lines.append(f"other {name.replace('_', ' ')}: {then_value} then, {now_value} now")

@@ -94,6 +94,7 @@ class RunRecord(BaseModel):
         num_threads: of the CPU; together with the processor it decides the last bits of every sum.
         batch_size: clips that were denoised together with this one, itself included; as num_threads.
         accelerated: whether denoising took the faster ways of `acceleration`; as num_threads.
+        low_memory: whether time was spent to save memory; as num_threads.
         created: UTC, ISO 8601. Not part of any identity.
         ai_generated: the machine-readable mark that the clip is synthetic.
     """
@@ -116,6 +117,7 @@ class RunRecord(BaseModel):
     num_threads: Annotated[int, Field(ge=1, le=65_536)] | None = None
     batch_size: Annotated[int, Field(ge=1)] = 1
     accelerated: bool = False
+    low_memory: bool = False
     processor: Text = Field(default_factory=_processor)
     platform: Text = Field(default_factory=platform.platform)
     created: Text = ""

@@ -13,12 +13,16 @@ class Pipelines:
     """One pipeline in memory at a time; a model that could not be loaded is not tried again."""
 
     def __init__(self) -> None:
-        self._key: tuple[str | None, ...] | None = None
+        self._key: tuple[str | bool | None, ...] | None = None
         self._pipeline: TextToVideoPipeline | None = None
-        self._failed: dict[tuple[str | None, ...], Exception] = {}
+        self._failed: dict[tuple[str | bool | None, ...], Exception] = {}
 
-    def get(self, settings: GenerationSettings) -> "TextToVideoPipeline":
+    def get(self, settings: GenerationSettings, low_memory: bool = False) -> "TextToVideoPipeline":
         """The pipeline for these settings.
+
+        Args:
+            settings: name the model.
+            low_memory: whether the pipeline spends time to save memory.
 
         Raises:
             ModelLoadError, DeviceError: it cannot be loaded.
@@ -26,14 +30,18 @@ class Pipelines:
         # imported here: a job file is checked, and skipped when all is done, without importing torch
         from video_diffusion.pipeline import TextToVideoPipeline  # noqa: PLC0415
 
-        key = (settings.model, settings.motion_adapter, settings.dtype, settings.device)
+        key = (settings.model, settings.motion_adapter, settings.dtype, settings.device, low_memory)
         if key in self._failed:
             raise self._failed[key]
         if self._pipeline is None or key != self._key:
             self._pipeline = None  # frees the memory before the next one is loaded
             try:
                 self._pipeline = TextToVideoPipeline.from_pretrained(
-                    settings.model, settings.motion_adapter, settings.dtype, own_device(settings.device)
+                    settings.model,
+                    settings.motion_adapter,
+                    settings.dtype,
+                    own_device(settings.device),
+                    low_memory=low_memory,
                 )
             except Exception as error:
                 self._failed[key] = error

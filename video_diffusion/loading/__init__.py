@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from video_diffusion.loading.errors import DeviceError, ModelLoadError
     from video_diffusion.loading.lora import LoadedLoras, load_loras, load_motion_lora
     from video_diffusion.loading.lora_source import find_lora, parse_lora
+    from video_diffusion.loading.low_memory import save_memory
     from video_diffusion.loading.model_folder import load_model
     from video_diffusion.loading.model_folder_writer import save_model
     from video_diffusion.loading.model_parts import ModelParts
@@ -39,6 +40,7 @@ __all__ = [
     "load_motion_lora",
     "parse_lora",
     "read_motion_checkpoint",
+    "save_memory",
     "save_model",
     "write_original_layout",
 ]
@@ -62,6 +64,7 @@ _HOMES = {
     "load_motion_lora": "lora",
     "parse_lora": "lora_source",
     "read_motion_checkpoint": "motion_checkpoint",
+    "save_memory": "low_memory",
     "save_model": "model_folder_writer",
     "write_original_layout": "motion_checkpoint",
 }

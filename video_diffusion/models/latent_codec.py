@@ -36,10 +36,16 @@ def encode_frames(vae: Any, frames: FloatFrames, chunk_size: int) -> Float[Tenso
     latents = []
     for chunk in torch.split(frames, chunk_size):
         with torch.no_grad():
-            encoded = vae.encode((chunk * 2 - 1).to(vae.device, vae.dtype))
+            encoded = vae.encode((chunk * 2 - 1).to(_computing_device(vae), vae.dtype))
         latents.append(encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode())
     shifted = torch.cat(latents) - (vae.config.get("shift_factor") or 0)
     return (shifted * vae.config.scaling_factor).transpose(0, 1)
+
+
+def _computing_device(vae: Any) -> Any:
+    """Where an autoencoder computes, also while it waits elsewhere by accelerate's hooks."""
+    hook = getattr(vae, "_hf_hook", None)
+    return vae.device if hook is None else hook.execution_device
 
 
 def latent_scale(vae: Any) -> int:

@@ -19,6 +19,7 @@ from video_diffusion.models.clip_norm import pool_resnet_norms
 from video_diffusion.models.extra_channels import take_extra_channels
 from video_diffusion.models.frame_layout import FrameLayout
 from video_diffusion.models.motion_adapter import MotionAdapter
+from video_diffusion.models.one_by_one import one_by_one
 from video_diffusion.models.temporal_places import temporal_places
 from video_diffusion.models.temporal_transformer import TemporalTransformer
 from video_diffusion.shapes import (
@@ -44,6 +45,7 @@ class VideoUNet(nn.Module):
         unet: Any diffusers `UNet2DConditionModel`, with or without LoRA, IP-Adapter or its own attention
             processors.
         motion_adapter: The temporal layers; made for a U-Net of the same blocks, layers and channels.
+        one_by_one: Whether the videos of a batch go through one after the other: less memory, more time.
 
     Raises:
         ValueError: The two do not fit together, or the U-Net carries temporal layers already.
@@ -52,10 +54,11 @@ class VideoUNet(nn.Module):
     unet: Any
     motion_adapter: MotionAdapter
 
-    def __init__(self, unet: nn.Module, motion_adapter: MotionAdapter) -> None:
+    def __init__(self, unet: nn.Module, motion_adapter: MotionAdapter, one_by_one: bool = False) -> None:
         super().__init__()
         self.unet = unet
         self.motion_adapter = motion_adapter
+        self.one_by_one = one_by_one
         self._layout: FrameLayout | None = None
         self._handles: list[RemovableHandle] = []
         self.is_attached = False
@@ -181,6 +184,21 @@ class VideoUNet(nn.Module):
                 videos nor frames.
         """
         num_videos, _, num_frames, _, _ = latents.shape
+        if self.one_by_one and num_videos > 1:
+            arguments = {
+                "timestep": timestep,
+                "prompt_embeds": prompt_embeds,
+                "frame_positions": frame_positions,
+                "motion_scale": motion_scale,
+                "frame_windows": frame_windows,
+                "added_cond_kwargs": added_cond_kwargs,
+                "cross_attention_kwargs": cross_attention_kwargs,
+                "down_block_additional_residuals": down_block_additional_residuals,
+                "mid_block_additional_residual": mid_block_additional_residual,
+                "timestep_cond": timestep_cond,
+                "class_labels": class_labels,
+            }
+            return one_by_one(self, latents, arguments)
         self._check_attachment()
         layout = FrameLayout(num_frames, frame_positions, motion_scale, frame_windows)
         layout.check(self.motion_adapter)
