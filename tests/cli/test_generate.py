@@ -211,7 +211,7 @@ def test_a_prompt_that_starts_with_a_dash_goes_after_two(tiny_model: Path) -> No
 
 
 def test_models_that_cannot_be_loaded_exit_with_3(empty_folder: Path, tiny_model: Path) -> None:
-    for model, expected in (("./nothing", "no such folder"), (empty_folder, "model_index.json")):
+    for model, expected in (("./nothing", "no such file or folder"), (empty_folder, "model_index.json")):
         result = run("generate", "a", "--model", model)
         assert result.exit_code == 3 and expected in result.stderr
         assert len(result.stderr.splitlines()) == 1

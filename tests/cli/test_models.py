@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from video_diffusion.cli.doctor import published_models_that_fit
 from video_diffusion.config import read_config
-from video_diffusion.loading.model_catalogue import CATALOGUE, SD1
+from video_diffusion.loading.model_catalogue import CATALOGUE, SD1, what_fits
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "generate"
 
@@ -65,3 +66,13 @@ def test_every_name_has_its_settings(name: str) -> None:
     values = read_config(CONFIGS / f"{name}.yaml").values
     assert values["model"] == CATALOGUE[name].model
     assert values["motion_adapter"] == CATALOGUE[name].motion_adapter
+
+
+def test_what_fits_follows_the_size_of_the_memory() -> None:
+    small, large = CATALOGUE["animatediff"], CATALOGUE["animatediff-sdxl"]
+    answers = ["no", "with --low-memory", "yes"]
+    assert [what_fits(small, memory, is_gpu=True) for memory in (3.0, 4.2, 8.0)] == answers
+    assert [what_fits(large, memory, is_gpu=True) for memory in (8.0, 10.0, 24.0)] == answers
+    assert [what_fits(small, memory, is_gpu=False) for memory in (8.0, 9.5)] == ["no", "yes"]
+    assert published_models_that_fit(10**13).keys() == CATALOGUE.keys()
+    assert {text.split(",")[0] for text in published_models_that_fit(10**13).values()} == {"yes"}

@@ -52,6 +52,7 @@ def examine() -> dict[str, Any]:
             for place in (Path.cwd(), Path(tempfile.gettempdir()), model_cache())
         },
         "free_memory_gib": None if memory is None else round(memory / GIB, 1),
+        "published_models_that_fit": published_models_that_fit(memory),
     }
     broken = [f"codec {name}: {codecs[name]}" for name in NEEDED_CODECS if codecs[name] is not None]
     full = [f"{place} is full" for place, free in facts["free_gib"].items() if free < 0.1]
@@ -71,6 +72,27 @@ def available_devices() -> dict[str, str]:
     for index in range(torch.xpu.device_count() if torch.xpu.is_available() else 0):
         devices[f"xpu:{index}"] = str(torch.xpu.get_device_name(index))
     return devices
+
+
+def published_models_that_fit(free_memory: int | None) -> dict[str, str]:
+    """For each name of `video-diffusion models`, whether its weights and a clip fit; a rule of thumb.
+
+    Args:
+        free_memory: bytes, for machines that have no GPU, where weights are float32; None is unknown.
+    """
+    import torch
+
+    from video_diffusion.loading.model_catalogue import CATALOGUE, what_fits
+
+    if torch.cuda.is_available():
+        memory, is_gpu, where = torch.cuda.get_device_properties(0).total_memory, True, "cuda:0 in float16"
+    elif free_memory is not None:
+        memory, is_gpu, where = free_memory, False, "cpu in float32"
+    else:
+        return {}
+    return {
+        name: f"{what_fits(entry, memory / 1e9, is_gpu)}, on {where}" for name, entry in CATALOGUE.items()
+    }
 
 
 def model_cache() -> Path:
@@ -98,7 +120,7 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     lines = []
     for key, value in facts.items():
         name = key.replace("_", " ")
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             width = max(len(part) for part in value)
             lines.append(name)
             lines += [f"  {printable(part):<{width}}  {printable(str(text))}" for part, text in value.items()]

@@ -12,7 +12,11 @@ XL = "stabilityai/stable-diffusion-xl-base-1.0"
 _SD1_DOWNLOAD, _XL_DOWNLOAD = 4.3, 13.9  # GB in float32: U-Net, text encoders, autoencoder
 _SD1_NUMBERS, _XL_NUMBERS = 1.07, 3.47  # thousand million parameters of these
 
+_SD1_LARGEST, _XL_LARGEST = 0.86 + 0.45, 2.57 + 0.24  # U-Net and temporal layers, which compute together
+HEADROOM = 1.5
+
 CacheState = Literal["yes", "in part", "no"]
+Fit = Literal["yes", "with --low-memory", "no"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,23 @@ CATALOGUE: Mapping[str, CatalogueEntry] = {
         round(2 * (_XL_NUMBERS + 0.24), 1),
     ),
 }
+
+
+def what_fits(entry: CatalogueEntry, memory_gb: float, is_gpu: bool) -> Fit:
+    """Estimate whether a model fits into memory: its weights, and half as much again for what a clip needs.
+
+    A rule of thumb for 16 frames at the model's own size, not a measurement.
+
+    Args:
+        entry: Of the catalogue.
+        memory_gb: Of the device, in 10^9 bytes.
+        is_gpu: Whether weights are float16 there, and can wait outside (`--low-memory`); else float32.
+    """
+    scale = HEADROOM if is_gpu else 2 * HEADROOM
+    if scale * entry.weights_gb <= memory_gb:
+        return "yes"
+    largest = 2 * (_XL_LARGEST if entry.weights_gb > 2 * _XL_NUMBERS else _SD1_LARGEST)
+    return "with --low-memory" if is_gpu and scale * largest <= memory_gb else "no"
 
 
 def catalogue_entry(name: str) -> CatalogueEntry:
