@@ -102,15 +102,18 @@ def test_the_less_strength_the_nearer_to_the_video(pipeline: TextToVideoPipeline
 
 def test_a_clip_begins_with_a_picture(pipeline: TextToVideoPipeline, picture: str) -> None:
     steps: list[DenoisingStep] = []
-    clip = pipeline("a red ball", init_image=picture, num_inference_steps=12, on_step=steps.append)
+    common = {"init_image": picture, "num_inference_steps": 12, "strength": 1.0}
+    clip = pipeline("a red ball", **common, image_hold=0.0, on_step=steps.append)
     settings = pipeline.resolve(GenerationSettings.from_values({"prompt": "a", "init_image": picture}))
     known = pipeline._encode_input(settings)
     assert known is not None
     error = (steps[-1].latents - known).abs().mean((0, 1, 3, 4))
     assert float(error[0]) < 0.02
     assert float(error[1:].min()) > 0.2
-    held = pipeline("a red ball", init_image=picture, num_inference_steps=12, image_hold=0.9)
-    assert distinct([clip, held])
+    held: list[DenoisingStep] = []
+    assert distinct([clip, pipeline("a red ball", **common, image_hold=0.99, on_step=held.append)])
+    assert float((held[-1].latents - steps[-1].latents)[:, :, 0].abs().max()) < 1e-4
+    assert float((held[-1].latents - known).abs()[:, :, 1:].mean()) < float(error[1:].mean())
     assert clip.record["inputs"] == {"init_image": content_sha256(picture)}
 
 

@@ -18,7 +18,8 @@ from video_diffusion.sampling import ContextWindows, guidance_is_off
 
 USUAL_NUM_FRAMES = 16
 USUAL_VIDEO_STRENGTH = 0.6
-USUAL_IMAGE_STRENGTH = 0.9
+USUAL_IMAGE_STRENGTH = 0.75
+USUAL_IMAGE_HOLD = 0.8  # with the strength, what kept the embedded model's clips from jumping off
 
 
 def model_defaults(parts: ModelParts) -> dict[str, Any]:
@@ -74,6 +75,7 @@ def resolve(
         raise ValueError(
             f"freeinit {resolved.freeinit} does not go with init_video, which it would wash out; drop one"
         )
+    _check_speed(resolved)
     for name in ("prompt", "negative_prompt", "guidance_scale", "motion_scale"):
         _placed(resolved, name)
     scale = latent_scale(parts.vae)
@@ -167,6 +169,16 @@ def _check_length(settings: Any, adapter: MotionAdapter) -> None:
         raise ValueError(
             f"context_length is {settings.context_length} but this motion adapter knows "
             f"{adapter.max_num_frames} positions; set it to {adapter.max_num_frames} or less"
+        )
+
+
+def _check_speed(settings: Any) -> None:
+    """Refuse to reuse what a window made on frames that it no longer holds."""
+    windows = context_windows(settings)
+    if settings.speed and any(windows.at(step) != windows.at(0) for step in range(1, 4)):
+        raise ValueError(
+            f"speed is {settings.speed} but context_schedule {settings.context_schedule!r} moves its windows "
+            "from step to step; set context_schedule to static, or speed to exact"
         )
 
 

@@ -1,12 +1,14 @@
 """How a clip's settings become noise, a denoiser and a run of steps."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from video_diffusion.clip_plan import context_windows, input_strength, numbers_along_frames
+from video_diffusion.acceleration import FIRST_SHARE, FULL_STEP_EVERY, FeatureReuse, ReusingGuided
+from video_diffusion.clip_plan import USUAL_IMAGE_HOLD, context_windows, input_strength, numbers_along_frames
 from video_diffusion.models import VideoUNet
 from video_diffusion.sampling import (
     Anchored,
@@ -88,12 +90,27 @@ class ClipDenoiser:
             assert input_latents is not None  # `resolve` has seen to it
             model = WithPicture(model, input_latents, likeness(settings.num_frames, settings.image_hold))
         guidance_scale = numbers_along_frames(settings, "guidance_scale")
-        self.guided: Denoiser = Guided(model, prompt_embeds, negative_embeds, guidance_scale, **conditions)
+        ask = (model, prompt_embeds, negative_embeds, guidance_scale)
+        self._reuse: FeatureReuse | None = None
+        self.guided: Denoiser
+        if settings.speed:
+            # Heun asks twice per step.
+            num_calls = settings.num_inference_steps * (2 if settings.scheduler == "heun" else 1)
+            self._reuse = FeatureReuse(video_unet)
+            every, num_first = FULL_STEP_EVERY[settings.speed], math.ceil(FIRST_SHARE * num_calls)
+            self.guided = ReusingGuided(self._reuse, every, num_first, *ask, **conditions)
+        else:
+            self.guided = Guided(*ask, **conditions)
         if settings.init_image is not None and video_unet.motion_adapter.conv_in is None:
             assert input_latents is not None
-            hold = settings.image_hold or 0.0
+            hold = USUAL_IMAGE_HOLD if settings.image_hold is None else settings.image_hold
             weights = hold ** torch.arange(settings.num_frames, dtype=torch.float64)
             self.guided = Anchored(self.guided, input_latents, weights, NoiseLevels(scheduler_config))
+
+    def close(self) -> None:
+        """Take off what a speed level put on the model."""
+        if self._reuse is not None:
+            self._reuse.detach()
 
     @property
     def window_starts(self) -> tuple[int, ...]:

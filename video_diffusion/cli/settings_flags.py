@@ -43,8 +43,9 @@ FLAGS: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
     (("--freeinit-filter",), "freeinit_filter", "NAME", "butterworth, gaussian, ideal or box."),
     (("--init-video",), "init_video", "FILE", "Start from a video or a folder of images."),
     (("--init-image",), "init_image", "FILE", "Begin with a picture."),
-    (("--strength",), "strength", "X", "How much is made anew, to 1.  [default: video 0.6, image 0.9]"),
-    (("--image-hold",), "image_hold", "X", "How much later frames are held to the image, 0 to 1."),
+    (("--strength",), "strength", "X", "How much is made anew, to 1.  [default: video 0.6, image 0.75]"),
+    (("--image-hold",), "image_hold", "X", "How much later frames are held to it, 0 to 1.  [default: 0.8]"),
+    (("--speed",), "speed", "LEVEL", "exact, or 1 to 3: faster, less alike.  [default: exact]"),
     (("--dtype",), "dtype", "NAME", "float32, float16, bfloat16 or float64.  [default: float32]"),
     (("--device",), "device", "NAME", "auto, cpu, cuda, cuda:N, xpu, mps.  [default: auto]"),
 )

@@ -53,7 +53,7 @@ PIXEL_FIELDS = (
     "loop", "prompt_travel", "negative_prompt_travel", "prompt_head", "prompt_tail", "prompt_blend",
     "guidance_scale_travel", "motion_scale_travel", "freenoise", "freeinit", "freeinit_filter",
     "freeinit_spatial_cutoff", "freeinit_temporal_cutoff", "init_video", "init_image", "strength",
-    "image_hold", "loras",
+    "image_hold", "loras", "speed",
 )  # fmt: skip
 
 # Pixel fields that came later do not count in a job's id where they change nothing, so older ids stay.
@@ -64,7 +64,7 @@ WITHOUT_EFFECT: Mapping[str, Any] = {
     "prompt_blend": "lerp", "guidance_scale_travel": {}, "motion_scale_travel": {},
     "freenoise": False, "freeinit": 0, "freeinit_filter": "butterworth", "freeinit_spatial_cutoff": 0.25,
     "freeinit_temporal_cutoff": 0.25, "init_video": None, "init_image": None, "strength": None,
-    "image_hold": None, "loras": [],
+    "image_hold": None, "loras": [], "speed": 0,
 }  # fmt: skip
 
 # Settings that name a file the clip starts from; in a job's id stands what is in it.
@@ -117,10 +117,11 @@ class GenerationSettings(BaseModel):
         init_video: a video file or folder of images to start from; its first frames are taken.
         init_image: a picture that the clip begins with.
         strength: how much is made anew, above 0 to 1, which leaves next to nothing of the input; None is 0.6
-            for a video and 0.9 for a picture.
+            for a video and 0.75 for a picture.
         image_hold: how much later frames are held to the picture: 0 (free) to 1 (all alike), frame i by its
-            i-th power; None is 0. With a PIA adapter how alike they are; None is its list for small motion.
+            i-th power; None is 0.8. With a PIA adapter how alike they are; None is its list for small motion.
         loras: "PATH" or "PATH:WEIGHT" of each LoRA, on temporal layers or on the image model.
+        speed: 0 ("exact"), or 1 to 3: on ever more steps only the outermost layer runs, see docs/benchmarks.md.
     """
 
     model_config = ConfigDict(
@@ -169,6 +170,9 @@ class GenerationSettings(BaseModel):
     strength: Annotated[float | None, Field(ge=0.001, le=1)] = None
     image_hold: Annotated[float | None, Field(ge=0, le=1)] = None
     loras: Annotated[tuple[str, ...], BeforeValidator(check_loras)] = ()
+    speed: Annotated[
+        int, BeforeValidator(lambda speed: 0 if speed == "exact" else speed), Field(ge=0, le=3)
+    ] = 0
 
     @field_validator("init_image")
     @classmethod
