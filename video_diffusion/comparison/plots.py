@@ -12,11 +12,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 
-from video_diffusion.comparison.report_charts import (
-    SHARPNESS_COLOURS,
-    pair_differences,
-    sharpness_colour,
-)
+from video_diffusion.comparison.report_pareto import SHARPNESS_COLOURS, sharpness_colour
+from video_diffusion.comparison.report_strips import pair_differences
 from video_diffusion.comparison.report_table import arm_badges, tone_of
 from video_diffusion.comparison.summary import ComparisonSummary, MetricSummary, Span
 from video_diffusion.io import atomic_path

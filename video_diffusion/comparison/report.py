@@ -4,13 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from video_diffusion.comparison.report_charts import (
-    draw_heat_maps,
-    draw_pareto,
-    draw_strip,
-    pair_differences,
-)
 from video_diffusion.comparison.report_clips import view_pairs
+from video_diffusion.comparison.report_heat_map import draw_heat_maps
+from video_diffusion.comparison.report_pareto import draw_pareto
+from video_diffusion.comparison.report_strips import draw_strip, pair_differences
 from video_diffusion.comparison.report_table import aim_of, arm_badges, arm_rows, number_rows
 from video_diffusion.comparison.summary import ComparisonSummary
 from video_diffusion.web import render_page, write_page
