@@ -1,4 +1,4 @@
-"""Every file in configs/compare is a valid comparison, and its heading tells what it is for and what it finds."""
+"""Every file in configs/compare is a valid comparison; its heading tells what it is for and what it finds."""
 
 import shlex
 from pathlib import Path

@@ -180,8 +180,9 @@ def _words(difference: Difference, alpha: float) -> str:
     span, p = difference.span, difference.adjusted_p
     if span is None or p is None:
         return difference.words
-    if p <= alpha and excludes_zero(span):
-        return "higher" if span.estimate > 0 else "lower"
+    if excludes_zero(span):
+        side = "higher" if span.estimate > 0 else "lower"
+        return side if p <= alpha else f"maybe {side}"
     return "too few to tell" if p_reachable(len(difference.prompts)) > alpha else "no difference seen"
 
 

@@ -115,7 +115,8 @@ def headline_sentence(verdicts: Sequence[Verdict], baseline: str) -> str:
     for outcome in MANY:
         arms = [verdict.arm for verdict in verdicts if verdict.outcome == outcome]
         if arms:
-            names = ", ".join(arms[:3]) + (f" and {len(arms) - 3} more" if len(arms) > 3 else "")
+            comma = " and " if any(", " in arm for arm in arms) else ", "
+            names = comma.join(arms[:3]) + (f" and {len(arms) - 3} more" if len(arms) > 3 else "")
             parts.append(f"{MANY[outcome]}: {names}")
     return f"Against {baseline}, of {len(verdicts)} settings: {'; '.join(parts)}."
 

@@ -95,7 +95,8 @@ class Difference:
         share_better: of the pairs, in the metric's direction ("neither": share that rises).
         p: sign-flip test, two-sided; None with no pair.
         adjusted_p: after Holm over the arms (headline), or Benjamini–Hochberg over all else.
-        words: such as "lower", "higher", "no difference seen", "too few to tell".
+        words: such as "lower", "higher", "maybe lower" (the interval excludes 0, the adjusted p does not),
+            "no difference seen", "too few to tell".
         num_pairs: measured in both arms.
         num_lost: pairs in which one side is static, unmeasurable, too short or failed.
         prompts: one number for each prompt that has a pair.

@@ -64,7 +64,7 @@ def _judge_arm(
     change = f"{_by(span, found.relative, headline.unit)} against {baseline}"
     if p <= alpha and excludes_zero(span):
         if span.estimate > 0:
-            return _verdict(arm, "flickers more", f"flicker rises by {change}")
+            return _verdict(arm, "flickers more", f"flicker rises by {change}{_also_lost(guards)}")
         return _judge_price(arm, f"flicker falls by {change}", guards)
     if p_reachable(len(found.prompts), num_arms) > alpha:
         arms = "" if num_arms == 1 else f" with {num_arms} settings"
@@ -74,7 +74,7 @@ def _judge_arm(
             arm, "too few to tell", f"{why}; flicker {told(span, headline.unit)} against {baseline}"
         )
     seen = f"flicker {told(span, headline.unit)} against {baseline}, p {p:.2g}"
-    return _verdict(arm, "no difference seen", seen)
+    return _verdict(arm, "no difference seen", f"{seen}{_also_lost(guards)}")
 
 
 def _judge_price(arm: str, falls: str, guards: Sequence[Guard]) -> Verdict:
@@ -137,6 +137,12 @@ def _told_guard(guard: Guard) -> str:
         return f"{guard.words} can be compared in {guard.difference.num_pairs} of {places} pairs only"
     margin = f", margin {guard.margin:.3g}" if guard.margin is not None else ""
     return f"{guard.words} {told(guard.difference.span, guard.unit)}{margin}"
+
+
+def _also_lost(guards: Sequence[Guard]) -> str:
+    """What an arm without less flicker loses on top of that."""
+    lost = [_told_guard(guard) for guard in guards if guard.state == "falls"]
+    return f"; but {', '.join(lost)}" if lost else ""
 
 
 def _told_holding(guards: Sequence[Guard]) -> str:
