@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -205,7 +205,8 @@ class TextToVideoPipeline:
                 config,
                 **self._added_conditions(batch, negative_embeds is not None),
             )
-            with accelerate_unet(self.video_unet) if self.accelerated else nullcontext():
+            faster = accelerate_unet(self.video_unet) if self.accelerated else nullcontext()
+            with faster, closing(denoiser):
                 for step in sample(denoiser.guided, one, latents, seeds, input_latents, config):
                     latents = step.latents
                     if on_step is not None:

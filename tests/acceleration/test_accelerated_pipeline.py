@@ -64,3 +64,30 @@ def test_a_clip_made_before_there_was_acceleration_repeats(
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, "identical\n"), done.stderr
     assert torch.get_num_threads() == 1  # as the test's own process computed
+
+
+def test_a_speed_level_is_another_clip_near_the_exact_one_and_in_the_record(
+    pipeline: TextToVideoPipeline,
+) -> None:
+    pipeline.accelerated = True
+    exact, explicit, fast = (
+        pipeline("a red ball", **SETTINGS, **more) for more in ({}, {"speed": "exact"}, {"speed": 2})
+    )
+    assert explicit.frames_sha256 == exact.frames_sha256 != fast.frames_sha256
+    assert explicit.run_record.job_id == exact.run_record.job_id != fast.run_record.job_id
+    assert fast.record["settings"]["speed"] == 2
+    assert abs(fast.frames.astype(int) - exact.frames.astype(int)).mean() < 4
+    assert pipeline("a red ball", **SETTINGS).frames_sha256 == exact.frames_sha256
+
+
+@pytest.mark.parametrize("speed", [-1, 4, "fast", 1.5])
+def test_other_speeds_are_refused(pipeline: TextToVideoPipeline, speed: object) -> None:
+    with pytest.raises(ValueError, match="speed"):
+        pipeline("a red ball", **SETTINGS, speed=speed)
+
+
+def test_windows_that_move_do_not_go_with_a_speed_level(pipeline: TextToVideoPipeline) -> None:
+    long = {**SETTINGS, "num_frames": 14, "context_length": 5, "context_overlap": 2, "num_inference_steps": 4}
+    with pytest.raises(ValueError, match="set context_schedule to static"):
+        pipeline("a red ball", **long, speed=1)
+    assert pipeline("a red ball", **long, speed=1, context_schedule="static").frames.shape[0] == 14

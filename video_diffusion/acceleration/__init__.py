@@ -1,5 +1,14 @@
 """What makes it fast without touching `models/`: faster ways through its modules, which come off again."""
 
 from video_diffusion.acceleration.accelerate import Acceleration, accelerate_unet
+from video_diffusion.acceleration.feature_reuse import FeatureReuse
+from video_diffusion.acceleration.reusing_guided import FIRST_SHARE, FULL_STEP_EVERY, ReusingGuided
 
-__all__ = ["Acceleration", "accelerate_unet"]
+__all__ = [
+    "FIRST_SHARE",
+    "FULL_STEP_EVERY",
+    "Acceleration",
+    "FeatureReuse",
+    "ReusingGuided",
+    "accelerate_unet",
+]

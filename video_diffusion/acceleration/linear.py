@@ -1,9 +1,9 @@
 """Linear maps through oneDNN's kernels, where PyTorch would take slower ones.
 
-PyTorch sends float32 linear maps on CPUs to MKL, which reaches two fifths of an AMD core's speed. oneDNN comes
-along for PyTorch's compiler and reaches nearly all of it, on the same weights as they lie. Sums are then split
-another way, so results differ in the last bits. bfloat16 runs through the same oneDNN kernel either way, bit
-for bit, with less around it.
+PyTorch sends float32 linear maps on CPUs to MKL, which reaches two fifths of an AMD core's speed. oneDNN
+comes along for PyTorch's compiler and reaches nearly all of it, on the same weights as they lie. Sums are
+then split another way, so results differ in the last bits. bfloat16 runs through the same oneDNN kernel
+either way, bit for bit, with less around it.
 """
 
 from functools import cache

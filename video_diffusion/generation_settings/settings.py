@@ -71,6 +71,10 @@ WITHOUT_EFFECT: Mapping[str, Any] = {
 INPUT_FIELDS = ("init_video", "init_image")
 
 
+def _speed_level(value: object) -> object:
+    return 0 if value == "exact" else value
+
+
 class GenerationSettings(BaseModel):
     """Frozen settings of one clip. None means the model's own default (`generation_defaults.json`).
 
@@ -121,7 +125,8 @@ class GenerationSettings(BaseModel):
         image_hold: how much later frames are held to the picture: 0 (free) to 1 (all alike), frame i by its
             i-th power; None is 0.8. With a PIA adapter how alike they are; None is its list for small motion.
         loras: "PATH" or "PATH:WEIGHT" of each LoRA, on temporal layers or on the image model.
-        speed: 0 ("exact"), or 1 to 3: on ever more steps only the outermost layer runs, see docs/benchmarks.md.
+        speed: 0 ("exact"), or 1 to 3: ever more steps run the outermost layer alone; docs/benchmarks.md
+            tells how far clips drift.
     """
 
     model_config = ConfigDict(
@@ -170,9 +175,7 @@ class GenerationSettings(BaseModel):
     strength: Annotated[float | None, Field(ge=0.001, le=1)] = None
     image_hold: Annotated[float | None, Field(ge=0, le=1)] = None
     loras: Annotated[tuple[str, ...], BeforeValidator(check_loras)] = ()
-    speed: Annotated[
-        int, BeforeValidator(lambda speed: 0 if speed == "exact" else speed), Field(ge=0, le=3)
-    ] = 0
+    speed: Annotated[int, BeforeValidator(_speed_level), Field(ge=0, le=3)] = 0
 
     @field_validator("init_image")
     @classmethod
