@@ -8,23 +8,26 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 from tiny_run import tiny_trainer
 
 STEPS = 8
 
 
-def train_and_save(place: Path, turns: int) -> None:
+def train_and_save(place: Path, name: str, turns: int = 1, **changes: bool) -> None:
     """Eight steps; the first process writes what they were."""
-    trainer = tiny_trainer(num_steps=STEPS, gradient_accumulation_steps=turns, loss={"noise_offset": 0.1})
+    # AdamW divides by the gradient's own size, so its first steps turn rounding into a share of the rate.
+    rate = {"learning_rate": 1e-3}
+    trainer = tiny_trainer(num_steps=STEPS, gradient_accumulation_steps=turns, optimizer=rate, **changes)
     steps = list(trainer.steps())
+    unet = trainer.pipeline.parts.unet
+    held = sum((p.to_local() if hasattr(p, "to_local") else p).numel() for p in unet.parameters())
     if trainer.accelerator.is_main_process:
         weights = {name: p.detach().clone() for name, p in trainer.target.parameters.items()}
-        save_file(weights, place / f"{turns}.safetensors")
-        facts = [[step.loss, step.grad_norm, step.ids] for step in steps]
-        (place / f"{turns}.json").write_text(json.dumps(facts))
-    assert trainer.accelerator.num_processes == (2 if turns == 1 else 1)
+        save_file(weights, place / f"{name}.safetensors")
+        rows = [[step.loss, step.grad_norm, step.ids] for step in steps]
+        facts = {"rows": rows, "processes": trainer.accelerator.num_processes, "unet_numbers": held}
+        (place / f"{name}.json").write_text(json.dumps(facts))
 
 
 def free_port() -> int:
@@ -33,14 +36,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_two_gloo_processes_are_one_with_accumulation_2(tmp_path: Path) -> None:
+def start_two(place: Path, call: str) -> list[subprocess.Popen[bytes]]:
     paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
     program = (
         f"import sys; sys.path[:0] = {paths!r}; from pathlib import Path; "
-        f"from test_two_processes import train_and_save; train_and_save(Path({str(tmp_path)!r}), 1)"
+        f"from test_two_processes import train_and_save; train_and_save(Path({str(place)!r}), {call})"
     )
     usual = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    started = [
+    return [
         subprocess.Popen(
             [sys.executable, "-c", program],
             env=os.environ | usual | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
@@ -48,16 +51,25 @@ def test_two_gloo_processes_are_one_with_accumulation_2(tmp_path: Path) -> None:
         )
         for rank in range(2)
     ]
-    train_and_save(tmp_path, 2)
+
+
+@pytest.mark.parametrize(
+    "sharded", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["copies", "FSDP shares"]
+)
+def test_two_gloo_processes_are_one_with_accumulation_2(tmp_path: Path, sharded: bool) -> None:
+    started = start_two(tmp_path, f"'two', shard_frozen={sharded}")
+    train_and_save(tmp_path, "one", turns=2)
     for process in started:
         _, errors = process.communicate(timeout=240)
         assert process.returncode == 0, errors.decode()[-3000:]
-    one, two = (json.loads((tmp_path / f"{turns}.json").read_text()) for turns in (2, 1))
-    assert [ids for *_, ids in one] == [ids for *_, ids in two]
-    assert [loss for loss, *_ in two] == pytest.approx([loss for loss, *_ in one], rel=1e-6)
-    assert [norm for _, norm, _ in two] == pytest.approx([norm for _, norm, _ in one], rel=1e-6)
-    weights, others = (load_file(tmp_path / f"{turns}.safetensors") for turns in (2, 1))
+    one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
+    assert (one["processes"], two["processes"]) == (1, 2)
+    assert (two["unet_numbers"] < 0.6 * one["unet_numbers"]) == sharded
+    for (loss, norm, ids), (other_loss, other_norm, other_ids) in zip(one["rows"], two["rows"], strict=True):
+        assert ids == other_ids
+        assert other_loss == pytest.approx(loss, rel=1e-6)
+        assert other_norm == pytest.approx(norm, rel=1e-6)
+    weights, others = (load_file(tmp_path / f"{name}.safetensors") for name in ("one", "two"))
     assert weights.keys() == others.keys()
     for name, weight in weights.items():
         assert float((weight - others[name]).abs().max()) <= 1e-5, name
-    assert not torch.equal(next(iter(weights.values())), torch.zeros(()))

@@ -146,7 +146,7 @@ def fit(run: Run) -> Iterator[TrainingStep]:
         run.folder.forget_after(trainer.step or -1)
     if settings.log_with is not None:
         trainer.accelerator.init_trackers("training", {k: str(v) for k, v in settings.binding().items()})
-    if trainer.step == 0 and validate_every != 0 and main:
+    if trainer.step == 0 and validate_every != 0:
         _validate(run)
     trainer.accelerator.wait_for_everyone()
     began = time.monotonic() - run.seconds
@@ -156,10 +156,10 @@ def fit(run: Run) -> Iterator[TrainingStep]:
         if main:
             run.folder.append(step_row(step))
             trainer.accelerator.log(step_row(step), step=step.step)
-            if validate_every != 0 and (last or (validate_every and step.step % validate_every == 0)):
-                paused = time.monotonic()
-                _validate(run)
-                began += time.monotonic() - paused
+        if validate_every != 0 and (last or (validate_every and step.step % validate_every == 0)):
+            paused = time.monotonic()
+            _validate(run)
+            began += time.monotonic() - paused
         if last or step.step % save_every == 0:
             run.save()
         yield step
@@ -178,7 +178,13 @@ def step_row(step: TrainingStep) -> dict[str, float | int | None]:
 
 
 def _validate(run: Run) -> None:
+    """Validate and log; of several processes the first, unless each holds but a share of the model."""
+    accelerator = run.trainer.accelerator
+    if not (accelerator.is_main_process or run.trainer.settings.shard_frozen):
+        return
     found = run.validator.validate()
+    if not accelerator.is_main_process:
+        return
     run.folder.append(found.to_row())
     measured = {f"validation/{name}": value for name, value in found.measures.items() if value is not None}
     if found.held_out_loss is not None:

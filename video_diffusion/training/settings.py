@@ -16,7 +16,17 @@ NoiseType = Literal["independent", "mixed", "progressive", "constant"]
 
 # May differ between a run and its continuation: none of them changes a weight or a logged loss.
 FREE_SETTINGS = frozenset(
-    {"validation", "checkpoint", "num_workers", "latent_cache", "device", "log_with", "output", "license"}
+    {
+        "validation",
+        "checkpoint",
+        "shard_frozen",
+        "num_workers",
+        "latent_cache",
+        "device",
+        "log_with",
+        "output",
+        "license",
+    }
 )
 
 # Names of files: a continuation must find the same content, under whatever name.
@@ -225,6 +235,7 @@ class TrainingSettings(BaseModel):
         ema_decay: Of the running average of the trained weights, which is what is saved for use; 0 is off.
         mixed_precision: no, bf16 or fp16.
         gradient_checkpointing: Recompute activations, temporal layers included: less memory, more time.
+        shard_frozen: Split the frozen image U-Net over the processes (FSDP), if it is too large for one GPU.
         device: "auto" takes a GPU if there is one.
         num_workers: Processes that read clips ahead; 0 reads in the training process.
         latent_cache: Keep encoded clips and captions on disk: true in the run's folder, a path there, where
@@ -253,6 +264,7 @@ class TrainingSettings(BaseModel):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     gradient_checkpointing: bool = False
+    shard_frozen: bool = False
     device: Text = "auto"
     num_workers: Annotated[int, Field(ge=0, le=64)] = 0
     latent_cache: bool | Text = True
@@ -267,6 +279,11 @@ class TrainingSettings(BaseModel):
         if self.temporal_and is not None and self.target != "temporal":
             raise ValueError(
                 f"temporal_and goes with target temporal, not {self.target}; leave one of the two out"
+            )
+        if self.shard_frozen and (self.temporal_and is not None or self.target == "domain_lora"):
+            raise ValueError(
+                "shard_frozen splits an image U-Net that is frozen, but temporal_and or domain_lora trains "
+                "parts of it; leave one of the two out"
             )
         if self.batch_size % self.gradient_accumulation_steps:
             raise ValueError(

@@ -24,6 +24,7 @@ from video_diffusion.training.denoising_objective import (
 )
 from video_diffusion.training.draws import ItemDraws, Stream, chance, draw_step
 from video_diffusion.training.settings import TrainingSettings
+from video_diffusion.training.sharding import leave_out_of_ddp, shard_frozen
 from video_diffusion.training.targets import Target, record_noise, set_temporarily
 
 
@@ -98,10 +99,13 @@ class Trainer:
         record_noise(parts.motion_adapter, settings.loss.noise_type, settings.loss.noise_alpha)
         if settings.gradient_checkpointing:
             pipeline.video_unet.enable_gradient_checkpointing()
+        if settings.shard_frozen and accelerator.num_processes > 1:
+            shard_frozen(parts.unet, accelerator.num_processes, accelerator.device.type)
         self.scheduler = training_scheduler(parts.scheduler_config, settings.loss)
         self.objective = DenoisingObjective(pipeline.video_unet, self.scheduler, settings.loss)
         self.rate = learning_rate_factor(settings.optimizer, settings.num_steps)
         self.raw_optimizer = make_optimizer(list(self.target.parameters.values()), settings.optimizer)
+        leave_out_of_ddp(self.objective)
         self._model, self._optimizer = accelerator.prepare(self.objective, self.raw_optimizer)
         self.ema = None
         if settings.ema_decay:

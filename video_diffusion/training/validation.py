@@ -77,7 +77,7 @@ class Validator:
         self.held_out = [(clips, number) for clips in held_out for number in range(len(clips))]
 
     def validate(self) -> Validation:
-        """Measure the model as it stands, and write its clips.
+        """Measure the model as it stands, and write its clips; only the first process writes.
 
         Raises:
             OSError: No space, no permission.
@@ -87,7 +87,7 @@ class Validator:
         precision = trainer.accelerator.autocast() if on_gpu else nullcontext()
         with trainer.averaged(), torch.no_grad(), precision:
             quartiles = self._quartiles()
-            clips = self._clips() if trainer.accelerator.is_main_process else ()
+            clips = self._clips()
         names = dict.fromkeys(name for clip in clips for name in clip["measures"])
         return Validation(
             step=trainer.step,
@@ -146,7 +146,8 @@ class Validator:
             ):
                 [video] = pipeline.generate([self._request(prompt, seed)])
                 path = folder / f"{number:02d}-{slug(prompt)}-{seed}.mp4"
-                video.save(path)
+                if self.trainer.accelerator.is_main_process:
+                    video.save(path)
                 measures = {name: measure.value for name, measure in video.report.values.items()}
                 file = path.relative_to(self.run).as_posix()
                 num_frames, height, width, _ = video.frames.shape
