@@ -1,12 +1,13 @@
 """LoRAs in a loaded model: on temporal layers and on the image model, weighted, and out again bit for bit."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from motion_files import original_lora, stored_bits
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tiny_models import TEXT_WIDTH, save_tiny_model, tiny_text_encoder, tiny_unet
 from torch import nn
 
@@ -94,6 +95,46 @@ def test_a_lora_that_does_not_fit_leaves_the_model_as_it_was(
     with pytest.raises(ModelLoadError, match="holds no LoRA"):
         load_loras(parts, [(str(tmp_path / "other.safetensors"), 1.0)])
     assert everything(parts) == before
+
+
+def rewrite(style: str, file: Path, layout: str) -> str:
+    """The same LoRA, at half its strength, as other programs write it."""
+    tensors, metadata = load_file(style), None
+    if layout == "plain":
+        tensors = {name.removeprefix("unet."): tensor for name, tensor in tensors.items() if "unet." in name}
+        tensors = {name: tensor / 2 if "lora_B" in name else tensor for name, tensor in tensors.items()}
+    elif layout == "kohya":
+        renamed = {}
+        for name, tensor in tensors.items():
+            if not name.startswith("unet."):
+                continue
+            layer, _, part = name.removeprefix("unet.").removesuffix(".weight").rpartition(".")
+            place = f"lora_unet_{layer.replace('.', '_')}"
+            renamed[f"{place}.lora_{'down' if part == 'lora_A' else 'up'}.weight"] = tensor
+            renamed[f"{place}.alpha"] = torch.tensor(1.0)
+        tensors = renamed
+    else:
+        config = {"r": 2, "lora_alpha": 1, "target_modules": ["to_q", "to_k"], "nonsense": 3}
+        metadata = {"lora_adapter_metadata": json.dumps({f"unet.{key}": v for key, v in config.items()})}
+        tensors = {name: tensor for name, tensor in tensors.items() if name.startswith("unet.")}
+    save_file(tensors, file, metadata)
+    return str(file)
+
+
+@pytest.mark.parametrize("layout", ["plain", "kohya", "peft"])
+def test_other_layouts_and_their_scales_are_read(
+    tmp_path: Path, parts: ModelParts, style: str, layout: str
+) -> None:
+    with load_loras(parts, [(style, 0.5)]):
+        expected = image(parts)
+    with load_loras(parts, [(rewrite(style, tmp_path / "x.safetensors", layout), 1.0)]):
+        assert torch.allclose(image(parts), expected, atol=1e-5)
+
+
+def test_a_lora_of_which_nothing_fits_is_refused(tmp_path: Path, parts: ModelParts) -> None:
+    save_file({"transformer.blocks.0.to_q.lora_A.weight": torch.ones(2, 8)}, tmp_path / "dit.safetensors")
+    with pytest.raises(ModelLoadError, match=r"none of its 1 tensors .* belong to a layer of this model"):
+        load_loras(parts, [(str(tmp_path / "dit.safetensors"), 1.0)])
 
 
 def test_a_lora_is_found_in_a_folder_or_a_run(tmp_path: Path) -> None:

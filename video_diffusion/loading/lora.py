@@ -4,6 +4,7 @@ Those on temporal layers are added to the adapter's weights; those on the image 
 peft, which wrap its layers. One file may hold both.
 """
 
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,9 +24,14 @@ from video_diffusion.loading.components import quiet_libraries
 from video_diffusion.loading.errors import ModelLoadError
 from video_diffusion.loading.lora_source import find_lora
 from video_diffusion.loading.model_parts import ModelParts
-from video_diffusion.loading.motion_lora import add_motion_lora, gather_motion_lora
+from video_diffusion.loading.motion_lora import PEFT_TAG, add_motion_lora, gather_motion_lora
 from video_diffusion.loading.weight_file import WeightFile, open_weights
 from video_diffusion.models import MotionAdapter
+
+PEFT_FIELDS = {
+    "r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules", "use_rslora", "use_dora",
+    "lora_bias",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -124,14 +130,25 @@ class LoadedLoras:
         try:
             with quiet_libraries(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # peft warns of every LoRA after the first
-                state, alphas = loader.lora_state_dict(dict(tensors), unet_config=self._parts.unet.config)
+                state, alphas = loader.lora_state_dict(
+                    _with_prefixes(tensors), unet_config=self._parts.unet.config
+                )
                 _check_base(state, self._parts.unet, file.path)
-                loader.load_lora_into_unet(state, alphas, self._parts.unet, adapter_name=adapter_name)
+                how: dict[str, Any] = {
+                    "network_alphas": alphas,
+                    "metadata": None if alphas else _peft_metadata(file),
+                    "adapter_name": adapter_name,
+                }
+                loader.load_lora_into_unet(state, unet=self._parts.unet, **how)
                 for prefix, encoder in encoders.items():
-                    loader.load_lora_into_text_encoder(
-                        state, alphas, encoder, prefix=prefix, adapter_name=adapter_name
-                    )
-            for module in (self._parts.unet, *encoders.values()):
+                    loader.load_lora_into_text_encoder(state, text_encoder=encoder, prefix=prefix, **how)
+            carriers = [self._parts.unet, *encoders.values()]
+            if not any(adapter_name in getattr(module, "peft_config", {}) for module in carriers):
+                raise ModelLoadError(
+                    f"{file.path}: none of its {len(tensors)} tensors ({', '.join(sorted(tensors)[:2])}, …) "
+                    "belong to a layer of this model; use a LoRA for the same base model"
+                )
+            for module in carriers:
                 _set_weights(module, dict(zip(names, weights, strict=True)))
         except ModelLoadError:
             raise
@@ -180,6 +197,28 @@ def load_motion_lora(adapter: MotionAdapter, path: Path | str, weight: float = 1
 def _text_encoders(parts: ModelParts) -> dict[str, Any]:
     second = {} if parts.text_encoder_2 is None else {"text_encoder_2": parts.text_encoder_2}
     return {"text_encoder": parts.text_encoder} | second
+
+
+def _with_prefixes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Say of layers that name no component that they are the U-Net's; without it diffusers takes none."""
+    blocks = ("down_blocks.", "mid_block.", "up_blocks.")
+    return {f"unet.{key}" if key.startswith(blocks) else key: tensor for key, tensor in tensors.items()}
+
+
+def _peft_metadata(file: WeightFile) -> dict[str, Any] | None:
+    """What peft wrote of scales and ranks, as far as it is about these: a file may say anything.
+
+    Raises:
+        ModelLoadError: It is damaged.
+    """
+    text = file.metadata.get(PEFT_TAG)
+    if text is None:
+        return None
+    try:
+        values = dict(json.loads(text))
+    except (ValueError, TypeError, RecursionError):
+        raise ModelLoadError(f"{file.path}: its {PEFT_TAG} is damaged; save the LoRA again") from None
+    return {key: value for key, value in values.items() if key.rpartition(".")[2] in PEFT_FIELDS}
 
 
 def _check_base(state: Mapping[str, Tensor], unet: Any, path: Path) -> None:
