@@ -124,6 +124,7 @@ def test_a_dry_run_makes_nothing(tmp_path, grid):
         (["--set", "sheduler=ddim"], "did you mean 'scheduler'"),
         (["a.yaml", "b.yaml"], "CONFIG: one file at a time"),
         (["--clips", "A=x"], "--grid: makes clips"),
+        (["-o", __file__], "--out: " + __file__ + " is a file; name a folder"),
     ],
 )
 def test_what_is_wrong_is_told_before_a_model_is_loaded(tmp_path, grid, words, message):

@@ -84,6 +84,8 @@ def compare(
     from video_diffusion.cli.batch_checks import check_folder
 
     folder = Path(out or _default_name(sources, clips))
+    if folder.exists() and not folder.is_dir():
+        raise click.UsageError(f"--out: {folder} is a file; name a folder")
     check_folder(folder)
     flags = CompareFlags(folder, shard, batch_size, verify, clip_model, as_json, quiet)
     if clips:
