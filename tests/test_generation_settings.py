@@ -132,6 +132,7 @@ OTHER: dict[str, Any] = {
     "context_stride": 2, "context_schedule": "static", "context_fuse": "flat", "loop": True,
     "prompt_travel": {"3": "b"}, "negative_prompt_travel": {"3": "b"}, "prompt_head": "h", "prompt_tail": "t",
     "prompt_blend": "slerp", "guidance_scale_travel": {"3": 2.0}, "motion_scale_travel": {"3": 2.0},
+    "motion_effect": 0.5, "motion_effect_travel": {"3": 2.0},
     "freenoise": True, "freeinit": 3, "freeinit_filter": "box", "freeinit_spatial_cutoff": 0.5,
     "freeinit_temporal_cutoff": 0.5, "init_video": "a.mp4", "init_image": "a.png", "strength": 0.5,
     "image_hold": 0.5, "loras": ["x.safetensors:0.5"], "speed": 2,

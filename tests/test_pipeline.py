@@ -279,6 +279,8 @@ def test_prompts_and_numbers_travel(pipeline: TextToVideoPipeline) -> None:
         {"prompt_head": "one", "prompt_tail": "two"},
         {"guidance_scale_travel": {"3": 5}},
         {"motion_scale_travel": {"3": 3}},
+        {"motion_effect": 0.5},
+        {"motion_effect_travel": {"3": 0}},
         {"prompt_travel": {"9": "a"}, "motion_scale_travel": {"9": 3}, "num_frames": 13, "context_length": 6},
     ]
     videos = [pipeline("a red ball", num_inference_steps=2, **each) for each in changes]

@@ -76,7 +76,7 @@ def resolve(
             f"freeinit {resolved.freeinit} does not go with init_video, which it would wash out; drop one"
         )
     _check_speed(resolved)
-    for name in ("prompt", "negative_prompt", "guidance_scale", "motion_scale"):
+    for name in ("prompt", "negative_prompt", "guidance_scale", "motion_scale", "motion_effect"):
         _placed(resolved, name)
     scale = latent_scale(parts.vae)
     for field in ("height", "width"):
@@ -132,7 +132,7 @@ def numbers_along_frames(settings: GenerationSettings, name: str) -> float | Ten
 
     Args:
         settings: Resolved.
-        name: "guidance_scale" or "motion_scale".
+        name: "guidance_scale", "motion_scale" or "motion_effect".
 
     Raises:
         ValueError: A frame outside the clip, or two numbers for one frame.

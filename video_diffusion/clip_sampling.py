@@ -79,7 +79,8 @@ class ClipDenoiser:
         **conditions: Any,
     ) -> None:
         self._windows = windows = context_windows(settings)
-        conditions["motion_scale"] = numbers_along_frames(settings, "motion_scale")
+        for name in ("motion_scale", "motion_effect"):
+            conditions[name] = numbers_along_frames(settings, name)
         self._windowed: Windowed | None = None
         model: Any = video_unet
         if settings.freenoise:

@@ -92,3 +92,13 @@ def test_heads_that_do_not_divide_the_channels_are_refused() -> None:
         TemporalTransformer(
             num_channels=8, num_heads=3, num_layers=1, num_groups=4, num_positions=7, norm_scope="frame"
         )
+
+
+def test_the_effect_scales_what_the_layer_adds() -> None:
+    layer, maps = transformer("clip"), feature_maps()
+    added = layer(maps, NUM_FRAMES) - maps
+    assert relative_error(layer(maps, NUM_FRAMES, motion_effect=0.5), maps + 0.5 * added) <= 1e-12
+    assert torch.equal(layer(maps, NUM_FRAMES, motion_effect=0.0), maps)
+    effect = torch.tensor([1.0, 0.0, 2.0])
+    expected = maps + added * effect.double().repeat(NUM_VIDEOS)[:, None, None, None]
+    assert relative_error(layer(maps, NUM_FRAMES, motion_effect=effect), expected) <= 1e-12

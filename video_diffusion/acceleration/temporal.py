@@ -29,11 +29,16 @@ def temporal_forward(
     num_frames: int,
     frame_positions: Tensor | None = None,
     motion_scale: FrameNumbers = 1.0,
-    frame_windows: Any = None,
+    *rare: Any,
 ) -> Float[Tensor, "bf c h w"]:
-    """What `TemporalTransformer.forward` computes; with a gradient, windows or a scale per frame its own."""
-    if torch.is_grad_enabled() or frame_windows is not None or isinstance(motion_scale, Tensor):
-        how = (num_frames, frame_positions, motion_scale, frame_windows)
+    """What `TemporalTransformer.forward` computes.
+
+    With a gradient, with a scale per frame and with any of the rare arguments (windows, a motion effect) the
+    layer's own way is taken.
+    """
+    usual = all(value is None or (isinstance(value, int | float) and value == 1) for value in rare)
+    if not usual or torch.is_grad_enabled() or isinstance(motion_scale, Tensor):
+        how = (num_frames, frame_positions, motion_scale, *rare)
         return type(module).forward(module, hidden_states, *how)
     height, width = hidden_states.shape[-2:]
     tokens = module.proj_in(_normalised_tokens(module, hidden_states, num_frames))

@@ -32,6 +32,7 @@ FLAGS: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
     (("--noise-type",), "noise_type", "NAME", "independent, mixed, progressive, constant along frames."),
     (("--noise-alpha",), "noise_alpha", "X", "What frames share of mixed or progressive noise, 0 to 100."),
     (("--motion-scale",), "motion_scale", "X", "Sharpness of temporal attention, 0 to 10.  [default: 1]"),
+    (("--motion-effect",), "motion_effect", "X", "Weight of the temporal layers, 0 to 10.  [default: 1]"),
     (("--context-length",), "context_length", "N", "Frames of a context window, for clips of any length."),
     (("--context-overlap",), "context_overlap", "N", "Frames windows share.  [default: a quarter of N]"),
     (("--context-stride",), "context_stride", "N", "Levels of dilated windows, 1 to 8.  [default: 1]"),
@@ -55,6 +56,7 @@ TRAVEL_FLAGS: tuple[tuple[str, str, str, str], ...] = (
     ("--negative-travel", "negative_prompt_travel", "FRAME: TEXT", "The same for the negative prompt."),
     ("--guidance-travel", "guidance_scale_travel", "FRAME: X", "The same for the guidance scale."),
     ("--motion-travel", "motion_scale_travel", "FRAME: X", "The same for the motion scale."),
+    ("--effect-travel", "motion_effect_travel", "FRAME: X", "The same for the motion effect."),
 )
 TEXT_SETTINGS = {
     "negative_prompt",

@@ -87,7 +87,7 @@ GuidanceKeyframes: TypeAlias = Annotated[tuple[tuple[str, float], ...], _numbers
 """Frames as in `TextKeyframes` and their guidance scales."""
 
 MotionKeyframes: TypeAlias = Annotated[tuple[tuple[str, float], ...], _numbers(10.0), PlainSerializer(dict)]
-"""Frames as in `TextKeyframes` and their motion scales."""
+"""Frames as in `TextKeyframes` and their motion scales or effects."""
 
 
 def place_keyframes(

@@ -51,7 +51,8 @@ PIXEL_FIELDS = (
     "guidance_scale", "scheduler", "model", "motion_adapter", "dtype", "noise_type", "noise_alpha",
     "motion_scale", "context_length", "context_overlap", "context_stride", "context_schedule", "context_fuse",
     "loop", "prompt_travel", "negative_prompt_travel", "prompt_head", "prompt_tail", "prompt_blend",
-    "guidance_scale_travel", "motion_scale_travel", "freenoise", "freeinit", "freeinit_filter",
+    "guidance_scale_travel", "motion_scale_travel", "motion_effect", "motion_effect_travel",
+    "freenoise", "freeinit", "freeinit_filter",
     "freeinit_spatial_cutoff", "freeinit_temporal_cutoff", "init_video", "init_image", "strength",
     "image_hold", "loras", "speed",
 )  # fmt: skip
@@ -62,6 +63,7 @@ WITHOUT_EFFECT: Mapping[str, Any] = {
     "context_overlap": None, "context_stride": 1, "context_schedule": "uniform", "context_fuse": "pyramid",
     "loop": False, "prompt_travel": {}, "negative_prompt_travel": {}, "prompt_head": "", "prompt_tail": "",
     "prompt_blend": "lerp", "guidance_scale_travel": {}, "motion_scale_travel": {},
+    "motion_effect": 1.0, "motion_effect_travel": {},
     "freenoise": False, "freeinit": 0, "freeinit_filter": "butterworth", "freeinit_spatial_cutoff": 0.25,
     "freeinit_temporal_cutoff": 0.25, "init_video": None, "init_image": None, "strength": None,
     "image_hold": None, "loras": [], "speed": 0,
@@ -113,6 +115,8 @@ class GenerationSettings(BaseModel):
         prompt_blend: how embeddings go from one prompt to the next, in a straight line or on an arc.
         guidance_scale_travel: frame to guidance scale, in straight lines; `guidance_scale` holds at frame 0.
         motion_scale_travel: frame to motion scale, likewise.
+        motion_effect: factor on what temporal layers add, 0 (pictures alone) to 10; 1 is as trained.
+        motion_effect_travel: frame to motion effect, likewise.
         freenoise: long clips in one pass: noise that repeats, temporal attention in context windows.
         freeinit: how often the clip is denoised with FreeInit, 2 to 10; 0 and 1 are plain sampling.
         freeinit_filter: what is kept of the last result, see `sampling.low_pass_filter`.
@@ -164,6 +168,8 @@ class GenerationSettings(BaseModel):
     prompt_blend: PromptBlend = "lerp"
     guidance_scale_travel: GuidanceKeyframes = ()
     motion_scale_travel: MotionKeyframes = ()
+    motion_effect: Annotated[float, Field(ge=0, le=10)] = 1.0
+    motion_effect_travel: MotionKeyframes = ()
 
     freenoise: bool = False
     freeinit: Annotated[int, Field(ge=0, le=10)] = 0

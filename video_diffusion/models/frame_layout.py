@@ -18,12 +18,14 @@ class FrameLayout:
         positions: For each frame its row of the position table; None means 0, 1, 2, …
         motion_scale: Factor on the scores of attention.
         windows: Frames that are mixed with each other; None mixes all with all.
+        motion_effect: Factor on what temporal layers add.
     """
 
     num_frames: int
     positions: Tensor | None
     motion_scale: float | Tensor
     windows: Sequence[FrameWindow] | None
+    motion_effect: float | Tensor = 1.0
 
     def check(self, motion_adapter: MotionAdapter) -> None:
         """Refuse what the position tables of an adapter cannot serve.

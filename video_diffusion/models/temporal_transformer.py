@@ -152,6 +152,7 @@ class TemporalTransformer(nn.Module):
         frame_positions: FramePositions | None = None,
         motion_scale: FrameNumbers = 1.0,
         frame_windows: Sequence[FrameWindow] | None = None,
+        motion_effect: FrameNumbers = 1.0,
     ) -> Float[Tensor, "bf c h w"]:
         """Mix the frames of each video.
 
@@ -162,6 +163,7 @@ class TemporalTransformer(nn.Module):
             motion_scale: Factor on the scores of attention.
             frame_windows: Frames that are mixed with each other, each window from row 0 on, and how they
                 count where windows overlap; every frame is in one. None mixes all with all.
+            motion_effect: Factor on what the layer adds, for all frames or for each; 0 adds nothing.
         """
         height, width = hidden_states.shape[-2:]
         frames = self._normalised(hidden_states, num_frames)
@@ -171,7 +173,12 @@ class TemporalTransformer(nn.Module):
                 frames = self._run(block, frames, frame_positions, motion_scale)
             else:
                 frames = self._run_in_windows(block, frames, motion_scale, frame_windows)
-        frames = rearrange(self.proj_out(frames), "(b h w) f c -> (b f) c h w", h=height, w=width)
+        frames = self.proj_out(frames)
+        if isinstance(motion_effect, Tensor):
+            frames = frames * motion_effect.to(frames)[:, None]
+        elif motion_effect != 1:
+            frames = frames * motion_effect
+        frames = rearrange(frames, "(b h w) f c -> (b f) c h w", h=height, w=width)
         return hidden_states + frames
 
     def _run(self, part: Callable[..., Any], *inputs: Any) -> Float[Tensor, "sites f d"]:

@@ -149,6 +149,7 @@ class VideoUNet(nn.Module):
         frame_positions: Int[Tensor, " positions"] | None = None,
         motion_scale: FrameNumbers = 1.0,
         frame_windows: Sequence[FrameWindow] | None = None,
+        motion_effect: FrameNumbers = 1.0,
         added_cond_kwargs: Conditions | None = None,
         cross_attention_kwargs: Conditions | None = None,
         down_block_additional_residuals: Sequence[Tensor] | None = None,
@@ -170,6 +171,7 @@ class VideoUNet(nn.Module):
                 model as trained.
             frame_windows: For clips longer than the position table: frames that temporal layers mix with each
                 other, and their weights; see `TemporalTransformer`.
+            motion_effect: Factor on what temporal layers add, for all frames or each; 0 is the image model.
             added_cond_kwargs: The image U-Net's further conditions (SDXL's `text_embeds` and `time_ids`,
                 IP-Adapter's `image_embeds`); a tensor has one item per video, or one per frame in folded
                 order.
@@ -200,7 +202,7 @@ class VideoUNet(nn.Module):
             }
             return one_by_one(self, latents, arguments)
         self._check_attachment()
-        layout = FrameLayout(num_frames, frame_positions, motion_scale, frame_windows)
+        layout = FrameLayout(num_frames, frame_positions, motion_scale, frame_windows, motion_effect)
         layout.check(self.motion_adapter)
 
         def per_frame(name: str, condition: Any) -> Any:
@@ -262,7 +264,13 @@ class _TemporalHook:
         layout = self.video_unet._layout
         if layout is None or layout.num_frames == 1:
             return None  # an image pass: the module's own output stands
-        how = (layout.num_frames, layout.positions, layout.motion_scale, layout.windows)
+        how = (
+            layout.num_frames,
+            layout.positions,
+            layout.motion_scale,
+            layout.windows,
+            layout.motion_effect,
+        )
         if isinstance(output, tuple):
             return (self.temporal(output[0], *how), *output[1:])
         return self.temporal(output, *how)
