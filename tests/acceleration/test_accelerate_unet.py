@@ -263,3 +263,14 @@ def test_feed_forward_in_pieces_equals_the_whole(monkeypatch: pytest.MonkeyPatch
     for num_bytes in (1, 3 * 128 * 8, 2**25):
         monkeypatch.setattr("video_diffusion.acceleration.feed_forward.MAX_BYTES", num_bytes)
         assert relative_error(feed_forward(layer, tokens), expected) <= 1e-13
+
+
+@torch.no_grad()
+def test_videos_one_by_one_keep_their_own_prompts() -> None:
+    model = video_unet()
+    args = latents_of(), 500, prompts_of()
+    expected = model(*args)
+    model.one_by_one = True
+    with accelerate_unet(model):
+        assert relative_error(model(*args), expected) <= 1e-12
+        assert relative_error(model(*args), expected) <= 1e-12

@@ -96,6 +96,14 @@ def test_a_second_run_knows_nothing_of_the_first() -> None:
     assert all(torch.equal(*pair) for pair in zip(run(), run(), strict=True))
 
 
+def test_videos_one_by_one_are_refused() -> None:
+    model = video_unet()
+    model.one_by_one = True
+    with pytest.raises(ValueError, match="low_memory"):
+        FeatureReuse(model)
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
 @torch.no_grad()
 def test_each_window_of_a_step_has_features_of_its_own() -> None:
     model = video_unet()

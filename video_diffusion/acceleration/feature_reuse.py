@@ -48,9 +48,16 @@ class FeatureReuse:
 
     Args:
         video_unet: Any; it is as before after `detach()`.
+
+    Raises:
+        ValueError: It runs videos one by one, so that a shallow step would not find its features.
     """
 
     def __init__(self, video_unet: VideoUNet) -> None:
+        if video_unet.one_by_one:
+            raise ValueError(
+                "low_memory is set but speed is not exact, and they do not go together; drop one"
+            )
         unet = video_unet.unet
         self._lines: list[Line] = []
         self._pass = -1

@@ -26,7 +26,9 @@ def linear_forward(module: nn.Linear, hidden_states: Tensor) -> Tensor:
 def runs_onednn(module: nn.Linear, hidden_states: Tensor) -> bool:
     """Whether this call goes to oneDNN: on a CPU, without a gradient and outside autocast."""
     return (
-        hidden_states.device.type == "cpu"
+        type(hidden_states)
+        is Tensor  # kinds of tensors with rules of their own know PyTorch's operators alone
+        and hidden_states.device.type == "cpu"
         and hidden_states.dtype == module.weight.dtype
         and uses_onednn(hidden_states.dtype)
         and not torch.is_grad_enabled()
