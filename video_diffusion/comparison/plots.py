@@ -11,8 +11,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 
-from video_diffusion.comparison.report_pareto import SHARPNESS_COLOURS, sharpness_colour
+from video_diffusion.comparison.report_pareto import SHARPNESS_COLOURS, ParetoChart, draw_pareto, plane_axis
 from video_diffusion.comparison.report_strips import pair_differences
 from video_diffusion.comparison.report_table import arm_badges, tone_of
 from video_diffusion.comparison.summary import ComparisonSummary, MetricSummary, Span
@@ -24,6 +26,8 @@ TONES = {"good": "#1c7a4d", "bad": "#b93434", "even": SOFT}
 FORMATS = (".svg", ".png")
 DOTS_PER_INCH = 200
 MAX_LABEL = 48
+AXES = ("flicker", "motion")  # of the Pareto plot
+INCHES_PER_LETTER = 0.07  # about, at the size of the labels
 
 
 def write_plots(summary: ComparisonSummary, folder: Path) -> list[Path]:
@@ -46,8 +50,9 @@ def write_plots(summary: ComparisonSummary, folder: Path) -> list[Path]:
 
 
 def _figures(summary: ComparisonSummary) -> Iterator[tuple[str, Figure]]:
-    if summary.pareto:
-        yield "pareto", _pareto(summary)
+    chart = draw_pareto(summary)
+    if chart is not None:
+        yield "pareto", _pareto(summary, chart)
     for metric in summary.metrics:
         if any(pair_differences(summary, metric.name).values()):
             yield f"strip-{metric.name}", _strip(summary, metric)
@@ -57,31 +62,44 @@ def _figures(summary: ComparisonSummary) -> Iterator[tuple[str, Figure]]:
                 yield f"heat-{metric.name}", _heat_map(summary, metric)
 
 
-def _pareto(summary: ComparisonSummary) -> Figure:
-    flicker, motion = summary.metric("flicker"), summary.metric("motion")
-    figure, axes = _figure(5.4, 4.0)
+def _pareto(summary: ComparisonSummary, chart: ParetoChart) -> Figure:
+    """The plot of the page, on axes of the same range, its letters where they found room there."""
+    flicker, motion = (plane_axis([getattr(p, name) for p in summary.pareto], 0.0, 1.0) for name in AXES)
     sharp = [point.sharpness for point in summary.pareto if point.sharpness is not None]
     low, high = (min(sharp), max(sharp)) if sharp else (0.0, 0.0)
-    badges = arm_badges(summary)
-    for point in summary.pareto:
+    figure, axes = _figure(5.4, 4.0 + 0.17 * len(chart.marks))
+    points = {point.arm: point for point in summary.pareto}
+    for mark in chart.marks:
+        point = points[mark.label]
         x, y = point.flicker.estimate, point.motion.estimate
-        axes.errorbar(
-            x, y, xerr=_error(point.flicker), yerr=_error(point.motion), color=SOFT, linewidth=1.1, zorder=2
-        )
-        axes.scatter(
-            [x], [y], s=52, color=sharpness_colour(point.sharpness, low, high), edgecolors="white", zorder=3
-        )
-        if point.is_baseline:
-            axes.scatter([x], [y], s=130, facecolors="none", edgecolors=INK, linewidths=1.2, zorder=3)
-        label = f"{badges[point.arm]}  {_label(point.arm)}"
-        axes.annotate(label, (x, y), (7, 7), textcoords="offset points", fontsize=7.5, parse_math=False)
+        across, along = _error(point.flicker), _error(point.motion)
+        axes.errorbar(x, y, xerr=across, yerr=along, color=SOFT, alpha=0.6, linewidth=1.0, zorder=2)
+        axes.scatter([x], [y], s=46, color=mark.colour, edgecolors="white", zorder=4)
+        if mark.is_baseline:
+            axes.scatter([x], [y], s=120, facecolors="none", edgecolors=INK, linewidths=1.2, zorder=4)
+        beside = (0.65 * (mark.label_at[0] - mark.at[0]), -0.65 * (mark.label_at[1] - mark.at[1]))
+        axes.annotate(
+            mark.badge, (x, y), beside, textcoords="offset points", ha="center", va="center", weight="bold",
+            zorder=5, path_effects=[withStroke(linewidth=2.5, foreground="white")],
+        )  # fmt: skip
     front = sorted((p.flicker.estimate, p.motion.estimate) for p in summary.pareto if p.on_front)
-    axes.plot(
-        *zip(*front, strict=True), color=SOFT, linestyle=(0, (4, 3)), linewidth=1, zorder=1
-    ) if front else None
-    axes.set_xlabel(f"flicker, {flicker.unit if flicker else ''}")
-    axes.set_ylabel(f"motion, {motion.unit if motion else ''}")
-    axes.margins(0.16)
+    axes.plot([x for x, _ in front], [y for _, y in front], color=SOFT, linestyle="--", linewidth=1, zorder=1)
+    axes.set_xlim(flicker.low, flicker.high)
+    axes.set_ylim(motion.low, motion.high)
+    axes.set_xlabel(f"flicker, {chart.x_unit}")
+    axes.set_ylabel(f"motion, {chart.y_unit}")
+    named = sorted(chart.marks, key=lambda mark: mark.order)
+    legend = figure.legend(
+        handles=[Line2D([], [], marker="o", linestyle="", color=mark.colour) for mark in named],
+        labels=[mark.badge for mark in named],
+        loc="outside lower left",
+        frameon=False,
+    )
+    for text, mark in zip(legend.get_texts(), named, strict=True):
+        text.set_parse_math(False)
+        text.set_text(
+            f"{mark.badge}  {_label(mark.label)}{' (baseline, ringed)' if mark.is_baseline else ''}"
+        )
     if high > low:
         colours = LinearSegmentedColormap.from_list(
             "sharpness", [tuple(part / 255 for part in colour) for colour in SHARPNESS_COLOURS]
@@ -96,7 +114,10 @@ def _strip(summary: ComparisonSummary, metric: MetricSummary) -> Figure:
     pairs = pair_differences(summary, metric.name)
     badges = arm_badges(summary)
     count = len(metric.differences)
-    figure, axes = _figure(5.0, 0.9 + 0.42 * count)
+    names = [f"{badges[entry.arm]}  {_label(entry.arm)}" for entry in metric.differences]
+    words = f"{metric.name.replace('_', ' ')}: difference to the baseline, {metric.unit}"
+    room = INCHES_PER_LETTER * max(len(name) for name in names)
+    figure, axes = _figure(room + max(3.9, INCHES_PER_LETTER * len(words)), 0.9 + 0.42 * count)
     floor = metric.noise_floor
     if floor is not None and floor.low is not None and floor.high is not None:
         axes.axvspan(floor.low, floor.high, color=SOFT, alpha=0.15, linewidth=0)
@@ -112,11 +133,9 @@ def _strip(summary: ComparisonSummary, metric: MetricSummary) -> Figure:
                 capsize=3.5, linewidth=1.6,
             )  # fmt: skip
     axes.set_yticks(range(count))
-    axes.set_yticklabels(
-        [f"{badges[entry.arm]}  {_label(entry.arm)}" for entry in metric.differences], parse_math=False
-    )
+    axes.set_yticklabels(names, parse_math=False)
     axes.set_ylim(count - 0.5, -0.5)
-    axes.set_xlabel(f"{metric.name.replace('_', ' ')}: difference to the baseline, {metric.unit}")
+    axes.set_xlabel(words)
     return figure
 
 

@@ -50,8 +50,8 @@ def draw_pareto(summary: ComparisonSummary) -> ParetoChart | None:
     flicker, motion = summary.metric("flicker"), summary.metric("motion")
     if not points or flicker is None or motion is None:
         return None
-    x = _axis([point.flicker for point in points], 58.0, WIDTH - 18)
-    y = _axis([point.motion for point in points], HEIGHT - 52, 16.0)
+    x = plane_axis([point.flicker for point in points], 58.0, WIDTH - 18)
+    y = plane_axis([point.motion for point in points], HEIGHT - 52, 16.0)
     sharp = [point.sharpness for point in points if point.sharpness is not None]
     low, high = (min(sharp), max(sharp)) if sharp else (0.0, 0.0)
     badges = arm_badges(summary)
@@ -101,7 +101,7 @@ def sharpness_colour(value: float | None, low: float, high: float) -> str:
     return _hex([round(a + (place - first) * (b - a)) for a, b in zip(below, above, strict=True)])
 
 
-def _axis(spans: list[Span], start: float, stop: float) -> Scale:
+def plane_axis(spans: list[Span], start: float, stop: float) -> Scale:
     """Room for the means and their intervals, but no more than twice the means' own range.
 
     Bars that are longer end at the frame. The axis starts at 0 unless that would press everything into the
