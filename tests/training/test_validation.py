@@ -1,0 +1,83 @@
+"""Validation: the same every time, apart from training, told in words."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from painted_clips import entry_of
+from tiny_run import memory_clips, tiny_trainer
+
+from video_diffusion.training.clip_mix import Weighted
+from video_diffusion.training.report import write_report
+from video_diffusion.training.run_folder import RunFolder
+from video_diffusion.training.settings import ValidationSettings
+from video_diffusion.training.sources import split_held_out
+from video_diffusion.training.validation import Validation, Validator, held_out_draws, what_changed
+
+FOUND = Validation(0, 0.5, (0.1, 0.2, 0.3, 1.4), {"flicker": 2.0, "motion": 1.0}, ())
+
+
+def validator(run: Path, prompts: tuple[str, ...] | None = ()) -> Validator:
+    trainer = tiny_trainer(sources=[Weighted(memory_clips())])
+    held_out = memory_clips(2, "held")
+    return Validator(trainer, ValidationSettings(prompts=prompts), [held_out], run)
+
+
+def test_the_same_weights_give_the_same_losses_and_others_do_not(tmp_path: Path) -> None:
+    one = validator(tmp_path)
+    first = one.validate()
+    assert one.validate() == first and len(first.quartiles) == 4
+    assert first.held_out_loss == pytest.approx(sum(first.quartiles) / 4)
+    list(one.trainer.steps(stop_at=2))
+    second = one.validate()
+    assert second.step == 2 and second.quartiles != first.quartiles
+
+
+def test_each_quarter_of_the_schedule_has_its_level_and_no_training_step_its_noise() -> None:
+    draws = held_out_draws(3, 5)
+    assert [int(4 * draw.level) for draw in draws] == [0, 1, 2, 3]
+    assert held_out_draws(3, 5) == draws and held_out_draws(3, 6) != draws
+    assert not any(draw.without_caption for draw in draws)
+
+
+def test_clips_are_those_of_the_prompts_or_else_of_held_out_captions(tmp_path: Path) -> None:
+    assert validator(tmp_path, None).prompts() == ("clip held0", "clip held1")
+    made = validator(tmp_path, ("clip 1",)).validate()
+    assert [(clip["prompt"], clip["seed"]) for clip in made.clips] == [("clip 1", 0)]
+    assert (tmp_path / made.clips[0]["file"]).is_file()
+    record = json.loads((tmp_path / made.clips[0]["file"]).with_suffix(".json").read_text())
+    assert "after 0 steps" in record["model"]["motion_adapter"]
+    assert Validation.from_row(json.loads(json.dumps(made.to_row()))).measures == made.measures
+
+
+def test_the_change_is_told_in_words() -> None:
+    later = replace(FOUND, step=40, held_out_loss=0.25, measures={"flicker": 3.0, "motion": 1.0})
+    assert what_changed(FOUND, later) == (
+        "after 40 steps against step 0: held-out loss fell from 0.5 to 0.25 (-50%), "
+        "flicker rose from 2 to 3 levels (+50%), motion unchanged at 1 px/frame"
+    )
+    assert "only before" in what_changed(FOUND, replace(later, measures={"motion": 1.0}))
+    nothing = replace(FOUND, held_out_loss=None, measures={})
+    assert what_changed(nothing, nothing).startswith("nothing was measured")
+
+
+def test_held_out_clips_depend_on_their_ids_alone() -> None:
+    entries = [entry_of(Path(f"{number}.mp4")) for number in range(40)]
+    kept, apart = split_held_out(entries, None)
+    assert (len(kept), len(apart)) == (38, 2)
+    again = split_held_out(entries[::-1], None)[1]
+    assert {entry.id for entry in again} == {entry.id for entry in apart}
+    with pytest.raises(ValueError, match="held_out is 40, but a folder has 40 clips in all"):
+        split_held_out(entries, 40)
+
+
+def test_texts_of_others_are_inert_in_the_report(tmp_path: Path) -> None:
+    bad = '</script><script>alert(1)</script>" onmouseover="alert(2)'
+    folder = RunFolder(tmp_path)
+    clip = {"file": "gone.mp4", "prompt": bad, "seed": 0, "measures": {}}
+    for step in (0, 5):
+        folder.append(replace(FOUND, step=step, clips=(clip,)).to_row())
+    page = write_report(folder, bad, {"base model": bad}).read_text()
+    assert "<script>alert" not in page and 'onmouseover="' not in page
+    assert "&lt;/script&gt;" in page and "The file is not there" in page
