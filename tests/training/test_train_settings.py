@@ -41,7 +41,7 @@ def test_names_and_what_changes_no_weight_do_not_bind() -> None:
     ("values", "said"),
     [
         ({"data": []}, "data"),
-        ({"data": [{"path": "a", "wieght": 2.0}]}, "wieght"),
+        ({"data": [{"path": "a", "wieght": 2.0}]}, "no setting 'data.0.wieght'; did you mean 'weight'?"),
         ({"batch_size": 5, "gradient_accumulation_steps": 2}, "must be a multiple of gradient_acc"),
         ({"target": "motion_lora", "temporal_and": "x"}, "temporal_and goes with target temporal"),
         (

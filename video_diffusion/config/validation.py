@@ -49,6 +49,8 @@ def _sentence(model: type[BaseModel], error: ErrorDetails) -> str:
 
 
 def _section(model: type[BaseModel] | None, key: str | int) -> type[BaseModel] | None:
+    if isinstance(key, int):  # an item of a list of sections
+        return model
     found = model.model_fields.get(str(key)) if model is not None else None
     kinds = (found.annotation, *get_args(found.annotation)) if found is not None else ()
     return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
