@@ -130,3 +130,18 @@ def test_conditions_per_frame_follow_their_frames() -> None:
     )
     assert [each["motion_scale"].tolist() for each in seen] == [[0, 1, 2, 3], [3, 4, 5, 6]]
     assert {each["marker"] for each in seen} == {3}
+
+
+@given(st.integers(7, 200), st.sampled_from(["uniform", "uniform_looped", "static", "batched"]))
+def test_the_model_never_sees_more_than_a_window(num_frames: int, schedule: Any) -> None:
+    """So memory does not grow with the length, latents aside."""
+    seen: list[int] = []
+
+    def model(latents: Tensor, *_: Any, **__: Any) -> Tensor:
+        seen.append(latents.shape[2])
+        return latents
+
+    latents = torch.randn(1, 1, num_frames, 1, 1)
+    windowed = Windowed(model, ContextWindows(num_frames, 6, 2, 3, schedule))
+    assert relative_error(windowed(latents, TIMESTEP, torch.zeros(1, 1, 1)), latents) <= 1e-6
+    assert max(seen) <= 6
