@@ -1,6 +1,7 @@
 """Files that a clip starts from, named by their content: a job's id must not depend on where they lie."""
 
 import hashlib
+from functools import lru_cache
 from pathlib import Path
 
 from video_diffusion.generation_settings.field_rules import check_path
@@ -57,5 +58,12 @@ def check_loras(value: object) -> tuple[str, ...]:
 
 
 def _file_sha256(path: Path) -> str:
+    stat = path.stat()
+    return _hashed(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=256)
+def _hashed(path: Path, changed: int, size: int) -> str:
+    """Hash a file once, however many jobs start from it; time and size stand for its content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
