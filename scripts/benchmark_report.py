@@ -1,0 +1,122 @@
+"""Writes docs/benchmarks.md from what `benchmark.py` found."""
+
+from __future__ import annotations
+
+import os
+import platform
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from benchmark_models import SHAPES
+
+from video_diffusion.acceleration.linear import processor_maker
+
+NOTES = Path(__file__).with_name("benchmark_notes.md")
+ABOUT = (
+    "Ours and diffusers run in turns in one process on the same weights. Seconds are processor time on CPUs, "
+    "ratios the median of those taken within a round, with the lowest and the highest; above 1 is faster "
+    "than diffusers. Written by these commands:"
+)
+ABOUT_CLIP = "the embedded model, prompt to MP4, 16 frames in 12 steps; ours measures the clip besides"
+
+
+def about_this_run(arguments: list[str], num_threads: int) -> dict[str, Any]:
+    """Date, machine, versions, command."""
+    libraries = ("torch", "diffusers", "transformers", "numpy")
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "machine": f"{os.cpu_count()} cores of {processor_maker() or platform.processor()}",
+        "load": list(os.getloadavg()),
+        "threads": num_threads,
+        "versions": {"python": platform.python_version(), **{n: metadata.version(n) for n in libraries}},
+        "command": " ".join(["python scripts/benchmark.py", *arguments]),
+    }
+
+
+def write_page(runs: list[dict[str, Any]], path: Path) -> None:
+    """The whole page: how it was measured, tables, then the notes that people keep beside this script.
+
+    Args:
+        runs: What `benchmark.py` found; where two have the same part, the later one stands.
+        path: Is replaced.
+    """
+    lines = ["# Benchmarks", "", ABOUT, ""]
+    lines += [f"- {_one_run(found['run'])}" for found in runs]
+    shapes = {name: rows for found in runs for name, rows in found["shapes"].items()}
+    parts = {name: part for found in runs for name, part in found.items()}
+    for name, rows in sorted(shapes.items()):
+        about = ABOUT_CLIP if name == "C" else f"{SHAPES[name].about}; one step"
+        lines += ["", f"## Shape {name}: {about}", "", *_times(rows)]
+    lines += ["", "## Counted", "", *_facts(parts["facts"])]
+    lines += ["", "## Start-up", "", "| fresh process | processor seconds |", "|---|---|"]
+    lines += [f"| {name} | {spent:.2f} |" for name, spent in parts["start_up"].items()]
+    if "drift" in parts:
+        lines += ["", "## What speed levels cost in likeness", "", *_drift(parts["drift"])]
+    lines += ["", NOTES.read_text(encoding="utf-8").rstrip(), ""]
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def _one_run(run: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+    return (
+        f"`{run['command']}`, {run['date']}, {run['machine']}, {run['threads']} thread(s), "
+        f"load {run['load'][0]:.0f} at its start; {versions}"
+    )
+
+
+def _times(rows: list[dict[str, Any]]) -> list[str]:
+    base = rows[0]["variant"]
+    table = [
+        f"| variant | seconds | against {base} | against diffusers in the same precision | difference |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        wide, same = (_ratio(row[name]) for name in ("against_base", "against_same_dtype"))
+        difference = f"{row['difference']:.1e}" if "difference" in row else ""
+        table.append(f"| {row['variant']} | {row['seconds']:.2f} | {wide} | {same} | {difference} |")
+    return [*table, "", "Difference: root mean square from the first row's output over its size."]
+
+
+def _ratio(values: list[float]) -> str:
+    return f"{values[0]:.2f} ({values[1]:.2f} to {values[2]:.2f})"
+
+
+def _facts(facts: dict[str, float]) -> list[str]:
+    rows = {
+        "arithmetic of one guided step": f"{facts['step_tflop']:.2f} TFLOP",
+        "a shallow step's share of it": f"{facts['shallow_step_share']:.1%}",
+        "clones in a temporal layer, diffusers → plain → ours": " → ".join(
+            f"{facts[name]:.0f}" for name in ("diffusers_clones", "plain_clones", "clones")
+        ),
+        "divisions, plain → ours": f"{facts['plain_divisions']:.0f} → {facts['divisions']:.0f}",
+        "memory of a step, plain → ours": f"{facts['plain_peak_gb']:.2f} → {facts['peak_gb']:.2f} GB",
+        "memory of a step, prompt and negative prompt apart": f"{facts['peak_two_passes_gb']:.2f} GB",
+        **{
+            f"memory of decoding, {chunk} frames at once": f"{facts[f'decode_{chunk}_peak_gb']:.2f} GB"
+            for chunk in (16, 4, 2, 1)
+        },
+    }
+    about = (
+        "SD 1.5 at 512x512, 16 frames, guided, bfloat16; exact counts, nothing was timed. Memory is that of "
+        "tensors alive at once beside the weights."
+    )
+    return [about, "", "| what | how much |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows.items())]
+
+
+def _drift(rows: list[dict[str, Any]]) -> list[str]:
+    about = (
+        "The embedded model's trained weights, 8 prompts, 20 DDIM steps, guidance 2.5; speed 0 is exact. "
+        "Cost is the share of full steps as SD 1.5 would have it. Drift of latents: distance from the exact "
+        "run's over their size. Flicker and motion: mean change of the measure. Followed: share of clips "
+        "whose motion, colour, background and shape the scene reader finds as asked."
+    )
+    table = ["| run | cost | drift of latents | flicker | motion | followed |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        flicker, motion = ("-" if row[name] is None else f"{row[name]:.3f}" for name in ("flicker", "motion"))
+        table.append(
+            f"| {row['run']} | {row['cost']:.2f} | {row['latents']:.3f} | {flicker} | {motion} "
+            f"| {row['joint']:.2f} |"
+        )
+    return [about, "", *table]
