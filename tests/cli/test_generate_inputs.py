@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from video_diffusion.cli.main import main
+from video_diffusion.cli.rerun import settings_to_repeat
+from video_diffusion.generation_settings import GenerationSettings
+from video_diffusion.io import ModelIdentity, RunRecord
 
 
 @pytest.mark.parametrize(
@@ -30,3 +34,36 @@ def test_broken_inputs_are_refused_before_loading(
     assert line.startswith("error: ")
     assert message in line
     assert not (tmp_path / "out.mp4").exists()
+
+
+def record(**settings: object) -> RunRecord:
+    made = GenerationSettings.from_values({"prompt": "a", **settings})
+    return RunRecord(
+        settings=made,
+        model=ModelIdentity(name="embedded"),
+        job_id=made.job_id(),
+        frames_sha256="0" * 64,
+        inputs=made.input_sha256s(),
+    )
+
+
+def test_rerun_refuses_an_input_that_is_not_the_one_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "in.png"
+    path.write_bytes(b"first")
+    then = record(init_image=str(path))
+    assert settings_to_repeat(then, None, None, None) == then.settings
+    path.write_bytes(b"other picture")
+    with pytest.raises(
+        click.UsageError, match=r"in.png: is not the init_image of the record; put the file back"
+    ):
+        settings_to_repeat(then, None, None, None)
+
+
+def test_rerun_fetches_no_lora_because_of_a_record(tmp_path: Path) -> None:
+    with pytest.raises(
+        click.UsageError, match="owner/model:0.5: the record names this LoRA, which is not here"
+    ):
+        settings_to_repeat(record(loras=["owner/model:0.5"]), None, None, None)
+    (tmp_path / "zoom.safetensors").write_bytes(b"weights")
+    here = record(loras=[f"{tmp_path}/zoom.safetensors:0.5"])
+    assert settings_to_repeat(here, None, None, None) == here.settings
