@@ -61,7 +61,7 @@ def test_rerun_refuses_an_input_that_is_not_the_one_it_was(tmp_path: Path) -> No
 
 def test_rerun_fetches_no_lora_because_of_a_record(tmp_path: Path) -> None:
     with pytest.raises(
-        click.UsageError, match="owner/model:0.5: the record names this LoRA, which is not here"
+        click.UsageError, match=r"owner/model:0.5: the record names this LoRA, which is not here"
     ):
         settings_to_repeat(record(loras=["owner/model:0.5"]), None, None, None)
     (tmp_path / "zoom.safetensors").write_bytes(b"weights")
