@@ -77,7 +77,7 @@ def test_the_baseline_against_itself_has_seeds_of_its_own(tmp_path, model):
     summary, statuses = run(tmp_path, model, {"grid": {"scheduler": ["ddim", "euler"]}}, itself=True)
     assert len(statuses) == 6
     assert [(arm.label, arm.paired) for arm in summary.arms] == [
-        ("scheduler=ddim", True), ("the same, other seeds", False),
+        ("scheduler=ddim", True), ("the same with other seeds", False),
     ]  # fmt: skip
     assert [(c.setting, c.baseline, c.value) for c in summary.arms[1].changes] == [
         ("seeds", [0], [1_000_000])
@@ -142,6 +142,6 @@ def test_the_meter_reads_only_what_it_can(model):
     meter = PromptMeter()
     own = GenerationSettings.from_values({"prompt": "a red circle", "model": str(model)})
     assert meter.measure(frames, own) == {
-        "prompt_alignment": {"value": 0.0, "unit": "of what is named", "status": "ok"}
+        "prompt_alignment": {"value": 0.0, "unit": "share of what is named", "status": "ok"}
     }
     assert meter.measure(frames, own.model_copy(update={"prompt": "a cat"})) == {}

@@ -211,7 +211,7 @@ def false_winners(repetitions, arms, prompts, seeds):
                 for place, (f, m) in zip(places, values, strict=True)
             }
         metrics = compare_metrics(Material(made, places, DEFAULT_MARGINS), kinds)
-        hits += any(v.outcome in {"wins", "flickers more"} for v in judge(metrics, 0.05, "base", {}))
+        hits += any(v.outcome in {"wins", "flickers more"} for v in judge(metrics, 0.05, {}))
     return hits / repetitions
 
 

@@ -98,7 +98,7 @@ class Design:
         """The A/A run: the baseline against itself with other seeds. Nothing should be found."""
         first = self.arms[0]
         others = tuple(OTHER_SEEDS_FROM + seed for seed in self.seeds)
-        again = replace(first, label="the same, other seeds", place={}, seeds=others)
+        again = replace(first, label="the same with other seeds", place={}, seeds=others)
         first = replace(first, place={})
         arms = {arm.label: _whole(arm, self.base) for arm in (first, again)}
         title = f"{self.title}: the baseline against itself" if self.title else "The baseline against itself"

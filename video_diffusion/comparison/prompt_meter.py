@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Frames = UInt8[np.ndarray, "f h w 3"]
 ROW_KEY = "prompt_meter"
-READER_UNIT = "of what is named"
+READER_UNIT = "share of what is named"
 
 
 class PromptMeter:

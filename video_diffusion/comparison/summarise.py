@@ -20,7 +20,7 @@ from video_diffusion.comparison.summary import (
 from video_diffusion.comparison.verdict import judge
 from video_diffusion.metrics import ALL_METRICS
 
-ALIGNMENT = Kind("prompt_alignment", "of what is named", "higher", "prompt")
+ALIGNMENT = Kind("prompt_alignment", "share of what is named", "higher", "prompt")
 MANY: Mapping[Outcome, str] = {
     "wins": "less flicker at no price", "trades": "less flicker, but paid for",
     "flickers more": "more flicker",
@@ -72,7 +72,7 @@ def summarise(found: Findings) -> ComparisonSummary:
             by_arm[clip.arm][clip.key] = clip
     material = Material(by_arm, places, found.margins, found.alpha)
     metrics = compare_metrics(material, found.kinds)
-    verdicts = judge(metrics, found.alpha, labels[0], _unbelievable(material))
+    verdicts = judge(metrics, found.alpha, _unbelievable(material))
     order = {label: rank for rank, label in enumerate(labels)}
     rank = {place: index for index, place in enumerate(places)}
     clips = sorted(found.clips, key=lambda clip: (rank.get(clip.key, len(rank)), order[clip.arm]))
@@ -110,7 +110,7 @@ def headline_sentence(verdicts: Sequence[Verdict], baseline: str) -> str:
     if len(verdicts) == 1:
         only = verdicts[0]
         is_verb = only.outcome in {"wins", "trades", "flickers more"}
-        return f"{only.arm}{' ' if is_verb else ': '}{only.words}: {only.sentence}."
+        return f"Against {baseline}, {only.arm}{' ' if is_verb else ': '}{only.words}: {only.sentence}."
     parts = []
     for outcome in MANY:
         arms = [verdict.arm for verdict in verdicts if verdict.outcome == outcome]

@@ -30,14 +30,13 @@ class Guard:
 
 
 def judge(
-    metrics: Sequence[MetricSummary], alpha: float, baseline: str, unbelievable: Mapping[str, int]
+    metrics: Sequence[MetricSummary], alpha: float, unbelievable: Mapping[str, int]
 ) -> tuple[Verdict, ...]:
     """One verdict for each arm but the baseline; none without a headline.
 
     Args:
         metrics: as `compare_metrics` gives them.
         alpha: level of the tests.
-        baseline: its label.
         unbelievable: arm → places where the arm's motion can be measured and the baseline's cannot.
     """
     headline = next((metric for metric in metrics if metric.name == HEADLINE), None)
@@ -45,23 +44,20 @@ def judge(
         return ()
     num_arms = len(headline.differences)
     return tuple(
-        _judge_arm(
-            difference, headline, _guards(metrics, difference.arm, unbelievable), alpha, num_arms, baseline
-        )
+        _judge_arm(difference, headline, _guards(metrics, difference.arm, unbelievable), alpha, num_arms)
         for difference in headline.differences
     )
 
 
 def _judge_arm(
     found: Difference, headline: MetricSummary, guards: Sequence[Guard], alpha: float, num_arms: int,
-    baseline: str,
 ) -> Verdict:  # fmt: skip
     arm, span, p = found.arm, found.span, found.adjusted_p
     places = found.num_pairs + found.num_lost
     if span is None or p is None or found.num_pairs < LEAST_SHARE * places:
         why = f"flicker could be compared in {found.num_pairs} of {places} pairs only"
         return _verdict(arm, "too few to tell", why)
-    change = f"{_by(span, found.relative, headline.unit)} against {baseline}"
+    change = _by(span, found.relative, headline.unit)
     if p <= alpha and excludes_zero(span):
         if span.estimate > 0:
             return _verdict(arm, "flickers more", f"flicker rises by {change}{_also_lost(guards)}")
@@ -70,10 +66,8 @@ def _judge_arm(
         arms = "" if num_arms == 1 else f" with {num_arms} settings"
         needed = prompts_to_reach(alpha, num_arms)
         why = f"{len(found.prompts)} prompts cannot reach {alpha:g}{arms}, {needed} can"
-        return _verdict(
-            arm, "too few to tell", f"{why}; flicker {told(span, headline.unit)} against {baseline}"
-        )
-    seen = f"flicker {told(span, headline.unit)} against {baseline}, p {p:.2g}"
+        return _verdict(arm, "too few to tell", f"{why}; flicker {told(span, headline.unit)}")
+    seen = f"flicker {told(span, headline.unit)}, p {p:.2g}"
     return _verdict(arm, "no difference seen", f"{seen}{_also_lost(guards)}")
 
 
