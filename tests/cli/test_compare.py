@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from video_diffusion.cli.main import main
-from video_diffusion.comparison.summary import read_summary
+from video_diffusion.comparison.folder import read_summary
 from video_diffusion.io import write_video
 
 PROMPTS = ["a red circle", "=1+1", "</script><b>[x](y)|z"]

@@ -5,12 +5,23 @@ from pathlib import Path
 
 from video_diffusion.comparison.caveats import counted, peeking
 from video_diffusion.comparison.summarise import Findings
-from video_diffusion.comparison.summary import FILE_NAME, ComparisonSummary, read_summary
+from video_diffusion.comparison.summary import FILE_NAME, ComparisonSummary
 from video_diffusion.comparison.tables import has_parquet, markdown, table_csv, write_parquet
 from video_diffusion.config import ConfigError
 from video_diffusion.io import atomic_path, write_bytes
 
 CONFIG, MARKDOWN, CSV, PARQUET = "config.yaml", "summary.md", "metrics.csv", "metrics.parquet"
+
+
+def read_summary(folder: Path) -> ComparisonSummary:
+    """The summary of a comparison's folder.
+
+    Raises:
+        ConfigError: the file is not such a summary.
+        OSError: there is none, or it cannot be read.
+    """
+    path = folder / FILE_NAME
+    return ComparisonSummary.from_json(path.read_bytes(), str(path))
 
 
 def with_earlier_looks(found: Findings, folder: Path) -> Findings:

@@ -6,7 +6,6 @@ texts (prompts, labels, file names, errors) are untrusted and shown as they are.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from pydantic import TypeAdapter, ValidationError
@@ -88,8 +87,7 @@ class Difference:
 
     Attributes:
         arm: its label.
-        span: mean difference over prompts, arm minus baseline, with its two-level bootstrap interval; None
-            when no pair could be measured.
+        span: mean over prompts of arm minus baseline, with its interval; None without a measured pair.
         median: of the prompts' differences.
         relative: mean difference over the baseline's mean, None where that mean is 0.
         share_better: of the pairs, in the metric's direction ("neither": share that rises).
@@ -297,17 +295,6 @@ class ComparisonSummary:
             raise ConfigError(
                 f"{where}:{place} {first['msg'].lower()}; not a comparison summary, run compare again"
             ) from None
-
-
-def read_summary(folder: Path) -> ComparisonSummary:
-    """The summary of a comparison's folder.
-
-    Raises:
-        ConfigError: the file is not such a summary.
-        OSError: there is none, or it cannot be read.
-    """
-    path = folder / FILE_NAME
-    return ComparisonSummary.from_json(path.read_bytes(), str(path))
 
 
 _ADAPTER: TypeAdapter[ComparisonSummary] = TypeAdapter(ComparisonSummary)
