@@ -173,7 +173,11 @@ def _check_length(settings: Any, adapter: MotionAdapter) -> None:
 
 
 def _check_speed(settings: Any) -> None:
-    """Refuse to reuse what a window made on frames that it no longer holds."""
+    """Refuse to reuse what a window made on frames that it no longer holds, or what guidance never made."""
+    if settings.speed and settings.guidance_interval is not None:
+        raise ValueError(
+            f"speed is {settings.speed} but guidance_interval is set, and they do not go together; drop one"
+        )
     windows = context_windows(settings)
     if settings.speed and any(windows.at(step) != windows.at(0) for step in range(1, 4)):
         raise ValueError(

@@ -7,7 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from video_diffusion.acceleration import FIRST_SHARE, FULL_STEP_EVERY, FeatureReuse, ReusingGuided
+from video_diffusion.acceleration import (
+    FIRST_SHARE,
+    FULL_STEP_EVERY,
+    FeatureReuse,
+    ReusingGuided,
+    prompts_half,
+)
 from video_diffusion.clip_plan import USUAL_IMAGE_HOLD, context_windows, input_strength, numbers_along_frames
 from video_diffusion.models import VideoUNet
 from video_diffusion.sampling import (
@@ -15,6 +21,7 @@ from video_diffusion.sampling import (
     Denoiser,
     DenoisingStep,
     Guided,
+    GuidedWithin,
     NoiseLevels,
     Windowed,
     WithPicture,
@@ -102,6 +109,10 @@ class ClipDenoiser:
             self.guided = ReusingGuided(self._reuse, every, num_first, *ask, **conditions)
         else:
             self.guided = Guided(*ask, **conditions)
+        if settings.guidance_interval is not None and negative_embeds is not None:
+            prompted = Guided(model, prompt_embeds, None, 1.0, **prompts_half(conditions))
+            num_timesteps = scheduler_config.get("num_train_timesteps", 1000)
+            self.guided = GuidedWithin(self.guided, prompted, settings.guidance_interval, num_timesteps)
         if settings.init_image is not None and video_unet.motion_adapter.conv_in is None:
             assert input_latents is not None
             hold = USUAL_IMAGE_HOLD if settings.image_hold is None else settings.image_hold

@@ -91,3 +91,15 @@ def test_windows_that_move_do_not_go_with_a_speed_level(pipeline: TextToVideoPip
     with pytest.raises(ValueError, match="set context_schedule to static"):
         pipeline("a red ball", **long, speed=1)
     assert pipeline("a red ball", **long, speed=1, context_schedule="static").frames.shape[0] == 14
+
+
+def test_an_interval_over_everything_is_plain_guidance_and_a_short_one_is_another_clip(
+    pipeline: TextToVideoPipeline,
+) -> None:
+    plain, whole, short = (
+        pipeline("a red ball", **SETTINGS, guidance_interval=interval)
+        for interval in (None, (0.0, 1.0), (0.3, 0.6))
+    )
+    assert whole.frames_sha256 == plain.frames_sha256 != short.frames_sha256
+    with pytest.raises(ValueError, match="do not go together"):
+        pipeline("a red ball", **SETTINGS, guidance_interval=(0.3, 0.6), speed=1)

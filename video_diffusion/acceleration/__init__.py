@@ -2,7 +2,12 @@
 
 from video_diffusion.acceleration.accelerate import Acceleration, accelerate_unet
 from video_diffusion.acceleration.feature_reuse import FeatureReuse
-from video_diffusion.acceleration.reusing_guided import FIRST_SHARE, FULL_STEP_EVERY, ReusingGuided
+from video_diffusion.acceleration.reusing_guided import (
+    FIRST_SHARE,
+    FULL_STEP_EVERY,
+    ReusingGuided,
+    prompts_half,
+)
 
 __all__ = [
     "FIRST_SHARE",
@@ -11,4 +16,5 @@ __all__ = [
     "FeatureReuse",
     "ReusingGuided",
     "accelerate_unet",
+    "prompts_half",
 ]

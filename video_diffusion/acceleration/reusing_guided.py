@@ -73,7 +73,7 @@ class ReusingGuided(Guided):
     def _shallow(self, latents: Latents, timestep: Timestep, now: float) -> Latents:
         inputs = latents.to(self.prompt_embeds.dtype)
         prompts = self.prompt_embeds if self.is_off else self.prompt_embeds.chunk(2)[1]
-        conditions = self.conditions if self.is_off else _second_half(self.conditions)
+        conditions = self.conditions if self.is_off else prompts_half(self.conditions)
         with self.reuse.shallow_step(now):
             prompted = self.model(inputs, timestep, prompts, **conditions).to(latents.dtype)
         if self.is_off:
@@ -85,7 +85,7 @@ class ReusingGuided(Guided):
         return scale.to(latents) if isinstance(scale, Tensor) else scale
 
 
-def _second_half(conditions: Mapping[str, Any]) -> dict[str, Any]:
+def prompts_half(conditions: Mapping[str, Any]) -> dict[str, Any]:
     """The prompts' part of conditions that fit the doubled batch."""
     added = conditions.get("added_cond_kwargs")
     if added is None:

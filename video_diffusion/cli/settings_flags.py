@@ -46,6 +46,7 @@ FLAGS: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
     (("--init-image",), "init_image", "FILE", "Begin with a picture."),
     (("--strength",), "strength", "X", "How much is made anew, to 1.  [default: video 0.6, image 0.75]"),
     (("--image-hold",), "image_hold", "X", "How much later frames are held to it, 0 to 1.  [default: 0.8]"),
+    (("--guidance-interval",), "guidance_interval", "LOW-HIGH", "Guide between noise levels, e.g. 0.1-0.9."),
     (("--speed",), "speed", "LEVEL", "exact, or 1 to 3: faster, less alike.  [default: exact]"),
     (("--dtype",), "dtype", "NAME", "float32, float16, bfloat16 or float64.  [default: float32]"),
     (("--device",), "device", "NAME", "auto, cpu, cuda, cuda:N, xpu, mps.  [default: auto]"),

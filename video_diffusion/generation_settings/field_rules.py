@@ -20,6 +20,29 @@ PromptBlend = Literal["lerp", "slerp"]
 FrequencyFilter = Literal["butterworth", "gaussian", "ideal", "box"]
 
 
+def parse_interval(value: object) -> tuple[float, float] | None:
+    """Two shares from 0 to 1, the lower first: "0.2-0.8" or a list of two; None stays None.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d(?:\.\d{1,9})?)-(\d(?:\.\d{1,9})?)", value) if isinstance(value, str) else None
+    pair: object = found.groups() if found else value
+    if isinstance(pair, list | tuple) and len(pair) == 2 and not any(isinstance(end, bool) for end in pair):
+        try:
+            low, high = (float(end) for end in pair)
+        except (TypeError, ValueError):
+            low, high = 1.0, 0.0
+        if 0 <= low < high <= 1:
+            return low, high
+    raise ValueError("must be two shares from 0 to 1, the lower first, such as 0.2-0.8")
+
+
+Interval = Annotated[tuple[float, float] | None, BeforeValidator(parse_interval)]
+
+
 def check_text(text: str) -> str:
     """The text itself, if every program can store it.
 

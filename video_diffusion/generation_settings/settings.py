@@ -22,6 +22,7 @@ from video_diffusion.generation_settings.field_rules import (
     DtypeName,
     Fps,
     FrequencyFilter,
+    Interval,
     NoiseType,
     PromptBlend,
     SchedulerName,
@@ -54,7 +55,7 @@ PIXEL_FIELDS = (
     "guidance_scale_travel", "motion_scale_travel", "motion_effect", "motion_effect_travel",
     "freenoise", "freeinit", "freeinit_filter",
     "freeinit_spatial_cutoff", "freeinit_temporal_cutoff", "init_video", "init_image", "strength",
-    "image_hold", "loras", "speed",
+    "image_hold", "loras", "speed", "guidance_interval",
 )  # fmt: skip
 
 # Pixel fields that came later do not count in a job's id where they change nothing, so older ids stay.
@@ -66,7 +67,7 @@ WITHOUT_EFFECT: Mapping[str, Any] = {
     "motion_effect": 1.0, "motion_effect_travel": {},
     "freenoise": False, "freeinit": 0, "freeinit_filter": "butterworth", "freeinit_spatial_cutoff": 0.25,
     "freeinit_temporal_cutoff": 0.25, "init_video": None, "init_image": None, "strength": None,
-    "image_hold": None, "loras": [], "speed": 0,
+    "image_hold": None, "loras": [], "speed": 0, "guidance_interval": None,
 }  # fmt: skip
 
 # Settings that name a file the clip starts from; in a job's id stands what is in it.
@@ -131,6 +132,8 @@ class GenerationSettings(BaseModel):
         loras: "PATH" or "PATH:WEIGHT" of each LoRA, on temporal layers or on the image model.
         speed: 0 ("exact"), or 1 to 3: ever more steps run the outermost layer alone; docs/benchmarks.md
             tells how far clips drift.
+        guidance_interval: noise levels within which guidance is at work, as shares of the trained timesteps:
+            0 is no noise, 1 noise alone; None is all of them. Outside, a step costs half.
     """
 
     model_config = ConfigDict(
@@ -182,6 +185,7 @@ class GenerationSettings(BaseModel):
     image_hold: Annotated[float | None, Field(ge=0, le=1)] = None
     loras: Annotated[tuple[str, ...], BeforeValidator(check_loras)] = ()
     speed: Annotated[int, BeforeValidator(_speed_level), Field(ge=0, le=3)] = 0
+    guidance_interval: Interval = None
 
     @field_validator("init_image")
     @classmethod

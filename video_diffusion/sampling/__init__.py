@@ -5,6 +5,7 @@ from video_diffusion.sampling.denoise import DenoisingStep, NonFiniteLatentsErro
 from video_diffusion.sampling.denoiser import Denoiser, Guided, PromptedModel, guidance_is_off
 from video_diffusion.sampling.free_init import free_init, low_pass_filter, mix_frequencies
 from video_diffusion.sampling.free_noise import shuffle_noise
+from video_diffusion.sampling.guidance_interval import GuidedWithin
 from video_diffusion.sampling.noise import (
     MAX_SEED,
     frame_generators,
@@ -26,6 +27,7 @@ __all__ = [
     "Denoiser",
     "DenoisingStep",
     "Guided",
+    "GuidedWithin",
     "NoiseLevels",
     "NonFiniteLatentsError",
     "PromptedModel",
