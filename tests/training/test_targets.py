@@ -10,6 +10,7 @@ from tiny_models import tiny_adapter, tiny_unet
 from tiny_run import FRAMES, HEIGHT, WIDTH, memory_clips, tiny_parts, tiny_trainer
 from torch import Tensor
 
+from video_diffusion.loading.lora import load_motion_lora
 from video_diffusion.models import MotionAdapter, VideoUNet
 from video_diffusion.training.clip_mix import Weighted
 from video_diffusion.training.targets import apply_domain_lora, matching_parameters
@@ -120,10 +121,7 @@ def test_a_saved_motion_lora_on_its_base_is_the_trained_model(tmp_path: Path) ->
     tensors = load_file(tmp_path / "motion_lora" / "pytorch_lora_weights.safetensors")
     assert all(name.startswith("unet.") for name in tensors)
     adapter = tiny_adapter(trainer.pipeline.parts.unet)
-    for name, down in tensors.items():
-        if ".lora_A." in name:
-            layer = adapter.get_submodule(name.removeprefix("unet.").removesuffix(".lora_A.weight"))
-            layer.weight.data += tensors[name.replace("lora_A", "lora_B")] @ down
+    load_motion_lora(adapter, tmp_path / "motion_lora", 1.0)
     trainer.pipeline.video_unet.detach()
     trainer.pipeline.video_unet = VideoUNet(trainer.pipeline.parts.unet, adapter)
     torch.testing.assert_close(answer(trainer), trained, rtol=1e-4, atol=1e-5)
