@@ -51,7 +51,9 @@ def test_a_run_becomes_a_file_with_its_card(tmp_path: Path) -> None:
     adapter = tiny_adapter(tiny_unet())
     adapter.save_pretrained(run_folder / "checkpoints" / "step-00000100" / "motion_adapter")
     (run_folder / "config.yaml").write_text("data: clips\n# ```\nmodel: embedded\n")
-    (run_folder / "metrics.jsonl").write_text('{"step": 90, "loss": 1}\n{"step": 100, "loss": 0.25}\n')
+    (run_folder / "metrics.jsonl").write_text(
+        '{"step": 90, "loss": 1}\n{"step": 100, "loss": 0.25}\n{"step": 100}\n'
+    )
     options = ["--card", "--base-model", "me/base", "--license", "apache-2.0"]
     done("convert", run_folder / "checkpoints" / "step-00000100", "mine.safetensors", *options)
     assert stored_bits(read_motion_checkpoint("mine.safetensors")) == stored_bits(adapter)

@@ -16,11 +16,11 @@ class TrainingSummary:
 
     Attributes:
         config: The run's settings as text.
-        last_row: The last measured step.
+        last_row: The numbers of the last measured step.
     """
 
     config: str
-    last_row: Mapping[str, Any]
+    last_row: Mapping[str, int | float]
 
 
 def read_training_summary(place: Path) -> TrainingSummary | None:
@@ -66,22 +66,26 @@ def model_card(
     if training is not None:
         lines += ["", "## Training", "", "Settings of the run:", "", *_fenced(training.config, "yaml")]
         if training.last_row:
-            shown = {k: v for k, v in training.last_row.items() if isinstance(v, int | float | str)}
-            lines += ["", "Last measured step:", "", *_fenced(json.dumps(shown, indent=2), "json")]
+            shown = json.dumps(training.last_row, indent=2)
+            lines += ["", "Last measured step:", "", *_fenced(shown, "json")]
     if licence is None:
         lines += ["", "The licence is not filled in: it follows from the base model and the training data."]
     return "\n".join(lines) + "\n"
 
 
-def _last_row(file: Path) -> dict[str, Any]:
+def _last_row(file: Path) -> dict[str, int | float]:
     for line in reversed(file.read_text(encoding="utf-8", errors="replace").splitlines()):
         try:
             row = json.loads(line)
         except ValueError:
             continue
-        if isinstance(row, dict):
-            return row
+        if isinstance(row, dict) and len(_numbers(row)) > 1:  # more than the step
+            return _numbers(row)
     return {}
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, int | float]:
+    return {key: value for key, value in row.items() if type(value) in {int, float}}
 
 
 def _scalar(value: str) -> str:
