@@ -4,15 +4,32 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
 
-from video_diffusion.generation_settings import Fps, Size, check_prompt, check_text
+from video_diffusion.training.settings_sections import (
+    FROZEN,
+    CheckpointSettings,
+    ClipSettings,
+    DataSource,
+    LoraSettings,
+    LossSettings,
+    OptimizerSettings,
+    Text,
+    ValidationSettings,
+)
+
+__all__ = [
+    "CheckpointSettings",
+    "ClipSettings",
+    "DataSource",
+    "LoraSettings",
+    "LossSettings",
+    "OptimizerSettings",
+    "TrainingSettings",
+    "ValidationSettings",
+]
 
 TargetName = Literal["temporal", "motion_lora", "domain_lora"]
-ScheduleName = Literal[
-    "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
-]
-NoiseType = Literal["independent", "mixed", "progressive", "constant"]
 
 # May differ between a run and its continuation: none of them changes a weight or a logged loss.
 FREE_SETTINGS = frozenset(
@@ -32,8 +49,6 @@ FREE_SETTINGS = frozenset(
 # Names of files: a continuation must find the same content, under whatever name.
 NAMES = frozenset({"data", "model", "motion_adapter"})
 
-_FROZEN = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
-
 
 def _check_regex(pattern: str | None) -> str | None:
     if pattern is not None:
@@ -48,169 +63,6 @@ def _as_sources(value: object) -> object:
     """One folder, a list of folders, or a list of sections, as a tuple of sections."""
     items = value if isinstance(value, list | tuple) else [value]
     return tuple({"path": item} if isinstance(item, str) else item for item in items)
-
-
-def _as_tuple(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
-
-
-Text = Annotated[str, AfterValidator(check_text)]
-Prompt = Annotated[str, AfterValidator(check_prompt)]
-
-
-class DataSource(BaseModel):
-    """A folder of clips and its share of what is seen.
-
-    Attributes:
-        path: The folder.
-        weight: Share of the clips that come from here, relative to the other folders.
-    """
-
-    model_config = _FROZEN
-
-    path: Text
-    weight: Annotated[float, Field(gt=0)] = 1.0
-
-
-class ClipSettings(BaseModel):
-    """How training clips are cut from the files; None is the model's own number.
-
-    Attributes:
-        num_frames, height, width, fps: Of a training clip.
-        aspect_buckets: Sizes of other aspects and the same area are used too, each clip in the nearest.
-        image_fraction: Share of one-frame clips among the batches; they do not train temporal layers.
-        random_start: A window may start anywhere in its file; False takes the first place every time.
-        windows: One clip of each file in an epoch, or as many as fit side by side.
-        too_short: Whether files shorter than a clip are left out or start over at their end.
-        flip: Mirror every other clip; captions that say left or right then lie.
-        repeat_frames: Take files of a lower rate too, whose frames are then shown several times.
-        allow_upscaling: Take files of a smaller size too, which are then blurred.
-        held_out: Clips of each folder kept from training to measure the loss on; None is a sixteenth, at most
-            16.
-    """
-
-    model_config = _FROZEN
-
-    num_frames: Annotated[int | None, Field(ge=1, le=4096)] = None
-    height: Size = None
-    width: Size = None
-    fps: Fps = None
-    aspect_buckets: bool = False
-    image_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    random_start: bool = True
-    windows: Literal["one", "all"] = "one"
-    too_short: Literal["reject", "loop"] = "reject"
-    flip: bool = False
-    repeat_frames: bool = False
-    allow_upscaling: bool = False
-    held_out: Annotated[int | None, Field(ge=0)] = None
-
-
-class LoraSettings(BaseModel):
-    """Size of a low-rank adaptation (Hu et al. 2021).
-
-    Attributes:
-        rank: Of each correction.
-        alpha: The correction counts alpha / rank times; None is rank: once.
-        dropout: Share of its input features dropped while training.
-    """
-
-    model_config = _FROZEN
-
-    rank: Annotated[int, Field(ge=1, le=1024)] = 16
-    alpha: Annotated[float | None, Field(gt=0)] = None
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-
-
-class LossSettings(BaseModel):
-    """What the network is asked, at which noise levels, and what counts how much.
-
-    Attributes:
-        min_snr_gamma: Noise levels weigh min(SNR, gamma) as in Hang et al. 2023; None weighs all alike.
-        zero_terminal_snr: Rescale the schedule so that its last step is pure noise (Lin et al. 2023).
-        noise_offset: Standard deviation of a shift of all pixels of a frame's channel, the same for all
-            frames of a clip.
-        noise_type: How the frames' noises hang together (PYoCo, Ge et al. 2023).
-        noise_alpha: How strongly, for mixed and progressive noise.
-        caption_dropout: Chance of training a clip without its caption, which guidance needs.
-        appearance_debias: Weight beta of MotionDirector's loss (Zhao et al. 2023), which subtracts one
-            frame's noise so that motion counts and appearance does not; 0 switches it off.
-        timestep_sampling: Uniform, or the middle levels more often (logit-normal, Esser et al. 2024).
-        timestep_shift: Above 1 favours high noise, where motion is decided; below 1 low noise. A level u in
-            [0, 1] becomes shift u / (1 + (shift - 1) u).
-    """
-
-    model_config = _FROZEN
-
-    min_snr_gamma: Annotated[float | None, Field(gt=0)] = None
-    zero_terminal_snr: bool = False
-    noise_offset: Annotated[float, Field(ge=0, le=1)] = 0.0
-    noise_type: NoiseType = "independent"
-    noise_alpha: Annotated[float, Field(ge=0, le=100)] = 1.0
-    caption_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1
-    appearance_debias: Annotated[float, Field(ge=0, le=10)] = 0.0
-    timestep_sampling: Literal["uniform", "logit_normal"] = "uniform"
-    timestep_shift: Annotated[float, Field(gt=0, le=100)] = 1.0
-
-
-class OptimizerSettings(BaseModel):
-    """AdamW and its rate.
-
-    Attributes:
-        name: adamw, or adamw_8bit for less memory (needs bitsandbytes and a GPU).
-        learning_rate: At its peak.
-        schedule: Of diffusers' `get_scheduler`.
-        warmup_steps: Over which the rate rises from zero.
-        beta1, beta2, epsilon, weight_decay: Of AdamW.
-        max_grad_norm: Gradients longer than this are shortened to it; None leaves them.
-    """
-
-    model_config = _FROZEN
-
-    name: Literal["adamw", "adamw_8bit"] = "adamw"
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
-    schedule: ScheduleName = "constant_with_warmup"
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    epsilon: Annotated[float, Field(gt=0)] = 1e-8
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
-    max_grad_norm: Annotated[float | None, Field(gt=0)] = 1.0
-
-
-class ValidationSettings(BaseModel):
-    """What is made and measured on the way; it never changes the training.
-
-    Attributes:
-        every: Steps between validations; None validates before the first and after the last step only, 0
-            never.
-        prompts: Of the clips; None takes captions of held-out clips, an empty list makes no clips.
-        seeds: One clip for each prompt and seed.
-        num_inference_steps: Of the clips; None is the model's own.
-        guidance_scale: Of the clips; None is the model's own.
-    """
-
-    model_config = _FROZEN
-
-    every: Annotated[int | None, Field(ge=0)] = None
-    prompts: Annotated[tuple[Prompt, ...] | None, BeforeValidator(_as_tuple)] = None
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0, le=2**63 - 1)], ...], BeforeValidator(_as_tuple)] = (0,)
-    num_inference_steps: Annotated[int | None, Field(ge=1, le=1000)] = None
-    guidance_scale: Annotated[float | None, Field(ge=0, le=50)] = None
-
-
-class CheckpointSettings(BaseModel):
-    """When the state is saved, and how many are kept.
-
-    Attributes:
-        every: Steps between checkpoints.
-        keep: Newest ones that stay; older ones go after a new one verified. None keeps all.
-    """
-
-    model_config = _FROZEN
-
-    every: Annotated[int, Field(ge=1)] = 100
-    keep: Annotated[int | None, Field(ge=1)] = 2
 
 
 class TrainingSettings(BaseModel):
@@ -245,7 +97,7 @@ class TrainingSettings(BaseModel):
         license: Of the trained weights, for the model card; None leaves it open.
     """
 
-    model_config = _FROZEN
+    model_config = FROZEN
 
     data: Annotated[tuple[DataSource, ...], BeforeValidator(_as_sources), Field(min_length=1)]
     model: Text = "embedded"
