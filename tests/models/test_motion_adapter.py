@@ -89,7 +89,7 @@ def test_making_an_adapter_prints_nothing(capfd: pytest.CaptureFixture[str]) -> 
     [
         ({"norm_scope": "video"}, "norm_scope must be 'frame' or 'clip', not 'video'"),
         ({"noise_type": "pink"}, "noise_type must be one of independent, mixed, .*, not 'pink'"),
-        ({"conv_in_channels": 9}, "conv_in_channels must be None, but is 9: a PIA adapter"),
+        ({"resnet_norm_scope": "video"}, "resnet_norm_scope must be 'frame' or 'clip', not 'video'"),
         (
             {"motion_layers_per_block": (1, 2, 3)},
             "motion_layers_per_block must be one number or 2 of them, but holds 3",
