@@ -78,10 +78,10 @@ def counted_facts() -> dict[str, float]:
 
 def _copies_of_a_temporal_layer() -> dict[str, float]:
     """Clones in one temporal layer in float32, as diffusers has it, as ours is written, and accelerated."""
-    channels, frames = 64, 5
+    channels, frames = SHAPES["tiny"].widths[0], 5
     pixels = torch.randn(2 * frames, channels, 6, 4)
     theirs = AnimateDiffTransformer3D(
-        num_attention_heads=8, attention_head_dim=8, in_channels=channels, activation_fn="geglu",
+        num_attention_heads=8, attention_head_dim=channels // 8, in_channels=channels, activation_fn="geglu",
         positional_embeddings="sinusoidal", num_positional_embeddings=32,
     )  # fmt: skip
     unet, adapter = outline(SHAPES["tiny"])

@@ -53,7 +53,12 @@ def write_page(runs: list[dict[str, Any]], path: Path) -> None:
     lines += ["", "## Start-up", "", "| fresh process | processor seconds |", "|---|---|"]
     lines += [f"| {name} | {spent:.2f} |" for name, spent in parts["start_up"].items()]
     if "drift" in parts:
-        lines += ["", "## What speed levels cost in likeness", "", *_drift(parts["drift"])]
+        lines += [
+            "",
+            "## What speed levels cost in likeness",
+            "",
+            *_drift(parts["drift"], shapes.get("A", [])),
+        ]
     lines += ["", NOTES.read_text(encoding="utf-8").rstrip(), ""]
     path.write_text("\n".join(lines), encoding="utf-8")
 
@@ -105,18 +110,24 @@ def _facts(facts: dict[str, float]) -> list[str]:
     return [about, "", "| what | how much |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows.items())]
 
 
-def _drift(rows: list[dict[str, Any]]) -> list[str]:
+def _drift(rows: list[dict[str, Any]], timed: list[dict[str, Any]]) -> list[str]:
+    full = next((row["against_base"][0] for row in timed if row["variant"] == "ours bfloat16"), None)
     about = (
         "The embedded model's trained weights, 8 prompts, 20 DDIM steps, guidance 2.5; speed 0 is exact. "
         "Cost is the share of full steps as SD 1.5 would have it. Drift of latents: distance from the exact "
         "run's over their size. Flicker and motion: mean change of the measure. Followed: share of clips "
         "whose motion, colour, background and shape the scene reader finds as asked."
     )
-    table = ["| run | cost | drift of latents | flicker | motion | followed |", "|---|---|---|---|---|---|"]
+    table = [
+        "| run | cost | whole run in bfloat16 against diffusers float32, shape A | drift of latents "
+        "| flicker | motion | followed |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row in rows:
         flicker, motion = ("-" if row[name] is None else f"{row[name]:.3f}" for name in ("flicker", "motion"))
+        times = "-" if full is None else f"{full / row['cost']:.1f}"
         table.append(
-            f"| {row['run']} | {row['cost']:.2f} | {row['latents']:.3f} | {flicker} | {motion} "
+            f"| {row['run']} | {row['cost']:.2f} | {times} | {row['latents']:.3f} | {flicker} | {motion} "
             f"| {row['joint']:.2f} |"
         )
     return [about, "", *table]
