@@ -14,9 +14,7 @@ ONE_ROUNDING = 2.0**-8  # of bfloat16, relative
 @torch.no_grad()
 def test_norms_sum_in_float32() -> None:
     # sums in bfloat16 would lose the spread beside the mean
-    pixels = (
-        torch.randn(3, 8, 40, 50) + 30
-    ).bfloat16()
+    pixels = (torch.randn(3, 8, 40, 50) + 30).bfloat16()
     weight, bias = torch.randn(8).bfloat16(), torch.randn(8).bfloat16()
     exact = functional.group_norm(pixels.double(), 2, weight.double(), bias.double(), 1e-6)
     found = functional.group_norm(pixels, 2, weight, bias, 1e-6)

@@ -112,13 +112,19 @@ def test_refusals(empty_folder: Path, words: list[str], expected: str) -> None:
     assert list(empty_folder.iterdir()) == []
 
 
+def test_folders_above_are_made() -> None:
+    assert make("new/deep/set", "--clips", 1).stdout == "new/deep/set\n"
+    assert len(rows("new/deep/set")) == 1
+
+
 def test_a_folder_of_something_else_is_left_alone(empty_folder: Path) -> None:
     Path("photos").mkdir()
     Path("photos/cat.jpg").write_bytes(b"meow")
     result = make("photos", "--clips", 2)
     assert result.exit_code == 2 and "photos holds other files; name a new or empty folder" in result.stderr
     assert set(contents("photos")) == {"cat.jpg"}
-    assert make("nowhere/set", "--clips", 2).exit_code == 2
+    for place in ("photos/cat.jpg", "photos/cat.jpg/set"):
+        assert make(place, "--clips", 2).stderr.endswith("is a file; name another\n")
     Path("photos/dataset.json").write_text("[1")
     assert "dataset.json is damaged" in make("photos", "--clips", 2).stderr
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from video_diffusion.cli.clip_run import check_codec, check_inputs
-from video_diffusion.cli.output_checks import EncodingFlags, check_clip_fits, check_place
+from video_diffusion.cli.output_checks import EncodingFlags, check_clip_fits, check_place, existing_folder
 
 if TYPE_CHECKING:
     from video_diffusion.jobs import JobSummary
@@ -59,11 +59,6 @@ def check_folder(folder: Path) -> None:
     rows = folder / "results.jsonl"
     if rows.exists() and not os.access(rows, os.R_OK | os.W_OK):
         raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(rows))
-
-
-def existing_folder(folder: Path) -> Path:
-    """The folder itself, or the nearest above it that exists."""
-    return next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
 
 
 def check_machine(summary: "JobSummary", folder: Path, encoding: EncodingFlags, suffix: str) -> list[str]:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from video_diffusion.cli.batch_checks import clip_bytes, existing_folder
+from video_diffusion.cli.batch_checks import clip_bytes
 from video_diffusion.cli.batch_progress import duration
 from video_diffusion.cli.clip_run import warnings_as_lines
+from video_diffusion.cli.output_checks import existing_folder
 from video_diffusion.cli.terminal import say, warn
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from video_diffusion.cli.output_checks import check_place
+from video_diffusion.cli.output_checks import check_place, existing_folder
 
 if TYPE_CHECKING:
     from video_diffusion.data import Scene, World
@@ -41,8 +41,11 @@ def open_folder(folder: Path, settings: DatasetSettings) -> None:
     """
     from video_diffusion.io import write_bytes
 
-    check_place(folder, "FOLDER", overwrite=True)
-    folder.mkdir(exist_ok=True)
+    check_place(existing_folder(folder) / folder.name, "FOLDER", overwrite=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise click.UsageError(f"FOLDER: {folder}, or a folder above it, is a file; name another") from None
     file, own = folder / SETTINGS_FILE, asdict(settings)
     own |= own.pop("world")
     if not file.exists():

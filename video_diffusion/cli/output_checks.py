@@ -80,6 +80,11 @@ def check_distinct(paths: Sequence[Path | None]) -> None:
         raise click.UsageError(f"{twice}: is the place of two outputs; give each its own name")
 
 
+def existing_folder(folder: Path) -> Path:
+    """The folder itself, or the nearest above it that exists."""
+    return next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+
+
 def check_place(path: Path, flag: str, overwrite: bool) -> None:
     """Whether a file of this name can come into being.
 
