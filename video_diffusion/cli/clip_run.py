@@ -68,14 +68,13 @@ def check_before_loading(settings: "GenerationSettings", path: Path, encoding: E
 
 
 def check_inputs(settings: "GenerationSettings") -> None:
-    """Opens the video and the picture that the clip starts from, up to their first frame.
+    """Opens the videos and pictures that the clip starts from, up to their first frame.
 
     Raises:
         VideoReadError: one that cannot be read.
     """
-    for path in (settings.init_video, settings.init_image):
-        if path is not None:
-            next(iter(iter_frames(path)))
+    for path in settings.input_files.values():
+        next(iter(iter_frames(path)))
 
 
 def check_codec(path: Path, encoding: EncodingFlags) -> None:

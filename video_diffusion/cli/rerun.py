@@ -128,7 +128,7 @@ def settings_to_repeat(
             raise click.UsageError(f"{entry}: the record names this LoRA, which is not here; put it there")
     for name, sha256 in record.settings.input_sha256s().items():
         if name in record.inputs and record.inputs[name] != sha256:
-            path = getattr(record.settings, name)
+            path = record.settings.input_files[name]
             raise click.UsageError(f"{path}: is not the {name} of the record; put the file back that it was")
     if device is not None:
         changes["device"] = device

@@ -225,10 +225,15 @@ class GenerationSettings(BaseModel):
         texts = (self.prompt_head, self.prompt, *(text for _, text in self.prompt_travel), self.prompt_tail)
         return tuple(dict.fromkeys(text for text in texts if text))
 
+    @property
+    def input_files(self) -> dict[str, str]:
+        """Pictures and videos that the clip starts from, by the setting that names them."""
+        paths = {name: getattr(self, name) for name in INPUT_FIELDS}
+        return {name: path for name, path in paths.items() if path is not None}
+
     def input_sha256s(self) -> dict[str, str]:
         """Hashes of the files that the clip starts from, as far as they can be read."""
-        paths = {name: getattr(self, name) for name in INPUT_FIELDS}
-        hashes = {name: content_sha256(path) for name, path in paths.items() if path is not None}
+        hashes = {name: content_sha256(path) for name, path in self.input_files.items()}
         return {name: sha256 for name, sha256 in hashes.items() if sha256 is not None}
 
     @classmethod

@@ -9,7 +9,6 @@ from typing import Any
 
 from video_diffusion.config import ConfigError, Layer, shown, validate
 from video_diffusion.generation_settings import GenerationSettings
-from video_diffusion.generation_settings.settings import INPUT_FIELDS
 from video_diffusion.io.file_names import slug
 from video_diffusion.jobs.job_file import Row, read_rows
 from video_diffusion.jobs.model_facts import ModelFacts
@@ -69,7 +68,7 @@ class JobSummary:
     num_repeated: int = 0
     models: dict[tuple[str, str | None], str] = field(default_factory=dict)
     devices: dict[str, str] = field(default_factory=dict)
-    inputs: dict[tuple[str | None, ...], tuple[str, GenerationSettings]] = field(default_factory=dict)
+    inputs: dict[tuple[str, ...], tuple[str, GenerationSettings]] = field(default_factory=dict)
     shapes: dict[tuple[Any, ...], tuple[str, int]] = field(default_factory=dict)
 
     def add(self, settings: GenerationSettings, where: str) -> None:
@@ -77,8 +76,8 @@ class JobSummary:
         model = (settings.model, settings.motion_adapter)
         self.models.setdefault(model, where)
         self.devices.setdefault(settings.device, where)
-        files = tuple(getattr(settings, name) for name in INPUT_FIELDS)
-        if any(files):
+        files = tuple(settings.input_files.values())
+        if files:
             self.inputs.setdefault(files, (where, settings))
         shape = (*model, settings.num_frames, settings.height, settings.width, settings.fps)
         first, count = self.shapes.get(shape, (where, 0))
