@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from tiny_models import save_tiny_model
 
 from video_diffusion import GeneratedVideo, GenerationSettings, TextToVideoPipeline
+from video_diffusion.clip_inputs import encode_input
 from video_diffusion.generation_settings import content_sha256
 from video_diffusion.generation_settings.input_files import lora_identity
 from video_diffusion.io import VideoReadError, read_record, write_video
@@ -89,7 +90,7 @@ def test_a_clip_starts_from_a_video(pipeline: TextToVideoPipeline, video: str, t
 def test_the_less_strength_the_nearer_to_the_video(pipeline: TextToVideoPipeline, video: str) -> None:
     """After the autoencoder, which loses most of noise: the latents' distance from the input's."""
     settings = pipeline.resolve(GenerationSettings.from_values({"prompt": "a", "init_video": video}))
-    known = pipeline._encode_input(settings)
+    known = encode_input(pipeline.parts, settings)
     assert known is not None
     assert tuple(known.shape) == (1, 4, 4, 8, 12)
     distances = []
@@ -105,7 +106,7 @@ def test_a_clip_begins_with_a_picture(pipeline: TextToVideoPipeline, picture: st
     common = {"init_image": picture, "num_inference_steps": 12, "strength": 1.0}
     clip = pipeline("a red ball", **common, image_hold=0.0, on_step=steps.append)
     settings = pipeline.resolve(GenerationSettings.from_values({"prompt": "a", "init_image": picture}))
-    known = pipeline._encode_input(settings)
+    known = encode_input(pipeline.parts, settings)
     assert known is not None
     error = (steps[-1].latents - known).abs().mean((0, 1, 3, 4))
     assert float(error[0]) < 0.02

@@ -14,17 +14,11 @@ from jaxtyping import UInt8
 from torch import nn
 
 from video_diffusion.acceleration import accelerate_unet
-from video_diffusion.clip_plan import (
-    made_together,
-    model_defaults,
-    numbers_along_frames,
-    prompt_keyframes,
-    resolve,
-)
+from video_diffusion.clip_inputs import added_conditions, encode_input, encode_prompts
+from video_diffusion.clip_plan import made_together, model_defaults, numbers_along_frames, resolve
 from video_diffusion.clip_sampling import ClipDenoiser, draw_noise, sample
 from video_diffusion.generated_video import GeneratedVideo, make_record
 from video_diffusion.generation_settings import GenerationSettings
-from video_diffusion.io.input_frames import read_input_image, read_input_video
 from video_diffusion.loading import (
     ModelParts,
     choose_device,
@@ -36,10 +30,9 @@ from video_diffusion.loading import (
     save_model,
 )
 from video_diffusion.metrics import measure
-from video_diffusion.models import VideoUNet, decode_latents, encode_frames, latent_scale
+from video_diffusion.models import VideoUNet, decode_latents, latent_scale
 from video_diffusion.sampling import DenoisingStep, guidance_is_off, noise_sha256
-from video_diffusion.shapes import Latents, PromptEmbeds, to_float, to_uint8
-from video_diffusion.text import PromptKeyframes, encode_travel_by
+from video_diffusion.shapes import Latents, to_uint8
 
 __all__ = ["GeneratedVideo", "TextToVideoPipeline"]
 
@@ -184,16 +177,15 @@ class TextToVideoPipeline:
         one, parts, timings = batch[0], self.parts, dict[str, float]()
         with _timed(timings, "encode_prompt", len(batch)):
             guidance_scale = numbers_along_frames(one, "guidance_scale")
-            prompt_embeds = self._encode([prompt_keyframes(each) for each in batch], one)
+            prompt_embeds = encode_prompts(parts, batch)
             negative_embeds = None
             if not guidance_is_off(guidance_scale):
-                negatives = [prompt_keyframes(each, negative=True) for each in batch]
-                negative_embeds = self._encode(negatives, one)
+                negative_embeds = encode_prompts(parts, batch, negative=True)
         seeds = [each.seed for each in batch]
         noise = draw_noise(one, seeds, self._latent_size(one))
         latents = noise.to(self.device, torch.promote_types(torch.float32, prompt_embeds.dtype))
         with _timed(timings, "encode_input", len(batch)):
-            input_latents = self._encode_input(one)
+            input_latents = encode_input(parts, one)
         with _timed(timings, "denoise", len(batch)):
             config = parts.scheduler_config
             denoiser = ClipDenoiser(
@@ -203,7 +195,7 @@ class TextToVideoPipeline:
                 negative_embeds,
                 input_latents,
                 config,
-                **self._added_conditions(batch, negative_embeds is not None),
+                **added_conditions(parts, batch, guided=negative_embeds is not None),
             )
             faster = accelerate_unet(self.video_unet) if self.accelerated else nullcontext()
             with faster, closing(denoiser):
@@ -234,30 +226,6 @@ class TextToVideoPipeline:
                 noise_sha256=noise_sha256(own_noise),
             )
             yield GeneratedVideo(frames, each, report, record)
-
-    def _encode(self, keyframes: Sequence[PromptKeyframes], settings: Any) -> PromptEmbeds:
-        return encode_travel_by(
-            self.parts.encode_prompts, keyframes, settings.num_frames, settings.prompt_blend, settings.loop
-        )
-
-    def _added_conditions(self, batch: Sequence[Any], guided: bool) -> dict[str, Any]:
-        """What an SDXL U-Net is told besides; of prompts that travel, the first stands for the clip."""
-        prompts = [prompt_keyframes(each, negative=True)[0][1] for each in batch] if guided else []
-        prompts += [prompt_keyframes(each)[0][1] for each in batch]
-        conditions = self.parts.added_conditions(prompts, batch[0].height, batch[0].width)
-        return {} if conditions is None else {"added_cond_kwargs": conditions}
-
-    def _encode_input(self, settings: Any) -> Latents | None:
-        """The latents of the video or picture that a clip starts from, if there is one."""
-        size = (settings.height, settings.width)
-        if settings.init_video is not None:
-            frames = read_input_video(settings.init_video, settings.num_frames, *size)
-        elif settings.init_image is not None:
-            frames = read_input_image(settings.init_image, *size)[None]
-        else:
-            return None
-        latents = encode_frames(self.parts.vae, to_float(frames), settings.decode_chunk_size)
-        return latents.expand(-1, settings.num_frames, -1, -1).unsqueeze(0)
 
     def decode(self, latents: Latents, decode_chunk_size: int = 4) -> UInt8[np.ndarray, "f rows columns rgb"]:
         """Decode the latents of one video, such as those of a `DenoisingStep`, to frames as they are encoded.

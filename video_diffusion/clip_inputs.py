@@ -1,0 +1,59 @@
+"""What clips are conditioned on, as their model reads it: prompts, sizes, a video or picture."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from video_diffusion.clip_plan import prompt_keyframes
+from video_diffusion.io.input_frames import read_input_image, read_input_video
+from video_diffusion.loading import ModelParts
+from video_diffusion.models import encode_frames
+from video_diffusion.shapes import Latents, PromptEmbeds, to_float
+from video_diffusion.text import encode_travel_by
+
+
+def encode_prompts(parts: ModelParts, batch: Sequence[Any], negative: bool = False) -> PromptEmbeds:
+    """Encode the prompts of clips, or their negative prompts; per frame where one of them travels.
+
+    Args:
+        parts: The model.
+        batch: Resolved settings that agree on everything but prompts and seeds.
+        negative: Which ones.
+    """
+    one = batch[0]
+    keyframes = [prompt_keyframes(each, negative) for each in batch]
+    return encode_travel_by(parts.encode_prompts, keyframes, one.num_frames, one.prompt_blend, one.loop)
+
+
+def added_conditions(parts: ModelParts, batch: Sequence[Any], guided: bool) -> dict[str, Any]:
+    """Make what an SDXL U-Net is told besides; of prompts that travel, the first stands for the clip.
+
+    Args:
+        parts: The model.
+        batch: As in `encode_prompts`.
+        guided: Whether to make it for guidance's doubled batch.
+
+    Returns:
+        Arguments of the U-Net; none for other models.
+    """
+    prompts = [prompt_keyframes(each, negative=True)[0][1] for each in batch] if guided else []
+    prompts += [prompt_keyframes(each)[0][1] for each in batch]
+    conditions = parts.added_conditions(prompts, batch[0].height, batch[0].width)
+    return {} if conditions is None else {"added_cond_kwargs": conditions}
+
+
+def encode_input(parts: ModelParts, settings: Any) -> Latents | None:
+    """Encode the video or picture that clips start from; None if there is none.
+
+    Raises:
+        VideoReadError: It cannot be read.
+        ValueError: It has fewer frames than the clip.
+    """
+    size = (settings.height, settings.width)
+    if settings.init_video is not None:
+        frames = read_input_video(settings.init_video, settings.num_frames, *size)
+    elif settings.init_image is not None:
+        frames = read_input_image(settings.init_image, *size)[None]
+    else:
+        return None
+    latents = encode_frames(parts.vae, to_float(frames), settings.decode_chunk_size)
+    return latents.expand(-1, settings.num_frames, -1, -1).unsqueeze(0)
