@@ -46,6 +46,7 @@ def test_conditions_go_with_their_video(tmp_path: Path) -> None:
     conditions = {
         "added_cond_kwargs": parts.added_conditions(["a", "b", "c"], 16, 24),
         "motion_scale": torch.tensor([1.0, 0.5, 2.0]),
+        "motion_effect": torch.tensor([0.5, 0.2, 1.5]),
         "frame_positions": torch.tensor([0, 2, 5]),
     }
     timestep = torch.tensor([3, 500, 900])

@@ -7,7 +7,14 @@ import torch
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.unets.unet_motion_model import MotionAdapter as DiffusersMotionAdapter
 from diffusers.models.unets.unet_motion_model import UNetMotionModel
-from tiny_models import TEXT_WIDTH, randomised, relative_error, tiny_adapter, tiny_unet
+from tiny_models import (
+    OUR_ADAPTER_FIELDS,
+    TEXT_WIDTH,
+    randomised,
+    relative_error,
+    tiny_adapter,
+    tiny_unet,
+)
 from torch import Tensor
 
 from video_diffusion.models import VideoUNet
@@ -25,7 +32,7 @@ def both(
         **{
             key: value
             for key, value in adapter.config.items()
-            if not key.startswith("_") and key != "norm_scope"
+            if not key.startswith("_") and key not in OUR_ADAPTER_FIELDS
         }
     ).double()
     reference.load_state_dict(adapter.state_dict())

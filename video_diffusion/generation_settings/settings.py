@@ -1,7 +1,6 @@
 """Everything that decides what a clip looks like, as one frozen value; checked before any model is loaded."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -33,6 +32,13 @@ from video_diffusion.generation_settings.field_rules import (
     check_prompt,
     check_text,
 )
+from video_diffusion.generation_settings.identity import (
+    INPUT_FIELDS,
+    NO_PIXEL_FIELDS,
+    canonical,
+    counted,
+    without_effect,
+)
 from video_diffusion.generation_settings.input_files import check_loras, content_sha256, lora_identity
 from video_diffusion.generation_settings.keyframes import (
     GuidanceKeyframes,
@@ -45,33 +51,6 @@ from video_diffusion.generation_settings.keyframes import (
 COMMON_DEFAULTS: Mapping[str, Any] = {
     "fps": 8, "num_inference_steps": 25, "guidance_scale": 7.5, "scheduler": "ddim",
 }  # fmt: skip
-
-# What a clip's pixels depend on; fps, device and decode_chunk_size change timing, rounding or memory only.
-PIXEL_FIELDS = (
-    "prompt", "negative_prompt", "seed", "num_frames", "height", "width", "num_inference_steps",
-    "guidance_scale", "scheduler", "model", "motion_adapter", "dtype", "noise_type", "noise_alpha",
-    "motion_scale", "context_length", "context_overlap", "context_stride", "context_schedule", "context_fuse",
-    "loop", "prompt_travel", "negative_prompt_travel", "prompt_head", "prompt_tail", "prompt_blend",
-    "guidance_scale_travel", "motion_scale_travel", "motion_effect", "motion_effect_travel",
-    "freenoise", "freeinit", "freeinit_filter",
-    "freeinit_spatial_cutoff", "freeinit_temporal_cutoff", "init_video", "init_image", "strength",
-    "image_hold", "loras", "speed", "guidance_interval",
-)  # fmt: skip
-
-# Pixel fields that came later do not count in a job's id where they change nothing, so older ids stay.
-WITHOUT_EFFECT: Mapping[str, Any] = {
-    "noise_type": "independent", "noise_alpha": 1.0, "motion_scale": 1.0, "context_length": None,
-    "context_overlap": None, "context_stride": 1, "context_schedule": "uniform", "context_fuse": "pyramid",
-    "loop": False, "prompt_travel": {}, "negative_prompt_travel": {}, "prompt_head": "", "prompt_tail": "",
-    "prompt_blend": "lerp", "guidance_scale_travel": {}, "motion_scale_travel": {},
-    "motion_effect": 1.0, "motion_effect_travel": {},
-    "freenoise": False, "freeinit": 0, "freeinit_filter": "butterworth", "freeinit_spatial_cutoff": 0.25,
-    "freeinit_temporal_cutoff": 0.25, "init_video": None, "init_image": None, "strength": None,
-    "image_hold": None, "loras": [], "speed": 0, "guidance_interval": None,
-}  # fmt: skip
-
-# Settings that name a file the clip starts from; in a job's id stands what is in it.
-INPUT_FIELDS = ("init_video", "init_image")
 
 
 def _speed_level(value: object) -> object:
@@ -257,7 +236,7 @@ class GenerationSettings(BaseModel):
 
     def canonical_json(self) -> str:
         """Sorted keys, no spaces, fractions as text: equal settings give equal bytes."""
-        return _canonical(self.model_dump(mode="json"))
+        return canonical(self.model_dump(mode="json"))
 
     def job_id(self, model_identity: Mapping[str, Any] | None = None) -> str:
         """First 12 hex digits of the SHA-256 of everything that changes the pixels.
@@ -265,18 +244,16 @@ class GenerationSettings(BaseModel):
         Args:
             model_identity: hashes of the weights, if known; then the model's name does not count.
         """
-        values = {
-            name: value
-            for name, value in self.model_dump(mode="json").items()
-            if name in PIXEL_FIELDS and not (name in WITHOUT_EFFECT and value in (None, WITHOUT_EFFECT[name]))
-        }
-        values |= self.input_sha256s()
+        values = counted(self.model_dump(mode="json"), WITHOUT_EFFECT) | self.input_sha256s()
         if "loras" in values:
             values["loras"] = [lora_identity(entry) for entry in self.loras]
         if model_identity is not None:
             values |= {"model": dict(model_identity), "motion_adapter": None}
-        return hashlib.sha256(_canonical(values).encode()).hexdigest()[:12]
+        return hashlib.sha256(canonical(values).encode()).hexdigest()[:12]
 
 
-def _canonical(values: Mapping[str, Any]) -> str:
-    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+PIXEL_FIELDS = tuple(name for name in GenerationSettings.model_fields if name not in NO_PIXEL_FIELDS)
+"""What a clip's pixels depend on."""
+
+WITHOUT_EFFECT: Mapping[str, Any] = without_effect(GenerationSettings(prompt="-").model_dump(mode="json"))
+"""Values at which pixel fields change nothing; they then do not count in a job's id."""

@@ -20,8 +20,9 @@ from video_diffusion.models.extra_channels import take_extra_channels
 from video_diffusion.models.frame_layout import FrameLayout
 from video_diffusion.models.motion_adapter import MotionAdapter
 from video_diffusion.models.one_by_one import one_by_one
+from video_diffusion.models.per_frame import folded_residual, per_frame_condition
+from video_diffusion.models.temporal_hook import TemporalHook
 from video_diffusion.models.temporal_places import temporal_places
-from video_diffusion.models.temporal_transformer import TemporalTransformer
 from video_diffusion.shapes import (
     FrameNumbers,
     FrameWindow,
@@ -70,13 +71,14 @@ class VideoUNet(nn.Module):
             return
         places = list(temporal_places(self.unet, self.motion_adapter))
         for spatial, _ in places:
-            if any(isinstance(hook, _TemporalHook) for hook in spatial._forward_hooks.values()):
+            if any(isinstance(hook, TemporalHook) for hook in spatial._forward_hooks.values()):
                 raise ValueError(
                     "unet already carries the temporal layers of another VideoUNet; detach() that one first"
                 )
         self._handles = self._base_hooks()
         self._handles += [
-            spatial.register_forward_hook(_TemporalHook(self, temporal)) for spatial, temporal in places
+            spatial.register_forward_hook(TemporalHook(lambda: self._layout, temporal))
+            for spatial, temporal in places
         ]
         self.is_attached = True
         if self.unet.is_gradient_checkpointing:
@@ -193,6 +195,7 @@ class VideoUNet(nn.Module):
                 "frame_positions": frame_positions,
                 "motion_scale": motion_scale,
                 "frame_windows": frame_windows,
+                "motion_effect": motion_effect,
                 "added_cond_kwargs": added_cond_kwargs,
                 "cross_attention_kwargs": cross_attention_kwargs,
                 "down_block_additional_residuals": down_block_additional_residuals,
@@ -206,7 +209,7 @@ class VideoUNet(nn.Module):
         layout.check(self.motion_adapter)
 
         def per_frame(name: str, condition: Any) -> Any:
-            return _per_frame(name, condition, num_videos, num_frames)
+            return per_frame_condition(name, condition, num_videos, num_frames)
 
         if isinstance(timestep, Tensor) and timestep.ndim == 1:
             timestep = repeat(timestep, "b -> (b f)", f=num_frames)
@@ -230,8 +233,10 @@ class VideoUNet(nn.Module):
                 timestep_cond=per_frame("timestep_cond", timestep_cond),
                 added_cond_kwargs=added_cond_kwargs,
                 cross_attention_kwargs=attention,
-                down_block_additional_residuals=None if down is None else [_folded(item) for item in down],
-                mid_block_additional_residual=None if mid is None else _folded(mid),
+                down_block_additional_residuals=None
+                if down is None
+                else [folded_residual(item) for item in down],
+                mid_block_additional_residual=None if mid is None else folded_residual(mid),
                 return_dict=False,
             )
         finally:
@@ -251,44 +256,3 @@ class VideoUNet(nn.Module):
                     "gradient checkpointing was enabled on the image U-Net, which would forget the frames as "
                     "it recomputes; call enable_gradient_checkpointing() of the VideoUNet instead"
                 )
-
-
-class _TemporalHook:
-    """Sends what a spatial module returns through the temporal layer that belongs there."""
-
-    def __init__(self, video_unet: VideoUNet, temporal: TemporalTransformer) -> None:
-        self.video_unet = video_unet
-        self.temporal = temporal
-
-    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> Any:
-        layout = self.video_unet._layout
-        if layout is None or layout.num_frames == 1:
-            return None  # an image pass: the module's own output stands
-        how = (
-            layout.num_frames,
-            layout.positions,
-            layout.motion_scale,
-            layout.windows,
-            layout.motion_effect,
-        )
-        if isinstance(output, tuple):
-            return (self.temporal(output[0], *how), *output[1:])
-        return self.temporal(output, *how)
-
-
-def _folded(residual: Tensor) -> Tensor:
-    return fold_frames(residual) if residual.ndim == 5 else residual
-
-
-def _per_frame(name: str, condition: Any, num_videos: int, num_frames: int) -> Any:
-    """Repeat each video's condition for its frames; lists (one entry per IP-Adapter) go entry by entry."""
-    if isinstance(condition, list | tuple):
-        return [_per_frame(name, entry, num_videos, num_frames) for entry in condition]
-    if not isinstance(condition, Tensor) or len(condition) == num_videos * num_frames:
-        return condition
-    if len(condition) != num_videos:
-        raise ValueError(
-            f"{name} must have one item per video ({num_videos}) or per frame ({num_videos * num_frames}), "
-            f"but has {len(condition)}"
-        )
-    return condition.repeat_interleave(num_frames, dim=0)
