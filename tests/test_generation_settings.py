@@ -135,7 +135,7 @@ OTHER: dict[str, Any] = {
     "motion_effect": 0.5, "motion_effect_travel": {"3": 2.0},
     "freenoise": True, "freeinit": 3, "freeinit_filter": "box", "freeinit_spatial_cutoff": 0.5,
     "freeinit_temporal_cutoff": 0.5, "init_video": "a.mp4", "init_image": "a.png", "strength": 0.5,
-    "image_hold": 0.5, "loras": ["x.safetensors:0.5"], "speed": 2,
+    "image_hold": 0.5, "enforce_steps": True, "loras": ["x.safetensors:0.5"], "speed": 2,
     "guidance_interval": (0.2, 0.8),
 }  # fmt: skip
 

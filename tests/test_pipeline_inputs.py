@@ -81,6 +81,12 @@ def test_a_clip_starts_from_a_video(pipeline: TextToVideoPipeline, video: str, t
     steps: list[DenoisingStep] = []
     clip = pipeline("a red ball", init_video=video, strength=0.7, on_step=steps.append)
     assert [step.num_steps for step in steps] == [2, 2]
+    whole: list[DenoisingStep] = []
+    enforced = pipeline(
+        "a red ball", init_video=video, strength=0.7, enforce_steps=True, on_step=whole.append
+    )
+    assert [step.num_steps for step in whole] == [3, 3, 3]
+    assert enforced.run_record.job_id != clip.run_record.job_id
     assert distinct([clip, pipeline("a red ball"), pipeline("a red ball", init_video=video, strength=1.0)])
     assert clip.record["inputs"] == {"init_video": content_sha256(video)}
     clip.save(tmp_path / "clip.mp4")
@@ -174,6 +180,10 @@ def test_the_job_id_goes_by_what_is_in_the_file(picture: str, tmp_path: Path) ->
             {"init_video": "VIDEO", "strength": 0.1},
             "strength 0.1 of 3 steps leaves none to do; set it to 0.33",
         ),
+        (
+            {"init_video": "VIDEO", "strength": 0.001, "enforce_steps": True},
+            "enforce_steps with strength 0.001 divides the schedule into 3000 steps, but the model was",
+        ),
         ({"init_video": "VIDEO", "freeinit": 2}, "freeinit 2 does not go with init_video"),
         ({"init_video": "VIDEO", "init_image": "x.png"}, "init_image does not go with init_video"),
         ({"init_image": " "}, "init_image is empty; name a file or folder"),
@@ -197,6 +207,7 @@ def test_a_missing_input_is_named(pipeline: TextToVideoPipeline) -> None:
     ("changes", "message"),
     [
         ({"strength": 0.5}, "strength is ignored without init_video or init_image"),
+        ({"enforce_steps": True}, "enforce_steps is ignored without init_video or init_image"),
         ({"image_hold": 0.5}, "image_hold is ignored without init_image"),
         ({"freenoise": True, "loop": True}, "loop and context_schedule are ignored by freenoise"),
     ],

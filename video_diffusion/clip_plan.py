@@ -194,8 +194,12 @@ def _without_effect(settings: GenerationSettings, resolved: GenerationSettings) 
         notes.append("negative_prompt is ignored at guidance_scale 1, which switches guidance off")
     if resolved.noise_type in {"independent", "constant"} and settings.noise_alpha not in {None, 1}:
         notes.append(f"noise_alpha is ignored by {resolved.noise_type} noise; set noise_type to mixed")
-    if settings.strength is not None and settings.init_video is None and settings.init_image is None:
-        notes.append("strength is ignored without init_video or init_image; name one, or leave it out")
+    if settings.init_video is None and settings.init_image is None:
+        notes += [
+            f"{name} is ignored without init_video or init_image; name one, or leave it out"
+            for name in ("strength", "enforce_steps")
+            if getattr(settings, name)
+        ]
     if settings.image_hold is not None and settings.init_image is None:
         notes.append("image_hold is ignored without init_image; name one, or leave it out")
     if settings.freenoise and (settings.loop or settings.context_schedule != "uniform"):

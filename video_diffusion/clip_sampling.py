@@ -160,6 +160,7 @@ def sample(
             seeds,
             input_latents,
             input_strength(settings),
+            settings.enforce_steps,
         )
 
     if settings.freeinit < 2:

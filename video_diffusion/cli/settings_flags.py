@@ -45,6 +45,7 @@ FLAGS: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
     (("--init-video",), "init_video", "FILE", "Start from a video or a folder of images."),
     (("--init-image",), "init_image", "FILE", "Begin with a picture."),
     (("--strength",), "strength", "X", "How much is made anew, to 1.  [default: video 0.6, image 0.75]"),
+    (("--enforce-steps",), "enforce_steps", "", "Do all steps at any strength, not that share of them."),
     (("--image-hold",), "image_hold", "X", "How much later frames are held to it, 0 to 1.  [default: 0.8]"),
     (("--guidance-interval",), "guidance_interval", "LOW-HIGH", "Guide between noise levels, e.g. 0.1-0.9."),
     (("--speed",), "speed", "LEVEL", "exact, or 1 to 3: faster, less alike.  [default: exact]"),

@@ -106,6 +106,7 @@ class GenerationSettings(BaseModel):
         init_image: a picture that the clip begins with.
         strength: how much is made anew, above 0 to 1, which leaves next to nothing of the input; None is 0.6
             for a video and 0.75 for a picture.
+        enforce_steps: whether all `num_inference_steps` are done at any strength, not that share of them.
         image_hold: how much later frames are held to the picture: 0 (free) to 1 (all alike), frame i by its
             i-th power; None is 0.8. With a PIA adapter how alike they are; None is its list for small motion.
         loras: "PATH" or "PATH:WEIGHT" of each LoRA, on temporal layers or on the image model.
@@ -161,6 +162,7 @@ class GenerationSettings(BaseModel):
     init_video: Annotated[str | None, AfterValidator(check_path)] = None
     init_image: Annotated[str | None, AfterValidator(check_path)] = None
     strength: Annotated[float | None, Field(ge=0.001, le=1)] = None
+    enforce_steps: bool = False
     image_hold: Annotated[float | None, Field(ge=0, le=1)] = None
     loras: Annotated[tuple[str, ...], BeforeValidator(check_loras)] = ()
     speed: Annotated[int, BeforeValidator(_speed_level), Field(ge=0, le=3)] = 0

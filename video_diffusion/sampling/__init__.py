@@ -15,6 +15,7 @@ from video_diffusion.sampling.noise import (
 )
 from video_diffusion.sampling.noise_level import NoiseLevels
 from video_diffusion.sampling.picture_channels import WithPicture, likeness
+from video_diffusion.sampling.run_steps import start_run
 from video_diffusion.sampling.schedulers import SCHEDULERS, SchedulerRow, make_scheduler
 from video_diffusion.sampling.windowed import Windowed
 from video_diffusion.sampling.windows import ContextWindows
@@ -45,5 +46,6 @@ __all__ = [
     "mix_frequencies",
     "noise_sha256",
     "shuffle_noise",
+    "start_run",
     "step_noise",
 ]

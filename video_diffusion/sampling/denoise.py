@@ -10,6 +10,7 @@ from torch import Tensor
 
 from video_diffusion.sampling.denoiser import Denoiser
 from video_diffusion.sampling.noise import frame_generators
+from video_diffusion.sampling.run_steps import start_run
 from video_diffusion.shapes import Latents, fold_frames, unfold_frames
 
 
@@ -53,6 +54,7 @@ def denoise(
     seeds: Sequence[int],
     input_latents: Latents | None = None,
     strength: float = 1.0,
+    enforce_steps: bool = False,
 ) -> Iterator[DenoisingStep]:
     """Denoise a batch of videos, yielding after every step; whoever iterates shows, saves or stops.
 
@@ -69,6 +71,7 @@ def denoise(
         input_latents: Clean latents to start from instead of from noise alone; one video serves all.
         strength: How much of the way from noise is gone with them, above 0 to 1: this share of the steps, the
             last ones. 1 starts from almost pure noise.
+        enforce_steps: Whether all of `num_inference_steps` are done at any strength, see `start_run`.
 
     Raises:
         NonFiniteLatentsError: Latents turned NaN or infinite; the message names the step.
@@ -84,14 +87,14 @@ def denoise(
             f"latents must be float32 or float64, not {latents.dtype}: half precision draws other noise; "
             "convert them, the denoiser may still compute in half precision"
         )
-    scheduler = type(scheduler).from_config(scheduler.config)
-    scheduler.set_timesteps(num_inference_steps, device=latents.device)
-    first = 0 if input_latents is None else scheduler.order * _skipped_steps(num_inference_steps, strength)
-    if hasattr(scheduler, "set_begin_index"):
-        # Else it looks its place up by timestep, and Karras spacing has some timesteps twice.
-        scheduler.set_begin_index(first)
+    scheduler, timesteps = start_run(
+        scheduler,
+        num_inference_steps,
+        1.0 if input_latents is None else strength,
+        enforce_steps and input_latents is not None,
+        latents.device,
+    )
     takes_generator = "generator" in inspect.signature(scheduler.step).parameters
-    timesteps = scheduler.timesteps[first:]
     if input_latents is None:
         latents = latents * scheduler.init_noise_sigma
     else:
@@ -113,17 +116,6 @@ def denoise(
         _check_finite(latents, index, num_steps)
         clean_latents = unfold_frames(_clean_latents(scheduler, stepped), num_frames)
         yield DenoisingStep(index, num_steps, float(timestep), latents, clean_latents)
-
-
-def _skipped_steps(num_inference_steps: int, strength: float) -> int:
-    """How many steps are left out at a strength, as diffusers' image-to-image pipelines count."""
-    kept = min(int(num_inference_steps * strength), num_inference_steps)
-    if kept < 1:
-        raise ValueError(
-            f"strength {strength:g} of {num_inference_steps} steps leaves none to do; "
-            f"set it to {1 / num_inference_steps:.2g} or more"
-        )
-    return num_inference_steps - kept
 
 
 def _clean_latents(scheduler: Any, stepped: Any) -> Tensor:
