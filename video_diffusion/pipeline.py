@@ -23,7 +23,6 @@ from video_diffusion.loading import (
     ModelParts,
     choose_device,
     choose_dtype,
-    load_loras,
     load_model,
     parse_lora,
     save_memory,
@@ -167,6 +166,8 @@ class TextToVideoPipeline:
         if not loras:
             yield {}
             return
+        from video_diffusion.loading import load_loras  # noqa: PLC0415  brings peft along
+
         with load_loras(self.parts, [parse_lora(entry) for entry in loras]) as loaded:
             yield {f"loras.{k}": str(lora.sha256) for k, lora in enumerate(loaded.loras)}
 

@@ -3,15 +3,11 @@
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, TypedDict
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from diffusers.models.unets.unet_motion_model import UNetMotionModel
-from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelWithProjection
-from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
 from video_diffusion.io import ModelIdentity, weights_sha256
 from video_diffusion.loading.components import load_diffusers, load_text_encoder, load_tokenizer
@@ -22,21 +18,30 @@ from video_diffusion.loading.model_source import ModelSource, find_model
 from video_diffusion.loading.motion_checkpoint import read_motion_checkpoint
 from video_diffusion.loading.motion_file import detect
 from video_diffusion.loading.motion_unet import split_motion_unet
-from video_diffusion.loading.single_file import load_single_file
 from video_diffusion.models import MotionAdapter, temporal_places
 
 NO_TEMPORAL_LAYERS = "none"
 DEFAULTS_FILE = "generation_defaults.json"
 XL_PIPELINES = ("StableDiffusionXLPipeline", "AnimateDiffSDXLPipeline")
 PIPELINES = ("StableDiffusionPipeline", "AnimateDiffPipeline", *XL_PIPELINES)
-KINDS: Mapping[str, Mapping[str, Any]] = {
-    "tokenizer": {"CLIPTokenizer": CLIPTokenizer, "CLIPTokenizerFast": CLIPTokenizer},
-    "text_encoder": {"CLIPTextModel": CLIPTextModel},
-    "tokenizer_2": {"CLIPTokenizer": CLIPTokenizer, "CLIPTokenizerFast": CLIPTokenizer},
-    "text_encoder_2": {"CLIPTextModelWithProjection": CLIPTextModelWithProjection},
-    "vae": {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny},
-    "unet": {"UNet2DConditionModel": UNet2DConditionModel, "UNetMotionModel": UNetMotionModel},
-    "motion_adapter": {"MotionAdapter": MotionAdapter},
+TOKENIZER = "transformers.models.clip.tokenization_clip:CLIPTokenizer"
+# Where each kind of component is; imported when a folder asks for it, since importing all takes a second.
+KINDS: Mapping[str, Mapping[str, str]] = {
+    "tokenizer": {"CLIPTokenizer": TOKENIZER, "CLIPTokenizerFast": TOKENIZER},
+    "text_encoder": {"CLIPTextModel": "transformers.models.clip.modeling_clip:CLIPTextModel"},
+    "tokenizer_2": {"CLIPTokenizer": TOKENIZER, "CLIPTokenizerFast": TOKENIZER},
+    "text_encoder_2": {
+        "CLIPTextModelWithProjection": "transformers.models.clip.modeling_clip:CLIPTextModelWithProjection"
+    },
+    "vae": {
+        "AutoencoderKL": "diffusers.models.autoencoders.autoencoder_kl:AutoencoderKL",
+        "AutoencoderTiny": "diffusers.models.autoencoders.autoencoder_tiny:AutoencoderTiny",
+    },
+    "unet": {
+        "UNet2DConditionModel": "diffusers.models.unets.unet_2d_condition:UNet2DConditionModel",
+        "UNetMotionModel": "diffusers.models.unets.unet_motion_model:UNetMotionModel",
+    },
+    "motion_adapter": {"MotionAdapter": "video_diffusion.models.motion_adapter:MotionAdapter"},
 }
 LIBRARIES = {"diffusers", "transformers"}
 
@@ -74,6 +79,8 @@ def load_model(
     folder = source.folder
     options: Options = {"dtype": dtype, "allow_extra": allow_extra_weights}
     if folder.is_file():
+        from video_diffusion.loading.single_file import load_single_file  # noqa: PLC0415  brings all converters
+
         components, own_adapter = load_single_file(folder, **options), None
     else:
         components, own_adapter = _load_folder(folder, options)
@@ -133,7 +140,7 @@ def _kind(component: str, index: Mapping[str, Any], folder: Path) -> Any:
             f"{folder}/model_index.json: {component} must be {' or '.join(KINDS[component])} of diffusers or "
             f"transformers, but is {entry!r}; other code is never run"
         )
-    return KINDS[component][name]
+    return resolve_name(KINDS[component][name])
 
 
 def _load_unet(
@@ -142,9 +149,9 @@ def _load_unet(
     """The image U-Net and, if the folder has them, its temporal layers."""
     kind = _kind("unet", index, folder)
     has_adapter = index.get("motion_adapter", [None, None]) != [None, None]
-    if kind is UNetMotionModel:
+    if kind.__name__ == "UNetMotionModel":
         own_config = read_json(folder / "motion_adapter" / "config.json") if has_adapter else {}
-        motion_unet = load_diffusers(UNetMotionModel, folder / "unet", **options)
+        motion_unet = load_diffusers(kind, folder / "unet", **options)
         return split_motion_unet(motion_unet, own_config.get("norm_scope", "frame"))
     unet = load_diffusers(kind, folder / "unet", **options)
     if not has_adapter:

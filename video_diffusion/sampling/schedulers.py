@@ -4,16 +4,8 @@ import difflib
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
-
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
-from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
-from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
-from diffusers.schedulers.scheduling_heun_discrete import HeunDiscreteScheduler
-from diffusers.schedulers.scheduling_lcm import LCMScheduler
-from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 
 # diffusers' own stand-in for alphas_cumprod = 0, no signal, where a noise level must be finite.
 SMALLEST_ALPHAS_CUMPROD = 2.0**-24
@@ -21,29 +13,47 @@ SMALLEST_ALPHAS_CUMPROD = 2.0**-24
 
 @dataclass(frozen=True)
 class SchedulerRow:
-    """A diffusers scheduler and what its name here adds to the model's own configuration."""
+    """A diffusers scheduler and what its name here adds to the model's own configuration.
 
-    scheduler: Any
+    Attributes:
+        name: Of its class.
+        file: Of diffusers, without "scheduling_"; it is imported when it is first asked for, since some bring
+            half a second of scipy along.
+        settings: To change.
+    """
+
+    name: str
+    file: str
     settings: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def scheduler(self) -> Any:
+        """The class itself."""
+        return getattr(import_module(f"diffusers.schedulers.scheduling_{self.file}"), self.name)
 
+
+DPM = ("DPMSolverMultistepScheduler", "dpmsolver_multistep")
 DPMPP: dict[str, Any] = {"solver_order": 2, "solver_type": "midpoint", "use_karras_sigmas": False}
 
+DDIM = SchedulerRow("DDIMScheduler", "ddim")
+
 SCHEDULERS: Mapping[str, SchedulerRow] = {
-    "ddim": SchedulerRow(DDIMScheduler),
-    "ddpm": SchedulerRow(DDPMScheduler),
-    "euler": SchedulerRow(EulerDiscreteScheduler, {"use_karras_sigmas": False}),
-    "euler_a": SchedulerRow(EulerAncestralDiscreteScheduler),
-    "heun": SchedulerRow(HeunDiscreteScheduler, {"use_karras_sigmas": False}),
-    "dpmpp_2m": SchedulerRow(DPMSolverMultistepScheduler, DPMPP | {"algorithm_type": "dpmsolver++"}),
+    "ddim": DDIM,
+    "ddpm": SchedulerRow("DDPMScheduler", "ddpm"),
+    "euler": SchedulerRow("EulerDiscreteScheduler", "euler_discrete", {"use_karras_sigmas": False}),
+    "euler_a": SchedulerRow("EulerAncestralDiscreteScheduler", "euler_ancestral_discrete"),
+    "heun": SchedulerRow("HeunDiscreteScheduler", "heun_discrete", {"use_karras_sigmas": False}),
+    "dpmpp_2m": SchedulerRow(*DPM, DPMPP | {"algorithm_type": "dpmsolver++"}),
     "dpmpp_2m_karras": SchedulerRow(
-        DPMSolverMultistepScheduler, DPMPP | {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True}
+        *DPM, DPMPP | {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True}
     ),
     # DPM-Solver++ SDE in its multistep form ("2M SDE"): of diffusers' single-step forms one needs torchsde
     # and the other knows no timestep spacing.
-    "dpmpp_sde": SchedulerRow(DPMSolverMultistepScheduler, DPMPP | {"algorithm_type": "sde-dpmsolver++"}),
-    "unipc": SchedulerRow(UniPCMultistepScheduler, {"solver_order": 2, "solver_type": "bh2"}),
-    "lcm": SchedulerRow(LCMScheduler),
+    "dpmpp_sde": SchedulerRow(*DPM, DPMPP | {"algorithm_type": "sde-dpmsolver++"}),
+    "unipc": SchedulerRow(
+        "UniPCMultistepScheduler", "unipc_multistep", {"solver_order": 2, "solver_type": "bh2"}
+    ),
+    "lcm": SchedulerRow("LCMScheduler", "lcm"),
 }
 
 
@@ -77,7 +87,8 @@ def _fields(scheduler: Any) -> set[str]:
 
 def trained_schedule(config: Mapping[str, Any]) -> Any:
     """Make the model's own noise schedule, by the one scheduler that takes every configuration."""
-    return DDIMScheduler(**{key: value for key, value in config.items() if key in _fields(DDIMScheduler)})
+    known = _fields(DDIM.scheduler)
+    return DDIM.scheduler(**{key: value for key, value in config.items() if key in known})
 
 
 def _ends_without_signal(config: Mapping[str, Any]) -> bool:
