@@ -1,14 +1,18 @@
 """What clips are conditioned on, as their model reads it: prompts, sizes, a video or picture."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from video_diffusion.clip_plan import prompt_keyframes
+from video_diffusion.generation_settings import place_images
 from video_diffusion.io.input_frames import read_input_image, read_input_video
 from video_diffusion.loading import ModelParts
 from video_diffusion.models import encode_frames
 from video_diffusion.shapes import Latents, PromptEmbeds, to_float
 from video_diffusion.text import encode_travel_by
+
+if TYPE_CHECKING:
+    from video_diffusion.loading import LoadedIpAdapter
 
 
 def encode_prompts(parts: ModelParts, batch: Sequence[Any], negative: bool = False) -> PromptEmbeds:
@@ -24,21 +28,36 @@ def encode_prompts(parts: ModelParts, batch: Sequence[Any], negative: bool = Fal
     return encode_travel_by(parts.encode_prompts, keyframes, one.num_frames, one.prompt_blend, one.loop)
 
 
-def added_conditions(parts: ModelParts, batch: Sequence[Any], guided: bool) -> dict[str, Any]:
-    """Make what an SDXL U-Net is told besides; of prompts that travel, the first stands for the clip.
+def added_conditions(
+    parts: ModelParts, batch: Sequence[Any], guided: bool, ip_adapter: "LoadedIpAdapter | None" = None
+) -> dict[str, Any]:
+    """Make what a U-Net is told besides prompts: SDXL's summaries and sizes, an IP-Adapter's pictures.
+
+    Of prompts that travel, the first one's summary stands for the clip.
 
     Args:
         parts: The model.
         batch: As in `encode_prompts`.
         guided: Whether to make it for guidance's doubled batch.
+        ip_adapter: At work in the U-Net, if there is one.
 
     Returns:
-        Arguments of the U-Net; none for other models.
+        Arguments of the U-Net; none if it is told nothing else.
+
+    Raises:
+        VideoReadError: A picture cannot be read.
+        ModelLoadError: The image encoder cannot be loaded.
     """
     prompts = [prompt_keyframes(each, negative=True)[0][1] for each in batch] if guided else []
     prompts += [prompt_keyframes(each)[0][1] for each in batch]
-    conditions = parts.added_conditions(prompts, batch[0].height, batch[0].width)
-    return {} if conditions is None else {"added_cond_kwargs": conditions}
+    one = batch[0]
+    conditions: dict[str, Any] = parts.added_conditions(prompts, one.height, one.width) or {}
+    if ip_adapter is not None:
+        pictures = place_images("ip_image", one.ip_image, one.num_frames)
+        conditions["image_embeds"] = ip_adapter.image_embeds(
+            pictures, one.num_frames, len(batch), guided=guided, looped=one.loop
+        )
+    return {"added_cond_kwargs": conditions} if conditions else {}
 
 
 def encode_input(parts: ModelParts, settings: Any) -> Latents | None:

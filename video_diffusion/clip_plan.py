@@ -10,6 +10,7 @@ from video_diffusion.generation_settings import (
     COMMON_DEFAULTS,
     GenerationSettings,
     along_frames,
+    check_image_prompt,
     place_keyframes,
 )
 from video_diffusion.loading import ModelParts
@@ -75,6 +76,7 @@ def resolve(
         raise ValueError(
             f"freeinit {resolved.freeinit} does not go with init_video, which it would wash out; drop one"
         )
+    check_image_prompt(resolved)
     _check_speed(resolved)
     for name in ("prompt", "negative_prompt", "guidance_scale", "motion_scale", "motion_effect"):
         _placed(resolved, name)
@@ -202,6 +204,11 @@ def _without_effect(settings: GenerationSettings, resolved: GenerationSettings) 
         ]
     if settings.image_hold is not None and settings.init_image is None:
         notes.append("image_hold is ignored without init_image; name one, or leave it out")
+    if (
+        settings.ip_adapter is None
+        and settings.ip_scale != GenerationSettings.model_fields["ip_scale"].default
+    ):
+        notes.append("ip_scale is ignored without ip_adapter; name one, or leave it out")
     if settings.freenoise and (settings.loop or settings.context_schedule != "uniform"):
         notes.append("loop and context_schedule are ignored by freenoise, whose windows never move")
     if settings.context_length is None and not settings.freenoise:

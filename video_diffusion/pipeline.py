@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from itertools import groupby
 from pathlib import Path
@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from torch import nn
 
 from video_diffusion.acceleration import accelerate_unet
+from video_diffusion.clip_additions import Additions, at_work
 from video_diffusion.clip_inputs import added_conditions, encode_input, encode_prompts
 from video_diffusion.clip_plan import made_together, model_defaults, numbers_along_frames, resolve
 from video_diffusion.clip_sampling import ClipDenoiser, draw_noise, sample
@@ -24,7 +25,6 @@ from video_diffusion.loading import (
     choose_device,
     choose_dtype,
     load_model,
-    parse_lora,
     save_memory,
     save_model,
 )
@@ -156,23 +156,12 @@ class TextToVideoPipeline:
         for _, places in groupby(order, key=lambda place: made_together(resolved[place])):
             batch = list(places)
             together = [resolved[place] for place in batch]
-            with self._with_loras(together[0].loras) as loras:
-                made |= zip(batch, self._generate_batch(together, loras, on_step), strict=True)
+            with at_work(self.parts, together[0]) as additions:
+                made |= zip(batch, self._generate_batch(together, additions, on_step), strict=True)
         return [made[place] for place in range(len(resolved))]
 
-    @contextmanager
-    def _with_loras(self, loras: Sequence[str]) -> Iterator[Mapping[str, str]]:
-        """LoRAs at work in the model, and their hashes for the record; afterwards it is as it was."""
-        if not loras:
-            yield {}
-            return
-        from video_diffusion.loading import load_loras  # noqa: PLC0415  brings peft along
-
-        with load_loras(self.parts, [parse_lora(entry) for entry in loras]) as loaded:
-            yield {f"loras.{k}": str(lora.sha256) for k, lora in enumerate(loaded.loras)}
-
     def _generate_batch(
-        self, batch: Sequence[Any], loras: Mapping[str, str], on_step: OnStep | None
+        self, batch: Sequence[Any], additions: Additions, on_step: OnStep | None
     ) -> Iterator[GeneratedVideo]:
         """The flow, for resolved settings that agree on everything but prompts and seeds."""
         one, parts, timings = batch[0], self.parts, dict[str, float]()
@@ -187,6 +176,8 @@ class TextToVideoPipeline:
         latents = noise.to(self.device, torch.promote_types(torch.float32, prompt_embeds.dtype))
         with _timed(timings, "encode_input", len(batch)):
             input_latents = encode_input(parts, one)
+            guided = negative_embeds is not None
+            conditions = added_conditions(parts, batch, guided, additions.ip_adapter)
         with _timed(timings, "denoise", len(batch)):
             config = parts.scheduler_config
             denoiser = ClipDenoiser(
@@ -196,7 +187,7 @@ class TextToVideoPipeline:
                 negative_embeds,
                 input_latents,
                 config,
-                **added_conditions(parts, batch, guided=negative_embeds is not None),
+                **conditions,
             )
             faster = accelerate_unet(self.video_unet) if self.accelerated else nullcontext()
             with faster, closing(denoiser):
@@ -223,7 +214,7 @@ class TextToVideoPipeline:
                 accelerated=self.accelerated,
                 low_memory=self.low_memory,
                 window_starts=window_starts,
-                inputs={**each.input_sha256s(), **loras},
+                inputs={**each.input_sha256s(), **additions.sha256s},
                 noise_sha256=noise_sha256(own_noise),
             )
             yield GeneratedVideo(frames, each, report, record)

@@ -59,6 +59,25 @@ def test_rerun_refuses_an_input_that_is_not_the_one_it_was(tmp_path: Path) -> No
         settings_to_repeat(then, None, None, None)
 
 
+def test_rerun_wants_the_ip_adapter_and_the_pictures_that_it_had(tmp_path: Path) -> None:
+    adapter, picture = tmp_path / "x.safetensors", tmp_path / "a.png"
+    adapter.write_bytes(b"weights")
+    picture.write_bytes(b"picture")
+    then = record(ip_adapter=str(adapter), ip_image={"0-7": str(picture)})
+    assert set(then.inputs) == {"ip_adapter", "ip_image.0-7"}
+    assert settings_to_repeat(then, None, None, None) == then.settings
+    picture.write_bytes(b"other")
+    with pytest.raises(click.UsageError, match=r"a.png: is not the ip_image.0-7 of the record"):
+        settings_to_repeat(then, None, None, None)
+    picture.write_bytes(b"picture")
+    adapter.write_bytes(b"others")
+    with pytest.raises(click.UsageError, match=r"x.safetensors: is not the ip_adapter of the record"):
+        settings_to_repeat(then, None, None, None)
+    adapter.unlink()
+    with pytest.raises(click.UsageError, match="the record names this IP-Adapter, which is not here"):
+        settings_to_repeat(then, None, None, None)
+
+
 def test_rerun_fetches_no_lora_because_of_a_record(tmp_path: Path) -> None:
     with pytest.raises(
         click.UsageError, match=r"owner/model:0.5: the record names this LoRA, which is not here"

@@ -1,5 +1,8 @@
 """Flags that become settings: switches, values per frame, and what is refused before any model is loaded."""
 
+from contextlib import chdir
+from pathlib import Path
+
 import click
 import pytest
 from click.testing import CliRunner
@@ -51,12 +54,33 @@ def test_numbers_by_frame() -> None:
     assert settings.motion_scale_travel == (("0", 1.5), ("3", 0.0))
 
 
+def test_pictures_are_for_the_whole_clip_or_for_ranges_of_it(tmp_path: Path) -> None:
+    one = parsed("a", "--ip-adapter", "x.safetensors", "--ip-image", "a.png", "--ip-scale", "1")
+    assert isinstance(one, GenerationSettings)
+    assert (one.ip_adapter, one.ip_image, one.ip_scale) == ("x.safetensors", (("0", "a.png"),), 1.0)
+    two = parsed("a", "--ip-image", "0-7: a b.png", "--ip-image", "0.5--1 :b:c.png")
+    assert isinstance(two, GenerationSettings)
+    assert two.ip_image == (("0-7", "a b.png"), ("0.5--1", "b:c.png"))
+    odd = tmp_path / "3: odd.png"
+    odd.touch()
+    with chdir(tmp_path):
+        whole = parsed("a", "--ip-image", "3: odd.png")
+    assert isinstance(whole, GenerationSettings)
+    assert whole.ip_image == (("0", "3: odd.png"),)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--prompt", "a cat"], "Error: --prompt: must be 'FRAME: TEXT', such as '12: …' for frame 12"),
         (["--prompt", "1e3: a"], "Error: --prompt: must be 'FRAME: TEXT'"),
         (["--prompt", "3: a", "--prompt", "3: b"], "Error: --prompt: names frame 3 twice; drop one"),
+        (
+            ["--ip-image", "a.png", "--ip-image", "1: b.png"],
+            "Error: --ip-image: is given 2 times; write which",
+        ),
+        (["--ip-image", "1: a", "--ip-image", "1: b"], "Error: --ip-image: names frames 1 twice; drop one"),
+        (["a", "--ip-image", "..: a"], "Error: --ip-image: ip_image has the frames '..'; write a range"),
         (["--prompt", "3: "], "prompt is empty; say what the clip shows"),
         (
             ["a", "--guidance-travel", "3: hot"],

@@ -37,7 +37,8 @@ class Acceleration:
         self._swaps = Swaps()
         self._handles: list[RemovableHandle] = []
         config = video_unet.unet.config
-        known_prompts = reuse_prompts and config.get("encoder_hid_dim_type") in CACHEABLE_PROMPTS
+        # The attribute, which a loaded IP-Adapter sets; diffusers leaves the configuration's entry as it was.
+        known_prompts = reuse_prompts and config.encoder_hid_dim_type in CACHEABLE_PROMPTS
         if known_prompts:
             self._handles = [
                 video_unet.register_forward_pre_hook(self._enter, with_kwargs=True),

@@ -128,7 +128,7 @@ class FeatureReuse:
         hidden_states: Tensor,
         res_hidden_states_tuple: tuple[Tensor, ...],
         temb: Tensor,
-        encoder_hidden_states: Tensor | None = None,
+        encoder_hidden_states: Any = None,  # with an IP-Adapter prompts and pictures
         **more: Any,
     ) -> Tensor:
         if not self._shallow:

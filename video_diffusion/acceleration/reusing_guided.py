@@ -90,4 +90,9 @@ def prompts_half(conditions: Mapping[str, Any]) -> dict[str, Any]:
     added = conditions.get("added_cond_kwargs")
     if added is None:
         return dict(conditions)
-    return {**conditions, "added_cond_kwargs": {name: value.chunk(2)[1] for name, value in added.items()}}
+    return {**conditions, "added_cond_kwargs": {name: _second_half(value) for name, value in added.items()}}
+
+
+def _second_half(value: Any) -> Any:
+    """Of a tensor, or of each tensor of a list (one for each IP-Adapter)."""
+    return [_second_half(entry) for entry in value] if isinstance(value, list) else value.chunk(2)[1]

@@ -15,7 +15,9 @@ import video_diffusion
 from video_diffusion.cli.failures import MachineError
 from video_diffusion.cli.output_checks import EncodingFlags, check_clip_fits
 from video_diffusion.cli.terminal import Progress, warn
+from video_diffusion.generation_settings import check_image_prompt
 from video_diffusion.io import choose_encoding, codec_problem, iter_frames, sidecar_path, working_codecs
+from video_diffusion.loading import find_ip_adapter
 
 if TYPE_CHECKING:
     from video_diffusion.generation_settings import GenerationSettings
@@ -68,13 +70,18 @@ def check_before_loading(settings: "GenerationSettings", path: Path, encoding: E
 
 
 def check_inputs(settings: "GenerationSettings") -> None:
-    """Opens the videos and pictures that the clip starts from, up to their first frame.
+    """Opens the videos and pictures that the clip starts from, up to their first frame, and an IP-Adapter.
 
     Raises:
         VideoReadError: one that cannot be read.
+        ValueError: an IP-Adapter without a picture, or the other way round.
+        ModelLoadError: an IP-Adapter on this machine that is none, or has no image encoder.
     """
+    check_image_prompt(settings)
     for path in settings.input_files.values():
         next(iter(iter_frames(path)))
+    if settings.ip_adapter is not None and Path(settings.ip_adapter).expanduser().exists():
+        find_ip_adapter(settings.ip_adapter)
 
 
 def check_codec(path: Path, encoding: EncodingFlags) -> None:

@@ -126,9 +126,14 @@ def settings_to_repeat(
     for entry in record.settings.loras:
         if not any(Path(path).exists() for path in (entry, entry.rpartition(":")[0]) if path):
             raise click.UsageError(f"{entry}: the record names this LoRA, which is not here; put it there")
+    adapter = record.settings.ip_adapter
+    if adapter is not None and not Path(adapter).expanduser().exists():
+        raise click.UsageError(
+            f"{adapter}: the record names this IP-Adapter, which is not here; put it there"
+        )
     for name, sha256 in record.settings.input_sha256s().items():
         if name in record.inputs and record.inputs[name] != sha256:
-            path = record.settings.input_files[name]
+            path = record.settings.input_files.get(name, adapter)
             raise click.UsageError(f"{path}: is not the {name} of the record; put the file back that it was")
     if device is not None:
         changes["device"] = device

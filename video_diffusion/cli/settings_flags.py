@@ -47,6 +47,8 @@ FLAGS: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
     (("--strength",), "strength", "X", "How much is made anew, to 1.  [default: video 0.6, image 0.75]"),
     (("--enforce-steps",), "enforce_steps", "", "Do all steps at any strength, not that share of them."),
     (("--image-hold",), "image_hold", "X", "How much later frames are held to it, 0 to 1.  [default: 0.8]"),
+    (("--ip-adapter",), "ip_adapter", "PATH", "An IP-Adapter, with its image encoder beside it."),
+    (("--ip-scale",), "ip_scale", "X", "Weight of the pictures it shows, 0 to 2.  [default: 0.7]"),
     (("--guidance-interval",), "guidance_interval", "LOW-HIGH", "Guide between noise levels, e.g. 0.1-0.9."),
     (("--speed",), "speed", "LEVEL", "exact, or 1 to 3: faster, less alike.  [default: exact]"),
     (("--dtype",), "dtype", "NAME", "float32, float16, bfloat16 or float64.  [default: float32]"),
@@ -64,6 +66,7 @@ TEXT_SETTINGS = {
     "negative_prompt",
     "init_video",
     "init_image",
+    "ip_adapter",
     "prompt_head",
     "prompt_tail",
     "model",
@@ -71,6 +74,7 @@ TEXT_SETTINGS = {
     "fps",
 }
 _FRAME = re.compile(r"-?\d{1,4}|[01]?\.\d{0,9}")
+_RANGE = re.compile(r"\s*([-.\d]{1,24})\s*:\s*(\S.*)")  # the settings check what is before the colon
 _SIZE = re.compile(r"(\d{1,9})[xX×](\d{1,9})")
 
 
@@ -89,6 +93,14 @@ def settings_options(command: Command) -> Command:
         callback=_as_list,
         metavar="PATH[:WEIGHT]",
         help="A LoRA; repeatable.",
+    )(command)
+    command = click.option(
+        "--ip-image",
+        "ip_image",
+        multiple=True,
+        callback=_as_ranges,
+        metavar="'[FRAMES: ]FILE'",
+        help="A picture for the IP-Adapter, for all frames or some such as 0-7; repeatable.",
     )(command)
     for flag, setting, metavar, about in reversed(TRAVEL_FLAGS):
         command = click.option(
@@ -143,7 +155,8 @@ def layer_from(
         layer = merge(layer, read_config(Path(name)))
     for assignment in assignments:
         layer = assign(layer, assignment)
-    for flag, setting in (*((flag, setting) for flag, setting, _, _ in TRAVEL_FLAGS), ("--lora", "loras")):
+    repeated = [(flag, setting) for flag, setting, _, _ in TRAVEL_FLAGS]
+    for flag, setting in (*repeated, ("--ip-image", "ip_image"), ("--lora", "loras")):
         text = flags.get(setting)
         if isinstance(text, str):
             layer = set_value(layer, [setting], json.loads(text), flag)
@@ -182,6 +195,24 @@ def _as_map(context: click.Context, option: click.Parameter, texts: tuple[str, .
         is_number = option.name not in {"prompt_travel", "negative_prompt_travel"}
         pairs[frame.strip()] = plain_value(value.strip()) if is_number else value.strip()
     return json.dumps(pairs) if pairs else None
+
+
+def _as_ranges(context: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> str | None:
+    """Repeated "FRAMES: FILE" texts as one JSON map, or one FILE as it is; None if there are none."""
+    ranges: dict[str, str] = {}
+    for text in texts:
+        found = _RANGE.fullmatch(text)
+        if found is None or Path(text).exists():
+            if len(texts) > 1:
+                raise click.UsageError(
+                    f"{option.opts[0]}: is given {len(texts)} times; write which frames each "
+                    f"picture is for, such as '0-7: {text[:80]}'"
+                )
+            return json.dumps(text)
+        if found[1] in ranges:
+            raise click.UsageError(f"{option.opts[0]}: names frames {found[1]} twice; drop one")
+        ranges[found[1]] = found[2]
+    return json.dumps(ranges) if ranges else None
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from video_diffusion.generation_settings.field_rules import (
     check_text,
     parse_fps,
 )
+from video_diffusion.generation_settings.image_ranges import check_image_prompt, place_images
 from video_diffusion.generation_settings.input_files import content_sha256
 from video_diffusion.generation_settings.keyframes import (
     TextKeyframes,
@@ -45,9 +46,11 @@ __all__ = [
     "TextKeyframes",
     "along_frames",
     "blends_between",
+    "check_image_prompt",
     "check_prompt",
     "check_text",
     "content_sha256",
     "parse_fps",
+    "place_images",
     "place_keyframes",
 ]

@@ -106,7 +106,7 @@ def place_keyframes(
     """
     placed: dict[Fraction, tuple[str, Value]] = {}
     for text, value in keyframes:
-        frame = _place(text, num_frames)
+        frame = place_frame(text, num_frames)
         if not 0 <= frame <= num_frames - 1:
             raise ValueError(
                 f"{name} names frame {text}, but the clip has {num_frames} frames; "
@@ -165,10 +165,10 @@ def earliest(keyframes: object) -> str | None:
         pairs = keyframe_pairs(keyframes, keyframe_text)
     except ValueError:
         return None
-    return min(pairs, key=lambda pair: _place(pair[0], 10_000))[1] if pairs else None
+    return min(pairs, key=lambda pair: place_frame(pair[0], 10_000))[1] if pairs else None
 
 
-def _place(text: str, num_frames: int) -> Fraction:
+def place_frame(text: str, num_frames: int) -> Fraction:
     """The frame that a text stands for; it may lie outside the clip, or between two frames."""
     if "." in text:
         return Fraction(text) * (num_frames - 1)

@@ -39,7 +39,9 @@ from video_diffusion.generation_settings.identity import (
     counted,
     without_effect,
 )
+from video_diffusion.generation_settings.image_ranges import ImageRanges
 from video_diffusion.generation_settings.input_files import check_loras, content_sha256, lora_identity
+from video_diffusion.generation_settings.ip_adapter_files import ip_adapter_sha256s
 from video_diffusion.generation_settings.keyframes import (
     GuidanceKeyframes,
     MotionKeyframes,
@@ -114,6 +116,11 @@ class GenerationSettings(BaseModel):
             tells how far clips drift.
         guidance_interval: noise levels within which guidance is at work, as shares of the trained timesteps:
             0 is no noise, 1 noise alone; None is all of them. Outside, a step costs half.
+        ip_adapter: a file, a folder with one, or a file on the hub, such as
+            "h94/IP-Adapter/models/ip-adapter_sd15.safetensors"; its image encoder lies beside it.
+        ip_image: pictures that the IP-Adapter shows the image model, by frames as in `ImageRanges`; a path
+            alone holds for the whole clip.
+        ip_scale: weight of what the pictures add, 0 (nothing) to 2; 1 is as trained.
     """
 
     model_config = ConfigDict(
@@ -167,6 +174,9 @@ class GenerationSettings(BaseModel):
     loras: Annotated[tuple[str, ...], BeforeValidator(check_loras)] = ()
     speed: Annotated[int, BeforeValidator(_speed_level), Field(ge=0, le=3)] = 0
     guidance_interval: Interval = None
+    ip_adapter: Annotated[str | None, AfterValidator(check_name)] = None
+    ip_image: ImageRanges = ()
+    ip_scale: Annotated[float, Field(ge=0, le=2)] = 0.7
 
     @field_validator("init_image")
     @classmethod
@@ -210,12 +220,14 @@ class GenerationSettings(BaseModel):
     def input_files(self) -> dict[str, str]:
         """Pictures and videos that the clip starts from, by the setting that names them."""
         paths = {name: getattr(self, name) for name in INPUT_FIELDS}
-        return {name: path for name, path in paths.items() if path is not None}
+        named = {name: path for name, path in paths.items() if path is not None}
+        return named | {f"ip_image.{frames}": path for frames, path in self.ip_image}
 
     def input_sha256s(self) -> dict[str, str]:
         """Hashes of the files that the clip starts from, as far as they can be read."""
         hashes = {name: content_sha256(path) for name, path in self.input_files.items()}
-        return {name: sha256 for name, sha256 in hashes.items() if sha256 is not None}
+        known = {name: sha256 for name, sha256 in hashes.items() if sha256 is not None}
+        return known if self.ip_adapter is None else known | ip_adapter_sha256s(self.ip_adapter)
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> "GenerationSettings":
@@ -246,7 +258,10 @@ class GenerationSettings(BaseModel):
         Args:
             model_identity: hashes of the weights, if known; then the model's name does not count.
         """
-        values = counted(self.model_dump(mode="json"), WITHOUT_EFFECT) | self.input_sha256s()
+        hashes = self.input_sha256s()
+        values = counted(self.model_dump(mode="json"), WITHOUT_EFFECT) | hashes
+        if self.ip_image:  # their paths do not count
+            values["ip_image"] = {at: hashes.get(f"ip_image.{at}", path) for at, path in self.ip_image}
         if "loras" in values:
             values["loras"] = [lora_identity(entry) for entry in self.loras]
         if model_identity is not None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from video_diffusion.loading.device import choose_device, choose_dtype
     from video_diffusion.loading.errors import DeviceError, ModelLoadError
+    from video_diffusion.loading.ip_adapter import LoadedIpAdapter, load_ip_adapter
+    from video_diffusion.loading.ip_adapter_source import find_ip_adapter
     from video_diffusion.loading.lora import LoadedLoras, load_loras, load_motion_lora
     from video_diffusion.loading.lora_source import find_lora, parse_lora
     from video_diffusion.loading.low_memory import save_memory
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FAMILIES",
     "DeviceError",
+    "LoadedIpAdapter",
     "LoadedLoras",
     "ModelLoadError",
     "ModelParts",
@@ -33,8 +36,10 @@ __all__ = [
     "choose_device",
     "choose_dtype",
     "detect",
+    "find_ip_adapter",
     "find_lora",
     "find_model",
+    "load_ip_adapter",
     "load_loras",
     "load_model",
     "load_motion_lora",
@@ -48,6 +53,7 @@ __all__ = [
 _HOMES = {
     "FAMILIES": "motion_families",
     "DeviceError": "errors",
+    "LoadedIpAdapter": "ip_adapter",
     "LoadedLoras": "lora",
     "ModelLoadError": "errors",
     "ModelParts": "model_parts",
@@ -57,8 +63,10 @@ _HOMES = {
     "choose_device": "device",
     "choose_dtype": "device",
     "detect": "motion_file",
+    "find_ip_adapter": "ip_adapter_source",
     "find_lora": "lora_source",
     "find_model": "model_source",
+    "load_ip_adapter": "ip_adapter",
     "load_loras": "lora",
     "load_model": "model_folder",
     "load_motion_lora": "lora",

@@ -2,6 +2,8 @@
 
 import os
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,8 +118,6 @@ def parse_hub_id(name: str) -> tuple[str, str | None, str | None]:
 
 def _from_hub(name: str, repo_id: str, file: str | None, revision: str | None) -> ModelSource:
     """Fetch from the hub what the loader reads, or take it from the cache if HF_HUB_OFFLINE is set."""
-    # only a hub id needs the client
-    from huggingface_hub import errors, hf_hub_download, snapshot_download  # noqa: PLC0415
 
     def fetch(suffix: str) -> Path:
         weights = [
@@ -125,15 +125,48 @@ def _from_hub(name: str, repo_id: str, file: str | None, revision: str | None) -
             for part in _COMPONENTS
             for pattern in _WEIGHTS
         ]
-        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=[*_JSON, *weights]))
+        return fetch_files(name, [*_JSON, *weights])
+
+    if file is not None:
+        from huggingface_hub import hf_hub_download  # noqa: PLC0415  only a hub id needs the client
+
+        with _hub_reasons(name, file, revision):
+            path = Path(hf_hub_download(repo_id, file, revision=revision))
+        return ModelSource(name, path, path.parents[file.count("/")].name)
+    folder = fetch(".safetensors")
+    if not list(folder.rglob("*.safetensors")):
+        folder = fetch(".fp16.safetensors")
+    return ModelSource(name, folder, folder.name)
+
+
+def fetch_files(name: str, patterns: Sequence[str]) -> Path:
+    """Fetch some files of a hub repository, or take them from the cache if HF_HUB_OFFLINE is set.
+
+    Args:
+        name: A hub id; a file that it names does not matter.
+        patterns: Of the files' paths in the repository.
+
+    Returns:
+        The folder of the repository in the cache; files that the hub does not have are not in it.
+
+    Raises:
+        ModelLoadError: It cannot be fetched; each reason has its own sentence.
+    """
+    from huggingface_hub import snapshot_download  # noqa: PLC0415  see above
+
+    repo_id, file, revision = parse_hub_id(name)
+    with _hub_reasons(name, file, revision):
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(patterns)))
+
+
+@contextmanager
+def _hub_reasons(name: str, file: str | None, revision: str | None) -> Iterator[None]:
+    """Say in one line why the hub's client could not give something."""
+    from huggingface_hub import errors  # noqa: PLC0415  see above
 
     try:
-        if file is not None:
-            path = Path(hf_hub_download(repo_id, file, revision=revision))
-            return ModelSource(name, path, path.parents[file.count("/")].name)
-        folder = fetch(".safetensors")
-        if not list(folder.rglob("*.safetensors")):
-            folder = fetch(".fp16.safetensors")
+        yield
+        return
     except errors.EntryNotFoundError as error:
         if isinstance(error, errors.LocalEntryNotFoundError):
             reason = _not_cached(error)
@@ -151,8 +184,6 @@ def _from_hub(name: str, repo_id: str, file: str | None, revision: str | None) -
         reason = _not_cached(error)
     except errors.HfHubHTTPError as error:
         reason = f"cannot be fetched ({str(error).splitlines()[0]}); try again later, or give a folder"
-    else:
-        return ModelSource(name, folder, folder.name)
     raise ModelLoadError(f"{name}: no such folder here, and as a hub id it {reason}")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from video_diffusion.io import weights_sha256
+from video_diffusion.loading.ip_adapter_source import ip_adapter_facts, is_ip_adapter
 from video_diffusion.loading.motion_families import FAMILIES, MotionFamily
 from video_diffusion.loading.motion_file import detect
 from video_diffusion.loading.motion_layout import is_motion_module
@@ -31,7 +32,9 @@ def describe_weights(path: Path, *, allow_pickle: bool = False) -> dict[str, Any
         return _motion_module(path, allow_pickle)
     file = open_weights(path, allow_pickle=allow_pickle)
     names = list(file.tensors)
-    if any("lora" in name.lower() for name in names):
+    if is_ip_adapter(file.tensors):
+        facts = _ip_adapter(path, file.tensors)
+    elif any("lora" in name.lower() for name in names):
         facts = _lora(path, file.tensors)
     elif any("controlnet_cond_embedding" in name for name in names):
         facts = {"kind": "SparseCtrl encoder", "use": None}
@@ -112,6 +115,20 @@ def _base_model(path: Path, tensors: Mapping[str, StoredTensor]) -> dict[str, An
         "kind": "image model in one file",
         "base": SINGLE_FILE_KINDS[name].title,
         "use": _use(f"--model {shlex.quote(str(path))} --motion-adapter ADAPTER", path),
+    }
+
+
+def _ip_adapter(path: Path, tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:
+    found = ip_adapter_facts(tensors, str(path))
+    reads = {"image": "a picture's vector", "face": "a face identity (FaceID), which nothing here computes"}
+    use = _use(f"--model MODEL --ip-adapter {shlex.quote(str(path))} --ip-image IMAGE", path)
+    return {
+        "kind": "IP-Adapter",
+        "reads": reads.get(found.kind, "a picture's patches"),
+        "image_width": found.image_width,
+        "base": _BASES.get(found.text_width),
+        "num_tokens": found.num_tokens,
+        "use": None if found.kind == "face" else use,
     }
 
 

@@ -1,8 +1,10 @@
 """Context windows around a model: it sees a long clip a few frames at a time, and its answers are blended."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -48,13 +50,15 @@ class Windowed:
             latents: Noisy latents.
             timestep: One for all videos.
             prompt_embeds: Of each video, or of each of its frames.
-            conditions: Further ones of the model; those of `PER_FRAME_CONDITIONS` may hold one per frame.
+            conditions: Further ones of the model; those of `PER_FRAME_CONDITIONS` may hold one per frame,
+                `added_cond_kwargs` one for each frame of each video, folded.
         """
         if float(timestep) != self._timestep:
             self._step, self._timestep = self._step + 1, float(timestep)
         windows = self.windows.at(self._step)
         if len(windows) == 1 and windows[0] == tuple(range(latents.shape[2])):
             return self.model(latents, timestep, prompt_embeds, **conditions)
+        num_videos, _, num_frames, _, _ = latents.shape
         total: Tensor | None = None
         counts = torch.zeros(latents.shape[2], 1, 1, dtype=torch.float64, device=latents.device)
         for window in windows:
@@ -63,7 +67,10 @@ class Windowed:
                 latents[:, :, rows],
                 timestep,
                 prompt_embeds[:, rows] if prompt_embeds.ndim == 4 else prompt_embeds,
-                **{name: _of_frames(name, value, rows) for name, value in conditions.items()},
+                **{
+                    name: _of_frames(name, value, rows, (num_videos, num_frames))
+                    for name, value in conditions.items()
+                },
             )
             precision = torch.promote_types(torch.float32, prediction.dtype)
             if total is None:
@@ -77,7 +84,19 @@ class Windowed:
         return (total / counts.to(total.dtype)).to(latents.dtype)
 
 
-def _of_frames(name: str, value: Any, rows: Tensor) -> Any:
+def _of_frames(name: str, value: Any, rows: Tensor, shape: tuple[int, int]) -> Any:
+    if name == "added_cond_kwargs" and isinstance(value, Mapping):
+        return {key: _of_folded(entry, rows, shape) for key, entry in value.items()}
     return (
         value[rows.to(value.device)] if name in PER_FRAME_CONDITIONS and isinstance(value, Tensor) else value
     )
+
+
+def _of_folded(value: Any, rows: Tensor, shape: tuple[int, int]) -> Any:
+    """The window's part of what holds an item for each frame of each video; lists go entry by entry."""
+    if isinstance(value, list | tuple):
+        return [_of_folded(entry, rows, shape) for entry in value]
+    if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != shape[0] * shape[1]:
+        return value
+    by_video = rearrange(value, "(b f) ... -> b f ...", f=shape[1])
+    return rearrange(by_video[:, rows.to(value.device)], "b f ... -> (b f) ...")
