@@ -2,14 +2,18 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from motion_files import published
 
 from video_diffusion.cli.doctor import published_models_that_fit
 from video_diffusion.config import read_config
+from video_diffusion.loading import detect
 from video_diffusion.loading.model_catalogue import CATALOGUE, SD1, what_fits
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "generate"
@@ -42,7 +46,8 @@ def test_the_list_tells_what_is_cached(tmp_path: Path) -> None:
     cached = {name: row["cached"] for name, row in rows.items()}
     assert cached == {
         "animatediff": "yes", "animatediff-v2": "in part", "animatediff-v1": "in part",
-        "animatelcm": "in part", "lightning": "yes", "animatediff-sdxl": "no", "hotshot-xl": "no",
+        "long-animatediff": "in part", "pia": "in part", "animatelcm": "in part", "lightning": "yes",
+        "animatediff-sdxl": "no", "hotshot-xl": "no",
     }  # fmt: skip
     listed = run(tmp_path)
     assert listed.returncode == 0
@@ -66,6 +71,27 @@ def test_every_name_has_its_settings(name: str) -> None:
     values = read_config(CONFIGS / f"{name}.yaml").values
     assert values["model"] == CATALOGUE[name].model
     assert values["motion_adapter"] == CATALOGUE[name].motion_adapter
+
+
+def test_what_is_published_as_a_pickle_is_fetched_and_says_how_it_is_converted(tmp_path: Path) -> None:
+    """In the list, in the cache, and by `convert` straight from the hub's cache."""
+    entry = CATALOGUE["long-animatediff"]
+    whole = [f"{part}/{file}" for part in ("unet", "vae") for file in ("config.json", "model.safetensors")]
+    put(tmp_path, SD1, "model_index.json", *whole)
+    repo, _, file = entry.pickle.rpartition("/")
+    put(tmp_path, repo, file)
+    pickle = tmp_path / "hub" / f"models--{repo.replace('/', '--')}" / "snapshots" / ("a" * 40) / file
+    torch.save(published("long-animatediff"), pickle)
+    listed = json.loads(run(tmp_path, "--json").stdout)["long-animatediff"]
+    assert listed["cached"] == "yes"
+    done = run(tmp_path, "download", "long-animatediff", HF_HUB_OFFLINE="1")
+    assert done.stdout.splitlines()[1] == str(pickle)
+    command = shlex.split(entry.note.removeprefix("once: video-diffusion "))
+    settings = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    subprocess.run(
+        [sys.executable, "-m", "video_diffusion", *command], cwd=tmp_path, env=settings, check=True
+    )
+    assert detect(tmp_path / entry.motion_adapter).family == "long-animatediff"
 
 
 def test_what_fits_follows_the_size_of_the_memory() -> None:

@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -85,6 +86,17 @@ def test_a_half_precision_variant_is_taken_where_it_is_all_there_is(file: Path, 
     assert find_weights(tmp_path, "diffusion_pytorch_model").variant is None
     file.rename(tmp_path / "diffusion_pytorch_model.fp16.safetensors")
     assert find_weights(tmp_path, "diffusion_pytorch_model").variant == "fp16"
+
+
+def test_a_variant_that_is_asked_for_is_taken_or_missed(file: Path, tmp_path: Path) -> None:
+    half = tmp_path / "diffusion_pytorch_model.fp16.safetensors"
+    with pytest.raises(
+        ModelLoadError, match=r"no diffusion_pytorch_model.fp16.safetensors; leave the variant"
+    ):
+        find_weights(tmp_path, "diffusion_pytorch_model", "fp16")
+    shutil.copy(file, half)
+    assert find_weights(tmp_path, "diffusion_pytorch_model", "fp16").variant == "fp16"
+    assert find_weights(tmp_path, "diffusion_pytorch_model").variant is None
 
 
 def test_a_pickle_is_refused_unopened(tmp_path: Path) -> None:

@@ -17,7 +17,13 @@ from video_diffusion.loading.weight_files import StoredWeights, compare_weights,
 
 
 def load_diffusers(
-    kind: Any, folder: Path, dtype: torch.dtype, *, allow_extra: bool = False, **changes: Any
+    kind: Any,
+    folder: Path,
+    dtype: torch.dtype,
+    *,
+    allow_extra: bool = False,
+    variant: str | None = None,
+    **changes: Any,
 ) -> Any:
     """Load a diffusers model, in evaluation mode on the CPU.
 
@@ -26,6 +32,7 @@ def load_diffusers(
         folder: Holds config.json and safetensors.
         dtype: To convert the weights to.
         allow_extra: Whether surplus tensors are left out instead of refused.
+        variant: Of the weights, see `find_weights`.
         changes: Fields to set in place of what config.json says.
 
     Raises:
@@ -33,17 +40,19 @@ def load_diffusers(
     """
     config = read_json(folder / "config.json")
     _check_config(kind, config, folder)
-    stored = find_weights(folder, "diffusion_pytorch_model")
+    stored = find_weights(folder, "diffusion_pytorch_model", variant)
     with torch.device("meta"):
         outline = _built(lambda: kind.from_config(config, **changes), folder)
     compare_weights(stored, outline, allow_extra)
     return _loaded(kind, stored, {"torch_dtype": dtype, "variant": stored.variant, **changes})
 
 
-def load_text_encoder(kind: Any, folder: Path, dtype: torch.dtype, *, allow_extra: bool = False) -> Any:
+def load_text_encoder(
+    kind: Any, folder: Path, dtype: torch.dtype, *, allow_extra: bool = False, variant: str | None = None
+) -> Any:
     """Load a transformers model; arguments and errors as in `load_diffusers`."""
     config = read_json(folder / "config.json")
-    stored = find_weights(folder, "model")
+    stored = find_weights(folder, "model", variant)
     with torch.device("meta"):
         outline = _built(lambda: kind(kind.config_class.from_dict(config)), folder)
     compare_weights(stored, outline, allow_extra)

@@ -10,11 +10,10 @@ from video_diffusion.loading.components import quiet_libraries
 from video_diffusion.loading.errors import ModelLoadError
 from video_diffusion.loading.lora_source import find_lora
 from video_diffusion.loading.model_card import model_card, read_training_summary
-from video_diffusion.loading.model_source import find_model
+from video_diffusion.loading.model_source import find_model, find_pickle
 from video_diffusion.loading.motion_checkpoint import read_motion_checkpoint, write_original_layout
 from video_diffusion.loading.motion_lora import is_motion_lora, read_motion_lora, write_motion_lora
 from video_diffusion.loading.weight_file import open_weights
-from video_diffusion.loading.weight_files import PICKLE_SUFFIXES
 from video_diffusion.loading.weights_facts import describe_weights
 
 TargetLayout = Literal["diffusers", "animatediff"]
@@ -112,9 +111,9 @@ def find_temporal(source: str) -> Path:
     Raises:
         ModelLoadError: There is none.
     """
-    path = Path(source).expanduser()
-    if path.suffix.lower() in PICKLE_SUFFIXES and path.is_file():
-        return path
+    pickle = find_pickle(source)
+    if pickle is not None:
+        return pickle
     found = find_model(source)
     folder = found.folder
     if folder.is_dir() and ((folder / "motion_lora").is_dir() or (folder / LORA_FILE).is_file()):

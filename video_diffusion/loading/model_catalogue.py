@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from video_diffusion.loading.model_source import find_model, parse_hub_id
+from video_diffusion.loading.model_source import find_model, find_pickle, parse_hub_id
 
 SD1 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 XL = "stabilityai/stable-diffusion-xl-base-1.0"
+_LONG = "Lightricks/LongAnimateDiff/lt_long_mm_16_64_frames_v1.1.ckpt"
 _SD1_DOWNLOAD, _XL_DOWNLOAD = 4.3, 13.9  # GB in float32: U-Net, text encoders, autoencoder
 _SD1_NUMBERS, _XL_NUMBERS = 1.07, 3.47  # thousand million parameters of these
 
@@ -26,10 +27,12 @@ class CatalogueEntry:
     Attributes:
         title: For people.
         model: Hub id of the image model.
-        motion_adapter: Hub id of the temporal layers, or of one file with them.
+        motion_adapter: Hub id of the temporal layers, or of one file with them; or the file that a pickle is
+            converted to.
         download_gb: Of both, about, in 10^9 bytes.
         weights_gb: Memory that all weights take in float16, about; what a clip needs comes on top.
         note: What to know before one takes it.
+        pickle: Hub name of the file that `motion_adapter` is converted from; empty if there is no need.
     """
 
     title: str
@@ -38,11 +41,19 @@ class CatalogueEntry:
     download_gb: float
     weights_gb: float
     note: str = ""
+    pickle: str = ""
+
+    @property
+    def hub_names(self) -> tuple[str, str]:
+        """What is fetched: the image model, and the temporal layers as they are published."""
+        return self.model, self.pickle or self.motion_adapter
 
 
-def _sd1(title: str, adapter: str, adapter_gb: float, numbers: float, note: str = "") -> CatalogueEntry:
+def _sd1(
+    title: str, adapter: str, adapter_gb: float, numbers: float, note: str = "", pickle: str = ""
+) -> CatalogueEntry:
     download, weights = round(_SD1_DOWNLOAD + adapter_gb, 1), round(2 * (_SD1_NUMBERS + numbers), 1)
-    return CatalogueEntry(title, SD1, adapter, download, weights, note)
+    return CatalogueEntry(title, SD1, adapter, download, weights, note, pickle)
 
 
 CATALOGUE: Mapping[str, CatalogueEntry] = {
@@ -55,6 +66,21 @@ CATALOGUE: Mapping[str, CatalogueEntry] = {
         "motion LoRAs are made for it",
     ),
     "animatediff-v1": _sd1("AnimateDiff v1", "guoyww/animatediff-motion-adapter-v1-5", 1.7, 0.42),
+    "long-animatediff": _sd1(
+        "LongAnimateDiff, 16 to 64 frames",
+        "long-animatediff.safetensors",
+        1.8,
+        0.45,
+        f"once: video-diffusion convert {_LONG} long-animatediff.safetensors --allow-pickle",
+        _LONG,
+    ),
+    "pia": _sd1(
+        "PIA, which animates a picture",
+        "openmmlab/PIA-condition-adapter",
+        1.8,
+        0.45,
+        "needs --init-image IMAGE",
+    ),
     "animatelcm": _sd1(
         "AnimateLCM, 4 to 8 steps", "wangfuyun/AnimateLCM", 1.8, 0.45, "comes with a LoRA for the image model"
     ),
@@ -121,7 +147,7 @@ def cache_state(hub_name: str) -> CacheState:
     from huggingface_hub import constants, snapshot_download  # noqa: PLC0415
     from huggingface_hub.errors import LocalEntryNotFoundError  # noqa: PLC0415
 
-    repo_id, file, revision = parse_hub_id(hub_name)
+    repo_id, file, revision, _ = parse_hub_id(hub_name)
     try:
         folder = Path(snapshot_download(repo_id, revision=revision, local_files_only=True))
     except LocalEntryNotFoundError:
@@ -138,7 +164,7 @@ def download(entry: CatalogueEntry) -> list[Path]:
     Raises:
         ModelLoadError: It cannot be fetched.
     """
-    return [find_model(name).folder for name in (entry.model, entry.motion_adapter)]
+    return [find_pickle(name) or find_model(name).folder for name in entry.hub_names]
 
 
 def _is_whole(folder: Path) -> bool:
@@ -150,7 +176,7 @@ def _is_whole(folder: Path) -> bool:
 
 def total_state(entry: CatalogueEntry) -> CacheState:
     """Whether all of an entry lies in the local cache."""
-    states = {cache_state(name) for name in (entry.model, entry.motion_adapter)}
+    states = {cache_state(name) for name in entry.hub_names}
     if len(states) > 1:
         return "in part"
     return states.pop()

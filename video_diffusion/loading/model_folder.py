@@ -51,6 +51,7 @@ class Options(TypedDict):
 
     dtype: torch.dtype
     allow_extra: bool
+    variant: str | None
 
 
 def load_model(
@@ -77,11 +78,11 @@ def load_model(
     """
     source = find_model(model)
     folder = source.folder
-    options: Options = {"dtype": dtype, "allow_extra": allow_extra_weights}
+    options: Options = {"dtype": dtype, "allow_extra": allow_extra_weights, "variant": source.variant}
     if folder.is_file():
         from video_diffusion.loading.single_file import load_single_file  # noqa: PLC0415  brings all converters
 
-        components, own_adapter = load_single_file(folder, **options), None
+        components, own_adapter = load_single_file(folder, dtype, allow_extra=allow_extra_weights), None
     else:
         components, own_adapter = _load_folder(folder, options)
     unet, scheduler_config = components["unet"], components["scheduler_config"]
@@ -89,8 +90,9 @@ def load_model(
     adapter_source = find_model(motion_adapter) if motion_adapter is not None and not switched_off else None
     defaults = read_json(folder / DEFAULTS_FILE) if (folder / DEFAULTS_FILE).is_file() else {}
     if adapter_source is not None:
-        own_adapter = read_motion_checkpoint(adapter_source.adapter_folder, **options)
-        family = detect(adapter_source.adapter_folder)
+        place, options["variant"] = adapter_source.adapter_folder, adapter_source.variant
+        own_adapter = read_motion_checkpoint(place, **options)
+        family = detect(place, variant=adapter_source.variant)
         scheduler_config |= family.schedule
         defaults |= family.defaults
     if switched_off:
@@ -163,7 +165,9 @@ def _load_vae(kind: Any, folder: Path, options: Options, is_xl: bool) -> Any:
     """The autoencoder; SDXL's own overflows in float16 and says so, then it stays in float32."""
     needs_range = is_xl and options["dtype"] == torch.float16
     if needs_range and read_json(folder / "config.json").get("force_upcast", True):
-        return load_diffusers(kind, folder, torch.float32, allow_extra=options["allow_extra"])
+        return load_diffusers(
+            kind, folder, torch.float32, allow_extra=options["allow_extra"], variant=options["variant"]
+        )
     return load_diffusers(kind, folder, **options)
 
 

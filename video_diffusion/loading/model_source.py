@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from video_diffusion.loading.errors import ModelLoadError
 from video_diffusion.loading.weight_files import PICKLE_SUFFIXES
@@ -14,7 +15,8 @@ EMBEDDED = Path(__file__).parents[1] / "embedded"
 
 _HUB_ID = re.compile(
     r"(?P<id>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})"
-    r"(/(?P<file>([\w-][\w.-]*/)*[\w-][\w.-]*\.safetensors))?(@(?P<revision>[\w./-]+))?"
+    r"(/(?P<file>([\w-][\w.-]*/)*[\w-][\w.-]*\.(safetensors|ckpt|pth|pt|bin)))?"
+    r"(:(?P<variant>[A-Za-z0-9_-]{1,32}))?(@(?P<revision>[\w./-]+))?"
 )
 _JSON = ("*.json", "*/*.json", "*/*.txt")
 _WEIGHTS = (
@@ -35,11 +37,13 @@ class ModelSource:
         name: As it was asked for.
         folder: Of a model, an adapter, a training run or one of its checkpoints; or a single weights file.
         revision: Of the hub, if it came from there.
+        variant: Of the weights that was asked for, such as "fp16"; None is the usual one.
     """
 
     name: str
     folder: Path
     revision: str | None = None
+    variant: str | None = None
 
     @property
     def adapter_folder(self) -> Path:
@@ -76,8 +80,8 @@ def find_model(name: str) -> ModelSource:
     """Find a model, or a motion adapter, by name; the network is used for a hub id only.
 
     Args:
-        name: "embedded", a folder, a weights file, or a hub id such as "owner/model", "owner/model@revision"
-            or "owner/model/file.safetensors".
+        name: "embedded", a folder, a weights file, or a hub id such as "owner/model", "owner/model@revision",
+            "owner/model:fp16" (a variant of the weights) or "owner/model/file.safetensors".
 
     Raises:
         ModelLoadError: There is no such model, or it cannot be fetched; each reason has its own sentence.
@@ -94,16 +98,25 @@ def find_model(name: str) -> ModelSource:
     if path.suffix in PICKLE_SUFFIXES:
         raise ModelLoadError(
             f"{name}: a {path.suffix} file is a pickle that could run code; convert it once with "
-            f"`video-diffusion convert {path.name} {path.with_suffix('.safetensors').name} --allow-pickle`, "
+            f"`video-diffusion convert {name} {path.with_suffix('.safetensors').name} --allow-pickle`, "
             "which reads tensors only"
         )
     if path.is_file():
         return ModelSource(name, path)
-    return _from_hub(name, *parse_hub_id(name))
+    return _from_hub(name, parse_hub_id(name))
 
 
-def parse_hub_id(name: str) -> tuple[str, str | None, str | None]:
-    """Take a hub id apart: repository, file and revision.
+class HubId(NamedTuple):
+    """A hub id taken apart."""
+
+    repo_id: str
+    file: str | None
+    revision: str | None
+    variant: str | None
+
+
+def parse_hub_id(name: str) -> HubId:
+    """Take a hub id apart.
 
     Raises:
         ModelLoadError: It is none.
@@ -113,30 +126,44 @@ def parse_hub_id(name: str) -> tuple[str, str | None, str | None]:
         raise ModelLoadError(
             f"{name}: no such file or folder, and not a hub id such as owner/model; check the spelling"
         )
-    return hub["id"], hub["file"], hub["revision"]
+    return HubId(hub["id"], hub["file"], hub["revision"], hub["variant"])
 
 
-def _from_hub(name: str, repo_id: str, file: str | None, revision: str | None) -> ModelSource:
+def _from_hub(name: str, hub: HubId) -> ModelSource:
     """Fetch from the hub what the loader reads, or take it from the cache if HF_HUB_OFFLINE is set."""
 
-    def fetch(suffix: str) -> Path:
-        weights = [
-            pattern.format(part).replace(".safetensors", suffix)
-            for part in _COMPONENTS
-            for pattern in _WEIGHTS
-        ]
-        return fetch_files(name, [*_JSON, *weights])
+    def fetch(variant: str | None) -> Path:
+        names = [pattern.format(part) for part in _COMPONENTS for pattern in _WEIGHTS]
+        if variant is not None:  # of shards, older files have the variant after the number, newer ones before
+            names = [
+                *(each.replace(".safetensors", f".{variant}.safetensors") for each in names),
+                *(each.replace("-*-of", f".{variant}-*-of") for each in names if "-*-of" in each),
+            ]
+        return fetch_files(name, [*_JSON, *names])
 
+    repo_id, file, revision, variant = hub
     if file is not None:
         from huggingface_hub import hf_hub_download  # noqa: PLC0415  only a hub id needs the client
 
         with _hub_reasons(name, file, revision):
             path = Path(hf_hub_download(repo_id, file, revision=revision))
         return ModelSource(name, path, path.parents[file.count("/")].name)
-    folder = fetch(".safetensors")
-    if not list(folder.rglob("*.safetensors")):
-        folder = fetch(".fp16.safetensors")
-    return ModelSource(name, folder, folder.name)
+    folder = fetch(variant)
+    if variant is None and not list(folder.rglob("*.safetensors")):
+        folder = fetch("fp16")
+    return ModelSource(name, folder, folder.name, variant)
+
+
+def find_pickle(name: str) -> Path | None:
+    """Find a pickle by its path or by its name on the hub, without reading it; None if the name is of none.
+
+    Raises:
+        ModelLoadError: It cannot be fetched.
+    """
+    path = Path(name).expanduser()
+    if path.suffix.lower() not in PICKLE_SUFFIXES:
+        return None
+    return path if path.is_file() else _from_hub(name, parse_hub_id(name)).folder
 
 
 def fetch_files(name: str, patterns: Sequence[str]) -> Path:
@@ -154,7 +181,7 @@ def fetch_files(name: str, patterns: Sequence[str]) -> Path:
     """
     from huggingface_hub import snapshot_download  # noqa: PLC0415  see above
 
-    repo_id, file, revision = parse_hub_id(name)
+    repo_id, file, revision, _ = parse_hub_id(name)
     with _hub_reasons(name, file, revision):
         return Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(patterns)))
 

@@ -28,6 +28,7 @@ def read_motion_checkpoint(
     *,
     allow_pickle: bool = False,
     allow_extra: bool = False,
+    variant: str | None = None,
 ) -> MotionAdapter:
     """Read a motion module, in evaluation mode on the CPU.
 
@@ -36,18 +37,20 @@ def read_motion_checkpoint(
         dtype: To convert to; None keeps what is stored, bit for bit.
         allow_pickle: Whether a `.ckpt` or the like may be read, see `open_weights`.
         allow_extra: Whether surplus tensors are left out instead of refused.
+        variant: Of a folder's weights, see `find_weights`.
 
     Raises:
         ModelLoadError: One line naming the file, and the tensors that are missing, surplus, of another shape,
             not floating point or not finite.
     """
-    found = detect(path, allow_pickle=allow_pickle)
+    found = detect(path, allow_pickle=allow_pickle, variant=variant)
     if found.path.is_dir():
         adapter = load_diffusers(
             MotionAdapter,
             found.path,
             dtype or _stored_dtype(found),
             allow_extra=allow_extra,
+            variant=variant,
             norm_scope=found.config["norm_scope"],
             family=found.family,
         )

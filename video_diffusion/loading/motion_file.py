@@ -71,7 +71,7 @@ class MotionFile:
         return {} if kind is None else dict(kind.schedule)
 
 
-def detect(path: Path | str, *, allow_pickle: bool = False) -> MotionFile:
+def detect(path: Path | str, *, allow_pickle: bool = False, variant: str | None = None) -> MotionFile:
     """Tell what a motion module is, from the names and shapes of its tensors.
 
     A file or folder that this project wrote says more (heads, groups, norms, family), which is then believed.
@@ -81,6 +81,7 @@ def detect(path: Path | str, *, allow_pickle: bool = False) -> MotionFile:
     Args:
         path: A weights file, or a folder with config.json and safetensors.
         allow_pickle: Whether a `.ckpt` or the like may be read, see `open_weights`.
+        variant: Of a folder's weights, see `find_weights`.
 
     Raises:
         ModelLoadError: Not a motion module, damaged, or a pickle that is not allowed.
@@ -88,7 +89,7 @@ def detect(path: Path | str, *, allow_pickle: bool = False) -> MotionFile:
     path = Path(path)
     if path.is_dir():
         config = read_json(path / "config.json")
-        found = find_weights(path, "diffusion_pytorch_model")
+        found = find_weights(path, "diffusion_pytorch_model", variant)
         weights = WeightFile(path, found.tensors, {})
     else:
         weights = open_weights(path, allow_pickle=allow_pickle)

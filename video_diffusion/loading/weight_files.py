@@ -46,17 +46,18 @@ class StoredWeights:
     described_by: str = "config.json"
 
 
-def find_weights(folder: Path, stem: str) -> StoredWeights:
+def find_weights(folder: Path, stem: str, wanted: str | None = None) -> StoredWeights:
     """Find a component's safetensors, one file or shards, and read what they hold.
 
     Args:
         folder: The component's folder.
         stem: Name without suffix: "diffusion_pytorch_model" in diffusers, "model" in transformers.
+        wanted: The variant to take, such as "fp16"; None takes the plain files, or "fp16" without these.
 
     Raises:
         ModelLoadError: No safetensors, or a file that is not whole.
     """
-    for variant in (None, "fp16"):
+    for variant in (None, "fp16") if wanted is None else (wanted,):
         name = stem if variant is None else f"{stem}.{variant}"
         plain = folder / f"{name}.safetensors"
         index = folder / f"{stem}.safetensors.index{'' if variant is None else f'.{variant}'}.json"
@@ -65,6 +66,10 @@ def find_weights(folder: Path, stem: str) -> StoredWeights:
         if index.is_file():
             shards = [read_header(folder / shard) for shard in _shards(index)]
             return StoredWeights(folder, {k: v for shard in shards for k, v in shard.items()}, variant)
+    if wanted is not None:
+        raise ModelLoadError(
+            f"{folder}: no {stem}.{wanted}.safetensors; leave the variant out, or name one that is there"
+        )
     pickles = [file.name for file in sorted(folder.glob("*")) if file.suffix in PICKLE_SUFFIXES]
     if pickles:
         raise ModelLoadError(
