@@ -48,6 +48,9 @@ def test_conditions_go_with_their_video(tmp_path: Path) -> None:
         "motion_scale": torch.tensor([1.0, 0.5, 2.0]),
         "motion_effect": torch.tensor([0.5, 0.2, 1.5]),
         "frame_positions": torch.tensor([0, 2, 5]),
+        "position_stretch": 1.5,
+        "motion_scale_blocks": {"down": 2.0},
+        "motion_effect_blocks": {"up.0": 0.0},
     }
     timestep = torch.tensor([3, 500, 900])
     with torch.no_grad(), VideoUNet(parts.unet, parts.motion_adapter) as together:

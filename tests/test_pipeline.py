@@ -281,6 +281,15 @@ def test_prompts_and_numbers_travel(pipeline: TextToVideoPipeline) -> None:
         {"motion_scale_travel": {"3": 3}},
         {"motion_effect": 0.5},
         {"motion_effect_travel": {"3": 0}},
+        {"guidance_scale_steps": {"-1": 5}},
+        {"motion_scale_steps": {"0.5": 3}},
+        {"motion_effect_steps": {"1": 0}},
+        {"motion_scale_blocks": {"down": 3}},
+        {"motion_effect_blocks": {"mid": 0}},
+        {"position_stretch": 0.5},
+        {"position_stretch": 2.0, "num_frames": 17},
+        {"position_stretch": 2.0, "num_frames": 13, "context_length": 6},
+        {"position_stretch": 2.0, "num_frames": 13, "context_length": 6, "freenoise": True},
         {"prompt_travel": {"9": "a"}, "motion_scale_travel": {"9": 3}, "num_frames": 13, "context_length": 6},
     ]
     videos = [pipeline("a red ball", num_inference_steps=2, **each) for each in changes]
@@ -288,9 +297,48 @@ def test_prompts_and_numbers_travel(pipeline: TextToVideoPipeline) -> None:
     assert len({video.run_record.job_id for video in videos}) == len(changes)
     same = pipeline("one a red ball two", num_inference_steps=2)
     assert same.frames_sha256 == videos[4].frames_sha256
+    flat = pipeline("a red ball", num_inference_steps=2, guidance_scale_steps={"0": 2.5, "-1": 2.5})
+    assert flat.frames_sha256 == videos[0].frames_sha256
     assert videos[1].record["settings"]["prompt_travel"] == {"3": "a blue box"}
     arc = pipeline.resolve(clip(num_inference_steps=2, **changes[1], prompt_blend="slerp"))
     assert arc.job_id() != pipeline.resolve(clip(num_inference_steps=2, **changes[1])).job_id()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"guidance_scale_steps": {"3": 5}},
+            "guidance_scale_steps names step 3, but the run has 3 steps; name",
+        ),
+        (
+            {"motion_effect_steps": {"2": 5, "-1": 4}},
+            "motion_effect_steps names one of 3 steps twice, as 2 and",
+        ),
+        (
+            {"motion_scale_blocks": {"down.7": 1}},
+            "motion_scale_blocks names down.7, where this motion adapter",
+        ),
+        (
+            {"num_frames": 18, "position_stretch": 2.0},
+            "num_frames is 18 but position_stretch 2 makes 17 frames of the 9 positions that this motion",
+        ),
+        (
+            {"position_stretch": 0.5, "num_frames": 6},
+            "set context_length to 5 or less, or position_stretch to",
+        ),
+        (
+            {"position_stretch": 0.5, "num_frames": 30, "context_length": 6},
+            "context_length is 6 but position_stretch 0.5 makes 5 frames",
+        ),
+    ],
+)
+def test_schedules_blocks_and_stretches_that_do_not_fit_are_refused(
+    pipeline: TextToVideoPipeline, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        pipeline.resolve(clip(num_inference_steps=3, **changes))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_prompt_for_every_frame_is_the_prompt(pipeline: TextToVideoPipeline) -> None:

@@ -1,5 +1,6 @@
 """What a loaded model makes of settings: everything filled in, and checked where only it can tell."""
 
+import math
 import warnings
 from typing import Any
 
@@ -14,9 +15,10 @@ from video_diffusion.generation_settings import (
     place_keyframes,
 )
 from video_diffusion.loading import ModelParts
-from video_diffusion.models import MotionAdapter, latent_scale
-from video_diffusion.sampling import ContextWindows, guidance_is_off
+from video_diffusion.models import MotionAdapter, check_blocks, latent_scale
+from video_diffusion.sampling import ContextWindows, guidance_is_off, steps_done
 
+CHANGING_NUMBERS = ("guidance_scale", "motion_scale", "motion_effect")  # along frames, or over the steps
 USUAL_NUM_FRAMES = 16
 USUAL_VIDEO_STRENGTH = 0.6
 USUAL_IMAGE_STRENGTH = 0.75
@@ -78,8 +80,12 @@ def resolve(
         )
     check_image_prompt(resolved)
     _check_speed(resolved)
-    for name in ("prompt", "negative_prompt", "guidance_scale", "motion_scale", "motion_effect"):
+    for name in ("prompt", "negative_prompt", *CHANGING_NUMBERS):
         _placed(resolved, name)
+    for name in CHANGING_NUMBERS:
+        numbers_along_steps(resolved, name)
+    for name in ("motion_scale_blocks", "motion_effect_blocks"):
+        check_blocks(name, dict(getattr(resolved, name)), parts.motion_adapter)
     scale = latent_scale(parts.vae)
     for field in ("height", "width"):
         side = getattr(resolved, field)
@@ -146,6 +152,35 @@ def numbers_along_frames(settings: GenerationSettings, name: str) -> float | Ten
     return torch.tensor(along_frames(keyframes, settings.num_frames, settings.loop))
 
 
+def numbers_along_steps(settings: Any, name: str) -> list[float] | None:
+    """List a number for each step that the run of resolved settings does; None if it does not change.
+
+    Raises:
+        ValueError: A step outside the run, two numbers for one step, or a strength that leaves no step.
+    """
+    steps = getattr(settings, f"{name}_steps")
+    if not steps:
+        return None
+    num_steps = steps_done(*run_of(settings))
+    keyframes = place_keyframes(f"{name}_steps", steps, num_steps, getattr(settings, name), "step")
+    return along_frames(keyframes, num_steps)
+
+
+def run_of(settings: Any) -> tuple[int, float, bool]:
+    """Steps, strength and whether these steps are enforced, as `start_run` takes them."""
+    if settings.init_video is None and settings.init_image is None:
+        return settings.num_inference_steps, 1.0, False
+    return settings.num_inference_steps, input_strength(settings), settings.enforce_steps
+
+
+def has_guidance(settings: Any) -> bool:
+    """Tell whether the negative prompt of a clip of resolved settings is ever asked for."""
+    over_steps = numbers_along_steps(settings, "guidance_scale")
+    if over_steps is not None:
+        return any(number != 1 for number in over_steps)
+    return not guidance_is_off(numbers_along_frames(settings, "guidance_scale"))
+
+
 def _placed(settings: Any, name: str) -> list[tuple[float, Any]]:
     travel, first = getattr(settings, f"{name}_travel"), getattr(settings, name)
     return place_keyframes(f"{name}_travel", travel, settings.num_frames, first)
@@ -165,12 +200,27 @@ def made_together(settings: GenerationSettings) -> str:
 
 def _check_length(settings: Any, adapter: MotionAdapter) -> None:
     """Refuse windows, or clips without windows, that are too long for the temporal layers."""
-    if settings.context_length is None:
+    if settings.position_stretch != 1:
+        _check_stretch(settings, adapter)
+    elif settings.context_length is None:
         adapter.check_num_frames(context_windows(settings).longest)
     elif min(settings.context_length, settings.num_frames) > adapter.max_num_frames:
         raise ValueError(
             f"context_length is {settings.context_length} but this motion adapter knows "
             f"{adapter.max_num_frames} positions; set it to {adapter.max_num_frames} or less"
+        )
+
+
+def _check_stretch(settings: Any, adapter: MotionAdapter) -> None:
+    """Refuse passes whose last frame lies behind the last row of the stretched position table."""
+    known, longest = adapter.max_num_frames, context_windows(settings).longest
+    most = int((known - 1) * settings.position_stretch + 1e-9) + 1
+    if longest > most:
+        name = "num_frames" if settings.context_length is None else "context_length"
+        raise ValueError(
+            f"{name} is {longest} but position_stretch {settings.position_stretch:g} makes {most} frames of "
+            f"the {known} positions that this motion adapter knows; set context_length to {most} or less, or "
+            f"position_stretch to {math.ceil(1000 * (longest - 1) / max(known - 1, 1)) / 1000:g} or more"
         )
 
 
@@ -191,8 +241,7 @@ def _check_speed(settings: Any) -> None:
 def _without_effect(settings: GenerationSettings, resolved: GenerationSettings) -> list[str]:
     """What the user asked for that changes nothing."""
     notes = []
-    is_off = guidance_is_off(numbers_along_frames(resolved, "guidance_scale"))
-    if is_off and (settings.negative_prompt or settings.negative_prompt_travel):
+    if not has_guidance(resolved) and (settings.negative_prompt or settings.negative_prompt_travel):
         notes.append("negative_prompt is ignored at guidance_scale 1, which switches guidance off")
     if resolved.noise_type in {"independent", "constant"} and settings.noise_alpha not in {None, 1}:
         notes.append(f"noise_alpha is ignored by {resolved.noise_type} noise; set noise_type to mixed")

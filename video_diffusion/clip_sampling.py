@@ -14,15 +14,25 @@ from video_diffusion.acceleration import (
     ReusingGuided,
     prompts_half,
 )
-from video_diffusion.clip_plan import USUAL_IMAGE_HOLD, context_windows, input_strength, numbers_along_frames
+from video_diffusion.clip_plan import (
+    CHANGING_NUMBERS,
+    USUAL_IMAGE_HOLD,
+    context_windows,
+    input_strength,
+    numbers_along_frames,
+    numbers_along_steps,
+    run_of,
+)
 from video_diffusion.models import VideoUNet
 from video_diffusion.sampling import (
+    AlongSteps,
     Anchored,
     Denoiser,
     DenoisingStep,
     Guided,
     GuidedWithin,
     NoiseLevels,
+    StepNumbers,
     Windowed,
     WithPicture,
     denoise,
@@ -88,6 +98,9 @@ class ClipDenoiser:
         self._windows = windows = context_windows(settings)
         for name in ("motion_scale", "motion_effect"):
             conditions[name] = numbers_along_frames(settings, name)
+            conditions[f"{name}_blocks"] = dict(getattr(settings, f"{name}_blocks"))
+        conditions["position_stretch"] = settings.position_stretch
+        changing = _over_steps(settings, scheduler_config)
         self._windowed: Windowed | None = None
         model: Any = video_unet
         if settings.freenoise:
@@ -97,7 +110,9 @@ class ClipDenoiser:
         if video_unet.motion_adapter.conv_in is not None:
             assert input_latents is not None  # `resolve` has seen to it
             model = WithPicture(model, input_latents, likeness(settings.num_frames, settings.image_hold))
-        guidance_scale = numbers_along_frames(settings, "guidance_scale")
+        guidance_scale = changing.pop("guidance_scale", numbers_along_frames(settings, "guidance_scale"))
+        if changing:
+            model = AlongSteps(model, changing)
         ask = (model, prompt_embeds, negative_embeds, guidance_scale)
         self._reuse: FeatureReuse | None = None
         self.guided: Denoiser
@@ -129,6 +144,17 @@ class ClipDenoiser:
         """First frames of the windows of the last step; none if the clip was one window."""
         starts = self._windows.starts(0) if self._windowed is None else self._windowed.window_starts
         return starts if len(starts) > 1 else ()
+
+
+def _over_steps(settings: Any, scheduler_config: Mapping[str, Any]) -> dict[str, StepNumbers]:
+    """The numbers that change over the steps of a run, by name."""
+    scheduler = make_scheduler(settings.scheduler, scheduler_config)
+    lists = {name: numbers_along_steps(settings, name) for name in CHANGING_NUMBERS}
+    return {
+        name: StepNumbers(scheduler, numbers, *run_of(settings))
+        for name, numbers in lists.items()
+        if numbers is not None
+    }
 
 
 def sample(

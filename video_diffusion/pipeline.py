@@ -16,7 +16,7 @@ from torch import nn
 from video_diffusion.acceleration import accelerate_unet
 from video_diffusion.clip_additions import Additions, at_work
 from video_diffusion.clip_inputs import added_conditions, encode_input, encode_prompts
-from video_diffusion.clip_plan import made_together, model_defaults, numbers_along_frames, resolve
+from video_diffusion.clip_plan import has_guidance, made_together, model_defaults, resolve
 from video_diffusion.clip_sampling import ClipDenoiser, draw_noise, sample
 from video_diffusion.generated_video import GeneratedVideo, make_record
 from video_diffusion.generation_settings import GenerationSettings
@@ -30,7 +30,7 @@ from video_diffusion.loading import (
 )
 from video_diffusion.metrics import measure
 from video_diffusion.models import VideoUNet, decode_latents, latent_scale
-from video_diffusion.sampling import DenoisingStep, guidance_is_off, noise_sha256
+from video_diffusion.sampling import DenoisingStep, noise_sha256
 from video_diffusion.shapes import Latents, to_uint8
 
 __all__ = ["GeneratedVideo", "TextToVideoPipeline"]
@@ -166,10 +166,9 @@ class TextToVideoPipeline:
         """The flow, for resolved settings that agree on everything but prompts and seeds."""
         one, parts, timings = batch[0], self.parts, dict[str, float]()
         with _timed(timings, "encode_prompt", len(batch)):
-            guidance_scale = numbers_along_frames(one, "guidance_scale")
             prompt_embeds = encode_prompts(parts, batch)
             negative_embeds = None
-            if not guidance_is_off(guidance_scale):
+            if has_guidance(one):
                 negative_embeds = encode_prompts(parts, batch, negative=True)
         seeds = [each.seed for each in batch]
         noise = draw_noise(one, seeds, self._latent_size(one))

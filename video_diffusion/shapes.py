@@ -22,8 +22,8 @@ FoldedLatents: TypeAlias = Float[Tensor, "bf c h w"]
 PromptEmbeds: TypeAlias = Float[Tensor, "b n d"] | Float[Tensor, "b f n d"]
 """Text embeddings: one sequence of tokens for a whole video, or one for each of its frames."""
 
-FramePositions: TypeAlias = Int[Tensor, " f"]
-"""For each frame, the row of the sinusoidal table that says when it happens."""
+FramePositions: TypeAlias = Int[Tensor, " f"] | Float[Tensor, " f"]
+"""For each frame, the row of the sinusoidal table that says when it happens; fractions lie between rows."""
 
 FrameWindow: TypeAlias = tuple[tuple[int, ...], tuple[float, ...]]
 """Some frames of a clip in the order in which they are seen together, and how much each counts there."""

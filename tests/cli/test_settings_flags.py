@@ -69,6 +69,15 @@ def test_pictures_are_for_the_whole_clip_or_for_ranges_of_it(tmp_path: Path) -> 
     assert whole.ip_image == (("0", "3: odd.png"),)
 
 
+def test_numbers_by_step_and_by_block() -> None:
+    settings = parsed(
+        "a", "--guidance-steps", "-1: 3", "--motion-blocks", "down: 0.5", "--motion-blocks", " up.1 : 2"
+    )
+    assert isinstance(settings, GenerationSettings)
+    assert settings.guidance_scale_steps == (("-1", 3.0),)
+    assert settings.motion_scale_blocks == (("down", 0.5), ("up.1", 2.0))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -81,6 +90,12 @@ def test_pictures_are_for_the_whole_clip_or_for_ranges_of_it(tmp_path: Path) -> 
         ),
         (["--ip-image", "1: a", "--ip-image", "1: b"], "Error: --ip-image: names frames 1 twice; drop one"),
         (["a", "--ip-image", "..: a"], "Error: --ip-image: ip_image has the frames '..'; write a range"),
+        (
+            ["a", "--effect-steps", "x: 1"],
+            "Error: --effect-steps: must be 'STEP: X', such as '12: …' for step",
+        ),
+        (["a", "--effect-blocks", "3: 1"], "Error: --effect-blocks: must be 'BLOCK: X', such as 'down: …',"),
+        (["a", "--effect-blocks", "mid: x"], "motion_effect_blocks at block mid must be a number from 0 to"),
         (["--prompt", "3: "], "prompt is empty; say what the clip shows"),
         (
             ["a", "--guidance-travel", "3: hot"],

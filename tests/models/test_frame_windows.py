@@ -88,7 +88,7 @@ def test_equals_diffusers_where_windows_end_with_the_clip() -> None:
     theirs.load_state_dict({**BasicTransformerBlock(8, 2, 4, **common).state_dict(), **ours.state_dict()})
     frames = torch.randn(3, 20, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
     expected = theirs(frames)
-    found = temporal._run_in_windows(ours, frames, 1.0, windows_of(20, 8, 4))
+    found = temporal._run_in_windows(ours, frames, None, 1.0, windows_of(20, 8, 4))
     assert relative_error(found, expected) <= 1e-12
 
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from video_diffusion.acceleration.feature_reuse import FeatureReuse, Line
 from video_diffusion.sampling import Guided
@@ -68,7 +67,7 @@ class ReusingGuided(Guided):
             both = self._predict(torch.cat([inputs, inputs]), timestep).to(latents.dtype)
         negative, prompted = both.chunk(2)
         self._difference.add(now, prompted - negative)
-        return negative + self._scale(latents) * (prompted - negative)
+        return negative + self._scale(timestep, latents) * (prompted - negative)
 
     def _shallow(self, latents: Latents, timestep: Timestep, now: float) -> Latents:
         inputs = latents.to(self.prompt_embeds.dtype)
@@ -78,11 +77,7 @@ class ReusingGuided(Guided):
             prompted = self.model(inputs, timestep, prompts, **conditions).to(latents.dtype)
         if self.is_off:
             return prompted
-        return prompted + (self._scale(latents) - 1) * self._difference.at(now)
-
-    def _scale(self, latents: Latents) -> Any:
-        scale = self.guidance_scale
-        return scale.to(latents) if isinstance(scale, Tensor) else scale
+        return prompted + (self._scale(timestep, latents) - 1) * self._difference.at(now)
 
 
 def prompts_half(conditions: Mapping[str, Any]) -> dict[str, Any]:

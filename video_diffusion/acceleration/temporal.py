@@ -65,8 +65,7 @@ def _block(
     frame_positions: Tensor | None,
     motion_scale: float,
 ) -> Tokens:
-    table = block.pos_embed.pe[0]
-    rows = table[:num_frames] if frame_positions is None else table[frame_positions]
+    rows = block.pos_embed.rows(num_frames, frame_positions)
     for norm, attention in ((block.norm1, block.attn1), (block.norm2, block.attn2)):
         positioned = norm(tokens).unflatten(0, (-1, num_frames)).add_(rows[:, None]).flatten(0, 1)
         tokens += _attend(attention, positioned, num_frames, motion_scale)

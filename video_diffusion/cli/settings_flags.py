@@ -33,6 +33,7 @@ FLAGS: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
     (("--noise-alpha",), "noise_alpha", "X", "What frames share of mixed or progressive noise, 0 to 100."),
     (("--motion-scale",), "motion_scale", "X", "Sharpness of temporal attention, 0 to 10.  [default: 1]"),
     (("--motion-effect",), "motion_effect", "X", "Weight of the temporal layers, 0 to 10.  [default: 1]"),
+    (("--position-stretch",), "position_stretch", "X", "Frames per trained position.  [default: 1]"),
     (("--context-length",), "context_length", "N", "Frames of a context window, for clips of any length."),
     (("--context-overlap",), "context_overlap", "N", "Frames windows share.  [default: a quarter of N]"),
     (("--context-stride",), "context_stride", "N", "Levels of dilated windows, 1 to 8.  [default: 1]"),
@@ -54,13 +55,18 @@ FLAGS: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
     (("--dtype",), "dtype", "NAME", "float32, float16, bfloat16 or float64.  [default: float32]"),
     (("--device",), "device", "NAME", "auto, cpu, cuda, cuda:N, xpu, mps.  [default: auto]"),
 )
-# flags that may be repeated, one value for a frame of the clip each -> setting, metavar, help
+# flags that may be repeated, one value for a frame, step or block each -> setting, metavar, help
 TRAVEL_FLAGS: tuple[tuple[str, str, str, str], ...] = (
     ("--prompt", "prompt_travel", "FRAME: TEXT", "What the clip shows from a frame on; repeatable."),
     ("--negative-travel", "negative_prompt_travel", "FRAME: TEXT", "The same for the negative prompt."),
     ("--guidance-travel", "guidance_scale_travel", "FRAME: X", "The same for the guidance scale."),
     ("--motion-travel", "motion_scale_travel", "FRAME: X", "The same for the motion scale."),
     ("--effect-travel", "motion_effect_travel", "FRAME: X", "The same for the motion effect."),
+    ("--guidance-steps", "guidance_scale_steps", "STEP: X", "The guidance scale from a step on; repeatable."),
+    ("--motion-steps", "motion_scale_steps", "STEP: X", "The same for the motion scale."),
+    ("--effect-steps", "motion_effect_steps", "STEP: X", "The same for the motion effect."),
+    ("--motion-blocks", "motion_scale_blocks", "BLOCK: X", "Factor in down, mid, up, down.0; repeatable."),
+    ("--effect-blocks", "motion_effect_blocks", "BLOCK: X", "The same for the motion effect."),
 )
 TEXT_SETTINGS = {
     "negative_prompt",
@@ -75,6 +81,7 @@ TEXT_SETTINGS = {
 }
 _FRAME = re.compile(r"-?\d{1,4}|[01]?\.\d{0,9}")
 _RANGE = re.compile(r"\s*([-.\d]{1,24})\s*:\s*(\S.*)")  # the settings check what is before the colon
+_BLOCK = re.compile(r"[a-z]{1,9}(\.\d{1,3})?")
 _SIZE = re.compile(r"(\d{1,9})[xX×](\d{1,9})")
 
 
@@ -183,15 +190,21 @@ def _as_list(context: click.Context, option: click.Parameter, texts: tuple[str, 
 def _as_map(context: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> str | None:
     """Repeated "FRAME: VALUE" texts as one JSON map; None if there are none."""
     pairs: dict[str, int | float | str] = {}
+    unit = str(option.metavar).strip("'").partition(":")[0].lower()
+    known = _BLOCK if unit == "block" else _FRAME
+    such_as = (
+        "'down: …', 'mid: …' or 'up.0: …'"
+        if unit == "block"
+        else f"'12: …' for {unit} 12, '-1: …' for the last one or '0.5: …' for the middle"
+    )
     for text in texts:
         frame, colon, value = text.partition(":")
-        if not colon or not _FRAME.fullmatch(frame.strip()):
+        if not colon or not known.fullmatch(frame.strip()):
             raise click.UsageError(
-                f"{option.opts[0]}: must be {option.metavar}, such as '12: …' for frame 12, '-1: …' for the "
-                f"last one or '0.5: …' for the middle (given {text[:80]!r})"
+                f"{option.opts[0]}: must be {option.metavar}, such as {such_as} (given {text[:80]!r})"
             )
         if frame.strip() in pairs:
-            raise click.UsageError(f"{option.opts[0]}: names frame {frame.strip()} twice; drop one")
+            raise click.UsageError(f"{option.opts[0]}: names {unit} {frame.strip()} twice; drop one")
         is_number = option.name not in {"prompt_travel", "negative_prompt_travel"}
         pairs[frame.strip()] = plain_value(value.strip()) if is_number else value.strip()
     return json.dumps(pairs) if pairs else None

@@ -13,11 +13,14 @@ from video_diffusion.generation_settings.field_rules import check_text
 Value = TypeVar("Value")
 
 MAX_KEYFRAMES = 1000
+WHOLE = {"frame": "clip", "step": "run"}
 _FRAME = re.compile(r"-?\d{1,4}")
 _SHARE = re.compile(r"0?\.\d{1,9}|0\.|1\.0{0,9}")
 
 
-def keyframe_pairs(value: object, check: Callable[[Any], Value]) -> tuple[tuple[str, Value], ...]:
+def keyframe_pairs(
+    value: object, check: Callable[[Any], Value], unit: str = "frame"
+) -> tuple[tuple[str, Value], ...]:
     """A map from frames to values as pairs of text and value, in the order given; pairs stay pairs.
 
     Raises:
@@ -30,22 +33,22 @@ def keyframe_pairs(value: object, check: Callable[[Any], Value]) -> tuple[tuple[
     elif isinstance(value, list | tuple) and all(isinstance(p, list | tuple) and len(p) == 2 for p in value):
         pairs = tuple(value)
     else:
-        raise ValueError("must be a map from frames to values, such as {0: one, 12: another}")
+        raise ValueError(f"must be a map from {unit}s to values, such as {{0: one, 12: another}}")
     if len(pairs) > MAX_KEYFRAMES:
-        raise ValueError(f"must be at most {MAX_KEYFRAMES} frames, not {len(pairs)}")
+        raise ValueError(f"must be at most {MAX_KEYFRAMES} {unit}s, not {len(pairs)}")
     for frame, _ in pairs:
         text = str(frame)
         if isinstance(frame, bool) or not (_FRAME.fullmatch(text) or _SHARE.fullmatch(text)):
             raise ValueError(
-                f"has the frame {text[:40]!r}; a frame is a number such as 12, counted from the end "
-                "such as -1, or a share of the clip such as 0.5"
+                f"has the {unit} {text[:40]!r}; a {unit} is a number such as 12, counted from the end "
+                f"such as -1, or a share of the {WHOLE[unit]} such as 0.5"
             )
     checked = []
     for frame, item in pairs:
         try:
             checked.append((str(frame), check(item)))
         except ValueError as error:
-            raise ValueError(f"at frame {frame} {error}") from None
+            raise ValueError(f"at {unit} {frame} {error}") from None
     return tuple(checked)
 
 
@@ -71,8 +74,10 @@ def keyframe_number(value: object, highest: float) -> float:
     raise ValueError(f"must be a number from 0 to {highest:g}")
 
 
-def _numbers(highest: float) -> BeforeValidator:
-    return BeforeValidator(lambda value: keyframe_pairs(value, lambda item: keyframe_number(item, highest)))
+def _numbers(highest: float, unit: str = "frame") -> BeforeValidator:
+    return BeforeValidator(
+        lambda value: keyframe_pairs(value, lambda item: keyframe_number(item, highest), unit)
+    )
 
 
 TextKeyframes: TypeAlias = Annotated[
@@ -89,9 +94,23 @@ GuidanceKeyframes: TypeAlias = Annotated[tuple[tuple[str, float], ...], _numbers
 MotionKeyframes: TypeAlias = Annotated[tuple[tuple[str, float], ...], _numbers(10.0), PlainSerializer(dict)]
 """Frames as in `TextKeyframes` and their motion scales or effects."""
 
+GuidanceSteps: TypeAlias = Annotated[
+    tuple[tuple[str, float], ...], _numbers(50.0, "step"), PlainSerializer(dict)
+]
+"""Steps of a run, counted as frames are in `TextKeyframes`, and their guidance scales."""
+
+MotionSteps: TypeAlias = Annotated[
+    tuple[tuple[str, float], ...], _numbers(10.0, "step"), PlainSerializer(dict)
+]
+"""Likewise, and their motion scales or effects."""
+
 
 def place_keyframes(
-    name: str, keyframes: Sequence[tuple[str, Value]], num_frames: int, first: Value
+    name: str,
+    keyframes: Sequence[tuple[str, Value]],
+    num_frames: int,
+    first: Value,
+    unit: str = "frame",
 ) -> list[tuple[float, Value]]:
     """Sort values by the frame they stand for in a clip of known length.
 
@@ -100,6 +119,7 @@ def place_keyframes(
         keyframes: frames as text, and values.
         num_frames: of the clip.
         first: holds at frame 0 if no keyframe does.
+        unit: "frame", or "step" for the steps of a run.
 
     Raises:
         ValueError: a frame outside the clip, or two values for one frame.
@@ -109,12 +129,12 @@ def place_keyframes(
         frame = place_frame(text, num_frames)
         if not 0 <= frame <= num_frames - 1:
             raise ValueError(
-                f"{name} names frame {text}, but the clip has {num_frames} frames; "
+                f"{name} names {unit} {text}, but the {WHOLE[unit]} has {num_frames} {unit}s; "
                 f"name one of 0…{num_frames - 1}, or count from the end with -1…-{num_frames}"
             )
         if frame in placed:
             raise ValueError(
-                f"{name} names one of {num_frames} frames twice, as {placed[frame][0]} and {text}; drop one"
+                f"{name} names one of {num_frames} {unit}s twice, as {placed[frame][0]} and {text}; drop one"
             )
         placed[frame] = (text, value)
     placed.setdefault(Fraction(0), ("0", first))

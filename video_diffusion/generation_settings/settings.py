@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from video_diffusion.config import Layer, validate
+from video_diffusion.generation_settings.block_factors import BlockFactors
 from video_diffusion.generation_settings.field_rules import (
     ContextFuse,
     ContextSchedule,
@@ -44,7 +45,9 @@ from video_diffusion.generation_settings.input_files import check_loras, content
 from video_diffusion.generation_settings.ip_adapter_files import ip_adapter_sha256s
 from video_diffusion.generation_settings.keyframes import (
     GuidanceKeyframes,
+    GuidanceSteps,
     MotionKeyframes,
+    MotionSteps,
     TextKeyframes,
     earliest,
 )
@@ -99,6 +102,14 @@ class GenerationSettings(BaseModel):
         motion_scale_travel: frame to motion scale, likewise.
         motion_effect: factor on what temporal layers add, 0 (pictures alone) to 10; 1 is as trained.
         motion_effect_travel: frame to motion effect, likewise.
+        guidance_scale_steps: step of the run to guidance scale, in straight lines; `guidance_scale` holds at
+            step 0, the noisiest. Not together with `guidance_scale_travel`.
+        motion_scale_steps: step to motion scale, likewise.
+        motion_effect_steps: step to motion effect, likewise.
+        motion_scale_blocks: block of the U-Net to a factor on the motion scale of its temporal layers.
+        motion_effect_blocks: likewise, on the motion effect.
+        position_stretch: how far apart the rows of the position table are, in frames, 0.1 to 10: at 2 motion
+            takes twice as long and the table serves nearly twice the frames; 1 is as trained.
         freenoise: long clips in one pass: noise that repeats, temporal attention in context windows.
         freeinit: how often the clip is denoised with FreeInit, 2 to 10; 0 and 1 are plain sampling.
         freeinit_filter: what is kept of the last result, see `sampling.low_pass_filter`.
@@ -160,7 +171,12 @@ class GenerationSettings(BaseModel):
     motion_scale_travel: MotionKeyframes = ()
     motion_effect: Annotated[float, Field(ge=0, le=10)] = 1.0
     motion_effect_travel: MotionKeyframes = ()
-
+    guidance_scale_steps: GuidanceSteps = ()
+    motion_scale_steps: MotionSteps = ()
+    motion_effect_steps: MotionSteps = ()
+    motion_scale_blocks: BlockFactors = ()
+    motion_effect_blocks: BlockFactors = ()
+    position_stretch: Annotated[float, Field(ge=0.1, le=10)] = 1.0
     freenoise: bool = False
     freeinit: Annotated[int, Field(ge=0, le=10)] = 0
     freeinit_filter: FrequencyFilter = "butterworth"
@@ -193,6 +209,14 @@ class GenerationSettings(BaseModel):
             return values
         first = earliest(values.get("prompt_travel"))
         return values if first is None else {**values, "prompt": first}
+
+    @field_validator("guidance_scale_steps", "motion_scale_steps", "motion_effect_steps")
+    @classmethod
+    def _check_one_axis(cls, steps: Any, info: Any) -> Any:
+        travel = info.field_name.replace("_steps", "_travel")
+        if steps and info.data.get(travel):
+            raise ValueError(f"does not go with {travel}; keep one of them")
+        return steps
 
     @field_validator("context_overlap")
     @classmethod

@@ -1,8 +1,9 @@
 """The temporal layers, where they sit in an image U-Net, and frames to latents and back."""
 
+from video_diffusion.models.frame_layout import check_blocks
 from video_diffusion.models.latent_codec import decode_latents, encode_frames, latent_scale
 from video_diffusion.models.motion_adapter import MotionAdapter
-from video_diffusion.models.temporal_places import temporal_places
+from video_diffusion.models.temporal_places import temporal_blocks, temporal_places
 from video_diffusion.models.temporal_transformer import NormScope
 from video_diffusion.models.video_unet import VideoUNet
 
@@ -10,8 +11,10 @@ __all__ = [
     "MotionAdapter",
     "NormScope",
     "VideoUNet",
+    "check_blocks",
     "decode_latents",
     "encode_frames",
     "latent_scale",
+    "temporal_blocks",
     "temporal_places",
 ]

@@ -30,20 +30,30 @@ class SinusoidalPositions(nn.Module):
 
     def __init__(self, width: int, num_positions: int) -> None:
         super().__init__()
-        positions = torch.arange(num_positions).unsqueeze(1)
-        frequencies = torch.exp(torch.arange(0, width, 2) * (-math.log(10000.0) / width))
-        table = torch.zeros(1, num_positions, width)
-        table[0, :, 0::2] = torch.sin(positions * frequencies)
-        table[0, :, 1::2] = torch.cos(positions * frequencies)
-        self.register_buffer("pe", table)
+        self.register_buffer("pe", sinusoids(torch.arange(num_positions), width)[None])
 
     def forward(
         self, hidden_states: Float[Tensor, "sites f d"], frame_positions: FramePositions | None = None
     ) -> Float[Tensor, "sites f d"]:
         """Add its row to each frame; rows 0, 1, 2, … unless `frame_positions` says which."""
-        num_frames = hidden_states.shape[1]
-        rows = self.pe[:, :num_frames] if frame_positions is None else self.pe[:, frame_positions]
-        return hidden_states + rows
+        return hidden_states + self.rows(hidden_states.shape[1], frame_positions)
+
+    def rows(self, num_frames: int, frame_positions: FramePositions | None) -> Float[Tensor, "f d"]:
+        """Look up the rows of frames; positions that are not whole numbers lie on the sinusoids between."""
+        if frame_positions is None:
+            return self.pe[0, :num_frames]
+        if frame_positions.is_floating_point():
+            return sinusoids(frame_positions.to(self.pe.device), self.pe.shape[-1]).to(self.pe.dtype)
+        return self.pe[0, frame_positions]
+
+
+def sinusoids(positions: FramePositions, width: int) -> Float[Tensor, "f d"]:
+    """Compute rows of the table in float32, see `SinusoidalPositions`; positions may lie between two rows."""
+    frequencies = torch.exp(torch.arange(0, width, 2) * (-math.log(10000.0) / width)).to(positions.device)
+    table = torch.zeros(len(positions), width, device=positions.device)
+    table[:, 0::2] = torch.sin(positions[:, None] * frequencies)
+    table[:, 1::2] = torch.cos(positions[:, None] * frequencies)
+    return table
 
 
 class TemporalAttention(nn.Module):

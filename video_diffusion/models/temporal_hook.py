@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from video_diffusion.models.frame_layout import FrameLayout
-from video_diffusion.models.temporal_transformer import TemporalTransformer
+from video_diffusion.models.temporal_places import TemporalPlace
 
 
 class TemporalHook:
@@ -14,25 +14,20 @@ class TemporalHook:
 
     Args:
         layout: Tells what the running pass is; None is a pass of pictures.
-        temporal: The layer.
+        place: The layer, and the block that it sits in.
     """
 
-    def __init__(self, layout: Callable[[], FrameLayout | None], temporal: TemporalTransformer) -> None:
+    def __init__(self, layout: Callable[[], FrameLayout | None], place: TemporalPlace) -> None:
         self.layout = layout
-        self.temporal = temporal
+        self.block = place.block
+        self.temporal = place.temporal
 
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> Any:
         """Stand in for the module's output, or leave it (None) in an image pass."""
         layout = self.layout()
         if layout is None or layout.num_frames == 1:
             return None
-        how = (
-            layout.num_frames,
-            layout.positions,
-            layout.motion_scale,
-            layout.windows,
-            layout.motion_effect,
-        )
+        how = layout.of_block(self.block)
         if isinstance(output, tuple):
             return (self.temporal(output[0], *how), *output[1:])
         return self.temporal(output, *how)

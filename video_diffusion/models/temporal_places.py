@@ -1,6 +1,7 @@
 """Where temporal layers sit in an image U-Net."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from torch import nn
@@ -8,7 +9,23 @@ from torch import nn
 from video_diffusion.models.motion_adapter import MotionAdapter
 from video_diffusion.models.temporal_transformer import TemporalTransformer
 
-Places: TypeAlias = Iterator[tuple[nn.Module, TemporalTransformer]]
+
+@dataclass(frozen=True)
+class TemporalPlace:
+    """Where one temporal layer sits.
+
+    Attributes:
+        block: Of the U-Net: down.0, down.1, …, mid, up.0, …, from the input on.
+        spatial: Module whose output the layer takes.
+        temporal: The layer.
+    """
+
+    block: str
+    spatial: nn.Module
+    temporal: TemporalTransformer
+
+
+Places: TypeAlias = Iterator[TemporalPlace]
 
 
 def temporal_places(unet: Any, motion_adapter: MotionAdapter) -> Places:
@@ -60,4 +77,13 @@ def _pair_layers(name: str, block: Any, temporal_block: Any) -> Places:
             f"motion_adapter has {len(temporal)} temporal layers in {name}, but this U-Net has "
             f"{len(spatial)} layers there; use an adapter for the same base model"
         )
-    yield from zip(spatial, temporal, strict=True)
+    block_name = name.replace("_blocks", "").replace("_block", "")
+    for module, layer in zip(spatial, temporal, strict=True):
+        yield TemporalPlace(block_name, module, layer)
+
+
+def temporal_blocks(motion_adapter: MotionAdapter) -> tuple[str, ...]:
+    """Name the blocks in which an adapter has temporal layers, from the input on, as `TemporalPlace` does."""
+    down = [f"down.{index}" for index in range(len(motion_adapter.down_blocks))]
+    up = [f"up.{index}" for index in range(len(motion_adapter.up_blocks))]
+    return (*down, *([] if motion_adapter.mid_block is None else ["mid"]), *up)

@@ -161,8 +161,9 @@ class TemporalTransformer(nn.Module):
             num_frames: Frames of one video.
             frame_positions: Rows of the position table; None means 0, 1, 2, …
             motion_scale: Factor on the scores of attention.
-            frame_windows: Frames that are mixed with each other, each window from row 0 on, and how they
-                count where windows overlap; every frame is in one. None mixes all with all.
+            frame_windows: Frames that are mixed with each other, each window with the positions of the first
+                frames, and how they count where windows overlap; every frame is in one. None mixes all with
+                all.
             motion_effect: Factor on what the layer adds, for all frames or for each; 0 adds nothing.
         """
         height, width = hidden_states.shape[-2:]
@@ -172,7 +173,7 @@ class TemporalTransformer(nn.Module):
             if frame_windows is None:
                 frames = self._run(block, frames, frame_positions, motion_scale)
             else:
-                frames = self._run_in_windows(block, frames, motion_scale, frame_windows)
+                frames = self._run_in_windows(block, frames, frame_positions, motion_scale, frame_windows)
         frames = self.proj_out(frames)
         if isinstance(motion_effect, Tensor):
             frames = frames * motion_effect.to(frames)[:, None]
@@ -190,6 +191,7 @@ class TemporalTransformer(nn.Module):
         self,
         block: Any,
         frames: Float[Tensor, "sites f d"],
+        frame_positions: FramePositions | None,
         motion_scale: FrameNumbers,
         windows: Sequence[FrameWindow],
     ) -> Float[Tensor, "sites f d"]:
@@ -207,7 +209,8 @@ class TemporalTransformer(nn.Module):
                 else motion_scale
             )
             counted = torch.tensor(weights, dtype=frames.dtype, device=frames.device)[:, None]
-            mixed = self._run(block.attend, frames[:, rows], None, scale) * counted
+            positions = None if frame_positions is None else frame_positions[: len(window)]
+            mixed = self._run(block.attend, frames[:, rows], positions, scale) * counted
             total, counts = total.index_add(1, rows, mixed), counts.index_add(0, rows, counted)
         return block.transform(total / counts)
 

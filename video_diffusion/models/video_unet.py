@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeAlias
 
+import torch
 from einops import rearrange, repeat
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from video_diffusion.models.clip_norm import pool_resnet_norms
 from video_diffusion.models.extra_channels import take_extra_channels
-from video_diffusion.models.frame_layout import FrameLayout
+from video_diffusion.models.frame_layout import BlockFactors, FrameLayout
 from video_diffusion.models.motion_adapter import MotionAdapter
 from video_diffusion.models.one_by_one import one_by_one
 from video_diffusion.models.per_frame import folded_residual, per_frame_condition
@@ -70,15 +71,14 @@ class VideoUNet(nn.Module):
         if self.is_attached:
             return
         places = list(temporal_places(self.unet, self.motion_adapter))
-        for spatial, _ in places:
-            if any(isinstance(hook, TemporalHook) for hook in spatial._forward_hooks.values()):
+        for place in places:
+            if any(isinstance(hook, TemporalHook) for hook in place.spatial._forward_hooks.values()):
                 raise ValueError(
                     "unet already carries the temporal layers of another VideoUNet; detach() that one first"
                 )
         self._handles = self._base_hooks()
         self._handles += [
-            spatial.register_forward_hook(TemporalHook(lambda: self._layout, temporal))
-            for spatial, temporal in places
+            place.spatial.register_forward_hook(TemporalHook(lambda: self._layout, place)) for place in places
         ]
         self.is_attached = True
         if self.unet.is_gradient_checkpointing:
@@ -148,10 +148,13 @@ class VideoUNet(nn.Module):
         timestep: Shaped[Tensor, ""] | Shaped[Tensor, " b"] | int | float,
         prompt_embeds: PromptEmbeds,
         *,
-        frame_positions: Int[Tensor, " positions"] | None = None,
+        frame_positions: Int[Tensor, " positions"] | Float[Tensor, " positions"] | None = None,
+        position_stretch: float = 1.0,
         motion_scale: FrameNumbers = 1.0,
         frame_windows: Sequence[FrameWindow] | None = None,
         motion_effect: FrameNumbers = 1.0,
+        motion_scale_blocks: BlockFactors | None = None,
+        motion_effect_blocks: BlockFactors | None = None,
         added_cond_kwargs: Conditions | None = None,
         cross_attention_kwargs: Conditions | None = None,
         down_block_additional_residuals: Sequence[Tensor] | None = None,
@@ -169,11 +172,15 @@ class VideoUNet(nn.Module):
             prompt_embeds: Text embeddings of each video, or of each of its frames.
             frame_positions: When each frame happens, as rows of the adapter's position table: 0, 2, 4, … for
                 every second frame of a clip. None means 0, 1, 2, …
+            position_stretch: How far apart the rows of the table are, in frames: 2 halves all positions.
             motion_scale: Factor on the scores of temporal attention, for all frames or for each; 1 is the
                 model as trained.
             frame_windows: For clips longer than the position table: frames that temporal layers mix with each
                 other, and their weights; see `TemporalTransformer`.
             motion_effect: Factor on what temporal layers add, for all frames or each; 0 is the image model.
+            motion_scale_blocks: Factors on the motion scale of the layers in a block: down, mid and up, or
+                one such as down.0; the closer name wins.
+            motion_effect_blocks: Likewise, on the motion effect.
             added_cond_kwargs: The image U-Net's further conditions (SDXL's `text_embeds` and `time_ids`,
                 IP-Adapter's `image_embeds`); a tensor has one item per video, or one per frame in folded
                 order.
@@ -193,9 +200,12 @@ class VideoUNet(nn.Module):
                 "timestep": timestep,
                 "prompt_embeds": prompt_embeds,
                 "frame_positions": frame_positions,
+                "position_stretch": position_stretch,
                 "motion_scale": motion_scale,
                 "frame_windows": frame_windows,
                 "motion_effect": motion_effect,
+                "motion_scale_blocks": motion_scale_blocks,
+                "motion_effect_blocks": motion_effect_blocks,
                 "added_cond_kwargs": added_cond_kwargs,
                 "cross_attention_kwargs": cross_attention_kwargs,
                 "down_block_additional_residuals": down_block_additional_residuals,
@@ -205,7 +215,18 @@ class VideoUNet(nn.Module):
             }
             return one_by_one(self, latents, arguments)
         self._check_attachment()
-        layout = FrameLayout(num_frames, frame_positions, motion_scale, frame_windows, motion_effect)
+        if position_stretch != 1:
+            positions = torch.arange(num_frames) if frame_positions is None else frame_positions
+            frame_positions = positions / position_stretch
+        layout = FrameLayout(
+            num_frames,
+            frame_positions,
+            motion_scale,
+            frame_windows,
+            motion_effect,
+            motion_scale_blocks or {},
+            motion_effect_blocks or {},
+        )
         layout.check(self.motion_adapter)
 
         def per_frame(name: str, condition: Any) -> Any:

@@ -15,14 +15,16 @@ from video_diffusion.sampling.noise import (
 )
 from video_diffusion.sampling.noise_level import NoiseLevels
 from video_diffusion.sampling.picture_channels import WithPicture, likeness
-from video_diffusion.sampling.run_steps import start_run
+from video_diffusion.sampling.run_steps import start_run, steps_done
 from video_diffusion.sampling.schedulers import SCHEDULERS, SchedulerRow, make_scheduler
+from video_diffusion.sampling.step_numbers import AlongSteps, StepNumbers
 from video_diffusion.sampling.windowed import Windowed
 from video_diffusion.sampling.windows import ContextWindows
 
 __all__ = [
     "MAX_SEED",
     "SCHEDULERS",
+    "AlongSteps",
     "Anchored",
     "ContextWindows",
     "Denoiser",
@@ -33,6 +35,7 @@ __all__ = [
     "NonFiniteLatentsError",
     "PromptedModel",
     "SchedulerRow",
+    "StepNumbers",
     "Windowed",
     "WithPicture",
     "denoise",
@@ -48,4 +51,5 @@ __all__ = [
     "shuffle_noise",
     "start_run",
     "step_noise",
+    "steps_done",
 ]

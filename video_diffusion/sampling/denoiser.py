@@ -36,6 +36,17 @@ class PromptedModel(Protocol):
         ...
 
 
+@runtime_checkable
+class ChangingNumber(Protocol):
+    """A number that changes from step to step, such as `StepNumbers`."""
+
+    numbers: tuple[float, ...]
+
+    def at(self, timestep: Timestep) -> float:
+        """Tell the number of the step that asks at this timestep."""
+        ...
+
+
 class Guided:
     """Classifier-free guidance (Ho & Salimans 2022, equation 6): from the negative prompt to the prompt.
 
@@ -50,7 +61,7 @@ class Guided:
         prompt_embeds: Of each video's prompt.
         negative_prompt_embeds: Of each video's negative prompt; not read, and may be None, if the scale is 1.
         guidance_scale: 0 is the negative prompt alone, 1 the prompt alone, usual are 2 to 10; one number, or
-            one for each frame.
+            one for each frame, or one for each step.
         conditions: Further arguments for every call of the model, which fit the doubled batch.
 
     Raises:
@@ -62,13 +73,11 @@ class Guided:
         model: PromptedModel,
         prompt_embeds: PromptEmbeds,
         negative_prompt_embeds: Tensor | None,
-        guidance_scale: FrameNumbers,
+        guidance_scale: FrameNumbers | ChangingNumber,
         **conditions: Any,
     ) -> None:
         self.model = model
         self.is_off = guidance_is_off(guidance_scale)
-        if isinstance(guidance_scale, Tensor):
-            guidance_scale = guidance_scale[:, None, None]
         self.guidance_scale = guidance_scale
         self.conditions = conditions
         self.prompt_embeds = prompt_embeds
@@ -90,16 +99,22 @@ class Guided:
         if self.is_off:
             return self._predict(inputs, timestep).to(latents.dtype)
         negative, prompted = self._predict(torch.cat([inputs, inputs]), timestep).to(latents.dtype).chunk(2)
+        return negative + self._scale(timestep, negative) * (prompted - negative)
+
+    def _scale(self, timestep: Timestep, like: Latents) -> Any:
         scale = self.guidance_scale
-        scale = scale.to(negative) if isinstance(scale, Tensor) else scale
-        return negative + scale * (prompted - negative)
+        if isinstance(scale, ChangingNumber):
+            return scale.at(timestep)
+        return scale[:, None, None].to(like) if isinstance(scale, Tensor) else scale
 
     def _predict(self, latents: Latents, timestep: Timestep) -> Latents:
         return self.model(latents, timestep, self.prompt_embeds, **self.conditions)
 
 
-def guidance_is_off(guidance_scale: FrameNumbers) -> bool:
-    """Tell whether a scale is 1 for every frame: then the negative prompt is never asked for."""
+def guidance_is_off(guidance_scale: FrameNumbers | ChangingNumber) -> bool:
+    """Tell whether a scale is 1 for every frame or step: then the negative prompt is never asked for."""
+    if isinstance(guidance_scale, ChangingNumber):
+        return all(number == 1 for number in guidance_scale.numbers)
     return bool((torch.as_tensor(guidance_scale) == 1).all())
 
 

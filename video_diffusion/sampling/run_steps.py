@@ -31,13 +31,18 @@ def start_run(
     """
     scheduler = type(scheduler).from_config(scheduler.config)
     of_all = _enforced(scheduler, num_inference_steps, strength) if enforce_steps else num_inference_steps
-    num_done = num_inference_steps if enforce_steps else _kept(num_inference_steps, strength)
+    num_done = steps_done(num_inference_steps, strength, enforce_steps)
     scheduler.set_timesteps(of_all, device=device)
     first = scheduler.order * (of_all - num_done)
     if hasattr(scheduler, "set_begin_index"):
         # Else it looks its place up by timestep, and Karras spacing has some timesteps twice.
         scheduler.set_begin_index(first)
     return scheduler, scheduler.timesteps[first:]
+
+
+def steps_done(num_inference_steps: int, strength: float = 1.0, enforce_steps: bool = False) -> int:
+    """Tell how many steps a run does; arguments and errors as of `start_run`."""
+    return num_inference_steps if enforce_steps else _kept(num_inference_steps, strength)
 
 
 def _kept(num_inference_steps: int, strength: float) -> int:
