@@ -5,12 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers.models.activations import GEGLU
 from tiny_models import save_tiny_model
 from tiny_xl import save_tiny_xl
 
 from video_diffusion.generation_settings import GenerationSettings
 from video_diffusion.loading import load_model
 from video_diffusion.models import VideoUNet
+from video_diffusion.models.temporal_transformer import GatedGelu
 from video_diffusion.pipeline import TextToVideoPipeline
 
 
@@ -24,14 +26,21 @@ def clips(num_clips: int) -> list[GenerationSettings]:
 
 
 @pytest.mark.parametrize("save", [save_tiny_model, save_tiny_xl], ids=["sd", "sdxl"])
-def test_the_same_clips_in_less_memory(tmp_path: Path, save: object) -> None:
+def test_the_same_clips_in_less_memory(tmp_path: Path, save: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("video_diffusion.acceleration.feed_forward.MAX_BYTES", 2**12)
     folder = str(save(tmp_path / "model"))  # type: ignore[operator]  # both take a folder
     usual = TextToVideoPipeline.from_pretrained(folder, dtype="float64", device="cpu")
     expected = usual.generate(clips(2))
     saving = TextToVideoPipeline.from_pretrained(folder, dtype="float64", device="cpu", low_memory=True)
     batches: list[int] = []
     saving.parts.unet.conv_in.register_forward_pre_hook(lambda _, inputs: batches.append(len(inputs[0])))
+    middles: list[int] = []
+    for network in (saving.parts.unet, saving.parts.motion_adapter):
+        for module in network.modules():
+            if type(module) in {GEGLU, GatedGelu}:
+                module.proj.register_forward_hook(lambda *call: middles.append(call[-1].nbytes))
     found = saving.generate(clips(2))
+    assert max(middles) <= 2**12  # the middle of a feed-forward layer, a few tokens at a time
     assert set(batches) == {3}  # the frames of one video, neither doubled by guidance nor by the other video
     for one, other in zip(found, expected, strict=True):
         assert np.array_equal(one.frames, other.frames)

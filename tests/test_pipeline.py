@@ -68,7 +68,7 @@ def test_the_record_says_everything_as_json(pipeline: TextToVideoPipeline) -> No
     none = {name for name, value in record["settings"].items() if value is None}
     assert none <= {
         "motion_adapter", "context_length", "context_overlap", "init_video", "init_image", "strength",
-        "image_hold", "guidance_interval", "ip_adapter",
+        "image_hold", "guidance_interval", "ip_adapter", "quantize",
     }  # fmt: skip
     assert record["window_starts"] == []
     assert len(record["model"]["weights_sha256"]) == 64

@@ -58,6 +58,7 @@ def resolve(
         "model": parts.identity.name,
         "motion_adapter": parts.identity.motion_adapter,
         "dtype": str(parts.unet.dtype).removeprefix("torch."),
+        "quantize": parts.quantize,
         "device": str(device),
     }
     for field in settings.model_fields_set & own.keys():

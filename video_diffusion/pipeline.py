@@ -22,9 +22,11 @@ from video_diffusion.generated_video import GeneratedVideo, make_record
 from video_diffusion.generation_settings import GenerationSettings
 from video_diffusion.loading import (
     ModelParts,
+    check_quantize,
     choose_device,
     choose_dtype,
     load_model,
+    quantize_weights,
     save_memory,
     save_model,
 )
@@ -86,6 +88,7 @@ class TextToVideoPipeline:
         *,
         allow_extra_weights: bool = False,
         low_memory: bool = False,
+        quantize: str | None = None,
     ) -> "TextToVideoPipeline":
         """Load a model.
 
@@ -97,12 +100,14 @@ class TextToVideoPipeline:
             device: None and "auto" take a GPU if there is one.
             allow_extra_weights: Whether tensors that the model does not have are left out instead of refused.
             low_memory: Whether to spend time to save memory, see the class.
+            quantize: "int8" stores the linear maps of U-Net and temporal layers in 8 bits; needs torchao.
 
         Raises:
             ModelLoadError: The files are not such a model, or the two do not fit together.
             DeviceError: There is no such device.
-            ValueError: No such dtype.
+            ValueError: No such dtype, or torchao is not installed.
         """
+        check_quantize(quantize)
         chosen = choose_device(device or "auto")
         precision = choose_dtype(dtype)
         if precision == torch.float16 and chosen.type == "cpu":
@@ -110,6 +115,8 @@ class TextToVideoPipeline:
                 "float16 is slow on a CPU and overflows; set dtype to bfloat16 or float32", stacklevel=2
             )
         parts = load_model(model, motion_adapter, precision, allow_extra_weights=allow_extra_weights)
+        if quantize is not None:
+            parts = quantize_weights(parts, quantize)
         return cls(parts, chosen, low_memory=low_memory)
 
     def save_pretrained(self, folder: Path | str, overwrite: bool = True) -> None:

@@ -17,7 +17,7 @@ from video_diffusion.cli.output_checks import EncodingFlags, check_clip_fits
 from video_diffusion.cli.terminal import Progress, warn
 from video_diffusion.generation_settings import check_image_prompt
 from video_diffusion.io import choose_encoding, codec_problem, iter_frames, sidecar_path, working_codecs
-from video_diffusion.loading import find_ip_adapter
+from video_diffusion.loading import check_quantize, find_ip_adapter
 
 if TYPE_CHECKING:
     from video_diffusion.generation_settings import GenerationSettings
@@ -57,6 +57,7 @@ def check_before_loading(settings: "GenerationSettings", path: Path, encoding: E
     """
     check_codec(path, encoding)
     check_inputs(settings)
+    check_quantize(settings.quantize)
     if settings.device == "mps" and sys.platform != "darwin":
         raise MachineError("--device: mps is Apple's GPU and this is not a Mac; use auto or cpu")
     if settings.device == "cpu" and settings.dtype == "float16":

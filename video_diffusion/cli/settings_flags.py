@@ -53,6 +53,7 @@ FLAGS: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
     (("--guidance-interval",), "guidance_interval", "LOW-HIGH", "Guide between noise levels, e.g. 0.1-0.9."),
     (("--speed",), "speed", "LEVEL", "exact, or 1 to 3: faster, less alike.  [default: exact]"),
     (("--dtype",), "dtype", "NAME", "float32, float16, bfloat16 or float64.  [default: float32]"),
+    (("--quantize",), "quantize", "NAME", "int8: linear maps in 8 bits; needs torchao."),
     (("--device",), "device", "NAME", "auto, cpu, cuda, cuda:N, xpu, mps.  [default: auto]"),
 )
 # flags that may be repeated, one value for a frame, step or block each -> setting, metavar, help

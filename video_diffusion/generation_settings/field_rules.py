@@ -13,6 +13,7 @@ SchedulerName = Literal[
     "ddim", "ddpm", "euler", "euler_a", "heun", "dpmpp_2m", "dpmpp_2m_karras", "dpmpp_sde", "unipc", "lcm"
 ]
 DtypeName = Literal["float32", "float16", "bfloat16", "float64"]
+QuantizeName = Literal["int8"]
 NoiseType = Literal["independent", "mixed", "progressive", "constant"]
 ContextSchedule = Literal["uniform", "uniform_looped", "static", "batched"]
 ContextFuse = Literal["pyramid", "flat", "linear"]

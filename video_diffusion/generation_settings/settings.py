@@ -6,16 +6,12 @@ from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     field_validator,
-    model_validator,
 )
 
 from video_diffusion.config import Layer, validate
-from video_diffusion.generation_settings.block_factors import BlockFactors
 from video_diffusion.generation_settings.field_rules import (
     ContextFuse,
     ContextSchedule,
@@ -24,7 +20,7 @@ from video_diffusion.generation_settings.field_rules import (
     FrequencyFilter,
     Interval,
     NoiseType,
-    PromptBlend,
+    QuantizeName,
     SchedulerName,
     Size,
     check_device,
@@ -43,14 +39,7 @@ from video_diffusion.generation_settings.identity import (
 from video_diffusion.generation_settings.image_ranges import ImageRanges
 from video_diffusion.generation_settings.input_files import check_loras, content_sha256, lora_identity
 from video_diffusion.generation_settings.ip_adapter_files import ip_adapter_sha256s
-from video_diffusion.generation_settings.keyframes import (
-    GuidanceKeyframes,
-    GuidanceSteps,
-    MotionKeyframes,
-    MotionSteps,
-    TextKeyframes,
-    earliest,
-)
+from video_diffusion.generation_settings.travel_settings import TravelSettings
 
 # What neither the user nor a model's folder says; the size is the U-Net's own.
 COMMON_DEFAULTS: Mapping[str, Any] = {
@@ -62,8 +51,10 @@ def _speed_level(value: object) -> object:
     return 0 if value == "exact" else value
 
 
-class GenerationSettings(BaseModel):
+class GenerationSettings(TravelSettings):
     """Frozen settings of one clip. None means the model's own default (`generation_defaults.json`).
+
+    What changes along a clip or over the steps of its run stands in `TravelSettings`.
 
     Attributes:
         prompt: what the clip shows; never empty, stored verbatim.
@@ -79,6 +70,7 @@ class GenerationSettings(BaseModel):
         model: "embedded", a folder or a hub id.
         motion_adapter: a folder or hub id; None is the model's own, "none" switches temporal layers off.
         dtype: precision of the networks; noise is always drawn in float32.
+        quantize: None, or "int8" for the linear maps of the U-Net and the temporal layers; needs torchao.
         device: "auto" takes a GPU if there is one.
         decode_chunk_size: frames decoded at once; a matter of memory.
         noise_type: how the frames' first noise hangs together, see `sampling.initial_noise`; None is what
@@ -92,24 +84,6 @@ class GenerationSettings(BaseModel):
         context_schedule: where windows lie from step to step, see `sampling.ContextWindows`.
         context_fuse: how frames count where windows overlap.
         loop: whether the clip's end meets its beginning; windows then go around it.
-        prompt_travel: frame to prompt, blended between; `prompt` holds at frame 0 unless this says otherwise,
-            and may be left out. Frames as in `TextKeyframes`.
-        negative_prompt_travel: likewise, with `negative_prompt`.
-        prompt_head: what every prompt begins with; a space goes between.
-        prompt_tail: what every prompt ends with.
-        prompt_blend: how embeddings go from one prompt to the next, in a straight line or on an arc.
-        guidance_scale_travel: frame to guidance scale, in straight lines; `guidance_scale` holds at frame 0.
-        motion_scale_travel: frame to motion scale, likewise.
-        motion_effect: factor on what temporal layers add, 0 (pictures alone) to 10; 1 is as trained.
-        motion_effect_travel: frame to motion effect, likewise.
-        guidance_scale_steps: step of the run to guidance scale, in straight lines; `guidance_scale` holds at
-            step 0, the noisiest. Not together with `guidance_scale_travel`.
-        motion_scale_steps: step to motion scale, likewise.
-        motion_effect_steps: step to motion effect, likewise.
-        motion_scale_blocks: block of the U-Net to a factor on the motion scale of its temporal layers.
-        motion_effect_blocks: likewise, on the motion effect.
-        position_stretch: how far apart the rows of the position table are, in frames, 0.1 to 10: at 2 motion
-            takes twice as long and the table serves nearly twice the frames; 1 is as trained.
         freenoise: long clips in one pass: noise that repeats, temporal attention in context windows.
         freeinit: how often the clip is denoised with FreeInit, 2 to 10; 0 and 1 are plain sampling.
         freeinit_filter: what is kept of the last result, see `sampling.low_pass_filter`.
@@ -133,10 +107,6 @@ class GenerationSettings(BaseModel):
             alone holds for the whole clip.
         ip_scale: weight of what the pictures add, 0 (nothing) to 2; 1 is as trained.
     """
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
-    )
 
     prompt: Annotated[str, AfterValidator(check_prompt)]
     negative_prompt: Annotated[str, AfterValidator(check_text)] = ""
@@ -162,21 +132,6 @@ class GenerationSettings(BaseModel):
     context_schedule: ContextSchedule = "uniform"
     context_fuse: ContextFuse = "pyramid"
     loop: bool = False
-    prompt_travel: TextKeyframes = ()
-    negative_prompt_travel: TextKeyframes = ()
-    prompt_head: Annotated[str, AfterValidator(check_text)] = ""
-    prompt_tail: Annotated[str, AfterValidator(check_text)] = ""
-    prompt_blend: PromptBlend = "lerp"
-    guidance_scale_travel: GuidanceKeyframes = ()
-    motion_scale_travel: MotionKeyframes = ()
-    motion_effect: Annotated[float, Field(ge=0, le=10)] = 1.0
-    motion_effect_travel: MotionKeyframes = ()
-    guidance_scale_steps: GuidanceSteps = ()
-    motion_scale_steps: MotionSteps = ()
-    motion_effect_steps: MotionSteps = ()
-    motion_scale_blocks: BlockFactors = ()
-    motion_effect_blocks: BlockFactors = ()
-    position_stretch: Annotated[float, Field(ge=0.1, le=10)] = 1.0
     freenoise: bool = False
     freeinit: Annotated[int, Field(ge=0, le=10)] = 0
     freeinit_filter: FrequencyFilter = "butterworth"
@@ -193,6 +148,14 @@ class GenerationSettings(BaseModel):
     ip_adapter: Annotated[str | None, AfterValidator(check_name)] = None
     ip_image: ImageRanges = ()
     ip_scale: Annotated[float, Field(ge=0, le=2)] = 0.7
+    quantize: QuantizeName | None = None
+
+    @field_validator("quantize")
+    @classmethod
+    def _check_no_loras(cls, quantize: str | None, info: Any) -> str | None:
+        if quantize is not None and info.data.get("loras"):
+            raise ValueError("does not go with loras; keep one of them")
+        return quantize
 
     @field_validator("init_image")
     @classmethod
@@ -200,23 +163,6 @@ class GenerationSettings(BaseModel):
         if image is not None and info.data.get("init_video") is not None:
             raise ValueError("does not go with init_video; keep one of them")
         return image
-
-    @model_validator(mode="before")
-    @classmethod
-    def _prompt_of_travel(cls, values: Any) -> Any:
-        """A clip whose prompts are all given by frame begins with the first of them."""
-        if not isinstance(values, Mapping) or "prompt" in values:
-            return values
-        first = earliest(values.get("prompt_travel"))
-        return values if first is None else {**values, "prompt": first}
-
-    @field_validator("guidance_scale_steps", "motion_scale_steps", "motion_effect_steps")
-    @classmethod
-    def _check_one_axis(cls, steps: Any, info: Any) -> Any:
-        travel = info.field_name.replace("_steps", "_travel")
-        if steps and info.data.get(travel):
-            raise ValueError(f"does not go with {travel}; keep one of them")
-        return steps
 
     @field_validator("context_overlap")
     @classmethod

@@ -30,7 +30,14 @@ class Pipelines:
         # imported here: a job file is checked, and skipped when all is done, without importing torch
         from video_diffusion.pipeline import TextToVideoPipeline  # noqa: PLC0415
 
-        key = (settings.model, settings.motion_adapter, settings.dtype, settings.device, low_memory)
+        key = (
+            settings.model,
+            settings.motion_adapter,
+            settings.dtype,
+            settings.quantize,
+            settings.device,
+            low_memory,
+        )
         if key in self._failed:
             raise self._failed[key]
         if self._pipeline is None or key != self._key:
@@ -42,6 +49,7 @@ class Pipelines:
                     settings.dtype,
                     own_device(settings.device),
                     low_memory=low_memory,
+                    quantize=settings.quantize,
                 )
             except Exception as error:
                 self._failed[key] = error

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from video_diffusion.loading.motion_checkpoint import read_motion_checkpoint, write_original_layout
     from video_diffusion.loading.motion_families import FAMILIES, MotionFamily
     from video_diffusion.loading.motion_file import MotionFile, detect
+    from video_diffusion.loading.quantize import check_quantize, quantize_weights
 
 __all__ = [
     "FAMILIES",
@@ -33,6 +34,7 @@ __all__ = [
     "ModelSource",
     "MotionFamily",
     "MotionFile",
+    "check_quantize",
     "choose_device",
     "choose_dtype",
     "detect",
@@ -44,6 +46,7 @@ __all__ = [
     "load_model",
     "load_motion_lora",
     "parse_lora",
+    "quantize_weights",
     "read_motion_checkpoint",
     "save_memory",
     "save_model",
@@ -60,6 +63,7 @@ _HOMES = {
     "ModelSource": "model_source",
     "MotionFamily": "motion_families",
     "MotionFile": "motion_file",
+    "check_quantize": "quantize",
     "choose_device": "device",
     "choose_dtype": "device",
     "detect": "motion_file",
@@ -71,6 +75,7 @@ _HOMES = {
     "load_model": "model_folder",
     "load_motion_lora": "lora",
     "parse_lora": "lora_source",
+    "quantize_weights": "quantize",
     "read_motion_checkpoint": "motion_checkpoint",
     "save_memory": "low_memory",
     "save_model": "model_folder_writer",

@@ -26,7 +26,12 @@ def save_model(parts: ModelParts, folder: Path | str, overwrite: bool = True) ->
     Raises:
         FileExistsError: See `overwrite`.
         OSError: No space, no permission.
+        ValueError: The weights are quantised.
     """
+    if parts.quantize is not None:
+        raise ValueError(
+            f"quantised weights cannot be written; load the model without quantize {parts.quantize}"
+        )
     scheduler = parts.scheduler_config.get("_class_name", "DDIMScheduler")
     index: dict[str, Any] = {
         "_class_name": "AnimateDiffPipeline",

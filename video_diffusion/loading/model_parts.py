@@ -23,6 +23,7 @@ class ModelParts:
             `generation_defaults.json`. Empty if the folder has none and the adapter is of no known family.
         identity: Names and hashes for the run record.
         tokenizer_2, text_encoder_2: Of SDXL models; None for others.
+        quantize: How weights are stored in fewer bits, see `quantize_weights`; None as they were read.
         zeros_for_empty_prompt: Whether an empty prompt is all zeros, as SDXL was trained.
     """
 
@@ -37,6 +38,7 @@ class ModelParts:
     tokenizer_2: Any = None
     text_encoder_2: Any = None
     zeros_for_empty_prompt: bool = False
+    quantize: str | None = None
 
     @property
     def networks(self) -> list[nn.Module]:
