@@ -152,14 +152,22 @@ OTHER: dict[str, Any] = {
     "image_hold": 0.5, "enforce_steps": True, "loras": ["x.safetensors:0.5"], "speed": 2,
     "guidance_interval": (0.2, 0.8), "ip_adapter": "x.safetensors", "ip_image": {"0-3": "a.png"},
     "ip_scale": 0.5, "quantize": "int8",
+    "controlnet": "n", "control_video": "e.mp4", "controlnet_scale": 0.5,
+    "controlnet_steps": (0.0, 0.5), "sparsectrl": "s", "sparse_images": {"-1": "d.png"},
+    "sparsectrl_scale": 0.5,
 }  # fmt: skip
+
+# What cannot be without another setting.
+NEEDED = {"controlnet": {"control_video": "e.mp4"}, "sparsectrl": {"sparse_images": {"0": "d.png"}}}
 
 
 def test_the_job_id_changes_with_everything_that_changes_the_pixels_and_with_nothing_else() -> None:
     base = GenerationSettings(prompt="a")
     assert set(OTHER) == set(GenerationSettings.model_fields)
     for name, value in OTHER.items():
-        changed = GenerationSettings.from_values({"prompt": "a", name: value})
+        needs = NEEDED.get(name, {})
+        base = GenerationSettings.from_values({"prompt": "a", **needs})
+        changed = GenerationSettings.from_values({"prompt": "a", **needs, name: value})
         assert (changed.job_id() != base.job_id()) == (name in PIXEL_FIELDS), name
     assert len(base.job_id()) == 12
 

@@ -68,7 +68,8 @@ def test_the_record_says_everything_as_json(pipeline: TextToVideoPipeline) -> No
     none = {name for name, value in record["settings"].items() if value is None}
     assert none <= {
         "motion_adapter", "context_length", "context_overlap", "init_video", "init_image", "strength",
-        "image_hold", "guidance_interval", "ip_adapter", "quantize",
+        "image_hold", "guidance_interval", "ip_adapter", "controlnet", "control_video", "controlnet_steps",
+        "sparsectrl", "quantize",
     }  # fmt: skip
     assert record["window_starts"] == []
     assert len(record["model"]["weights_sha256"]) == 64

@@ -13,6 +13,7 @@ from video_diffusion.generation_settings import (
     along_frames,
     check_image_prompt,
     place_keyframes,
+    whole_frames,
 )
 from video_diffusion.loading import ModelParts
 from video_diffusion.models import MotionAdapter, check_blocks, latent_scale
@@ -87,6 +88,7 @@ def resolve(
         numbers_along_steps(resolved, name)
     for name in ("motion_scale_blocks", "motion_effect_blocks"):
         check_blocks(name, dict(getattr(resolved, name)), parts.motion_adapter)
+    sparse_pictures(resolved)
     scale = latent_scale(parts.vae)
     for field in ("height", "width"):
         side = getattr(resolved, field)
@@ -182,6 +184,15 @@ def has_guidance(settings: Any) -> bool:
     return not guidance_is_off(numbers_along_frames(settings, "guidance_scale"))
 
 
+def sparse_pictures(settings: Any) -> dict[int, str]:
+    """List the pictures for a SparseCtrl encoder by the frames of a clip of resolved settings.
+
+    Raises:
+        ValueError: A frame outside the clip, or two pictures for one frame.
+    """
+    return whole_frames("sparse_images", settings.sparse_images, settings.num_frames)
+
+
 def _placed(settings: Any, name: str) -> list[tuple[float, Any]]:
     travel, first = getattr(settings, f"{name}_travel"), getattr(settings, name)
     return place_keyframes(f"{name}_travel", travel, settings.num_frames, first)
@@ -231,6 +242,13 @@ def _check_speed(settings: Any) -> None:
         raise ValueError(
             f"speed is {settings.speed} but guidance_interval is set, and they do not go together; drop one"
         )
+    steering = next(
+        (name for name in ("controlnet", "sparsectrl") if getattr(settings, name) is not None), None
+    )
+    if settings.speed and steering is not None:
+        raise ValueError(
+            f"speed is {settings.speed} but {steering} is set, and they do not go together; drop one"
+        )
     windows = context_windows(settings)
     if settings.speed and any(windows.at(step) != windows.at(0) for step in range(1, 4)):
         raise ValueError(
@@ -259,6 +277,11 @@ def _without_effect(settings: GenerationSettings, resolved: GenerationSettings) 
         and settings.ip_scale != GenerationSettings.model_fields["ip_scale"].default
     ):
         notes.append("ip_scale is ignored without ip_adapter; name one, or leave it out")
+    for name, needs in {
+        "control_video": "controlnet", "controlnet_steps": "controlnet", "sparse_images": "sparsectrl",
+    }.items():  # fmt: skip
+        if getattr(settings, name) and getattr(settings, needs) is None:
+            notes.append(f"{name} is ignored without {needs}; set that too, or leave it out")
     if settings.freenoise and (settings.loop or settings.context_schedule != "uniform"):
         notes.append("loop and context_schedule are ignored by freenoise, whose windows never move")
     if settings.context_length is None and not settings.freenoise:

@@ -23,7 +23,7 @@ from video_diffusion.clip_plan import (
     numbers_along_steps,
     run_of,
 )
-from video_diffusion.models import VideoUNet
+from video_diffusion.models import ControlledUNet, FrameControl, VideoUNet
 from video_diffusion.sampling import (
     AlongSteps,
     Anchored,
@@ -79,6 +79,7 @@ class ClipDenoiser:
         negative_embeds: Likewise; None if guidance is off.
         input_latents: Of the picture or video that the clips start from, if there is one.
         scheduler_config: The model's own.
+        controls: What steers the clips frame by frame, if anything does.
         conditions: Further arguments of the model, for guidance's doubled batch where guidance is on.
 
     Attributes:
@@ -93,6 +94,7 @@ class ClipDenoiser:
         negative_embeds: Tensor | None,
         input_latents: Latents | None,
         scheduler_config: Mapping[str, Any],
+        controls: Sequence[FrameControl] = (),
         **conditions: Any,
     ) -> None:
         self._windows = windows = context_windows(settings)
@@ -103,10 +105,13 @@ class ClipDenoiser:
         changing = _over_steps(settings, scheduler_config)
         self._windowed: Windowed | None = None
         model: Any = video_unet
+        if controls:
+            model = ControlledUNet(video_unet, controls)
+            conditions["frame_numbers"] = torch.arange(settings.num_frames)
         if settings.freenoise:
             conditions["frame_windows"] = [(window, windows.weights(window)) for window in windows.at(0)]
         else:
-            model = self._windowed = Windowed(video_unet, windows)
+            model = self._windowed = Windowed(model, windows)
         if video_unet.motion_adapter.conv_in is not None:
             assert input_latents is not None  # `resolve` has seen to it
             model = WithPicture(model, input_latents, likeness(settings.num_frames, settings.image_hold))

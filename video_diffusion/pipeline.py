@@ -15,6 +15,7 @@ from torch import nn
 
 from video_diffusion.acceleration import accelerate_unet
 from video_diffusion.clip_additions import Additions, at_work
+from video_diffusion.clip_controls import ControlNetworks
 from video_diffusion.clip_inputs import added_conditions, encode_input, encode_prompts
 from video_diffusion.clip_plan import has_guidance, made_together, model_defaults, resolve
 from video_diffusion.clip_sampling import ClipDenoiser, draw_noise, sample
@@ -74,6 +75,7 @@ class TextToVideoPipeline:
             for part in parts.networks:
                 nn.Module.to(part, device=self.device)
         self.video_unet = VideoUNet(parts.unet, parts.motion_adapter, one_by_one=low_memory)
+        self._control_networks = ControlNetworks(parts, self.device)
         self.latent_scale = latent_scale(parts.vae)
         self.defaults = model_defaults(parts)
         self.vocabulary = tuple(parts.defaults.get("vocabulary", ()))
@@ -184,6 +186,7 @@ class TextToVideoPipeline:
             input_latents = encode_input(parts, one)
             guided = negative_embeds is not None
             conditions = added_conditions(parts, batch, guided, additions.ip_adapter)
+            controls = self._control_networks.controls(one)
         with _timed(timings, "denoise", len(batch)):
             config = parts.scheduler_config
             denoiser = ClipDenoiser(
@@ -193,6 +196,7 @@ class TextToVideoPipeline:
                 negative_embeds,
                 input_latents,
                 config,
+                controls.frame_controls,
                 **conditions,
             )
             faster = accelerate_unet(self.video_unet) if self.accelerated else nullcontext()
@@ -220,7 +224,7 @@ class TextToVideoPipeline:
                 accelerated=self.accelerated,
                 low_memory=self.low_memory,
                 window_starts=window_starts,
-                inputs={**each.input_sha256s(), **additions.sha256s},
+                inputs={**each.input_sha256s(), **additions.sha256s, **controls.sha256s},
                 noise_sha256=noise_sha256(own_noise),
             )
             yield GeneratedVideo(frames, each, report, record)

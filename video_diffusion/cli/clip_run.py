@@ -16,8 +16,10 @@ from video_diffusion.cli.failures import MachineError
 from video_diffusion.cli.output_checks import EncodingFlags, check_clip_fits
 from video_diffusion.cli.terminal import Progress, warn
 from video_diffusion.generation_settings import check_image_prompt
+from video_diffusion.generation_settings.named_files import NETWORK_FIELDS
 from video_diffusion.io import choose_encoding, codec_problem, iter_frames, sidecar_path, working_codecs
 from video_diffusion.loading import check_quantize, find_ip_adapter
+from video_diffusion.loading.model_source import parse_hub_id
 
 if TYPE_CHECKING:
     from video_diffusion.generation_settings import GenerationSettings
@@ -76,9 +78,14 @@ def check_inputs(settings: "GenerationSettings") -> None:
     Raises:
         VideoReadError: one that cannot be read.
         ValueError: an IP-Adapter without a picture, or the other way round.
-        ModelLoadError: an IP-Adapter on this machine that is none, or has no image encoder.
+        ModelLoadError: an IP-Adapter on this machine that is none, or has no image encoder; a network that is
+            neither here nor on the hub, by its name.
     """
     check_image_prompt(settings)
+    for name in NETWORK_FIELDS:
+        place = getattr(settings, name)
+        if place is not None and not Path(place).expanduser().exists():
+            parse_hub_id(place)
     for path in settings.input_files.values():
         next(iter(iter_frames(path)))
     if settings.ip_adapter is not None and Path(settings.ip_adapter).expanduser().exists():

@@ -48,7 +48,8 @@ def convert(
     """Write a motion adapter, a training run's adapter or a motion LoRA SRC to DST, in another layout.
 
     SRC is a file, a folder or a hub id. An adapter in diffusers' layout is a folder; AnimateDiff's layout,
-    which ComfyUI's nodes and the original read, is a .safetensors file. Every number stays what it was.
+    which ComfyUI's nodes and the original read, is a .safetensors file. Every number stays what it was. A
+    SparseCtrl encoder's file keeps its layout: this makes safetensors of a pickle.
     """
     path = Path(destination)
     if licence is not None and not _LICENCE.fullmatch(licence):

@@ -1,6 +1,7 @@
 """`video-diffusion inspect`: what made a clip, or what is in a model folder; nothing is executed."""
 
 import json
+import shlex
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,10 @@ from video_diffusion.cli.terminal import printable
 
 MAX_CONFIG_BYTES = 1_000_000
 WEIGHT_SUFFIXES = {".safetensors", ".ckpt", ".pt", ".pth", ".bin"}
+USES = {
+    "ControlNetModel": "--controlnet {} --control-video FRAMES",
+    "SparseControlNetModel": "--sparsectrl {} --sparse-image '0: PICTURE'",
+}
 TRAINED = ("motion_adapter", "motion_lora", "domain_lora")
 
 
@@ -49,6 +54,9 @@ def look_at(path: Path, allow_pickle: bool = False) -> dict[str, Any]:
         return _model_folder(path)
     if (path / "config.json").is_file():
         component = {"kind": "component", **_component(path)}
+        if component["class"] in USES:
+            flags = USES[component["class"]].format(shlex.quote(str(path)))
+            component["use"] = f"video-diffusion generate PROMPT --model MODEL {flags}"
         is_adapter = component["class"] == "MotionAdapter"
         return component | (describe_weights(path) if is_adapter else {})
     if path.suffix.lower() in WEIGHT_SUFFIXES:

@@ -1,7 +1,9 @@
 """`video-diffusion rerun`: the clip of a record made again, and whether every pixel is the same."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 @click.option("-o", "--out", metavar="NEW", help="Save the new clip too; with one CLIP only.")
 @click.option("--model", metavar="MODEL", help="Where the model is now; needed to fetch one from the hub.")
 @click.option("--motion-adapter", metavar="PATH", help="Where the motion adapter is now.")
+@click.option("--controlnet", metavar="PATH", help="Where the ControlNet is now.")
+@click.option("--sparsectrl", metavar="PATH", help="Where the SparseCtrl encoder is now.")
 @click.option("--device", metavar="NAME", help="Other than the recorded one.")
 @click.option("--overwrite", is_flag=True, help="Replace what is at NEW.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per clip on stdout.")
@@ -30,6 +34,8 @@ def rerun(
     out: str | None,
     model: str | None,
     motion_adapter: str | None,
+    controlnet: str | None,
+    sparsectrl: str | None,
     device: str | None,
     overwrite: bool,
     as_json: bool,
@@ -46,7 +52,8 @@ def rerun(
         raise click.UsageError(f"--out: saves one clip, but {len(clips)} are given; rerun them one by one")
     path = None if out is None else check_clip_path(out, EncodingFlags(), overwrite)
     records = [(clip, read_record(Path(clip))) for clip in clips]
-    wanted = [settings_to_repeat(record, model, motion_adapter, device) for _, record in records]
+    networks = {"controlnet": controlnet, "sparsectrl": sparsectrl}
+    wanted = [settings_to_repeat(record, model, motion_adapter, device, networks) for _, record in records]
 
     from video_diffusion.cli import clip_run
     from video_diffusion.jobs import Pipelines
@@ -100,19 +107,34 @@ def show(row: dict[str, Any], *, as_json: bool, several: bool) -> None:
 
 
 def settings_to_repeat(
-    record: "RunRecord", model: str | None, motion_adapter: str | None, device: str | None
+    record: "RunRecord",
+    model: str | None,
+    motion_adapter: str | None,
+    device: str | None,
+    networks: Mapping[str, str | None] = MappingProxyType({}),
 ) -> "GenerationSettings":
-    """The recorded settings, with model and device where they are now.
+    """The recorded settings, with model, networks and device where they are now.
 
     A record may come from anybody, so nothing is fetched from the network because of its words alone.
 
+    Args:
+        record: of the clip.
+        model: where it is now, if given.
+        motion_adapter: likewise.
+        device: instead of the recorded one, if given.
+        networks: as `model`, by setting.
+
     Raises:
-        click.UsageError: the record names a model that is not here, and nobody said to fetch it.
+        click.UsageError: the record names a model that is not here, and nobody said to fetch it; or an input
+            is not the one that it was.
     """
+    from video_diffusion.generation_settings.named_files import NETWORK_FIELDS
+
     changes: dict[str, Any] = {}
     for name, given, revision in (
         ("model", model, record.model.revision),
         ("motion_adapter", motion_adapter, None),
+        *((name, networks.get(name), None) for name in NETWORK_FIELDS),
     ):
         recorded = getattr(record.settings, name)
         if given is not None:
@@ -131,13 +153,14 @@ def settings_to_repeat(
         raise click.UsageError(
             f"{adapter}: the record names this IP-Adapter, which is not here; put it there"
         )
-    for name, sha256 in record.settings.input_sha256s().items():
-        if name in record.inputs and record.inputs[name] != sha256:
-            path = record.settings.input_files.get(name, adapter)
-            raise click.UsageError(f"{path}: is not the {name} of the record; put the file back that it was")
     if device is not None:
         changes["device"] = device
-    return record.settings.from_values(record.settings.model_dump() | changes)
+    repeated = record.settings.from_values(record.settings.model_dump() | changes)
+    for name, sha256 in repeated.input_sha256s().items():
+        if name in record.inputs and record.inputs[name] != sha256:
+            path = repeated.input_files.get(name) or getattr(repeated, name.partition(".")[0])
+            raise click.UsageError(f"{path}: is not the {name} of the record; put the file back that it was")
+    return repeated
 
 
 def what_differs(record: "RunRecord", video: "GeneratedVideo") -> list[str]:
@@ -148,6 +171,12 @@ def what_differs(record: "RunRecord", video: "GeneratedVideo") -> list[str]:
         then_hash, now_hash = getattr(record.model, name), getattr(now.model, name)
         if then_hash != now_hash:
             lines.append(f"other {about}: {_short(then_hash)} then, {_short(now_hash)} now")
+    then = record.inputs
+    lines += [
+        f"other {name}: {_short(then[name])} then, {_short(now.inputs[name])} now"
+        for name in sorted(then.keys() & now.inputs.keys())
+        if then[name] != now.inputs[name]
+    ]
     for name in sorted(record.versions.keys() | now.versions.keys()):
         then_version, now_version = record.versions.get(name, "none"), now.versions.get(name, "none")
         if then_version != now_version:

@@ -50,6 +50,17 @@ FLAGS: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
     (("--image-hold",), "image_hold", "X", "How much later frames are held to it, 0 to 1.  [default: 0.8]"),
     (("--ip-adapter",), "ip_adapter", "PATH", "An IP-Adapter, with its image encoder beside it."),
     (("--ip-scale",), "ip_scale", "X", "Weight of the pictures it shows, 0 to 2.  [default: 0.7]"),
+    (("--controlnet",), "controlnet", "PATH", "A ControlNet, which steers every frame."),
+    (("--control-video",), "control_video", "FILE", "Its edges, depth or poses: a video or image folder."),
+    (("--controlnet-scale",), "controlnet_scale", "X", "How strongly it steers, 0 to 10.  [default: 1]"),
+    (
+        ("--controlnet-steps",),
+        "controlnet_steps",
+        "START-END",
+        "Share of the steps it works in, e.g. 0-0.6.",
+    ),
+    (("--sparsectrl",), "sparsectrl", "PATH", "A SparseCtrl encoder, which steers some frames."),
+    (("--sparsectrl-scale",), "sparsectrl_scale", "X", "How strongly it steers, 0 to 10.  [default: 1]"),
     (("--guidance-interval",), "guidance_interval", "LOW-HIGH", "Guide between noise levels, e.g. 0.1-0.9."),
     (("--speed",), "speed", "LEVEL", "exact, or 1 to 3: faster, less alike.  [default: exact]"),
     (("--dtype",), "dtype", "NAME", "float32, float16, bfloat16 or float64.  [default: float32]"),
@@ -62,6 +73,7 @@ TRAVEL_FLAGS: tuple[tuple[str, str, str, str], ...] = (
     ("--negative-travel", "negative_prompt_travel", "FRAME: TEXT", "The same for the negative prompt."),
     ("--guidance-travel", "guidance_scale_travel", "FRAME: X", "The same for the guidance scale."),
     ("--motion-travel", "motion_scale_travel", "FRAME: X", "The same for the motion scale."),
+    ("--sparse-image", "sparse_images", "FRAME: FILE", "A frame's picture for --sparsectrl; repeatable."),
     ("--effect-travel", "motion_effect_travel", "FRAME: X", "The same for the motion effect."),
     ("--guidance-steps", "guidance_scale_steps", "STEP: X", "The guidance scale from a step on; repeatable."),
     ("--motion-steps", "motion_scale_steps", "STEP: X", "The same for the motion scale."),
@@ -74,6 +86,9 @@ TEXT_SETTINGS = {
     "init_video",
     "init_image",
     "ip_adapter",
+    "controlnet",
+    "control_video",
+    "sparsectrl",
     "prompt_head",
     "prompt_tail",
     "model",
@@ -206,7 +221,7 @@ def _as_map(context: click.Context, option: click.Parameter, texts: tuple[str, .
             )
         if frame.strip() in pairs:
             raise click.UsageError(f"{option.opts[0]}: names {unit} {frame.strip()} twice; drop one")
-        is_number = option.name not in {"prompt_travel", "negative_prompt_travel"}
+        is_number = option.name not in {"prompt_travel", "negative_prompt_travel", "sparse_images"}
         pairs[frame.strip()] = plain_value(value.strip()) if is_number else value.strip()
     return json.dumps(pairs) if pairs else None
 

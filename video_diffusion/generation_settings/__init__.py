@@ -16,12 +16,13 @@ from video_diffusion.generation_settings.field_rules import (
     parse_fps,
 )
 from video_diffusion.generation_settings.image_ranges import check_image_prompt, place_images
-from video_diffusion.generation_settings.input_files import content_sha256
+from video_diffusion.generation_settings.input_files import content_sha256, network_sha256
 from video_diffusion.generation_settings.keyframes import (
     TextKeyframes,
     along_frames,
     blends_between,
     place_keyframes,
+    whole_frames,
 )
 from video_diffusion.generation_settings.settings import (
     COMMON_DEFAULTS,
@@ -52,7 +53,9 @@ __all__ = [
     "check_prompt",
     "check_text",
     "content_sha256",
+    "network_sha256",
     "parse_fps",
     "place_images",
     "place_keyframes",
+    "whole_frames",
 ]

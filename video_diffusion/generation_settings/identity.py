@@ -16,9 +16,6 @@ FIRST_FIELDS = (
 # Where None, the field's default, means what may also be said; all other fields change nothing as they are.
 SAID_DEFAULTS: Mapping[str, Any] = {"noise_type": "independent", "noise_alpha": 1.0}
 
-# Settings that name a file the clip starts from; in an id stands what is in it.
-INPUT_FIELDS = ("init_video", "init_image")
-
 
 def without_effect(defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Values at which settings change no pixel: the defaults of all that came after the first.

@@ -23,6 +23,18 @@ def content_sha256(path: str) -> str | None:
         return None
 
 
+def network_sha256(name: str) -> str | None:
+    """SHA-256 of a weights file, or of a folder's configuration and safetensors; None if it is not here."""
+    place = Path(name).expanduser()
+    if not place.is_dir():
+        return content_sha256(name)
+    files = sorted({*place.glob("*.safetensors"), *place.glob("config.json")})
+    hashes = [(file.name, content_sha256(str(file))) for file in files]
+    if not files or None in dict(hashes).values():
+        return None
+    return hashlib.sha256("".join(f"{name} {sha256}\n" for name, sha256 in hashes).encode()).hexdigest()
+
+
 def lora_identity(entry: str) -> str:
     """Put the content of the weights in place of the path in "PATH:WEIGHT", where it can be read.
 

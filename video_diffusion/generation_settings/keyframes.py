@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 
 from pydantic import BeforeValidator, PlainSerializer
 
-from video_diffusion.generation_settings.field_rules import check_text
+from video_diffusion.generation_settings.field_rules import check_path, check_text
 
 Value = TypeVar("Value")
 
@@ -63,6 +63,17 @@ def keyframe_text(value: object) -> str:
     return check_text(value)
 
 
+def keyframe_path(value: object) -> str:
+    """The file of one frame.
+
+    Raises:
+        ValueError: no text, or refused by `check_path`.
+    """
+    if not isinstance(value, str):
+        raise ValueError("must be a path")
+    return str(check_path(value))
+
+
 def keyframe_number(value: object, highest: float) -> float:
     """The number of one frame.
 
@@ -88,6 +99,13 @@ TextKeyframes: TypeAlias = Annotated[
 """Frames and their texts. A frame is a whole number from 0, one from the end (-1 is the last frame), or a
 share of the clip with a point (0.5 is the middle, 1.0 the last frame)."""
 
+FileKeyframes: TypeAlias = Annotated[
+    tuple[tuple[str, str], ...],
+    BeforeValidator(lambda value: keyframe_pairs(value, keyframe_path)),
+    PlainSerializer(dict),
+]
+"""Frames as in `TextKeyframes` and the files for them."""
+
 GuidanceKeyframes: TypeAlias = Annotated[tuple[tuple[str, float], ...], _numbers(50.0), PlainSerializer(dict)]
 """Frames as in `TextKeyframes` and their guidance scales."""
 
@@ -109,7 +127,7 @@ def place_keyframes(
     name: str,
     keyframes: Sequence[tuple[str, Value]],
     num_frames: int,
-    first: Value,
+    first: Value | None = None,
     unit: str = "frame",
 ) -> list[tuple[float, Value]]:
     """Sort values by the frame they stand for in a clip of known length.
@@ -118,7 +136,7 @@ def place_keyframes(
         name: of the setting, for messages.
         keyframes: frames as text, and values.
         num_frames: of the clip.
-        first: holds at frame 0 if no keyframe does.
+        first: holds at frame 0 if no keyframe does; None is nothing.
         unit: "frame", or "step" for the steps of a run.
 
     Raises:
@@ -137,8 +155,24 @@ def place_keyframes(
                 f"{name} names one of {num_frames} {unit}s twice, as {placed[frame][0]} and {text}; drop one"
             )
         placed[frame] = (text, value)
-    placed.setdefault(Fraction(0), ("0", first))
+    if first is not None:
+        placed.setdefault(Fraction(0), ("0", first))
     return [(float(frame), value) for frame, (_, value) in sorted(placed.items())]
+
+
+def whole_frames(name: str, keyframes: Sequence[tuple[str, Value]], num_frames: int) -> dict[int, Value]:
+    """Values by frame number, each at the frame nearest to where it stands; as `place_keyframes`.
+
+    Raises:
+        ValueError: a frame outside the clip, or two values for one frame.
+    """
+    placed: dict[int, Value] = {}
+    for place, value in place_keyframes(name, keyframes, num_frames):
+        frame = int(place + 0.5)
+        if frame in placed:
+            raise ValueError(f"{name} names frame {frame} of {num_frames} frames twice; drop one")
+        placed[frame] = value
+    return placed
 
 
 def blends_between(

@@ -30,15 +30,19 @@ from video_diffusion.generation_settings.field_rules import (
     check_text,
 )
 from video_diffusion.generation_settings.identity import (
-    INPUT_FIELDS,
     NO_PIXEL_FIELDS,
     canonical,
     counted,
     without_effect,
 )
 from video_diffusion.generation_settings.image_ranges import ImageRanges
-from video_diffusion.generation_settings.input_files import check_loras, content_sha256, lora_identity
-from video_diffusion.generation_settings.ip_adapter_files import ip_adapter_sha256s
+from video_diffusion.generation_settings.input_files import check_loras, lora_identity
+from video_diffusion.generation_settings.keyframes import FileKeyframes
+from video_diffusion.generation_settings.named_files import (
+    content_in_place_of_paths,
+    input_files,
+    input_sha256s,
+)
 from video_diffusion.generation_settings.travel_settings import TravelSettings
 
 # What neither the user nor a model's folder says; the size is the U-Net's own.
@@ -106,6 +110,13 @@ class GenerationSettings(TravelSettings):
         ip_image: pictures that the IP-Adapter shows the image model, by frames as in `ImageRanges`; a path
             alone holds for the whole clip.
         ip_scale: weight of what the pictures add, 0 (nothing) to 2; 1 is as trained.
+        controlnet: a folder or hub id of a ControlNet, which steers every frame.
+        control_video: what it reads: a video or a folder of images of edges, depth or poses, one per frame.
+        controlnet_scale: weight of what it adds, 0 (nothing) to 10; 1 is as trained.
+        controlnet_steps: shares of the steps between which it is at work; None is all of them.
+        sparsectrl: a folder, file or hub id of a SparseCtrl encoder, which steers some frames.
+        sparse_images: frame to picture for it, frames as in `TextKeyframes`, at the nearest whole one.
+        sparsectrl_scale: weight of what it adds, 0 (nothing) to 10; 1 is as trained.
     """
 
     prompt: Annotated[str, AfterValidator(check_prompt)]
@@ -148,6 +159,13 @@ class GenerationSettings(TravelSettings):
     ip_adapter: Annotated[str | None, AfterValidator(check_name)] = None
     ip_image: ImageRanges = ()
     ip_scale: Annotated[float, Field(ge=0, le=2)] = 0.7
+    controlnet: Annotated[str | None, AfterValidator(check_name)] = None
+    control_video: Annotated[str | None, AfterValidator(check_path), Field(validate_default=True)] = None
+    controlnet_scale: Annotated[float, Field(ge=0, le=10)] = 1.0
+    controlnet_steps: Interval = None
+    sparsectrl: Annotated[str | None, AfterValidator(check_name)] = None
+    sparse_images: Annotated[FileKeyframes, Field(validate_default=True)] = ()
+    sparsectrl_scale: Annotated[float, Field(ge=0, le=10)] = 1.0
     quantize: QuantizeName | None = None
 
     @field_validator("quantize")
@@ -163,6 +181,14 @@ class GenerationSettings(TravelSettings):
         if image is not None and info.data.get("init_video") is not None:
             raise ValueError("does not go with init_video; keep one of them")
         return image
+
+    @field_validator("control_video", "sparse_images")
+    @classmethod
+    def _check_control(cls, given: Any, info: Any) -> Any:
+        network = "controlnet" if info.field_name == "control_video" else "sparsectrl"
+        if not given and info.data.get(network) is not None:
+            raise ValueError(f"is missing, but {network} is set; name what it reads, or drop both")
+        return given
 
     @field_validator("context_overlap")
     @classmethod
@@ -189,15 +215,11 @@ class GenerationSettings(TravelSettings):
     @property
     def input_files(self) -> dict[str, str]:
         """Pictures and videos that the clip starts from, by the setting that names them."""
-        paths = {name: getattr(self, name) for name in INPUT_FIELDS}
-        named = {name: path for name, path in paths.items() if path is not None}
-        return named | {f"ip_image.{frames}": path for frames, path in self.ip_image}
+        return input_files(self)
 
     def input_sha256s(self) -> dict[str, str]:
         """Hashes of the files that the clip starts from, as far as they can be read."""
-        hashes = {name: content_sha256(path) for name, path in self.input_files.items()}
-        known = {name: sha256 for name, sha256 in hashes.items() if sha256 is not None}
-        return known if self.ip_adapter is None else known | ip_adapter_sha256s(self.ip_adapter)
+        return input_sha256s(self)
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> "GenerationSettings":
@@ -228,10 +250,8 @@ class GenerationSettings(TravelSettings):
         Args:
             model_identity: hashes of the weights, if known; then the model's name does not count.
         """
-        hashes = self.input_sha256s()
-        values = counted(self.model_dump(mode="json"), WITHOUT_EFFECT) | hashes
-        if self.ip_image:  # their paths do not count
-            values["ip_image"] = {at: hashes.get(f"ip_image.{at}", path) for at, path in self.ip_image}
+        values = counted(self.model_dump(mode="json"), WITHOUT_EFFECT)
+        values = content_in_place_of_paths(values, self.input_sha256s())
         if "loras" in values:
             values["loras"] = [lora_identity(entry) for entry in self.loras]
         if model_identity is not None:

@@ -11,7 +11,7 @@ from video_diffusion.io.video_reader import iter_frames
 
 
 def read_input_video(
-    path: Path | str, num_frames: int, height: int, width: int
+    path: Path | str, num_frames: int, height: int, width: int, setting: str = "init_video"
 ) -> UInt8[np.ndarray, "f h w 3"]:
     """Read the first frames of a clip, at the size asked for.
 
@@ -20,6 +20,7 @@ def read_input_video(
         num_frames: As many are read; their own rate does not matter.
         height: To scale to.
         width: To scale to. What sticks out beyond this shape is cut off evenly, with a warning.
+        setting: That names it, for messages.
 
     Raises:
         VideoReadError: It cannot be read.
@@ -29,23 +30,25 @@ def read_input_video(
     for frame in iter_frames(path):
         frames.append(fit(frame.pixels, height, width))
         if len(frames) == 1:
-            _warn_of_cut(f"init_video {path}", frame.pixels.shape, height, width)
+            _warn_of_cut(f"{setting} {path}", frame.pixels.shape, height, width)
         if len(frames) == num_frames:
             return np.stack(frames)
     raise ValueError(
-        f"init_video {path} has {len(frames)} frames, but num_frames is {num_frames}; "
+        f"{setting} {path} has {len(frames)} frames, but num_frames is {num_frames}; "
         f"set num_frames to {len(frames)} or less"
     )
 
 
-def read_input_image(path: Path | str, height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
+def read_input_image(
+    path: Path | str, height: int, width: int, setting: str = "init_image"
+) -> UInt8[np.ndarray, "h w 3"]:
     """Read one picture, or the first frame of a clip, at the size asked for; see `read_input_video`.
 
     Raises:
         VideoReadError: It cannot be read.
     """
     pixels = next(iter(iter_frames(path))).pixels
-    _warn_of_cut(f"init_image {path}", pixels.shape, height, width)
+    _warn_of_cut(f"{setting} {path}", pixels.shape, height, width)
     return fit(pixels, height, width)
 
 

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from video_diffusion.loading.control_network import load_controlnet, load_sparse_control
     from video_diffusion.loading.device import choose_device, choose_dtype
     from video_diffusion.loading.errors import DeviceError, ModelLoadError
     from video_diffusion.loading.ip_adapter import LoadedIpAdapter, load_ip_adapter
@@ -41,10 +42,12 @@ __all__ = [
     "find_ip_adapter",
     "find_lora",
     "find_model",
+    "load_controlnet",
     "load_ip_adapter",
     "load_loras",
     "load_model",
     "load_motion_lora",
+    "load_sparse_control",
     "parse_lora",
     "quantize_weights",
     "read_motion_checkpoint",
@@ -70,10 +73,12 @@ _HOMES = {
     "find_ip_adapter": "ip_adapter_source",
     "find_lora": "lora_source",
     "find_model": "model_source",
+    "load_controlnet": "control_network",
     "load_ip_adapter": "ip_adapter",
     "load_loras": "lora",
     "load_model": "model_folder",
     "load_motion_lora": "lora",
+    "load_sparse_control": "control_network",
     "parse_lora": "lora_source",
     "quantize_weights": "quantize",
     "read_motion_checkpoint": "motion_checkpoint",

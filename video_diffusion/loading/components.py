@@ -2,7 +2,7 @@
 
 import difflib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ def load_diffusers(
     *,
     allow_extra: bool = False,
     variant: str | None = None,
+    our_fields: Collection[str] = (),
     **changes: Any,
 ) -> Any:
     """Load a diffusers model, in evaluation mode on the CPU.
@@ -33,12 +34,14 @@ def load_diffusers(
         dtype: To convert the weights to.
         allow_extra: Whether surplus tensors are left out instead of refused.
         variant: Of the weights, see `find_weights`.
+        our_fields: Fields of config.json that are for us and not for its class.
         changes: Fields to set in place of what config.json says.
 
     Raises:
         ModelLoadError: The configuration or the weights are not those of such a model.
     """
-    config = read_json(folder / "config.json")
+    read = read_json(folder / "config.json")
+    config = {name: value for name, value in read.items() if name not in our_fields}
     _check_config(kind, config, folder)
     stored = find_weights(folder, "diffusion_pytorch_model", variant)
     with torch.device("meta"):

@@ -1,9 +1,10 @@
-"""Temporal weights from any layout to another: motion adapters, training runs, motion LoRAs."""
+"""Temporal weights from any layout to another: motion adapters, runs, motion LoRAs, SparseCtrl encoders."""
 
 from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors.torch import save_file
 
 from video_diffusion.io import atomic_path, write_bytes
 from video_diffusion.loading.components import quiet_libraries
@@ -13,7 +14,8 @@ from video_diffusion.loading.model_card import model_card, read_training_summary
 from video_diffusion.loading.model_source import find_model, find_pickle
 from video_diffusion.loading.motion_checkpoint import read_motion_checkpoint, write_original_layout
 from video_diffusion.loading.motion_lora import is_motion_lora, read_motion_lora, write_motion_lora
-from video_diffusion.loading.weight_file import open_weights
+from video_diffusion.loading.sparse_layout import describe_sparse_layout, is_sparse_control
+from video_diffusion.loading.weight_file import WeightFile, open_weights
 from video_diffusion.loading.weights_facts import describe_weights
 
 TargetLayout = Literal["diffusers", "animatediff"]
@@ -33,7 +35,8 @@ def convert(
     """Write temporal weights in another layout; every number stays what it was.
 
     Args:
-        source: A motion adapter, a training run or checkpoint, or a motion LoRA: file, folder or hub id.
+        source: A motion adapter, a training run or checkpoint, or a motion LoRA: file, folder or hub id; or
+            a file of a SparseCtrl encoder, which keeps its layout.
         destination: A folder for an adapter in diffusers' layout, else a `.safetensors` file; a LoRA in
             diffusers' layout may also be a folder.
         layout: Of AnimateDiff and ComfyUI's nodes, or of diffusers.
@@ -68,6 +71,10 @@ def convert(
             part.mkdir()
             write_motion_lora(pairs, part / LORA_FILE, layout)
         return destination
+    if place.is_file():
+        file = open_weights(place, allow_pickle=allow_pickle)
+        if is_sparse_control(file.tensors):
+            return _copy_sparse_control(file, destination, dtype, overwrite)
     if is_file == (layout == "diffusers"):
         rule = "be a folder, without a suffix," if is_file else "end with .safetensors"
         raise ValueError(f"DST must {rule} for layout {layout}, but is {destination}; name it so")
@@ -77,6 +84,21 @@ def convert(
         return destination
     with atomic_path(destination, overwrite=overwrite) as part, quiet_libraries():
         adapter.save_pretrained(part)
+    return destination
+
+
+def _copy_sparse_control(
+    file: WeightFile, destination: Path, dtype: torch.dtype | None, overwrite: bool
+) -> Path:
+    """A SparseCtrl encoder as safetensors, under the names that it has."""
+    if destination.suffix != ".safetensors":
+        raise ValueError(
+            f"DST must end with .safetensors for a SparseCtrl encoder, but is {destination}; name a file"
+        )
+    describe_sparse_layout(file.tensors, str(file.path))
+    tensors = {name: tensor.to(dtype or tensor.dtype).clone() for name, tensor in file.load().items()}
+    with atomic_path(destination, overwrite=overwrite) as part:
+        save_file(tensors, part, {"format": "pt"})
     return destination
 
 

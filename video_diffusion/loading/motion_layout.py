@@ -126,7 +126,7 @@ def _other_kind(tensors: Mapping[str, StoredTensor]) -> str | None:
     if any("lora" in name.lower() for name in names):
         return "a motion LoRA, not a whole motion module; give it as a LoRA, beside the module it belongs to"
     if any("controlnet_cond_embedding" in name for name in names):
-        return "a SparseCtrl encoder, not a motion module; it conditions a clip, it does not move one"
+        return "a SparseCtrl encoder, not a motion module; give it as sparsectrl"
     if any("img_encoder." in name for name in names):
         return "AnimateLCM's image-to-video module, whose image encoder is not supported; use PIA weights"
     if not is_motion_module(names):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_NAMES = 100_000
-_NESTS = ("state_dict", "module")
+_NESTS = ("state_dict", "module", "controlnet")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from video_diffusion.loading.motion_families import FAMILIES, MotionFamily
 from video_diffusion.loading.motion_file import detect
 from video_diffusion.loading.motion_layout import is_motion_module
 from video_diffusion.loading.single_file_kind import SINGLE_FILE_KINDS, single_file_kind
+from video_diffusion.loading.sparse_layout import describe_sparse_layout, is_sparse_control
 from video_diffusion.loading.weight_file import open_weights
 from video_diffusion.loading.weight_files import StoredTensor
 
@@ -36,8 +37,8 @@ def describe_weights(path: Path, *, allow_pickle: bool = False) -> dict[str, Any
         facts = _ip_adapter(path, file.tensors)
     elif any("lora" in name.lower() for name in names):
         facts = _lora(path, file.tensors)
-    elif any("controlnet_cond_embedding" in name for name in names):
-        facts = {"kind": "SparseCtrl encoder", "use": None}
+    elif is_sparse_control(names):
+        facts = _sparse_control(path, file.tensors)
     elif single_file_kind(file.tensors) is not None:
         facts = _base_model(path, file.tensors)
     elif is_motion_module(names):
@@ -105,6 +106,22 @@ def _lora(path: Path, tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:
         "base": next((_BASES[width] for width in widths if width in _BASES), None),
         "rank": sorted(ranks),
         "use": _use(f"--lora {shlex.quote(str(path))}:1.0", path),
+    }
+
+
+def _sparse_control(path: Path, tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:
+    layout = describe_sparse_layout(tensors, str(path))
+    place = shlex.quote(str(path))
+    return {
+        "kind": "SparseCtrl encoder",
+        "reads": layout.reads,
+        "base": _BASES.get(layout.config["cross_attention_dim"]),
+        "block_out_channels": list(layout.config["block_out_channels"]),
+        "max_num_frames": layout.config["motion_max_seq_length"],
+        "positions_stored": layout.has_positions,
+        "use": _use(
+            f"--model MODEL --motion-adapter ADAPTER --sparsectrl {place} --sparse-image '0: PICTURE'", path
+        ),
     }
 
 

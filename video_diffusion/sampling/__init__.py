@@ -18,6 +18,7 @@ from video_diffusion.sampling.picture_channels import WithPicture, likeness
 from video_diffusion.sampling.run_steps import start_run, steps_done
 from video_diffusion.sampling.schedulers import SCHEDULERS, SchedulerRow, make_scheduler
 from video_diffusion.sampling.step_numbers import AlongSteps, StepNumbers
+from video_diffusion.sampling.step_share import timesteps_between
 from video_diffusion.sampling.windowed import Windowed
 from video_diffusion.sampling.windows import ContextWindows
 
@@ -52,4 +53,5 @@ __all__ = [
     "start_run",
     "step_noise",
     "steps_done",
+    "timesteps_between",
 ]

@@ -12,8 +12,8 @@ from video_diffusion.sampling.denoiser import PromptedModel, Timestep
 from video_diffusion.sampling.windows import ContextWindows
 from video_diffusion.shapes import Latents, PromptEmbeds
 
-PER_FRAME_CONDITIONS = ("motion_scale", "motion_effect")
-"""Conditions of a `VideoUNet` that a tensor gives frame by frame."""
+PER_FRAME_CONDITIONS = ("motion_scale", "motion_effect", "frame_numbers")
+"""Conditions of a model that a tensor gives frame by frame."""
 
 
 class Windowed:

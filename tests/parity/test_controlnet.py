@@ -1,0 +1,144 @@
+"""Whole runs steered by a ControlNet and by SparseCtrl, against diffusers' pipelines in float64."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from control_networks import save_pictures, tiny_controlnet, tiny_sparse_control
+from diffusers.models.unets.unet_motion_model import MotionAdapter as DiffusersMotionAdapter
+from diffusers.pipelines.animatediff import pipeline_animatediff_sparsectrl
+from diffusers.pipelines.animatediff.pipeline_animatediff_controlnet import AnimateDiffControlNetPipeline
+from diffusers.pipelines.animatediff.pipeline_animatediff_sparsectrl import (
+    AnimateDiffSparseControlNetPipeline,
+)
+from PIL import Image
+from tiny_models import OUR_ADAPTER_FIELDS, SCHEDULER_CONFIG, relative_error, save_tiny_model
+from torch import Tensor
+
+from video_diffusion.generation_settings import GenerationSettings
+from video_diffusion.pipeline import TextToVideoPipeline
+from video_diffusion.sampling import initial_noise, make_scheduler
+
+NUM_FRAMES, HEIGHT, WIDTH, NUM_STEPS, TOLERANCE = 5, 16, 24, 4, 1e-12
+PROMPTS, NEGATIVES, SEEDS = ["a red ball", "blue"], ["dull", ""], [3, 2**40]
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> TextToVideoPipeline:
+    folder = save_tiny_model(tmp_path_factory.mktemp("parity") / "model")
+    return TextToVideoPipeline.from_pretrained(str(folder), dtype="float64", device="cpu")
+
+
+def parts_for(ours: TextToVideoPipeline) -> dict[str, Any]:
+    config = {
+        key: value
+        for key, value in ours.parts.motion_adapter.config.items()
+        if not key.startswith("_") and key not in OUR_ADAPTER_FIELDS
+    }
+    adapter = DiffusersMotionAdapter(**config).double()
+    adapter.load_state_dict(ours.parts.motion_adapter.state_dict())
+    return {
+        "vae": ours.parts.vae,
+        "text_encoder": ours.parts.text_encoder,
+        "tokenizer": ours.parts.tokenizer,
+        "unet": ours.parts.unet,
+        "motion_adapter": adapter,
+        "scheduler": make_scheduler("ddim", SCHEDULER_CONFIG),
+    }
+
+
+def expected(pipeline: Any, num_videos: int, **arguments: Any) -> Tensor:
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.unet.eval()
+    noise = [initial_noise(seed, NUM_FRAMES, 4, HEIGHT // 2, WIDTH // 2) for seed in SEEDS[:num_videos]]
+    return pipeline(
+        PROMPTS[:num_videos],
+        negative_prompt=NEGATIVES[:num_videos],
+        latents=torch.stack(noise).double(),
+        num_frames=NUM_FRAMES,
+        height=HEIGHT,
+        width=WIDTH,
+        num_inference_steps=NUM_STEPS,
+        output_type="latent",
+        **arguments,
+    ).frames
+
+
+def found(pipeline: TextToVideoPipeline, num_videos: int, **changes: Any) -> Tensor:
+    common = {"num_frames": NUM_FRAMES, "height": HEIGHT, "width": WIDTH, "num_inference_steps": NUM_STEPS}
+    clips = [
+        GenerationSettings.from_values(
+            {"prompt": prompt, "negative_prompt": negative, "seed": seed, "scheduler": "ddim"}
+            | common
+            | changes
+        )
+        for prompt, negative, seed in zip(PROMPTS, NEGATIVES, SEEDS, strict=True)
+    ]
+    steps: list[Tensor] = []
+    pipeline.generate(clips[:num_videos], on_step=lambda step: steps.append(step.latents))
+    return steps[-1]
+
+
+@pytest.mark.parametrize(("guidance_scale", "steps"), [(7.5, None), (1.0, None), (2.5, (0.25, 0.8))])
+@pytest.mark.filterwarnings("ignore:negative_prompt is ignored at guidance_scale 1")
+def test_a_run_with_a_controlnet_equals_diffusers(
+    ours: TextToVideoPipeline, tmp_path: Path, guidance_scale: float, steps: tuple[float, float] | None
+) -> None:
+    network = tiny_controlnet().double()
+    network.save_pretrained(tmp_path / "controlnet")
+    folder = save_pictures(tmp_path / "edges", NUM_FRAMES)
+    theirs = AnimateDiffControlNetPipeline(**parts_for(ours), controlnet=network)
+    pictures = [Image.open(path) for path in sorted(folder.iterdir())]
+    interval = {} if steps is None else dict(zip(("start", "end"), steps, strict=True))
+    reference = expected(
+        theirs,
+        1,
+        guidance_scale=guidance_scale,
+        conditioning_frames=pictures,
+        controlnet_conditioning_scale=0.8,
+        **{f"control_guidance_{name}": share for name, share in interval.items()},
+    )
+    settings = {
+        "guidance_scale": guidance_scale,
+        "controlnet": str(tmp_path / "controlnet"),
+        "control_video": str(folder),
+        "controlnet_steps": steps,
+    }
+    steered = found(ours, 1, **settings, controlnet_scale=0.8)
+    assert relative_error(steered, reference) <= TOLERANCE
+    assert relative_error(found(ours, 1, **settings, controlnet_scale=0.6), reference) > 1e-3
+
+
+@pytest.mark.parametrize("reads", ["rgb", "scribble"])
+def test_a_run_with_sparsectrl_equals_diffusers(
+    ours: TextToVideoPipeline, tmp_path: Path, reads: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """diffusers draws a sample of what the autoencoder says of a picture; made to take the mode, as here."""
+    mode = partial(pipeline_animatediff_sparsectrl.retrieve_latents, sample_mode="argmax")
+    monkeypatch.setattr(pipeline_animatediff_sparsectrl, "retrieve_latents", mode)
+    network = tiny_sparse_control(reads).double()
+    network.save_pretrained(tmp_path / "sparse")
+    config = tmp_path / "sparse" / "config.json"
+    config.write_text(config.read_text().replace("{", '{"norm_scope": "clip",', 1))
+    folder = save_pictures(tmp_path / "pictures", 2)
+    theirs = AnimateDiffSparseControlNetPipeline(**parts_for(ours), controlnet=network)
+    reference = expected(
+        theirs,
+        2,
+        guidance_scale=2.5,
+        conditioning_frames=[Image.open(path) for path in sorted(folder.iterdir())],
+        controlnet_frame_indices=[1, 4],
+        controlnet_conditioning_scale=0.7,
+    )
+    settings = {
+        "guidance_scale": 2.5,
+        "sparsectrl": str(tmp_path / "sparse"),
+        "sparse_images": {"-1": str(folder / "001.png"), "1": str(folder / "000.png")},
+        "sparsectrl_scale": 0.7,
+    }
+    assert relative_error(found(ours, 2, **settings), reference) <= TOLERANCE
+    config.write_text(config.read_text().replace('"clip"', '"frame"', 1))
+    ours._control_networks._kept.clear()
+    assert relative_error(found(ours, 2, **settings), reference) > 1e-3
