@@ -43,6 +43,16 @@ def test_every_job_becomes_a_clip_a_record_and_a_row_and_is_made_once(tmp_path, 
     assert len(rows(tmp_path)) == 3
 
 
+def test_a_file_that_changed_between_two_runs_makes_what_is_new_and_keeps_what_is_gone(tmp_path, jobs):
+    first = set(run(*jobs)[1].splitlines())
+    file = tmp_path / "jobs.csv"
+    file.write_text("num_frames,seed,prompt\n4,3,=a red\n,1,a red circle\n,5,a new circle\n")
+    code, out, err = run(*jobs)
+    assert (code, "3 done (2 before), 0 failed, 0 left" in err) == (0, True)
+    assert len(set(out.splitlines()) & first) == 2
+    assert len(rows(tmp_path)) == 4 == len(list((tmp_path / "clips").glob("*.mp4")))
+
+
 def test_a_clip_that_is_gone_or_changed_is_made_again(tmp_path, jobs):
     before = run(*jobs)[1].splitlines()
     first = hashes(tmp_path)
@@ -131,6 +141,14 @@ def test_a_file_to_start_from_that_is_not_there_is_told_with_its_row(tmp_path, j
     code, out, err = run(*jobs)
     assert (code, out) == (2, "")
     assert err.startswith(f"error: {tmp_path}/jobs.csv:3: nothing.png: ")
+
+
+def test_a_lora_that_is_not_there_is_told_with_its_row_before_any_clip(tmp_path, jobs):
+    (tmp_path / "jobs.csv").write_text("prompt,loras\na circle,\na circle,nothing.safetensors:0.5\n")
+    code, out, err = run(*jobs)
+    assert (code, out) == (3, "")
+    assert err.startswith(f"error: {tmp_path}/jobs.csv:3: nothing.safetensors: no such file")
+    assert not (tmp_path / "clips").exists()
 
 
 def test_a_model_or_device_that_is_not_there_is_told_with_its_row_before_any_clip(tmp_path, jobs):

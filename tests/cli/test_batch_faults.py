@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from video_diffusion.cli.main import main
+from video_diffusion.comparison.folder import read_summary
 from video_diffusion.jobs import Pipelines, model_facts, read_jobs, run_jobs
 
 PATIENCE = 300
@@ -34,6 +35,22 @@ def jobs(tmp_path, tiny_model):
     file.write_text("prompt,seeds\na red circle,0-5\n")
     sizes = ["--frames", "2", "--size", "24x16", "--steps", "1"]
     return ["generate", "--jobs", file, "--model", tiny_model, "--device", "cpu", *sizes]
+
+
+@pytest.fixture
+def comparison(tmp_path, tiny_model):
+    """Six clips of the same kind, of two settings under comparison."""
+    return comparison_words(tmp_path, tiny_model, "a red circle\n", "[1,2]", "0-2")
+
+
+def comparison_words(tmp_path, tiny_model, prompts, guidance_scales, seeds):
+    file = tmp_path / "prompts.txt"
+    file.write_text(prompts)
+    words = ["compare", "--grid", f"guidance_scale={guidance_scales}", "--prompts", file, "--seeds", seeds]
+    settings = {"model": tiny_model, "device": "cpu", "num_frames": 2, "size": "24x16"}
+    for name, value in {**settings, "num_inference_steps": 1}.items():
+        words += ["--set", f"{name}={value}"]
+    return words
 
 
 def rows(folder):
@@ -82,6 +99,35 @@ def test_two_processes_on_one_folder_make_each_job_once_or_twice_alike(tmp_path,
     assert not leftovers(tmp_path / "clips")
     code, _, err = run(*jobs, "-o", tmp_path / "clips", "--verify")
     assert (code, "6 done (6 before)" in err) == (0, True)
+
+
+@pytest.mark.slow
+def test_two_processes_on_one_comparison_make_each_clip_once_or_twice_alike(tmp_path, comparison):
+    both = [start([*comparison, "-o", tmp_path / "out"], tmp_path / "log") for _ in range(2)]
+    for process in both:
+        process.join(PATIENCE)
+    assert [process.exitcode for process in both] == [0, 0], (tmp_path / "log").read_text()
+    assert len(hashes(tmp_path / "out")) == 6 <= len(rows(tmp_path / "out")) <= 12
+    assert not leftovers(tmp_path / "out")
+    summary = read_summary(tmp_path / "out")
+    assert [arm.num_clips for arm in summary.arms] == [3, 3] and not summary.looks
+
+
+@pytest.mark.parametrize("verb", ["jobs", "comparison"])
+def test_a_folder_that_is_taken_away_ends_the_run_with_what_was_made_intact(tmp_path, verb, request):
+    words = request.getfixturevalue(verb)
+    process = start([*words, "-o", tmp_path / "out"], tmp_path / "log")
+    deadline = time.monotonic() + PATIENCE
+    while not (tmp_path / "out" / "results.jsonl").exists():
+        assert process.is_alive() and time.monotonic() < deadline
+        time.sleep(0.005)
+    (tmp_path / "out").rename(tmp_path / "elsewhere")
+    process.join(PATIENCE)
+    assert process.exitcode == 4, (tmp_path / "log").read_text()
+    assert "No such file or directory" in (tmp_path / "log").read_text()
+    for row in rows(tmp_path / "elsewhere"):
+        clip = tmp_path / "elsewhere" / row["file"]
+        assert clip.stat().st_size == row["bytes"] and clip.with_suffix(".json").exists()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -181,13 +227,7 @@ def batch_of_many(tmp_path, tiny_model):
 
 
 def comparison_of_many(tmp_path, tiny_model):
-    file = tmp_path / "prompts.txt"
-    file.write_text("a red circle\na circle\n")
-    settings = {"model": tiny_model, "device": "cpu", "num_frames": 2, "width": 24, "height": 16}
-    words = ["compare", "--grid", "guidance_scale=[1,2,3]", "--prompts", file, "--seeds", "0-21"]
-    for name, value in {**settings, "num_inference_steps": 1}.items():
-        words += ["--set", f"{name}={value}"]
-    return words, 132
+    return comparison_words(tmp_path, tiny_model, "a red circle\na circle\n", "[1,2,3]", "0-21"), 132
 
 
 @pytest.mark.slow

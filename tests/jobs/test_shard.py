@@ -21,6 +21,13 @@ def test_the_launchers_variables_are_read_torchrun_first():
 
 def test_a_flag_is_i_of_n():
     assert parse_shard("3/4") == Shard(3, 4)
-    for text in ("4/4", "x", "1/0", "-1/2", "1"):
+    for text in ("8/8", "x", "1/0", "-1/4", "1"):
         with pytest.raises(ValueError, match="shard must be i/n"):
             parse_shard(text)
+    with pytest.raises(ValueError, match=r"n of 1 or more \(given 1/0\)$"):
+        parse_shard("1/0")
+
+
+def test_launcher_variables_that_contradict_each_other_are_named():
+    with pytest.raises(ValueError, match=r"^RANK and WORLD_SIZE: shard must be i/n .* the last of 2 is 1/2$"):
+        shard_of_environment({"RANK": "5", "WORLD_SIZE": "2"})

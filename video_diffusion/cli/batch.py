@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
+from video_diffusion.cli.batch_flags import number_of, shard_of
 from video_diffusion.cli.batch_progress import Tally
 from video_diffusion.cli.failures import Terminated
 from video_diffusion.cli.output_checks import EncodingFlags
@@ -16,7 +17,7 @@ from video_diffusion.cli.settings_flags import layer_from
 from video_diffusion.cli.terminal import say, warn
 
 if TYPE_CHECKING:
-    from video_diffusion.jobs import Job, JobSummary, Outcome, Shard
+    from video_diffusion.jobs import Job, JobSummary, Outcome
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 MAX_WORDS = 50  # that are told of
@@ -77,7 +78,9 @@ def run_batch(
         raise click.UsageError("PROMPT: cannot be given together with --jobs; put it into the file")
     file = Path(str(flags["jobs"]))
     folder = Path(out or file.stem)
-    batch_size, engine, shard = _batch_size(flags), _engine(flags), _shard(flags, quiet)
+    batch_size = number_of("--batch-size", flags["batch_size"], has_auto=True)
+    engine, num_actors = _engine(flags), number_of("--actors", flags["actors"])
+    shard = shard_of(flags["shard"], quiet=quiet)
     suffix = suffix_of(encoding)
     base = layer_from(configs, assignments, flags).values
     check_folder(folder)
@@ -106,7 +109,7 @@ def run_batch(
     if engine == "ray":
         from video_diffusion.jobs.ray_engine import run_jobs_on_ray
 
-        outcomes = run_jobs_on_ray(jobs, folder, num_actors=_actors(flags), **how)
+        outcomes = run_jobs_on_ray(jobs, folder, num_actors=num_actors, **how)
     else:
         outcomes = run_jobs(jobs, folder, Pipelines(), **how)
     tally = Tally(len(range(shard.index, summary.count, shard.count)))
@@ -178,29 +181,6 @@ def _encoding(encoding: EncodingFlags, embed: bool) -> dict[str, Any]:
     }
 
 
-def _shard(flags: Mapping[str, str | bool | None], quiet: bool) -> "Shard":
-    from video_diffusion.jobs.shard import parse_shard, shard_of_environment
-
-    text = flags["shard"]
-    try:
-        if text is not None:
-            return parse_shard(str(text))
-        shard = shard_of_environment()
-    except ValueError as error:
-        raise click.UsageError(f"--shard: {error}") from None
-    if shard.count > 1 and not quiet:
-        say(f"part {shard.index} of {shard.count}, as the launcher says; --shard 0/1 makes everything")
-    return shard
-
-
-def _batch_size(flags: Mapping[str, str | bool | None]) -> int | None:
-    return _number(flags, "batch_size", "auto or a number", 1024)
-
-
-def _actors(flags: Mapping[str, str | bool | None]) -> int | None:
-    return _number(flags, "actors", "a number", 1024)
-
-
 def _engine(flags: Mapping[str, str | bool | None]) -> str:
     engine = str(flags["engine"] or "local")
     if engine not in {"local", "ray"}:
@@ -211,15 +191,4 @@ def _engine(flags: Mapping[str, str | bool | None]) -> str:
         from video_diffusion.jobs.ray_engine import check_ray
 
         check_ray()
-        _actors(flags)
     return engine
-
-
-def _number(flags: Mapping[str, str | bool | None], name: str, rule: str, most: int) -> int | None:
-    text = flags[name]
-    if text is None or (text == "auto" and rule.startswith("auto")):
-        return None
-    if not str(text).isdecimal() or not 1 <= int(str(text)) <= most:
-        flag = f"--{name.replace('_', '-')}"
-        raise click.UsageError(f"{flag}: must be {rule} from 1 to {most} (given {text!r})")
-    return int(str(text))

@@ -49,7 +49,7 @@ def show_plan(jobs: Iterable["Job"], folder: Path, *, as_json: bool, overwrite: 
         if not is_done:
             kinds.setdefault(job.batch_key, Kind(job)).count += 1
     seconds, size = estimate(list(kinds.values()))
-    left = f"{total} clips" + (f", {done} of them done" if done else "")
+    left = f"{total} clip{'s' * (total != 1)}" + (f", {done} of them done" if done else "")
     free = shutil.disk_usage(existing_folder(folder)).free
     say(f"{left}, about {duration(seconds)}, at most {size / 1e6:.1f} MB ({free / 1e9:.1f} GB free)")
     if size > free:
@@ -94,7 +94,8 @@ def _probe(pipelines: "Pipelines", settings: "GenerationSettings") -> float:
     pipelines.get(settings).generate([settings.model_copy(update={"num_inference_steps": 2})], on_step)
     whole = time.perf_counter() - started
     step = marks[-1] - marks[-2] if len(marks) > 1 else whole
-    return whole + ((settings.num_inference_steps or 2) - 2) * step
+    rounds = max(1, settings.freeinit)
+    return whole + rounds * ((settings.num_inference_steps or 2) - 2) * step
 
 
 def _work(settings: "GenerationSettings") -> int:

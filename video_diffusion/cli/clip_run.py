@@ -18,7 +18,7 @@ from video_diffusion.cli.terminal import Progress, warn
 from video_diffusion.generation_settings import check_image_prompt
 from video_diffusion.generation_settings.named_files import NETWORK_FIELDS
 from video_diffusion.io import choose_encoding, codec_problem, iter_frames, sidecar_path, working_codecs
-from video_diffusion.loading import check_quantize, find_ip_adapter
+from video_diffusion.loading import check_quantize, find_ip_adapter, find_lora, parse_lora
 from video_diffusion.loading.model_source import parse_hub_id
 
 if TYPE_CHECKING:
@@ -73,13 +73,13 @@ def check_before_loading(settings: "GenerationSettings", path: Path, encoding: E
 
 
 def check_inputs(settings: "GenerationSettings") -> None:
-    """Opens the videos and pictures that the clip starts from, up to their first frame, and an IP-Adapter.
+    """Opens the videos and pictures that the clip starts from, up to their first frame; finds its adapters.
 
     Raises:
         VideoReadError: one that cannot be read.
         ValueError: an IP-Adapter without a picture, or the other way round.
         ModelLoadError: an IP-Adapter on this machine that is none, or has no image encoder; a network that is
-            neither here nor on the hub, by its name.
+            neither here nor on the hub, by its name; no such LoRA.
     """
     check_image_prompt(settings)
     for name in NETWORK_FIELDS:
@@ -90,6 +90,8 @@ def check_inputs(settings: "GenerationSettings") -> None:
         next(iter(iter_frames(path)))
     if settings.ip_adapter is not None and Path(settings.ip_adapter).expanduser().exists():
         find_ip_adapter(settings.ip_adapter)
+    for entry in settings.loras:
+        find_lora(parse_lora(entry)[0])
 
 
 def check_codec(path: Path, encoding: EncodingFlags) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from video_diffusion.cli.batch_checks import check_machine
+from video_diffusion.cli.batch_flags import number_of, shard_of
 from video_diffusion.cli.batch_progress import Tally
 from video_diffusion.cli.clip_run import warnings_as_lines
 from video_diffusion.cli.compare import CompareFlags
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from video_diffusion.comparison.prompt_meter import PromptMeter
     from video_diffusion.comparison.summarise import Findings
     from video_diffusion.comparison.summary import ComparisonSummary
-    from video_diffusion.jobs import Job, Shard
+    from video_diffusion.jobs import Job
 
 
 def run_design(design: "Design", flags: CompareFlags, *, dry_run: bool) -> None:
@@ -37,7 +38,8 @@ def run_design(design: "Design", flags: CompareFlags, *, dry_run: bool) -> None:
     from video_diffusion.io import write_bytes
     from video_diffusion.jobs import Pipelines, model_facts
 
-    folder, shard, size = flags.out, _shard(flags.shard), _batch_size(flags.batch_size)
+    folder, shard = flags.out, shard_of(flags.shard, quiet=flags.quiet)
+    size = number_of("--batch-size", flags.batch_size or "1", has_auto=True)
     planned = list(plan(design, model_facts))
     jobs = unique_jobs(planned)
     for note in _checked(jobs, folder):
@@ -168,20 +170,3 @@ def _difference(found: Any) -> dict[str, Any]:
         "p": found.adjusted_p,
         "num_pairs": found.num_pairs,
     }
-
-
-def _shard(text: str | None) -> "Shard":
-    from video_diffusion.jobs.shard import parse_shard, shard_of_environment
-
-    try:
-        return shard_of_environment() if text is None else parse_shard(text)
-    except ValueError as error:
-        raise click.UsageError(f"--shard: {error}") from None
-
-
-def _batch_size(text: str | None) -> int | None:
-    if text == "auto":
-        return None
-    if text is not None and (not text.isdecimal() or not 1 <= int(text) <= 1024):
-        raise click.UsageError(f"--batch-size: must be auto or a number from 1 to 1024 (given {text!r})")
-    return int(text or 1)

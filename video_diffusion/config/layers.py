@@ -74,9 +74,11 @@ def merge(low: Layer, high: Layer) -> Layer:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """For the end of an error: "; did you mean 'x'?" for a near miss, else the list of names."""
+    """For the end of an error: "; did you mean 'x'?" for a near miss or a part of one, else all names."""
     known = list(names)
     close = difflib.get_close_matches(name, known, n=1)
+    if not close and len(name) > 2:
+        close = sorted((each for each in known if name in each), key=len)
     return f"; did you mean '{close[0]}'?" if close else f"; known are {', '.join(known)}"
 
 

@@ -23,8 +23,10 @@ def validate(model: type[Model], layer: Layer) -> Model:
         return model.model_validate(dict(layer.values))
     except ValidationError as error:
         details = error.errors()
-        line = _sentence(model, details[0])
-        origin = layer.origin(tuple(details[0]["loc"]))
+        # a misspelled name explains the one that is missing
+        first = next((each for each in details if each["type"] == "extra_forbidden"), details[0])
+        line = _sentence(model, first)
+        origin = layer.origin(tuple(first["loc"]))
         more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
         raise ConfigError(f"{origin}: {line}{more}" if origin else f"{line}{more}") from None
 

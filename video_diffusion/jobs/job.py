@@ -58,7 +58,7 @@ class JobSummary:
         num_repeated: how many there are.
         models: every (model, motion adapter) that is asked for, and the row that asks first.
         devices: likewise.
-        inputs: for the files that clips start from, the first row that names them and its settings.
+        inputs: for files and adapters that clips start from, the first row that names them and its settings.
         shapes: for every (model, motion adapter, frames, height, width, frames per second) that is asked
             for, the first row and the number of jobs.
     """
@@ -68,7 +68,7 @@ class JobSummary:
     num_repeated: int = 0
     models: dict[tuple[str, str | None], str] = field(default_factory=dict)
     devices: dict[str, str] = field(default_factory=dict)
-    inputs: dict[tuple[str, ...], tuple[str, GenerationSettings]] = field(default_factory=dict)
+    inputs: dict[tuple[Any, ...], tuple[str, GenerationSettings]] = field(default_factory=dict)
     shapes: dict[tuple[Any, ...], tuple[str, int]] = field(default_factory=dict)
 
     def add(self, settings: GenerationSettings, where: str) -> None:
@@ -76,7 +76,7 @@ class JobSummary:
         model = (settings.model, settings.motion_adapter)
         self.models.setdefault(model, where)
         self.devices.setdefault(settings.device, where)
-        files = tuple(settings.input_files.values())
+        files = (*settings.input_files.items(), *filter(None, [settings.ip_adapter]), *settings.loras)
         if files:
             self.inputs.setdefault(files, (where, settings))
         shape = (*model, settings.num_frames, settings.height, settings.width, settings.fps)

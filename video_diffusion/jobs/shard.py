@@ -21,6 +21,8 @@ class Shard:
     count: int = 1
 
     def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"shard must be i/n with n of 1 or more (given {self.index}/{self.count})")
         if not 0 <= self.index < self.count:
             raise ValueError(
                 f"shard must be i/n with i from 0 to n-1 (given {self.index}/{self.count}); "
@@ -53,5 +55,8 @@ def shard_of_environment(environment: Mapping[str, str] = os.environ) -> Shard:
     for own, all_of_them in LAUNCHERS:
         index, count = environment.get(own, ""), environment.get(all_of_them, "")
         if index.isdecimal() and count.isdecimal():
-            return Shard(int(index), int(count))
+            try:
+                return Shard(int(index), int(count))
+            except ValueError as error:
+                raise ValueError(f"{own} and {all_of_them}: {error}") from None
     return Shard()
