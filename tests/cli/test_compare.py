@@ -96,7 +96,7 @@ def test_a_failing_arm_is_told_and_the_rest_is_compared(tmp_path, grid):
     grid[1] = "num_frames=[5, 4000]"
     code, out, err = run(*grid)
     assert code == 1
-    assert "num_frames=4000: 3 clips failed and are left out" in err
+    assert "num_frames=4000: 3 clips failed, and left out" in err
     assert out.startswith("Against num_frames=5, num_frames=4000: too few to tell: flicker could be")
     summary = read_summary(tmp_path / "out")
     assert sum(bool(clip.error) for clip in summary.clips) == 3
@@ -191,7 +191,7 @@ def test_foreign_clips_are_paired_by_name_measured_once_and_judged(tmp_path):
     assert summary.verdicts[0].outcome == "wins"
     assert summary.arms[1].paired is None
     assert summary.clips[0].path == "../rough/sub/c0.mp4" and summary.clips[0].prompt == "sub/c0"
-    assert any("1 names have no partner" in note for note in summary.notes)
+    assert any("without a partner: 1 name." in note for note in summary.notes)
     assert len(rows(tmp_path / "out")) == 12
     (tmp_path / "calm" / "sub" / "c0.mp4").write_bytes(b"not a video")
     code, _, err = run(*words, "--set", "margins.motion=0.3")
@@ -202,7 +202,7 @@ def test_foreign_clips_are_paired_by_name_measured_once_and_judged(tmp_path):
 
 def test_shards_share_a_folder_and_clips_with_records_pair_by_prompt_and_seed(tmp_path, grid):
     code, out, err = run(*grid, "--seeds", "0-1", "--shard", "0/2")  # the first clip of each pair: ddim's
-    assert (code, out) == (0, "") and "6 clips are other processes'" in err
+    assert (code, out) == (0, "") and "6 clips left to other processes" in err
     assert not (tmp_path / "out" / "summary.json").exists()
     shutil.copytree(tmp_path / "out" / "clips", tmp_path / "ddim")
     run(*grid, "--seeds", "0-1", "--shard", "1/2")

@@ -72,7 +72,7 @@ def test_the_resolved_config_is_the_same_comparison(tmp_path):
         "arms: {a: {motion_adapter: null}, b: {seeds: 5-6, fps: 30000/1001}}\n",
     ):
         design = declared(tmp_path, "prompts: prompts.txt\nseeds: 3,1\nmargins: {motion: 0.5}\n" + body)
-        assert design.notes == ("1 prompts stand twice; each counts once",)
+        assert design.notes == ("1 prompt given a second time; each counts once",)
         again = declared(tmp_path, design.to_yaml(), "config.yaml")
         assert again.to_yaml() == design.to_yaml()
         assert [(a.label, a.seeds) for a in again.arms] == [(a.label, a.seeds) for a in design.arms]

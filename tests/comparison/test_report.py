@@ -206,7 +206,10 @@ def test_two_axes_make_heat_maps_with_every_cell_in_its_place(tmp_path: Path):
     assert [shares[badges[label]] for label in ranked] == sorted(
         share for share in shares.values() if share is not None
     )
-    assert 'class="heat-cell is-baseline"' in render_report(summary, tmp_path)
+    page = render_report(summary, tmp_path)
+    assert 'class="heat-cell is-baseline"' in page
+    assert "6 settings × 1 prompt × 1 seed." in page and ">1 pair<" in page
+    assert "is the ruler" not in page  # one seed tells nothing of what another does
     names = {path.name for path in write_plots(few(summary), tmp_path / "plots")}
     assert {"heat-flicker.svg", "heat-flicker.png"} <= names and "strip-sharpness.svg" not in names
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import Markup
 
-from video_diffusion.web import number, signed, visible
+from video_diffusion.web import counted, number, signed, visible
 
 
 @given(st.text(st.characters(codec=None)))
@@ -37,6 +37,10 @@ def test_numbers():
     assert [number(value) for value in (None, math.nan, math.inf)] == ["—"] * 3
     assert (number(1.5e-7), number(3e9), number(0.016, 2)) == ("1.50e−07", "3.00e+09", "0.016")
     assert [signed(value) for value in (0.5, -0.5, 0.0, None)] == ["+0.500", "−0.500", "0", "—"]
+
+
+def test_one_of_a_thing_is_not_many():
+    assert [counted(many, "clip") for many in (0, 1, 2)] == ["0 clips", "1 clip", "2 clips"]
 
 
 @given(st.floats(-1e300, 1e300))

@@ -36,6 +36,7 @@ def show_plan(jobs: Iterable["Job"], folder: Path, *, as_json: bool, overwrite: 
     """Every job on stdout as its path (or a row); how many, how long and how large on stderr."""
     from video_diffusion.jobs import Results
     from video_diffusion.jobs.runner import finished_row
+    from video_diffusion.web import counted
 
     finished = {} if overwrite else Results(folder).finished()
     kinds: dict[Hashable, Kind] = {}
@@ -49,7 +50,7 @@ def show_plan(jobs: Iterable["Job"], folder: Path, *, as_json: bool, overwrite: 
         if not is_done:
             kinds.setdefault(job.batch_key, Kind(job)).count += 1
     seconds, size = estimate(list(kinds.values()))
-    left = f"{total} clip{'s' * (total != 1)}" + (f", {done} of them done" if done else "")
+    left = counted(total, "clip") + (f", {done} of them done" if done else "")
     free = shutil.disk_usage(existing_folder(folder)).free
     say(f"{left}, about {duration(seconds)}, at most {size / 1e6:.1f} MB ({free / 1e9:.1f} GB free)")
     if size > free:

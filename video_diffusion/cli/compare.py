@@ -97,12 +97,12 @@ def compare(
     design = _design(sources, grids, prompts, seeds, baseline, assignments)
     design = design.against_itself() if against_itself else design
     if not quiet:
-        from video_diffusion.comparison.caveats import counted
+        from video_diffusion.web import counted
 
         say(
             f"{len(design.arms)} arms × {counted(len(design.prompts), 'prompt')} × "
             f"{counted(len(design.seeds), 'seed')} = "
-            f"{design.num_clips} clips; the baseline is {design.arms[0].label}"
+            f"{counted(design.num_clips, 'clip')}; the baseline is {design.arms[0].label}"
         )
     from video_diffusion.cli.compare_run import run_design
 

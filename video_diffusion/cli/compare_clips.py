@@ -23,6 +23,7 @@ def run_clips(
     """
     from video_diffusion.comparison.clips import find_clips, findings, measure_clips, parse_folders
     from video_diffusion.comparison.declaration import read_rules
+    from video_diffusion.web import counted
 
     alpha, margins = read_rules(assignments)
     folders = parse_folders(texts)
@@ -30,7 +31,7 @@ def run_clips(
     if dry_run:
         for clip in clips:
             click.echo(str(clip.path))
-        say(f"{len(clips)} clips to measure; {' '.join(notes)}")
+        say(f"{counted(len(clips), 'clip')} to measure; {' '.join(notes)}")
         return
     meter = open_meter(flags.clip_model)
     flags.out.mkdir(parents=True, exist_ok=True)

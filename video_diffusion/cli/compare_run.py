@@ -37,6 +37,7 @@ def run_design(design: "Design", flags: CompareFlags, *, dry_run: bool) -> None:
     from video_diffusion.comparison.run import collect, make_clips, num_missing, plan, unique_jobs
     from video_diffusion.io import write_bytes
     from video_diffusion.jobs import Pipelines, model_facts
+    from video_diffusion.web import counted
 
     folder, shard = flags.out, shard_of(flags.shard, quiet=flags.quiet)
     size = number_of("--batch-size", flags.batch_size or "1", has_auto=True)
@@ -71,7 +72,8 @@ def run_design(design: "Design", flags: CompareFlags, *, dry_run: bool) -> None:
         found = collect(design, planned, folder, meter, command)
         missing = num_missing(planned, found)
         if missing:
-            say(f"{missing} clips are other processes'; once they are made, the same command compares them")
+            left = counted(missing, "clip")
+            say(f"{left} left to other processes; once all are made, the same command compares them")
         elif any(arm.num_clips for arm in found.arms):
             finish(found, flags)
     tally.end()

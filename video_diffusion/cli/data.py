@@ -10,7 +10,7 @@ import click
 
 from video_diffusion.cli.data_check import check
 from video_diffusion.cli.data_folder import DatasetSettings, open_folder, write_clips
-from video_diffusion.cli.settings_flags import parse_size
+from video_diffusion.cli.settings_flags import size_of
 from video_diffusion.cli.terminal import Progress, say
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def make(
     """
     from video_diffusion.generation_settings import parse_fps
 
-    width, height = parse_size(size)
+    width, height = size_of(size)
     if width % 2 or height % 2 or not 16 <= min(width, height) <= max(width, height) <= 8192:
         raise click.UsageError(f"--size: sides must be even and from 16 to 8192 (given {size})")
     try:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from video_diffusion.cli.settings_flags import parse_size
+from video_diffusion.cli.settings_flags import size_of
 from video_diffusion.cli.terminal import Progress, say, warn
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def check(
     except ValueError as error:
         raise click.UsageError(f"--fps: {error} (given {fps!r})") from None
     assert rate is not None, "None comes of None"
-    buckets = [parse_size(size) for size in sizes] or None
+    buckets = [size_of(size) for size in sizes] or None
     done = FolderCheck(folder, find_source(folder, wanted, list_file))
     _decode(done, default_workers() if workers is None else workers, allow_truncated, quiet)
     plan = plan_clips(

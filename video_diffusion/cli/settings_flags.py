@@ -98,7 +98,6 @@ TEXT_SETTINGS = {
 _FRAME = re.compile(r"-?\d{1,4}|[01]?\.\d{0,9}")
 _RANGE = re.compile(r"\s*([-.\d]{1,24})\s*:\s*(\S.*)")  # the settings check what is before the colon
 _BLOCK = re.compile(r"[a-z]{1,9}(\.\d{1,3})?")
-_SIZE = re.compile(r"(\d{1,9})[xX×](\d{1,9})")
 
 
 def settings_options(command: Command) -> Command:
@@ -190,7 +189,7 @@ def layer_from(
         if not isinstance(text, str):
             continue
         if setting == "size":
-            width, height = parse_size(text)
+            width, height = size_of(text)
             layer = set_value(set_value(layer, ["width"], width, "--size"), ["height"], height, "--size")
         else:
             value = text if setting in TEXT_SETTINGS else plain_value(text)
@@ -244,16 +243,18 @@ def _as_ranges(context: click.Context, option: click.Parameter, texts: tuple[str
     return json.dumps(ranges) if ranges else None
 
 
-def parse_size(text: str) -> tuple[int, int]:
+def size_of(text: str) -> tuple[int, int]:
     """Width and height of "64x48".
 
     Raises:
         click.UsageError: anything else.
     """
-    found = _SIZE.fullmatch(text.strip())
-    if found is None:
-        raise click.UsageError(f"--size: must be WIDTHxHEIGHT in pixels, such as 64x48 (given {text!r})")
-    return int(found[1]), int(found[2])
+    from video_diffusion.generation_settings import parse_size
+
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise click.UsageError(f"--size: {error} (given {text!r})") from None
 
 
 def plain_value(text: str) -> int | float | str:

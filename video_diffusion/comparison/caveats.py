@@ -7,13 +7,9 @@ from statistics import median_low
 from video_diffusion.comparison.differences import GUARDS, HEADLINE, p_reachable
 from video_diffusion.comparison.statistics import prompts_to_reach
 from video_diffusion.comparison.summary import Arm, ClipResult, MetricSummary
+from video_diffusion.web import counted
 
 Shape = tuple[int, int, int, float]
-
-
-def counted(number: int, word: str) -> str:
-    """A number and its noun: "1 seed", "2 seeds"."""
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def warnings(arms: Sequence[Arm], clips: Sequence[ClipResult], num_prompts: int, alpha: float) -> list[str]:
@@ -30,7 +26,7 @@ def warnings(arms: Sequence[Arm], clips: Sequence[ClipResult], num_prompts: int,
     if p_reachable(num_prompts, others) > alpha:
         many = "" if others == 1 else f" with {others} arms against the baseline"
         told.append(
-            f"{num_prompts} prompts cannot reach {alpha:g}{many}, whatever they show: add prompts "
+            f"{counted(num_prompts, 'prompt')} cannot reach {alpha:g}{many}, whatever is seen: add prompts "
             f"({prompts_to_reach(alpha, others)} can)"
         )
     shapes = {arm.label: _shapes(clip for clip in clips if clip.arm == arm.label) for arm in arms}
@@ -42,7 +38,7 @@ def warnings(arms: Sequence[Arm], clips: Sequence[ClipResult], num_prompts: int,
                 "another seed does counts in its differences, too"
             )
         if arm.num_failed:
-            told.append(f"{arm.label}: {arm.num_failed} clips failed and are left out")
+            told.append(f"{arm.label}: {counted(arm.num_failed, 'clip')} failed, and left out")
         own = shapes[arm.label]
         if base and own and base != own:
             told.append(
@@ -86,7 +82,7 @@ def design_notes(num_others: int, num_prompts: int, num_seeds: int, alpha: float
         f"Intervals hold at {1 - alpha:.0%}: two-level bootstrap over prompts and seeds. p: sign-flip test "
         f"over prompts, exact up to 16 of them; adjusted by Holm over {counted(num_others, 'setting')} in "
         "flicker, by Benjamini and Hochberg over everything else.",
-        f"The smallest p that {num_prompts} prompts can reach here is {reachable:.2g}.",
+        f"The smallest p that {counted(num_prompts, 'prompt')} can reach here is {reachable:.2g}.",
     ]
     if num_seeds > 1:
         notes.append(

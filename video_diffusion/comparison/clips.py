@@ -27,6 +27,7 @@ from video_diffusion.io import (
 )
 from video_diffusion.jobs import Results
 from video_diffusion.metrics import measure
+from video_diffusion.web import counted
 
 ASSUMED_FPS = Fraction(8)
 MORE_SUFFIXES = (".avi", ".m4v", ".ts")
@@ -99,7 +100,7 @@ def find_clips(folders: Mapping[str, Path]) -> tuple[list[FoundClip], list[str]]
     alone = len(set().union(*places)) - len(common)
     notes = [f"Clips are paired {how}."]
     if alone:
-        notes.append(f"{alone} names have no partner and are left out.")
+        notes.append(f"Left out, without a partner: {counted(alone, 'name')}.")
     return [clip for clip in clips if clip.place in common], notes
 
 

@@ -20,6 +20,7 @@ from video_diffusion.config import ConfigError, Layer, assign, dump, nearest, sh
 from video_diffusion.generation_settings import check_prompt
 from video_diffusion.jobs.job import parse_seeds
 from video_diffusion.jobs.job_file import read_rows
+from video_diffusion.web import counted
 
 # How much a guard may fall before a setting no longer wins: motion and sharpness as shares of the baseline's
 # mean, the rest in units of the metric. Flicker's is the difference that the power sentence asks for.
@@ -150,7 +151,7 @@ def design_from(layer: Layer) -> Design:
         if name not in DEFAULT_MARGINS:
             where = layer.origin(("margins", name))
             raise ConfigError(f"{where}: no margin '{name}'{nearest(name, DEFAULT_MARGINS)}")
-    notes = (f"{repeated} prompts stand twice; each counts once",) if repeated else ()
+    notes = (f"{counted(repeated, 'prompt')} given a second time; each counts once",) if repeated else ()
     resolved = config.model_copy(
         update={
             "settings": base if config.grid else None,

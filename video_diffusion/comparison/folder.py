@@ -3,12 +3,13 @@
 from dataclasses import replace
 from pathlib import Path
 
-from video_diffusion.comparison.caveats import counted, peeking
+from video_diffusion.comparison.caveats import peeking
 from video_diffusion.comparison.summarise import Findings
 from video_diffusion.comparison.summary import FILE_NAME, ComparisonSummary
 from video_diffusion.comparison.tables import has_parquet, markdown, table_csv, write_parquet
 from video_diffusion.config import ConfigError
 from video_diffusion.io import atomic_path, write_bytes
+from video_diffusion.web import counted
 
 CONFIG, MARKDOWN, CSV, PARQUET = "config.yaml", "summary.md", "metrics.csv", "metrics.parquet"
 

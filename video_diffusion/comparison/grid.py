@@ -9,7 +9,7 @@ from typing import Any
 
 from video_diffusion.comparison.summary import Axis
 from video_diffusion.config import ConfigError, Layer, assign, nearest, shown, validate
-from video_diffusion.generation_settings import GenerationSettings
+from video_diffusion.generation_settings import GenerationSettings, parse_size
 from video_diffusion.jobs.job import parse_seeds
 
 # what arms cannot set: every arm has the same prompts, and seeds have rules of their own
@@ -17,7 +17,6 @@ SHARED = {"prompt": "prompts", "seed": "seeds"}
 FIELDS = tuple(name for name in GenerationSettings.model_fields if name not in SHARED)
 ARM_KEYS = (*FIELDS, "size", "seeds")
 MAX_LABEL = 120
-_SIZE = re.compile(r"(\d{1,5})[xX×](\d{1,5})")
 
 
 @dataclass(frozen=True)
@@ -223,11 +222,12 @@ def _expanded(layer: Layer, at: tuple[str, ...], values: Mapping[str, Any]) -> d
             _check_key(layer, (*at, name), name, ARM_KEYS if at[0] == "arms" else (*FIELDS, "size"))
     if "size" in own:
         size = own.pop("size")
-        found = _SIZE.fullmatch(str(size).strip())
-        if found is None:
+        try:
+            width, height = parse_size(size)
+        except ValueError as error:
             where = _where(layer, (*at, "size"))
-            raise ConfigError(f"{where}size must be WIDTHxHEIGHT, such as 64x48 (given {shown(size)})")
-        own |= {"width": int(found[1]), "height": int(found[2])}
+            raise ConfigError(f"{where}size {error} (given {shown(size)})") from None
+        own |= {"width": width, "height": height}
     return own
 
 

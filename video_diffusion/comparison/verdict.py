@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 from video_diffusion.comparison.differences import GUARDS, HEADLINE, excludes_zero, p_reachable
 from video_diffusion.comparison.statistics import prompts_to_reach
 from video_diffusion.comparison.summary import Difference, MetricSummary, Outcome, Span, Verdict
+from video_diffusion.web import counted
 
 GuardState: TypeAlias = Literal["holds", "falls", "unclear", "not comparable", "nothing to lose"]
 LEAST_SHARE = 0.5
@@ -65,7 +66,7 @@ def _judge_arm(
     if p_reachable(len(found.prompts), num_arms) > alpha:
         arms = "" if num_arms == 1 else f" with {num_arms} settings"
         needed = prompts_to_reach(alpha, num_arms)
-        why = f"{len(found.prompts)} prompts cannot reach {alpha:g}{arms}, {needed} can"
+        why = f"{counted(len(found.prompts), 'prompt')} cannot reach {alpha:g}{arms}, {needed} can"
         return _verdict(arm, "too few to tell", f"{why}; flicker {told(span, headline.unit)}")
     seen = f"flicker {told(span, headline.unit)}, p {p:.2g}"
     return _verdict(arm, "no difference seen", f"{seen}{_also_lost(guards)}")

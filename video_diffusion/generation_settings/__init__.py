@@ -14,6 +14,7 @@ from video_diffusion.generation_settings.field_rules import (
     check_prompt,
     check_text,
     parse_fps,
+    parse_size,
 )
 from video_diffusion.generation_settings.image_ranges import check_image_prompt, place_images
 from video_diffusion.generation_settings.input_files import content_sha256, network_sha256
@@ -55,6 +56,7 @@ __all__ = [
     "content_sha256",
     "network_sha256",
     "parse_fps",
+    "parse_size",
     "place_images",
     "place_keyframes",
     "whole_frames",

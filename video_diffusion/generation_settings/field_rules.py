@@ -41,6 +41,18 @@ def parse_interval(value: object) -> tuple[float, float] | None:
     raise ValueError("must be two shares from 0 to 1, the lower first, such as 0.2-0.8")
 
 
+def parse_size(value: object) -> tuple[int, int]:
+    """Width and height from a text such as "64x48".
+
+    Raises:
+        ValueError: anything else.
+    """
+    found = re.fullmatch(r"(\d{1,9})[xX×](\d{1,9})", str(value).strip())
+    if found is None:
+        raise ValueError("must be WIDTHxHEIGHT in pixels, such as 64x48")
+    return int(found[1]), int(found[2])
+
+
 Interval = Annotated[tuple[float, float] | None, BeforeValidator(parse_interval)]
 
 

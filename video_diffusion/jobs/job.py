@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from video_diffusion.config import ConfigError, Layer, shown, validate
-from video_diffusion.generation_settings import GenerationSettings
+from video_diffusion.generation_settings import GenerationSettings, parse_size
 from video_diffusion.io.file_names import slug
 from video_diffusion.jobs.job_file import Row, read_rows
 from video_diffusion.jobs.model_facts import ModelFacts
@@ -20,7 +20,6 @@ SLUG_BYTES = 80
 BATCH_FIELDS = tuple(
     name for name in GenerationSettings.model_fields if name not in {"prompt", "negative_prompt", "seed"}
 )
-_SIZE = re.compile(r"(\d{1,5})[xX×](\d{1,5})")
 _SEEDS = re.compile(r"(\d{1,19})(?:-(\d{1,19}))?")
 
 Facts = Callable[[str, str | None], ModelFacts]
@@ -174,12 +173,11 @@ def _expand(row: Row, base: Mapping[str, Any]) -> Iterator[tuple[GenerationSetti
     if "size" in row.values:
         if {"width", "height"} & row.values.keys():
             raise ConfigError(f"{row.where}: gives size together with width or height; keep one")
-        found = _SIZE.fullmatch(str(values.pop("size")).strip())
-        if found is None:
-            raise ConfigError(
-                f"{row.where}: size must be WIDTHxHEIGHT, such as 64x48 (given {shown(row.values['size'])})"
-            )
-        values |= {"width": int(found[1]), "height": int(found[2])}
+        try:
+            width, height = parse_size(values.pop("size"))
+        except ValueError as error:
+            raise ConfigError(f"{row.where}: size {error} (given {shown(row.values['size'])})") from None
+        values |= {"width": width, "height": height}
     if "seeds" in row.values:
         if "seed" in row.values:
             raise ConfigError(f"{row.where}: gives both seed and seeds; keep one")

@@ -24,7 +24,7 @@ from video_diffusion.web.clip_pictures import ClipPictures, SliceLine, draw_clip
 from video_diffusion.web.clip_view import ClipView, with_pictures
 from video_diffusion.web.line_chart import Line, LineChart, draw_line_chart
 from video_diffusion.web.page import render_page, write_page
-from video_diffusion.web.plain_text import number, signed, visible
+from video_diffusion.web.plain_text import counted, number, signed, visible
 from video_diffusion.web.relative_url import relative_url
 from video_diffusion.web.scale import Scale, scale_over
 
@@ -35,6 +35,7 @@ __all__ = [
     "LineChart",
     "Scale",
     "SliceLine",
+    "counted",
     "draw_clip_pictures",
     "draw_line_chart",
     "number",

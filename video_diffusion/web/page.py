@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from video_diffusion.io import write_bytes
-from video_diffusion.web.plain_text import number, signed, visible
+from video_diffusion.web.plain_text import counted, number, signed, visible
 
 TEMPLATES = Path(__file__).parent / "templates"
 OWN_STYLES = ("page.css", "charts.css", "player.css")
@@ -45,7 +45,7 @@ def render_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "signed": signed}
+    environment.filters |= {"counted": counted, "number": number, "signed": signed}
     style = _joined(environment, (*OWN_STYLES, *styles))
     script = _joined(environment, (*OWN_SCRIPTS, *scripts))
     policy = (

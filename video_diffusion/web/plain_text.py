@@ -38,6 +38,11 @@ def signed(value: float | None, digits: int = 3) -> str:
     return f"+{text}" if value is not None and math.isfinite(value) and value > 0 and text != "0" else text
 
 
+def counted(number: int, word: str) -> str:
+    """A number and its noun: "1 seed", "2 seeds"."""
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
 def _shown(sign: str) -> str:
     if sign in "\n\t" or sign in _JOINERS or unicodedata.category(sign) not in _HIDDEN:
         return sign

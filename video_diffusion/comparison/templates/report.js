@@ -43,7 +43,8 @@
       pair.card.hidden = !words.every((word) => pair.text.includes(word));
       shown += !pair.card.hidden;
     }
-    count.value = words.length ? `${shown} of ${pairs.length} pairs` : `${pairs.length} pairs`;
+    const all = pairs.length === 1 ? "1 pair" : `${pairs.length} pairs`;
+    count.value = words.length ? `${shown} of ${all}` : all;
     section.querySelector("[data-none-shown]").hidden = shown > 0;
   }
   filter.addEventListener("input", select);
