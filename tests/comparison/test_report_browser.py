@@ -17,6 +17,8 @@ FRAME = 1 / FPS
 FOCUSED = """const focused = document.activeElement;
   return [focused.getAttribute('aria-label') || focused.name || focused.textContent.trim(),
     focused === document.body || focused.matches(':focus-visible')]"""
+DRAG = """const bar = document.querySelector('[data-scrub]'); bar.value = arguments[0];
+  bar.dispatchEvent(new Event('input', {bubbles: true}))"""
 OPENING_TIMES = """const times = performance.getEntriesByType('navigation')[0];
   return [times.domContentLoadedEventEnd, times.loadEventEnd]"""
 
@@ -69,6 +71,16 @@ def test_paused_clips_show_the_same_frame_step_by_step(reader: PageReader, paint
     assert reader.one("[data-cursor]").get_attribute("style") == f"left: {100 * 2.5 / NUM_FRAMES:g}%;"
     reader.press(LEFT, LEFT, LEFT)  # before the first comes the last
     reader.until(lambda: set(reader.times()) == {(NUM_FRAMES - 0.5) * FRAME}, "they are at the last frame")
+
+
+def test_dragging_the_bar_shows_its_frame_everywhere(reader: PageReader, painted_page):
+    reader.open(painted_page[1] / "report.html", calm=True)
+    reader.see_clips()
+    reader.run(DRAG, 6)
+    reader.until(lambda: set(reader.times()) == {6.5 * FRAME}, "they are there")
+    reader.until(lambda: shown_frames(reader) == [6] * 3, "they show it")
+    assert reader.one("[data-frame-count]").text == f"7 / {NUM_FRAMES}"
+    assert reader.one("[data-scrub]").get_attribute("aria-valuetext").startswith("frame 7 of")
 
 
 def test_space_plays_only_while_the_clips_are_in_sight(reader: PageReader, painted_page):

@@ -127,7 +127,7 @@ def test_the_id_knows_pixels_and_weights_and_nothing_else(tmp_path):
         ("a.jsonl", '{"prompt": ""}', ":1: prompt is empty"),
         ("a.yaml", "jobs:\n- prompt: x\n- prompt: y\n  seed: -1\n", ":4: seed must be a whole number"),
         ("a.yaml", "jobs:\n- promt: x\n", ":2: no setting 'promt'; did you mean 'prompt'? (and 1 more)"),
-        ("a.jsonl", '{"prompt": "x", "steps": 3}', "'steps'; did you mean 'num_inference_steps'?"),
+        ("a.jsonl", '{"prompt": "x", "inference": 3}', "'inference'; did you mean 'num_inference_steps'?"),
         ("a.yaml", "prompts: [x]\n", "must hold a list under jobs:"),
         ("a.pdf", "x", "a job file must end in .txt, .csv"),
     ],

@@ -68,6 +68,8 @@ def run_design(design: "Design", flags: CompareFlags, *, dry_run: bool) -> None:
         except (KeyboardInterrupt, Terminated, OSError):
             say(f"{tally.line()}; the same command goes on from here")
             raise
+        if not flags.quiet and tally.made + tally.num_failed == 0:
+            say(tally.line())
         command = shlex.join(["video-diffusion", "compare", str(folder / CONFIG), "-o", str(folder)])
         found = collect(design, planned, folder, meter, command)
         missing = num_missing(planned, found)

@@ -78,8 +78,9 @@ def nearest(name: str, names: Iterable[str]) -> str:
     known = list(names)
     close = difflib.get_close_matches(name, known, n=1)
     if not close and len(name) > 2:
-        close = sorted((each for each in known if name in each), key=len)
-    return f"; did you mean '{close[0]}'?" if close else f"; known are {', '.join(known)}"
+        close = [each for each in known if name in each]
+    meant = " or ".join(f"'{each}'" for each in close)
+    return f"; did you mean {meant}?" if close else f"; known are {', '.join(known)}"
 
 
 def shown(value: object, limit: int = 80) -> str:

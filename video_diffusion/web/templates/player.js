@@ -113,6 +113,7 @@
       this.playing = false;
       this.startingUntil = 0;
       this.gathered = 0;
+      this.told = -1;         // the frame that the bar shows
       this.changed = true;
       this.scrub = this.bar.querySelector("[data-scrub]");
       this.scrub.max = this.frames - 1;
@@ -219,7 +220,8 @@
     show() {
       this.changed = false;
       const frame = this.frame;
-      if (this.scrub.value !== String(frame) || !this.count.value) {
+      if (frame !== this.told) {
+        this.told = frame;
         this.scrub.value = frame;
         this.count.value = `${frame + 1} / ${this.frames}`;
         this.scrub.setAttribute("aria-valuetext", `frame ${frame + 1} of ${this.frames}, ${(frame / this.fps).toFixed(2)} seconds`);
