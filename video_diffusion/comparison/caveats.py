@@ -12,6 +12,12 @@ from video_diffusion.web import counted
 Shape = tuple[int, int, int, float]
 
 
+def named(labels: Sequence[str]) -> str:
+    """Up to three labels, and how many more there are."""
+    joint = " and " if any(", " in label for label in labels) else ", "
+    return joint.join(labels[:3]) + (f" and {len(labels) - 3} more" if len(labels) > 3 else "")
+
+
 def warnings(arms: Sequence[Arm], clips: Sequence[ClipResult], num_prompts: int, alpha: float) -> list[str]:
     """Too few prompts, arms without the baseline's noise, failed clips, and clips of another shape.
 
@@ -31,12 +37,14 @@ def warnings(arms: Sequence[Arm], clips: Sequence[ClipResult], num_prompts: int,
         )
     shapes = {arm.label: _shapes(clip for clip in clips if clip.arm == arm.label) for arm in arms}
     base = shapes[arms[0].label]
+    unpaired = [arm.label for arm in arms if arm.paired is False]
+    if unpaired:
+        are, their = ("is", "its") if len(unpaired) == 1 else ("are", "their")
+        told.append(
+            f"{named(unpaired)} {are} unpaired: {their} clips start from other noise than the baseline's, so "
+            f"what another seed does counts in {their} differences, too"
+        )
     for arm in arms:
-        if arm.paired is False:
-            told.append(
-                f"{arm.label} is unpaired: its clips start from other noise than the baseline's, so what "
-                "another seed does counts in its differences, too"
-            )
         if arm.num_failed:
             told.append(f"{arm.label}: {counted(arm.num_failed, 'clip')} failed, and left out")
         own = shapes[arm.label]

@@ -115,9 +115,7 @@ def headline_sentence(verdicts: Sequence[Verdict], baseline: str) -> str:
     for outcome in MANY:
         arms = [verdict.arm for verdict in verdicts if verdict.outcome == outcome]
         if arms:
-            comma = " and " if any(", " in arm for arm in arms) else ", "
-            names = comma.join(arms[:3]) + (f" and {len(arms) - 3} more" if len(arms) > 3 else "")
-            parts.append(f"{MANY[outcome]}: {names}")
+            parts.append(f"{MANY[outcome]}: {caveats.named(arms)}")
     return f"Against {baseline}, of {len(verdicts)} settings: {'; '.join(parts)}."
 
 
