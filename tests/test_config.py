@@ -101,9 +101,9 @@ def test_alias_bomb_is_refused_at_once(tmp_path: Path) -> None:
         f"{later}: &{later} [{','.join([f'*{earlier}'] * 9)}]\n"
         for earlier, later in zip("abcdefgh", "bcdefghi", strict=True)
     )
-    started = time.monotonic()
+    started = time.process_time()
     assert "aliases grow to more than 20000 values" in refusal(tmp_path, bomb)
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_missing_directory_and_unreadable_files(tmp_path: Path) -> None:
