@@ -9,6 +9,7 @@ from typing import Any
 
 from video_diffusion.config import ConfigError, Layer, shown, validate
 from video_diffusion.generation_settings import GenerationSettings, parse_size
+from video_diffusion.generation_settings.named_files import NETWORK_FIELDS
 from video_diffusion.io.file_names import slug
 from video_diffusion.jobs.job_file import Row, read_rows
 from video_diffusion.jobs.model_facts import ModelFacts
@@ -75,7 +76,8 @@ class JobSummary:
         model = (settings.model, settings.motion_adapter)
         self.models.setdefault(model, where)
         self.devices.setdefault(settings.device, where)
-        files = (*settings.input_files.items(), *filter(None, [settings.ip_adapter]), *settings.loras)
+        networks = [(name, getattr(settings, name)) for name in ("ip_adapter", *NETWORK_FIELDS)]
+        files = (*settings.input_files.items(), *(each for each in networks if each[1]), *settings.loras)
         if files:
             self.inputs.setdefault(files, (where, settings))
         shape = (*model, settings.num_frames, settings.height, settings.width, settings.fps)
