@@ -1,6 +1,5 @@
 """Published kinds of temporal layers from their files to a clip, and real sizes for one step."""
 
-import json
 import resource
 import time
 from pathlib import Path
@@ -9,8 +8,7 @@ import pytest
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from motion_files import SHAPES, published_file
-from tiny_models import save_tiny_model, tiny_unet
-from tiny_xl import POOLED_WIDTH, SECOND_WIDTH, TIME_WIDTH, save_tiny_xl
+from small_bases import save_small_bases
 from torch import nn
 
 from video_diffusion.generation_settings import GenerationSettings
@@ -22,28 +20,7 @@ CLIP = {"num_frames": 3, "height": 16, "width": 24}
 
 @pytest.fixture(scope="module")
 def image_models(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """Image models of the small widths, by their number of blocks."""
-    folder = tmp_path_factory.mktemp("bases")
-    save_tiny_model(folder / "sd")
-    common = {"layers_per_block": 2, "norm_num_groups": 32, "attention_head_dim": 8}
-    tiny_unet("four", block_out_channels=(32, 64, 96, 96), **common).save_pretrained(folder / "sd" / "unet")
-    save_tiny_xl(folder / "xl")
-    tiny_unet(
-        "three",
-        block_out_channels=(32, 64, 96),
-        cross_attention_dim=12 + SECOND_WIDTH,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=TIME_WIDTH,
-        projection_class_embeddings_input_dim=POOLED_WIDTH + 6 * TIME_WIDTH,
-        **common,
-    ).save_pretrained(folder / "xl" / "unet")
-    for name in ("sd", "xl"):  # as image models: without temporal layers of their own
-        file = folder / name / "model_index.json"
-        index = json.loads(file.read_text())
-        del index["motion_adapter"]
-        index["_class_name"] = "StableDiffusionPipeline" if name == "sd" else "StableDiffusionXLPipeline"
-        file.write_text(json.dumps(index))
-    return {4: folder / "sd", 3: folder / "xl"}
+    return save_small_bases(tmp_path_factory.mktemp("bases"))
 
 
 @pytest.mark.parametrize(
