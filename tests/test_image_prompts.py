@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from control_networks import save_pictures, tiny_controlnet
 from ip_adapter_files import save_picture, save_tiny_ip_adapter
 from motion_files import original_lora
 from safetensors.torch import save_file
@@ -173,6 +174,21 @@ def test_a_lora_may_be_at_work_too(
     assert set(clip.record["inputs"]) == {"loras.0", "ip_adapter", "ip_adapter.image_encoder", "ip_image.0"}
 
 
+def test_a_controlnet_may_steer_too(
+    pipeline: TextToVideoPipeline, adapter: str, pictures: tuple[str, str], tmp_path: Path
+) -> None:
+    tiny_controlnet().save_pretrained(tmp_path / "controlnet")
+    edges = save_pictures(tmp_path / "edges", 4)
+    windows = {"context_length": 3, "context_overlap": 1, "context_schedule": "static"}
+    steered = {"controlnet": str(tmp_path / "controlnet"), "control_video": str(edges), **windows}
+    shown = {"ip_adapter": adapter, "ip_image": {"0-1": pictures[0], "2-3": pictures[1]}}
+    alone = latents(pipeline, **steered)
+    assert relative_error(latents(pipeline, **steered, **shown, ip_scale=0.0), alone) <= 1e-12
+    both = latents(pipeline, **steered, **shown)
+    assert relative_error(both, alone) > 1e-4
+    assert relative_error(both, latents(pipeline, **shown, **windows)) > 1e-4
+
+
 def test_the_record_names_the_files_by_their_content(
     pipeline: TextToVideoPipeline, adapter: str, pictures: tuple[str, str], tmp_path: Path
 ) -> None:
@@ -224,6 +240,7 @@ def test_a_job_id_goes_by_content(adapter: str, pictures: tuple[str, str], tmp_p
         ({"ip_image": {"0": ""}}, "ip_image is empty; name a file or folder"),
         ({"ip_image": {"0": 3}}, "ip_image at frames 0 must be a path"),
         ({"ip_image": 3}, "ip_image must be a picture, or a map from frames to pictures"),
+        ({"ip_adapter": "x", "quantize": "int8"}, "quantize does not go with ip_adapter; keep one of them"),
         ({"ip_scale": 2.5}, "ip_scale must be a finite number from 0 to 2"),
     ],
 )

@@ -170,9 +170,10 @@ class GenerationSettings(TravelSettings):
 
     @field_validator("quantize")
     @classmethod
-    def _check_no_loras(cls, quantize: str | None, info: Any) -> str | None:
-        if quantize is not None and info.data.get("loras"):
-            raise ValueError("does not go with loras; keep one of them")
+    def _check_nothing_added(cls, quantize: str | None, info: Any) -> str | None:
+        for name in ("loras", "ip_adapter"):
+            if quantize is not None and info.data.get(name):
+                raise ValueError(f"does not go with {name}; keep one of them")
         return quantize
 
     @field_validator("init_image")
