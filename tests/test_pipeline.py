@@ -69,7 +69,7 @@ def test_the_record_says_everything_as_json(pipeline: TextToVideoPipeline) -> No
     assert none <= {
         "motion_adapter", "context_length", "context_overlap", "init_video", "init_image", "strength",
         "image_hold", "guidance_interval", "ip_adapter", "controlnet", "control_video", "controlnet_steps",
-        "sparsectrl", "quantize",
+        "sparsectrl", "quantize", "noise_video",
     }  # fmt: skip
     assert record["window_starts"] == []
     assert len(record["model"]["weights_sha256"]) == 64

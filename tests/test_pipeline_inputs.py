@@ -5,15 +5,18 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
+import torch
 from motion_files import original_lora
 from PIL import Image
 from safetensors.torch import save_file
 from tiny_models import save_tiny_model
 
 from video_diffusion import GeneratedVideo, GenerationSettings, TextToVideoPipeline
-from video_diffusion.clip_inputs import encode_input
+from video_diffusion.clip_inputs import encode_input, noise_moves
+from video_diffusion.clip_sampling import draw_noise
 from video_diffusion.generation_settings import content_sha256
 from video_diffusion.generation_settings.input_files import lora_identity
 from video_diffusion.io import VideoReadError, read_record, write_video
@@ -91,6 +94,34 @@ def test_a_clip_starts_from_a_video(pipeline: TextToVideoPipeline, video: str, t
     assert clip.record["inputs"] == {"init_video": content_sha256(video)}
     clip.save(tmp_path / "clip.mp4")
     assert read_record(tmp_path / "clip.mp4").inputs == clip.record["inputs"]
+
+
+def test_noise_moves_as_a_video_does(pipeline: TextToVideoPipeline, video: str, tmp_path: Path) -> None:
+    """A ground that is panned three latents to the right a frame takes its noise along."""
+    ground = np.random.default_rng(2).integers(0, 255, (16, 24 + 6 * 3, 3), np.uint8)
+    ground = np.asarray(cv2.GaussianBlur(ground, (0, 0), 2))
+    panned = np.stack([ground[:, 6 * (3 - frame) : 6 * (3 - frame) + 24] for frame in range(4)])
+    write_video(tmp_path / "pan.mkv", panned, Fraction(8), codec="libx264rgb")
+    values = {"prompt": "a", "noise_video": str(tmp_path / "pan.mkv"), "noise_alpha": 100.0}
+    settings = pipeline.resolve(GenerationSettings.from_values(values))
+    moves = noise_moves(settings, 2)
+    assert moves is not None
+    assert [move.shape for move in moves] == [(8, 12, 2)] * 3
+    noise = draw_noise(settings, [3], (4, 8, 12), moves)[0]
+
+    def likeness(first: torch.Tensor, second: torch.Tensor) -> float:
+        return float(torch.corrcoef(torch.stack([first.flatten(), second.flatten()]))[0, 1])
+
+    assert likeness(noise[:, 1, 2:-2, 5:-2], noise[:, 0, 2:-2, 2:-5]) > 0.6  # flow in so small a picture errs
+    assert abs(likeness(noise[:, 1], noise[:, 0])) < 0.3
+    moved = pipeline("a red ball", noise_video=video)
+    closer = pipeline("a red ball", noise_video=video, noise_alpha=3.0)
+    assert distinct([moved, closer, pipeline("a red ball")])
+    assert moved.record["inputs"] == {"noise_video": content_sha256(video)}
+    with pytest.raises(ValueError, match="noise_video does not go with noise_type mixed; set noise_"):
+        pipeline("a red ball", noise_video=video, noise_type="mixed")
+    with pytest.raises(ValueError, match=r"noise_video .* has 5 frames, but num_frames is 6"):
+        pipeline("a red ball", noise_video=video, num_frames=6)
 
 
 def test_the_less_strength_the_nearer_to_the_video(pipeline: TextToVideoPipeline, video: str) -> None:

@@ -1,12 +1,17 @@
 """What clips are conditioned on, as their model reads it: prompts, sizes, a video or picture."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
 
 from video_diffusion.clip_plan import prompt_keyframes
 from video_diffusion.generation_settings import place_images
 from video_diffusion.io.input_frames import read_input_image, read_input_video
 from video_diffusion.loading import ModelParts
+from video_diffusion.metrics.optical_flow import DisFlow
 from video_diffusion.models import encode_frames
 from video_diffusion.shapes import Latents, PromptEmbeds, to_float
 from video_diffusion.text import encode_travel_by
@@ -58,6 +63,34 @@ def added_conditions(
             pictures, one.num_frames, len(batch), guided=guided, looped=one.loop
         )
     return {"added_cond_kwargs": conditions} if conditions else {}
+
+
+def noise_moves(settings: Any, latent_scale: int) -> list[np.ndarray] | None:
+    """Measure how the video that the noise follows moves: from each frame but the first to the one before.
+
+    Args:
+        settings: Resolved.
+        latent_scale: Pixels of a latent, along each side.
+
+    Returns:
+        Dense flow in latents, `h w 2`, to the right and downwards (zero in pictures too small for flow); None
+        if the noise follows no video.
+
+    Raises:
+        VideoReadError: It cannot be read.
+        ValueError: It has fewer frames than the clip.
+    """
+    if settings.noise_video is None:
+        return None
+    size = (settings.height, settings.width)
+    frames = read_input_video(settings.noise_video, settings.num_frames, *size, "noise_video")
+    height, width = (side // latent_scale for side in size)
+    flow, moves = DisFlow(), []
+    for index, (first, second) in enumerate(pairwise(frames)):
+        both = flow.between(index, first, second)
+        back = np.zeros((*size, 2), np.float32) if both is None else both[1]
+        moves.append(cv2.resize(back, (width, height), interpolation=cv2.INTER_AREA) / latent_scale)
+    return moves
 
 
 def encode_input(parts: ModelParts, settings: Any) -> Latents | None:

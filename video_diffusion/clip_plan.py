@@ -81,6 +81,10 @@ def resolve(
             f"freeinit {resolved.freeinit} does not go with init_video, which it would wash out; drop one"
         )
     check_image_prompt(resolved)
+    if resolved.noise_video is not None and resolved.noise_type != "independent":
+        raise ValueError(
+            f"noise_video does not go with noise_type {resolved.noise_type}; set noise_type to independent"
+        )
     _check_speed(resolved)
     for name in ("prompt", "negative_prompt", *CHANGING_NUMBERS):
         _placed(resolved, name)
@@ -262,7 +266,8 @@ def _without_effect(settings: GenerationSettings, resolved: GenerationSettings) 
     notes = []
     if not has_guidance(resolved) and (settings.negative_prompt or settings.negative_prompt_travel):
         notes.append("negative_prompt is ignored at guidance_scale 1, which switches guidance off")
-    if resolved.noise_type in {"independent", "constant"} and settings.noise_alpha not in {None, 1}:
+    alpha_counts = resolved.noise_type in {"mixed", "progressive"} or resolved.noise_video is not None
+    if not alpha_counts and settings.noise_alpha not in {None, 1}:
         notes.append(f"noise_alpha is ignored by {resolved.noise_type} noise; set noise_type to mixed")
     if settings.init_video is None and settings.init_image is None:
         notes += [

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,6 +36,7 @@ from video_diffusion.sampling import (
     StepNumbers,
     Windowed,
     WithPicture,
+    carry_noise,
     denoise,
     free_init,
     initial_noise,
@@ -49,13 +51,19 @@ from video_diffusion.shapes import Latents
 FREE_INIT_STEPS = 2**32  # step numbers that no denoising step has
 
 
-def draw_noise(settings: Any, seeds: Sequence[int], latent_size: tuple[int, int, int]) -> Latents:
+def draw_noise(
+    settings: Any,
+    seeds: Sequence[int],
+    latent_size: tuple[int, int, int],
+    moves: Sequence[np.ndarray] | None = None,
+) -> Latents:
     """Draw what each video is denoised from.
 
     Args:
         settings: Resolved, of all videos.
         seeds: One for each video.
         latent_size: Channels, height and width of the latents.
+        moves: Along which noise is carried, see `carry_noise`; None leaves it where it is.
     """
     windows = context_windows(settings)
     noise = []
@@ -63,6 +71,8 @@ def draw_noise(settings: Any, seeds: Sequence[int], latent_size: tuple[int, int,
         own = initial_noise(
             seed, settings.num_frames, *latent_size, settings.noise_type, settings.noise_alpha
         )
+        if moves is not None:
+            own = carry_noise(own, moves, settings.noise_alpha)
         if settings.freenoise:
             own = shuffle_noise(own, seed, windows.length, windows.length - windows.overlap)
         noise.append(own)

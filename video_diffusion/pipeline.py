@@ -16,7 +16,7 @@ from torch import nn
 from video_diffusion.acceleration import accelerate_unet
 from video_diffusion.clip_additions import Additions, at_work
 from video_diffusion.clip_controls import ControlNetworks
-from video_diffusion.clip_inputs import added_conditions, encode_input, encode_prompts
+from video_diffusion.clip_inputs import added_conditions, encode_input, encode_prompts, noise_moves
 from video_diffusion.clip_plan import has_guidance, made_together, model_defaults, resolve
 from video_diffusion.clip_sampling import ClipDenoiser, draw_noise, sample
 from video_diffusion.generated_video import GeneratedVideo, make_record
@@ -180,7 +180,7 @@ class TextToVideoPipeline:
             if has_guidance(one):
                 negative_embeds = encode_prompts(parts, batch, negative=True)
         seeds = [each.seed for each in batch]
-        noise = draw_noise(one, seeds, self._latent_size(one))
+        noise = draw_noise(one, seeds, self._latent_size(one), noise_moves(one, self.latent_scale))
         latents = noise.to(self.device, torch.promote_types(torch.float32, prompt_embeds.dtype))
         with _timed(timings, "encode_input", len(batch)):
             input_latents = encode_input(parts, one)

@@ -31,6 +31,7 @@ FLAGS: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
     (("--motion-adapter",), "motion_adapter", "PATH", "Other temporal layers; none switches them off."),
     (("--noise-type",), "noise_type", "NAME", "independent, mixed, progressive, constant along frames."),
     (("--noise-alpha",), "noise_alpha", "X", "What frames share of mixed or progressive noise, 0 to 100."),
+    (("--noise-video",), "noise_video", "FILE", "Let the noise move as this video does."),
     (("--motion-scale",), "motion_scale", "X", "Sharpness of temporal attention, 0 to 10.  [default: 1]"),
     (("--motion-effect",), "motion_effect", "X", "Weight of the temporal layers, 0 to 10.  [default: 1]"),
     (("--position-stretch",), "position_stretch", "X", "Frames per trained position.  [default: 1]"),
@@ -82,6 +83,7 @@ TRAVEL_FLAGS: tuple[tuple[str, str, str, str], ...] = (
     ("--effect-blocks", "motion_effect_blocks", "BLOCK: X", "The same for the motion effect."),
 )
 TEXT_SETTINGS = {
+    "noise_video",
     "negative_prompt",
     "init_video",
     "init_image",

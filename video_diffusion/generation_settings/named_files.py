@@ -7,7 +7,7 @@ from video_diffusion.generation_settings.input_files import content_sha256, netw
 from video_diffusion.generation_settings.ip_adapter_files import ip_adapter_sha256s
 
 # Settings that name a file the clip starts from.
-INPUT_FIELDS = ("init_video", "init_image", "control_video")
+INPUT_FIELDS = ("init_video", "init_image", "noise_video", "control_video")
 
 # Likewise, with a file for each of some frames.
 FRAME_INPUT_FIELDS = ("ip_image", "sparse_images")

@@ -81,6 +81,8 @@ class GenerationSettings(TravelSettings):
             the motion adapter was trained with.
         noise_alpha: how closely for "mixed" and "progressive", 0 (not at all) to 100; None is the motion
             adapter's.
+        noise_video: a video file or folder of images; the frames' noise moves as it does, `noise_alpha` says
+            how closely. Goes with independent noise.
         motion_scale: factor on the scores of temporal attention, 0 to 10; 1 is the model as trained.
         context_length: frames of a context window, 2 to 4096; None makes the clip in one pass.
         context_overlap: frames that neighbouring windows share; None is a quarter of their length.
@@ -136,6 +138,7 @@ class GenerationSettings(TravelSettings):
     decode_chunk_size: Annotated[int, Field(ge=1, le=4096)] = 4
     noise_type: NoiseType | None = None
     noise_alpha: Annotated[float | None, Field(ge=0, le=100)] = None
+    noise_video: Annotated[str | None, AfterValidator(check_path)] = None
     motion_scale: Annotated[float, Field(ge=0, le=10)] = 1.0
     context_length: Annotated[int | None, Field(ge=2, le=4096)] = None
     context_overlap: Annotated[int | None, Field(ge=0, le=4095)] = None

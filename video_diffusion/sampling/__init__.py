@@ -1,6 +1,7 @@
 """From noise to latents: noise, schedulers, guidance and the denoising loop."""
 
 from video_diffusion.sampling.anchored import Anchored
+from video_diffusion.sampling.carried_noise import carry_noise
 from video_diffusion.sampling.denoise import DenoisingStep, NonFiniteLatentsError, denoise
 from video_diffusion.sampling.denoiser import Denoiser, Guided, PromptedModel, guidance_is_off
 from video_diffusion.sampling.free_init import free_init, low_pass_filter, mix_frequencies
@@ -39,6 +40,7 @@ __all__ = [
     "StepNumbers",
     "Windowed",
     "WithPicture",
+    "carry_noise",
     "denoise",
     "frame_generators",
     "free_init",
