@@ -74,8 +74,14 @@ def test_rerun_wants_the_ip_adapter_and_the_pictures_that_it_had(tmp_path: Path)
     with pytest.raises(click.UsageError, match=r"x.safetensors: is not the ip_adapter of the record"):
         settings_to_repeat(then, None, None, None)
     adapter.unlink()
-    with pytest.raises(click.UsageError, match="the record names this IP-Adapter, which is not here"):
+    with pytest.raises(
+        click.UsageError, match=r"--ip-adapter: the record names .*, which is not here; say where"
+    ):
         settings_to_repeat(then, None, None, None)
+    moved = tmp_path / "y.safetensors"
+    moved.write_bytes(b"weights")
+    found = settings_to_repeat(then, None, None, None, {"ip_adapter": str(moved)})
+    assert (found.ip_adapter, found.ip_image) == (str(moved), then.settings.ip_image)
 
 
 def test_rerun_fetches_no_lora_because_of_a_record(tmp_path: Path) -> None:

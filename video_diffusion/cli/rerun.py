@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @click.option("-o", "--out", metavar="NEW", help="Save the new clip too; with one CLIP only.")
 @click.option("--model", metavar="MODEL", help="Where the model is now; needed to fetch one from the hub.")
 @click.option("--motion-adapter", metavar="PATH", help="Where the motion adapter is now.")
+@click.option("--ip-adapter", metavar="PATH", help="Where the IP-Adapter is now.")
 @click.option("--controlnet", metavar="PATH", help="Where the ControlNet is now.")
 @click.option("--sparsectrl", metavar="PATH", help="Where the SparseCtrl encoder is now.")
 @click.option("--device", metavar="NAME", help="Other than the recorded one.")
@@ -34,6 +35,7 @@ def rerun(
     out: str | None,
     model: str | None,
     motion_adapter: str | None,
+    ip_adapter: str | None,
     controlnet: str | None,
     sparsectrl: str | None,
     device: str | None,
@@ -52,7 +54,7 @@ def rerun(
         raise click.UsageError(f"--out: saves one clip, but {len(clips)} are given; rerun them one by one")
     path = None if out is None else check_clip_path(out, EncodingFlags(), overwrite)
     records = [(clip, read_record(Path(clip))) for clip in clips]
-    networks = {"controlnet": controlnet, "sparsectrl": sparsectrl}
+    networks = {"ip_adapter": ip_adapter, "controlnet": controlnet, "sparsectrl": sparsectrl}
     wanted = [settings_to_repeat(record, model, motion_adapter, device, networks) for _, record in records]
 
     from video_diffusion.cli import clip_run
@@ -148,11 +150,6 @@ def settings_to_repeat(
     for entry in record.settings.loras:
         if not any(Path(path).exists() for path in (entry, entry.rpartition(":")[0]) if path):
             raise click.UsageError(f"{entry}: the record names this LoRA, which is not here; put it there")
-    adapter = record.settings.ip_adapter
-    if adapter is not None and not Path(adapter).expanduser().exists():
-        raise click.UsageError(
-            f"{adapter}: the record names this IP-Adapter, which is not here; put it there"
-        )
     if device is not None:
         changes["device"] = device
     repeated = record.settings.from_values(record.settings.model_dump() | changes)

@@ -13,7 +13,7 @@ INPUT_FIELDS = ("init_video", "init_image", "noise_video", "control_video")
 FRAME_INPUT_FIELDS = ("ip_image", "sparse_images")
 
 # Settings that name a network beside the model.
-NETWORK_FIELDS = ("controlnet", "sparsectrl")
+NETWORK_FIELDS = ("ip_adapter", "controlnet", "sparsectrl")
 
 
 def input_files(settings: Any) -> dict[str, str]:
@@ -29,7 +29,7 @@ def input_sha256s(settings: Any) -> dict[str, str]:
     hashes = {name: content_sha256(path) for name, path in input_files(settings).items()}
     networks = {name: getattr(settings, name) for name in NETWORK_FIELDS}
     hashes |= {name: network_sha256(path) for name, path in networks.items() if path is not None}
-    if settings.ip_adapter is not None:
+    if settings.ip_adapter is not None:  # and of its image encoder
         hashes |= ip_adapter_sha256s(settings.ip_adapter)
     return {name: sha256 for name, sha256 in hashes.items() if sha256 is not None}
 

@@ -76,7 +76,7 @@ class JobSummary:
         model = (settings.model, settings.motion_adapter)
         self.models.setdefault(model, where)
         self.devices.setdefault(settings.device, where)
-        networks = [(name, getattr(settings, name)) for name in ("ip_adapter", *NETWORK_FIELDS)]
+        networks = [(name, getattr(settings, name)) for name in NETWORK_FIELDS]
         files = (*settings.input_files.items(), *(each for each in networks if each[1]), *settings.loras)
         if files:
             self.inputs.setdefault(files, (where, settings))
