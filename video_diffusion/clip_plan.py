@@ -16,7 +16,7 @@ from video_diffusion.generation_settings import (
     whole_frames,
 )
 from video_diffusion.loading import ModelParts
-from video_diffusion.models import MotionAdapter, check_blocks, latent_scale
+from video_diffusion.models import MotionAdapter, check_blocks, latent_scale, usual_chunk_size
 from video_diffusion.sampling import ContextWindows, guidance_is_off, steps_done
 
 CHANGING_NUMBERS = ("guidance_scale", "motion_scale", "motion_effect")  # along frames, or over the steps
@@ -70,6 +70,9 @@ def resolve(
                 "leave it out, or load another pipeline"
             )
     resolved = settings.with_defaults(defaults).model_copy(update=own)
+    if resolved.decode_chunk_size is None:
+        usual = usual_chunk_size(resolved.height, resolved.width, parts.vae.dtype.itemsize)
+        resolved = resolved.model_copy(update={"decode_chunk_size": usual})
     _check_length(resolved, parts.motion_adapter)
     if parts.motion_adapter.conv_in is not None and resolved.init_image is None:
         raise ValueError(

@@ -32,7 +32,7 @@ from video_diffusion.loading import (
     save_model,
 )
 from video_diffusion.metrics import measure
-from video_diffusion.models import VideoUNet, decode_latents, latent_scale
+from video_diffusion.models import VideoUNet, decode_latents, latent_scale, usual_chunk_size
 from video_diffusion.sampling import DenoisingStep, noise_sha256
 from video_diffusion.shapes import Latents, to_uint8
 
@@ -67,7 +67,7 @@ class TextToVideoPipeline:
     ) -> None:
         self.parts = parts
         self.device = torch.device(device)
-        self.accelerated = accelerated and not low_memory
+        self.accelerated = accelerated
         self.low_memory = low_memory
         if low_memory:
             save_memory(parts, self.device)
@@ -229,8 +229,14 @@ class TextToVideoPipeline:
             )
             yield GeneratedVideo(frames, each, report, record)
 
-    def decode(self, latents: Latents, decode_chunk_size: int = 4) -> UInt8[np.ndarray, "f rows columns rgb"]:
+    def decode(
+        self, latents: Latents, decode_chunk_size: int | None = None
+    ) -> UInt8[np.ndarray, "f rows columns rgb"]:
         """Decode the latents of one video, such as those of a `DenoisingStep`, to frames as they are encoded.
+
+        Args:
+            latents: Of one video.
+            decode_chunk_size: Frames decoded at once; None is what the settings' default is for their size.
 
         Raises:
             ValueError: More than one video, or latents whose frames are not finite.
@@ -239,8 +245,9 @@ class TextToVideoPipeline:
             raise ValueError(f"latents must hold one video, but hold {len(latents)}; decode them one by one")
         scale, (num_frames, height, width) = self.latent_scale, latents.shape[2:]
         frames = np.empty((num_frames, height * scale, width * scale, 3), np.uint8)
+        usual = usual_chunk_size(height * scale, width * scale, self.parts.vae.dtype.itemsize)
         done = 0
-        for chunk in decode_latents(self.parts.vae, latents, decode_chunk_size):
+        for chunk in decode_latents(self.parts.vae, latents, decode_chunk_size or usual):
             frames[done : done + len(chunk)] = to_uint8(chunk)
             done += len(chunk)
         return frames

@@ -3,7 +3,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from tiny_models import relative_error, tiny_vae
 
-from video_diffusion.models import decode_latents, encode_frames
+from video_diffusion.models import decode_latents, encode_frames, usual_chunk_size
 
 LATENTS = torch.randn(2, 4, 3, 5, 6, generator=torch.Generator().manual_seed(0))
 FRAMES = torch.rand(7, 3, 10, 12, generator=torch.Generator().manual_seed(1))
@@ -65,3 +65,10 @@ def test_the_tiny_autoencoder_is_taken_too() -> None:
     latents = encode_frames(vae, FRAMES, 3)
     assert latents.shape == (4, 7, 5, 6)
     assert torch.cat(list(decode_latents(vae, latents[None], 3))).shape == FRAMES.shape
+
+
+def test_few_large_frames_are_decoded_at_once() -> None:
+    assert usual_chunk_size(64, 64, 4) == 4
+    assert usual_chunk_size(512, 512, 2) == 2
+    assert usual_chunk_size(512, 768, 2) == 1
+    assert usual_chunk_size(1024, 1024, 4) == 1

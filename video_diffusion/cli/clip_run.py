@@ -125,7 +125,7 @@ def make_clip(
         pipelines: keeps the model for the next clip.
         accelerated: whether to take the faster ways through the same arithmetic; a repeated clip takes those
             that it was made by.
-        low_memory: spends time to save memory, and takes no faster ways.
+        low_memory: spends time to save memory.
 
     Raises:
         ModelLoadError: the model cannot be opened.
@@ -136,7 +136,7 @@ def make_clip(
         from video_diffusion.jobs import Pipelines
 
         pipeline = (pipelines or Pipelines()).get(settings, low_memory)
-        pipeline.accelerated = accelerated and not low_memory
+        pipeline.accelerated = accelerated
         warn_of_unknown_words(" ".join(settings.all_prompts), pipeline.vocabulary)
         progress, steps = Progress(quiet=not show_progress), []
 

@@ -76,7 +76,8 @@ class GenerationSettings(TravelSettings):
         dtype: precision of the networks; noise is always drawn in float32.
         quantize: None, or "int8" for the linear maps of the U-Net and the temporal layers; needs torchao.
         device: "auto" takes a GPU if there is one.
-        decode_chunk_size: frames decoded at once; a matter of memory.
+        decode_chunk_size: frames decoded at once, 1 to 4096; a matter of memory. None takes fewer of large
+            frames, so that decoding takes less memory than denoising.
         noise_type: how the frames' first noise hangs together, see `sampling.initial_noise`; None is what
             the motion adapter was trained with.
         noise_alpha: how closely for "mixed" and "progressive", 0 (not at all) to 100; None is the motion
@@ -135,7 +136,7 @@ class GenerationSettings(TravelSettings):
     motion_adapter: Annotated[str | None, AfterValidator(check_name)] = None
     dtype: DtypeName = "float32"
     device: Annotated[str, AfterValidator(check_device)] = "auto"
-    decode_chunk_size: Annotated[int, Field(ge=1, le=4096)] = 4
+    decode_chunk_size: Annotated[int | None, Field(ge=1, le=4096)] = None
     noise_type: NoiseType | None = None
     noise_alpha: Annotated[float | None, Field(ge=0, le=100)] = None
     noise_video: Annotated[str | None, AfterValidator(check_path)] = None

@@ -8,7 +8,7 @@ from video_diffusion.models.frame_control import (
     SparseControl,
 )
 from video_diffusion.models.frame_layout import check_blocks
-from video_diffusion.models.latent_codec import decode_latents, encode_frames, latent_scale
+from video_diffusion.models.latent_codec import decode_latents, encode_frames, latent_scale, usual_chunk_size
 from video_diffusion.models.motion_adapter import MotionAdapter
 from video_diffusion.models.temporal_places import temporal_blocks, temporal_places
 from video_diffusion.models.temporal_transformer import NormScope
@@ -29,4 +29,5 @@ __all__ = [
     "latent_scale",
     "temporal_blocks",
     "temporal_places",
+    "usual_chunk_size",
 ]

@@ -25,6 +25,20 @@ def decode_latents(vae: Any, latents: Latents, chunk_size: int) -> Iterator[Floa
         yield (frames.float() / 2 + 0.5).clamp(0, 1)
 
 
+def usual_chunk_size(height: int, width: int, bytes_per_number: int) -> int:
+    """Choose how many frames to decode at once: 4, or as few of large frames as one step takes memory for.
+
+    Of Stable Diffusion's decoder and 512x512 pixels in 16 bits, two frames take 0.8 GB and four 1.6 GB, more
+    than any step of the U-Net. Fewer at once are no slower.
+
+    Args:
+        height: Of the frames, pixels.
+        width: Likewise.
+        bytes_per_number: Of the autoencoder's precision.
+    """
+    return min(max(2**20 // (height * width * bytes_per_number), 1), 4)
+
+
 def encode_frames(vae: Any, frames: FloatFrames, chunk_size: int) -> Float[Tensor, "c_z f h_z w_z"]:
     """Encode a video's frames to the latents that the U-Net sees: the mode of what the VAE gives, no sample.
 
