@@ -1,12 +1,14 @@
 """Make a video U-Net fast without touching its code or its weights; take everything off again."""
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from video_diffusion.acceleration import attention, feed_forward, linear, resnet, temporal
+from video_diffusion.acceleration import attention, convolution, feed_forward, linear, resnet, temporal
+from video_diffusion.acceleration.compiling import compiled, compiles
 from video_diffusion.acceleration.prompt_cache import PromptCache
 from video_diffusion.acceleration.swaps import Swaps
 from video_diffusion.models import VideoUNet
@@ -21,17 +23,20 @@ class Acceleration:
 
     Prompts are projected once per run instead of once per frame and step; frames ask a prompt together;
     temporal attention reads strided views; nothing is divided by 1; linear maps take the faster of PyTorch's
-    two kernels. Modules that are not of the usual kind (a LoRA, IP-Adapter, somebody's own processor) stay as
-    they are, and so does everything whenever a gradient is asked for.
+    two kernels, and so do convolutions of few pixels. Modules that are not of the usual kind (a LoRA,
+    IP-Adapter, somebody's own processor) stay as they are, and so does everything whenever a gradient is
+    asked for.
 
     Made for one run: its weights must not change in between. Use it as a context manager, or `detach()`.
 
     Args:
         video_unet: Attached or not; it stays usable as before.
         reuse_prompts: Whether to keep what cross attention makes of prompts.
+        compiling: Whether PyTorch compiles resnets, feed-forward layers and blocks of temporal layers, when
+            their shapes are first seen; see `compiler_problem`.
     """
 
-    def __init__(self, video_unet: VideoUNet, reuse_prompts: bool = True) -> None:
+    def __init__(self, video_unet: VideoUNet, reuse_prompts: bool = True, compiling: bool = False) -> None:
         self.video_unet = video_unet
         self.prompt_cache = PromptCache()
         self._swaps = Swaps()
@@ -49,15 +54,24 @@ class Acceleration:
             if attention.fits(module):
                 self._swaps.put(module, "processor", once_per_prompt)
             elif isinstance(module, TemporalTransformer):
-                self._swaps.put_forward(module, temporal.temporal_forward)
+                whole = compiling and compiles(module)
+                self._swaps.put_forward(
+                    module, temporal.compiled_temporal_forward if whole else temporal.temporal_forward
+                )
             elif resnet.resnet_fits(module):
-                self._swaps.put_forward(module, resnet.resnet_forward)
+                self._put(module, resnet.resnet_forward, compiling)
             elif feed_forward.feed_forward_fits(module):
-                self._swaps.put_forward(module, feed_forward.feed_forward)
+                # A temporal layer's is compiled with the block that it is in.
+                self._put(module, feed_forward.feed_forward, compiling and feed_forward.is_spatial(module))
             elif feed_forward.gated_gelu_fits(module):
                 self._swaps.put_forward(module, feed_forward.gated_gelu)
+            elif convolution.convolution_fits(module):
+                self._swaps.put_forward(module, convolution.convolution_forward)
             elif type(module) is nn.Linear:
                 self._swaps.put_forward(module, linear.linear_forward)
+
+    def _put(self, module: nn.Module, forward: Callable[..., Any], compiling: bool) -> None:
+        self._swaps.put_forward(module, compiled(forward) if compiling and compiles(module) else forward)
 
     def detach(self) -> VideoUNet:
         """Leave every module as it was found and forget the prompts."""
@@ -86,6 +100,8 @@ class Acceleration:
         self.prompt_cache.leave()
 
 
-def accelerate_unet(video_unet: VideoUNet, reuse_prompts: bool = True) -> Acceleration:
+def accelerate_unet(
+    video_unet: VideoUNet, reuse_prompts: bool = True, compiling: bool = False
+) -> Acceleration:
     """Accelerate a video U-Net until `detach()`, or for the length of a `with` block; see `Acceleration`."""
-    return Acceleration(video_unet, reuse_prompts)
+    return Acceleration(video_unet, reuse_prompts, compiling)

@@ -39,12 +39,17 @@ def feed_forward_fits(module: Any) -> bool:
     return type(module) is FeedForward
 
 
+def is_spatial(module: Any) -> bool:
+    """Whether a feed-forward layer is the image U-Net's."""
+    return type(module) is SpatialFeedForward
+
+
 def gated_gelu(module: Any, hidden_states: Tensor, *args: Any, **more: Any) -> Tensor:
     """What `GEGLU` and `GatedGelu` compute; with a gradient their own."""
     if torch.is_grad_enabled():
         return type(module).forward(module, hidden_states, *args, **more)
     proj = module.proj
-    if type(proj) is nn.Linear and proj.bias is not None and runs_onednn(proj, hidden_states):
+    if type(proj) is nn.Linear and proj.bias is not None and runs_onednn(proj.weight, hidden_states):
         kernel: Any = torch.ops.mkldnn._linear_pointwise
         (values, gate), (values_bias, gate_bias) = proj.weight.chunk(2), proj.bias.chunk(2)
         gates = kernel(hidden_states, gate, gate_bias, "gelu", [], "none")

@@ -17,31 +17,41 @@ from torch.nn import functional
 
 def linear_forward(module: nn.Linear, hidden_states: Tensor) -> Tensor:
     """What `nn.Linear.forward` computes."""
-    if not runs_onednn(module, hidden_states):
-        return functional.linear(hidden_states, module.weight, module.bias)
+    return linear_map(hidden_states, module.weight, module.bias)
+
+
+def linear_map(hidden_states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """What `torch.nn.functional.linear` computes."""
+    if not runs_onednn(weight, hidden_states):
+        return functional.linear(hidden_states, weight, bias)
     kernel: Any = torch.ops.mkldnn._linear_pointwise
-    return kernel(hidden_states, module.weight, module.bias, "none", [], "")
+    return kernel(hidden_states, weight, bias, "none", [], "")
 
 
-def runs_onednn(module: nn.Linear, hidden_states: Tensor) -> bool:
+def runs_onednn(weight: Tensor, hidden_states: Tensor) -> bool:
     """Whether this call goes to oneDNN: on a CPU, without a gradient and outside autocast."""
     return (
         type(hidden_states)
         is Tensor  # kinds of tensors with rules of their own know PyTorch's operators alone
         and hidden_states.device.type == "cpu"
-        and hidden_states.dtype == module.weight.dtype
+        and hidden_states.dtype == weight.dtype
         and uses_onednn(hidden_states.dtype)
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
     )
 
 
-@cache
+@torch.compiler.assume_constant_result  # the compiler cannot read files
 def uses_onednn(dtype: torch.dtype) -> bool:
     """Whether linear maps of this precision go to oneDNN on this machine's CPU.
 
     Decided by the processor's maker, not by a stopwatch: the same machine must always give the same bits.
     """
+    return _uses_onednn(dtype)
+
+
+@cache
+def _uses_onednn(dtype: torch.dtype) -> bool:
     onednn: Any = torch.backends.mkldnn
     if not onednn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False

@@ -5,6 +5,7 @@ as `(b f) (h w) c` they need no transposing around the attention: each head at e
 strided view.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from video_diffusion.acceleration.attention import scaled_dot_product_attention
+from video_diffusion.acceleration.compiling import compiled
 from video_diffusion.models.temporal_attention import TemporalAttention
 from video_diffusion.models.temporal_transformer import TemporalTransformer, TemporalTransformerBlock
 from video_diffusion.shapes import FrameNumbers, unfold_frames
@@ -30,8 +32,9 @@ def temporal_forward(
     frame_positions: Tensor | None = None,
     motion_scale: FrameNumbers = 1.0,
     *rare: Any,
+    run_block: Callable[..., Tokens] | None = None,
 ) -> Float[Tensor, "bf c h w"]:
-    """What `TemporalTransformer.forward` computes.
+    """What `TemporalTransformer.forward` computes; `run_block` is how a block of it runs, if not as here.
 
     With a gradient, with a scale per frame and with any of the rare arguments (windows, a motion effect) the
     layer's own way is taken.
@@ -44,8 +47,15 @@ def temporal_forward(
     tokens = module.proj_in(_normalised_tokens(module, hidden_states, num_frames))
     for block in module.transformer_blocks:
         assert isinstance(block, TemporalTransformerBlock)
-        tokens = _block(block, tokens, num_frames, frame_positions, motion_scale)
+        tokens = (run_block or _block)(block, tokens, num_frames, frame_positions, motion_scale)
     return hidden_states + rearrange(module.proj_out(tokens), "bf (h w) c -> bf c h w", h=height, w=width)
+
+
+def compiled_temporal_forward(
+    module: TemporalTransformer, hidden_states: Float[Tensor, "bf c h w"], *how: Any
+) -> Float[Tensor, "bf c h w"]:
+    """Likewise, with blocks that PyTorch compiles."""
+    return temporal_forward(module, hidden_states, *how, run_block=compiled(_block))
 
 
 def _normalised_tokens(
