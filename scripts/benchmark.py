@@ -2,7 +2,9 @@
 
 python scripts/benchmark.py --docs docs/benchmarks.md --json benchmark.json       # all of it, on a CPU
 python scripts/benchmark.py --shapes C --rounds 1 --no-drift                      # the embedded model alone
-python scripts/benchmark.py --shapes D --device cuda --dtypes bfloat16 --no-drift  # on a GPU
+python scripts/benchmark.py --shapes D E --device cuda --dtypes bfloat16 --no-drift           # on a GPU
+python scripts/benchmark.py --shapes D --device cuda --dtypes bfloat16 --no-drift --run-steps 25  # whole runs
+python scripts/benchmark.py --shapes half --dtypes float32 --compiled --no-drift   # and compiled
 python scripts/benchmark.py --page-of a.json b.json --docs docs/benchmarks.md      # nothing is run
 
 Every round runs all variants once; ratios are taken within a round, so that a busy machine troubles all
@@ -17,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,12 +29,15 @@ from benchmark_drift import drift_table
 from benchmark_facts import counted_facts, start_up_seconds
 from benchmark_models import SHAPES, build, quiet
 from benchmark_report import about_this_run, write_page
+from benchmark_runs import run_variants
 
 import video_diffusion
-from video_diffusion import TextToVideoPipeline
+from video_diffusion import GenerationSettings, TextToVideoPipeline
 from video_diffusion.acceleration import FULL_STEP_EVERY, FeatureReuse, ReusingGuided, accelerate_unet
+from video_diffusion.jobs import Job, Pipelines, run_jobs
 
 Variants = dict[str, Callable[[], Any]]
+NUM_JOBS = 4
 PROMPT = "a large red circle moving left on a white background"
 
 
@@ -48,18 +54,34 @@ def seconds(work: Callable[[], Any], device: str) -> tuple[float, Any]:
     return time.perf_counter() - started, result
 
 
-def in_turns(variants: Variants, rounds: int, device: str) -> tuple[dict[str, list[float]], dict[str, Any]]:
-    """Seconds of every variant in every round, after one round to warm up, and the last results."""
-    for work in variants.values():
-        work()
-    times: dict[str, list[float]] = {name: [] for name in variants}
-    results: dict[str, Any] = {}
+@dataclass
+class Measured:
+    """What one variant took: its first call, the others, memory beside the weights on a GPU, its result."""
+
+    first: float
+    spent: list[float] = field(default_factory=list)
+    peak_gb: float | None = None
+    result: Any = None
+
+
+def in_turns(variants: Variants, rounds: int, device: str) -> dict[str, Measured]:
+    """Run every variant once to warm up and then once in every round."""
+    found = {}
+    for name, work in variants.items():
+        found[name] = Measured(seconds(work, device)[0])
+        print(f"  {name}: first call {found[name].first:.1f} s", file=sys.stderr, flush=True)
     for turn in range(rounds):
         for name in list(variants) if turn % 2 == 0 else reversed(variants):
-            spent, results[name] = seconds(variants[name], device)
-            times[name].append(spent)
+            own, before = found[name], 0
+            if device != "cpu":
+                before = torch.cuda.memory_allocated()
+                torch.cuda.reset_peak_memory_stats()
+            spent, own.result = seconds(variants[name], device)
+            own.spent.append(spent)
+            if device != "cpu":
+                own.peak_gb = (torch.cuda.max_memory_allocated() - before) / 1e9
         print(f"  round {turn + 1} of {rounds}", file=sys.stderr, flush=True)
-    return times, results
+    return found
 
 
 def unet_variants(name: str, dtype: torch.dtype, device: str, compiled: bool, levels: bool) -> Variants:
@@ -68,22 +90,29 @@ def unet_variants(name: str, dtype: torch.dtype, device: str, compiled: bool, le
     ours, theirs = build(shape, dtype, device)
     latents, prompts = shape.inputs(dtype, device)
     per_frame = prompts.repeat_interleave(shape.num_frames, 0)
+    more = shape.conditions(dtype, device)
     accelerate_unet(ours)
     kind = str(dtype).removeprefix("torch.")
     variants: Variants = {
-        f"diffusers {kind}": lambda: theirs(latents, 500, per_frame, return_dict=False)[0],
-        f"ours {kind}": lambda: ours(latents, 500, prompts),
+        f"diffusers {kind}": lambda: theirs(latents, 500, per_frame, **more, return_dict=False)[0],
+        f"ours {kind}": lambda: ours(latents, 500, prompts, **more),
     }
     if compiled:
-        faster: Any = torch.compile(theirs)
-        variants[f"diffusers compiled {kind}"] = lambda: faster(latents, 500, per_frame, return_dict=False)[0]
+        helps_most = {"freezing": True} if device == "cpu" else None
+        faster: Any = torch.compile(theirs, options=helps_most)
+        variants[f"diffusers compiled {kind}"] = lambda: faster(
+            latents, 500, per_frame, **more, return_dict=False
+        )[0]
+        twin, _ = build(shape, dtype, device)  # of the same weights
+        accelerate_unet(twin, compiling=True)
+        variants[f"ours compiled {kind}"] = lambda: twin(latents, 500, prompts, **more)
     if not levels:
         return variants
     reuse = FeatureReuse(ours)
     for level, every in FULL_STEP_EVERY.items():
         if level == 0:
             continue
-        guided = ReusingGuided(reuse, every, 1, ours, prompts[1:], prompts[:1], 7.5)
+        guided = ReusingGuided(reuse, every, 1, ours, prompts[1:], prompts[:1], 7.5, **more)
         variants[f"ours {kind} speed {level}"] = lambda g=guided, n=every: one_cycle(g, n, latents[:1])  # type: ignore[misc]  # mypy knows no default of a lambda
     return variants
 
@@ -114,27 +143,78 @@ def clip_variants(folder: Path) -> Variants:
         )  # fmt: skip
         export_to_video(made.frames[0], str(folder / "theirs.mp4"), fps=8)
 
+    pipelines = Pipelines()
+
+    def jobs() -> None:
+        settings = [GenerationSettings(prompt=PROMPT, seed=seed, device="cpu") for seed in range(NUM_JOBS)]
+        named = [Job(each, f"{seed:012x}", f"{seed}.mp4", str(seed)) for seed, each in enumerate(settings)]
+        outcomes = list(run_jobs(named, folder, pipelines, batch_size=None, overwrite=True))
+        assert {outcome.status for outcome in outcomes} == {"ok"}
+
     return {
         "diffusers float32": diffusers,
         "ours float32": lambda: ours(PROMPT, seed=0).save(folder / "ours.mp4"),
+        f"ours float32, one of {NUM_JOBS} jobs": jobs,
     }
 
 
-def compare(times: dict[str, list[float]], results: dict[str, Any], base: str) -> list[dict[str, Any]]:
-    """A row for every variant, held against diffusers in float32 (or what it was given)."""
+def parts_of(name: str, whole: bool) -> int:
+    """How many steps or clips one call of a variant makes."""
+    if "jobs" in name:
+        return NUM_JOBS
+    return FULL_STEP_EVERY[int(name[-1])] if "speed" in name and not whole else 1
+
+
+def compare(found: dict[str, Measured], base: str, whole: bool) -> list[dict[str, Any]]:
+    """A row for every variant, held against diffusers in float32 (or what comes first).
+
+    Args:
+        found: See `in_turns`.
+        base: Name of the first.
+        whole: Whether these are whole runs, not single steps.
+    """
     rows = []
-    for name, spent in times.items():
-        steps = FULL_STEP_EVERY[int(name[-1])] if "speed" in name else 1
+    for name, own in found.items():
+        parts = parts_of(name, whole)
         kind = next(each for each in ("float32", "bfloat16", "float16") if each in name)
-        row: dict[str, Any] = {"variant": name, "seconds": median(spent) / steps}
+        usual = median(own.spent)
+        row: dict[str, Any] = {"variant": name, "seconds": usual / parts, "set_up": max(own.first - usual, 0)}
         for label, other in (("against_base", base), ("against_same_dtype", f"diffusers {kind}")):
-            ratios = sorted(steps * a / b for a, b in zip(times[other], spent, strict=True))
+            ratios = sorted(parts * a / b for a, b in zip(found[other].spent, own.spent, strict=True))
             row[label] = [median(ratios), ratios[0], ratios[-1]]
-        if "speed" not in name and isinstance(results[name], torch.Tensor):
-            expected = results[base].double()
-            row["difference"] = float((results[name].double() - expected).norm() / expected.norm())
+        if own.peak_gb is not None:
+            row["peak_gb"] = own.peak_gb
+        if "speed" not in name and isinstance(own.result, torch.Tensor):
+            expected = found[base].result.double()
+            row["difference"] = float((own.result.double() - expected).norm() / expected.norm())
         rows.append(row)
     return rows
+
+
+def measure_shape(shape: str, options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+    """The rows of one shape, by its title."""
+    print(f"shape {shape}", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        if shape == "C":
+            variants = clip_variants(Path(folder))
+        else:
+            variants = {}
+            for kind in options.dtypes:
+                dtype, levels = getattr(torch, kind), kind == options.dtypes[-1]
+                if options.run_steps:
+                    variants |= run_variants(shape, dtype, options.device, options.run_steps)
+                else:
+                    variants |= unet_variants(shape, dtype, options.device, options.compiled, levels)
+        measured = in_turns(variants, options.rounds, options.device)
+    base = next(iter(variants))
+    title = shape
+    if shape != "C":
+        title += f", whole run of {options.run_steps} steps" if options.run_steps else ""
+        title += ", compiled" if options.compiled else ""
+    rows = compare(measured, base, bool(options.run_steps))
+    for row in rows:
+        print(json.dumps(row), flush=True)
+    return {title: rows}
 
 
 @torch.no_grad()
@@ -146,7 +226,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--compiled", action="store_true", help="torch.compile diffusers' model too: minutes")
+    parser.add_argument("--compiled", action="store_true", help="both compiled besides: takes minutes")
+    parser.add_argument("--run-steps", type=int, metavar="N", help="whole runs of N steps, to frames")
+    parser.add_argument("--no-facts", action="store_true", help="leave counted facts and start-up out")
     parser.add_argument("--no-drift", action="store_true", help="leave the speed levels' drift out")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--docs", type=Path)
@@ -158,24 +240,11 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     found: dict[str, Any] = {"run": about_this_run(sys.argv[1:], options.threads), "shapes": {}}
     for shape in options.shapes:
-        print(f"shape {shape}", file=sys.stderr, flush=True)
-        with tempfile.TemporaryDirectory() as folder:
-            if shape == "C":
-                variants = clip_variants(Path(folder))
-            else:
-                variants = {}
-                for kind in options.dtypes:
-                    dtype, levels = getattr(torch, kind), kind == options.dtypes[-1]
-                    variants |= unet_variants(shape, dtype, options.device, options.compiled, levels)
-            times, results = in_turns(variants, options.rounds, options.device)
-        base = next(iter(variants))
-        found["shapes"][shape] = compare(times, results, base)
-        for row in found["shapes"][shape]:
-            print(json.dumps(row), flush=True)
-        del variants, results
-    found["facts"] = counted_facts()
-    found["start_up"] = start_up_seconds()
-    print(json.dumps({"facts": found["facts"], "start_up": found["start_up"]}), flush=True)
+        found["shapes"] |= measure_shape(shape, options)
+    if not options.no_facts:
+        found["facts"] = counted_facts()
+        found["start_up"] = start_up_seconds()
+        print(json.dumps({"facts": found["facts"], "start_up": found["start_up"]}), flush=True)
     if not options.no_drift:
         found["drift"] = drift_table()
     if options.json:

@@ -5,24 +5,35 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from statistics import median
+from dataclasses import replace
+from functools import partial
+from statistics import mean, median
 from typing import Any
 
 import torch
-from benchmark_models import SHAPES, outline
+from benchmark_models import SHAPES, Shape, build, outline
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from video_diffusion.acceleration import FeatureReuse, accelerate_unet
 from video_diffusion.acceleration.counting import count_flops, count_operations, peak_bytes
-from video_diffusion.models import VideoUNet, decode_latents
+from video_diffusion.models import VideoUNet, decode_latents, usual_chunk_size
 from video_diffusion.models.temporal_transformer import TemporalTransformer
+from video_diffusion.sampling import ContextWindows, Windowed
 
 START_UP = {
     "--help": [sys.executable, "-m", "video_diffusion", "--help"],
     "import video_diffusion": [sys.executable, "-c", "import video_diffusion"],
     "import torch": [sys.executable, "-c", "import torch"],
+    "import of the libraries' classes": [
+        sys.executable, "-c",
+        "from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL\n"
+        "from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel\n"
+        "from transformers.models.clip.modeling_clip import CLIPTextModel\n"
+        "from transformers.models.clip.tokenization_clip import CLIPTokenizer",
+    ],
     "first embedded pipeline": [
         sys.executable, "-c",
         "from video_diffusion import TextToVideoPipeline as P; P.from_pretrained('embedded', device='cpu')",
@@ -49,7 +60,7 @@ def counted_facts() -> dict[str, float]:
 
             facts = {"step_tflop": count_flops(step) / 1e12, "plain_peak_gb": peak_bytes(step) / 1e9}
             plain = count_operations(step)
-            facts["plain_divisions"] = plain["aten.div"]
+            facts["plain_divisions"] = plain["aten.div by 1"]
             reuse = FeatureReuse(model)
             with reuse.full_step(500.0):
                 step()
@@ -59,7 +70,7 @@ def counted_facts() -> dict[str, float]:
             reuse.detach()
             facts["peak_gb"] = _accelerated(model, lambda: peak_bytes(step)) / 1e9
             counts = _accelerated(model, lambda: count_operations(step))
-            facts["divisions"] = counts["aten.div"]
+            facts["divisions"] = counts["aten.div by 1"]
             one_pass = _accelerated(model, lambda: peak_bytes(lambda: model(latents[:1], 500, prompts[:1])))
             facts["peak_two_passes_gb"] = one_pass / 1e9
             vae = AutoencoderKL(
@@ -68,12 +79,64 @@ def counted_facts() -> dict[str, float]:
                 up_block_types=("UpDecoderBlock2D",) * 4,
                 layers_per_block=2,
             ).eval()
+
+            def decode(chunk: int) -> None:
+                for _ in decode_latents(vae, latents[:1], chunk):
+                    pass
+
             for chunk in (16, 4, 2, 1):
-                decoded = peak_bytes(lambda c=chunk: [None for _ in decode_latents(vae, latents[:1], c)])  # type: ignore[misc]  # mypy knows no default of a lambda
-                facts[f"decode_{chunk}_peak_gb"] = decoded / 1e9
+                facts[f"decode_{chunk}_peak_gb"] = peak_bytes(partial(decode, chunk)) / 1e9
+            usual = usual_chunk_size(8 * shape.side, 8 * shape.side, 2)
+            whole = _accelerated(model, lambda: peak_bytes(lambda: (step(), decode(usual))))
+            facts["run_peak_gb"] = whole / 1e9
+            facts["long_peak_ratio"] = _peak_of_long_clip(model, prompts, shape) / (1e9 * facts["peak_gb"])
+            model.one_by_one = True
+            saving = _accelerated(model, lambda: peak_bytes(lambda: (step(), decode(1))))
+            facts["low_memory_run_peak_gb"] = saving / 1e9
     finally:
         torch.set_default_dtype(before)
-    return facts | _copies_of_a_temporal_layer()
+    return facts | _copies_of_a_temporal_layer() | _projections_of_prompts() | _costs_of_long_clips()
+
+
+def _peak_of_long_clip(model: VideoUNet, prompts: Tensor, shape: Shape) -> int:
+    """Bytes of a guided step of 128 frames in windows of 16; latents are part of it."""
+    windowed = Windowed(model, ContextWindows(num_frames=128, length=16, overlap=4, schedule="static"))
+    latents = torch.empty(2, 4, 128, shape.side, shape.side)
+    return int(_accelerated(model, lambda: peak_bytes(lambda: windowed(latents, 500, prompts))))
+
+
+def _costs_of_long_clips() -> dict[str, float]:
+    """Frames that pass through the model for each frame of a clip in windows of 16, the mean of 25 steps.
+
+    A window of 16 costs what a clip of 16 frames costs.
+    """
+    found = {}
+    for num_frames, overlap in ((128, 4), (124, 4), (256, 4), (128, 0)):
+        windows = ContextWindows(num_frames, 16, overlap, schedule="uniform" if overlap else "batched")
+        passed = [sum(len(window) for window in windows.at(step)) for step in range(25)]
+        found[f"long_{num_frames}_{overlap}_cost"] = mean(passed) / num_frames
+    return found
+
+
+def _projections_of_prompts() -> dict[str, float]:
+    """Prompts that go through one layer's keys in 25 guided steps of 16 frames, on a small model."""
+    shape = replace(SHAPES["tiny"], num_frames=16)
+    ours, theirs = build(shape, torch.float32, "cpu")
+    latents, prompts = shape.inputs(torch.float32)
+    found = {}
+    for name, model in (("diffusers_projections", theirs), ("projections", ours)):
+        layer = next(each for key, each in model.named_modules() if key.endswith("attn2.to_k"))
+        rows: list[int] = []
+        handle = layer.register_forward_pre_hook(lambda _, given, to=rows: to.append(len(given[0])))
+        with accelerate_unet(ours):
+            for step in range(25):
+                if model is ours:
+                    ours(latents, 40 * step, prompts)
+                else:
+                    theirs(latents, 40 * step, prompts.repeat_interleave(16, 0))
+        handle.remove()
+        found[name] = sum(rows)
+    return found
 
 
 def _copies_of_a_temporal_layer() -> dict[str, float]:

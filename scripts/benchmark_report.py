@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -47,11 +48,13 @@ def write_page(runs: list[dict[str, Any]], path: Path) -> None:
     shapes = {name: rows for found in runs for name, rows in found["shapes"].items()}
     parts = {name: part for found in runs for name, part in found.items()}
     for name, rows in sorted(shapes.items()):
-        about = ABOUT_CLIP if name == "C" else f"{SHAPES[name].about}; one step"
-        lines += ["", f"## Shape {name}: {about}", "", *_times(rows)]
-    lines += ["", "## Counted", "", *_facts(parts["facts"])]
-    lines += ["", "## Start-up", "", "| fresh process | processor seconds |", "|---|---|"]
-    lines += [f"| {name} | {spent:.2f} |" for name, spent in parts["start_up"].items()]
+        about = ABOUT_CLIP if name == "C" else SHAPES[name.partition(",")[0]].about
+        about += "" if name == "C" or "whole" in name else "; one step"
+        lines += ["", f"## Shape {name}: {about}", "", *_times(rows, is_clip=name == "C")]
+    if "facts" in parts:
+        lines += ["", "## Counted", "", *_facts(parts["facts"])]
+        lines += ["", "## Start-up", "", "| fresh process | processor seconds |", "|---|---|"]
+        lines += [f"| {name} | {spent:.2f} |" for name, spent in parts["start_up"].items()]
     if "drift" in parts:
         lines += [
             "",
@@ -71,17 +74,31 @@ def _one_run(run: dict[str, Any]) -> str:
     )
 
 
-def _times(rows: list[dict[str, Any]]) -> list[str]:
+def _times(rows: list[dict[str, Any]], is_clip: bool) -> list[str]:
+    """The table of one shape, with columns for what was measured."""
     base = rows[0]["variant"]
-    table = [
-        f"| variant | seconds | against {base} | against diffusers in the same precision | difference |",
-        "|---|---|---|---|---|",
-    ]
-    for row in rows:
-        wide, same = (_ratio(row[name]) for name in ("against_base", "against_same_dtype"))
-        difference = f"{row['difference']:.1e}" if "difference" in row else ""
-        table.append(f"| {row['variant']} | {row['seconds']:.2f} | {wide} | {same} | {difference} |")
-    return [*table, "", "Difference: root mean square from the first row's output over its size."]
+    columns: dict[str, Callable[[dict[str, Any]], str]] = {
+        "variant": lambda row: row["variant"],
+        "seconds": lambda row: f"{row['seconds']:.2f}",
+        f"against {base}": lambda row: _ratio(row["against_base"]),
+        "against diffusers in the same precision": lambda row: _ratio(row["against_same_dtype"]),
+    }
+    notes = []
+    if any("set_up" in row for row in rows):
+        columns["set-up"] = lambda row: f"{row.get('set_up', 0):.1f} s"
+        notes.append("Set-up: what the first call took longer than the others.")
+    if any("peak_gb" in row for row in rows):
+        columns["memory"] = lambda row: f"{row['peak_gb']:.2f} GB"
+        notes.append("Memory: the allocator's peak beside what was there before.")
+    if is_clip:
+        columns["clips per minute"] = lambda row: f"{60 / row['seconds']:.0f}"
+        notes.append("Clips per minute of one core; diffusers makes one after the other.")
+    else:
+        columns["difference"] = lambda row: f"{row['difference']:.1e}" if "difference" in row else ""
+        notes.append("Difference: root mean square from the first row's output over its size.")
+    table = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    table += [f"| {' | '.join(write(row) for write in columns.values())} |" for row in rows]
+    return [*table, "", " ".join(notes)]
 
 
 def _ratio(values: list[float]) -> str:
@@ -95,9 +112,23 @@ def _facts(facts: dict[str, float]) -> list[str]:
         "clones in a temporal layer, diffusers → plain → ours": " → ".join(
             f"{facts[name]:.0f}" for name in ("diffusers_clones", "plain_clones", "clones")
         ),
-        "divisions, plain → ours": f"{facts['plain_divisions']:.0f} → {facts['divisions']:.0f}",
+        "divisions by 1, plain → ours": f"{facts['plain_divisions']:.0f} → {facts['divisions']:.0f}",
+        "projections of a prompt in one layer over 25 steps, diffusers → ours": (
+            f"{facts['diffusers_projections']:.0f} → {facts['projections']:.0f}"
+        ),
         "memory of a step, plain → ours": f"{facts['plain_peak_gb']:.2f} → {facts['peak_gb']:.2f} GB",
         "memory of a step, prompt and negative prompt apart": f"{facts['peak_two_passes_gb']:.2f} GB",
+        "memory of a whole run, step and decoding, usual": f"{facts['run_peak_gb']:.2f} GB",
+        "memory of a whole run, low memory": f"{facts['low_memory_run_peak_gb']:.2f} GB",
+        "memory of a step of 128 frames in windows of 16, over that of 16": (
+            f"{facts['long_peak_ratio']:.3f}"
+        ),
+        **{
+            f"arithmetic for each frame of {frames} in windows of 16, overlap {overlap}": (
+                f"{facts[f'long_{frames}_{overlap}_cost']:.3f}"
+            )
+            for frames, overlap in ((128, 4), (124, 4), (256, 4), (128, 0))
+        },
         **{
             f"memory of decoding, {chunk} frames at once": f"{facts[f'decode_{chunk}_peak_gb']:.2f} GB"
             for chunk in (16, 4, 2, 1)

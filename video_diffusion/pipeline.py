@@ -13,7 +13,7 @@ import torch
 from jaxtyping import UInt8
 from torch import nn
 
-from video_diffusion.acceleration import accelerate_unet
+from video_diffusion.acceleration import accelerate_unet, compiler_problem
 from video_diffusion.clip_additions import Additions, at_work
 from video_diffusion.clip_controls import ControlNetworks
 from video_diffusion.clip_inputs import added_conditions, encode_input, encode_prompts, noise_moves
@@ -199,7 +199,9 @@ class TextToVideoPipeline:
                 controls.frame_controls,
                 **conditions,
             )
-            faster = accelerate_unet(self.video_unet) if self.accelerated else nullcontext()
+            faster: Any = nullcontext()
+            if self.accelerated:
+                faster = accelerate_unet(self.video_unet, compiling=one.compile)
             with faster, closing(denoiser):
                 for step in sample(denoiser.guided, one, latents, seeds, input_latents, config):
                     latents = step.latents
@@ -258,7 +260,14 @@ class TextToVideoPipeline:
         Raises:
             ValueError: Size or length that the model cannot make, or settings that name another model.
         """
-        return resolve(settings, self.parts, self.device, self.defaults)
+        resolved = resolve(settings, self.parts, self.device, self.defaults)
+        if not resolved.compile:
+            return resolved
+        problem = compiler_problem(self.device.type) if self.accelerated else "acceleration is off"
+        if problem is None:
+            return resolved
+        warnings.warn(f"compile is ignored: {problem}; leave it out, or put that right", stacklevel=3)
+        return resolved.model_copy(update={"compile": False})
 
     def _latent_size(self, settings: Any) -> tuple[int, int, int]:
         channels = int(self.parts.unet.config.in_channels)

@@ -1,6 +1,7 @@
 """What makes it fast without touching `models/`: faster ways through its modules, which come off again."""
 
 from video_diffusion.acceleration.accelerate import Acceleration, accelerate_unet
+from video_diffusion.acceleration.compiling import compiler_problem
 from video_diffusion.acceleration.feature_reuse import FeatureReuse
 from video_diffusion.acceleration.reusing_guided import (
     FIRST_SHARE,
@@ -16,5 +17,6 @@ __all__ = [
     "FeatureReuse",
     "ReusingGuided",
     "accelerate_unet",
+    "compiler_problem",
     "prompts_half",
 ]

@@ -13,7 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def count_operations(run: Callable[[], Any]) -> Counter[str]:
-    """Run something and count PyTorch's operators by name, such as "aten.clone"."""
+    """Run something and count PyTorch's operators by name, such as "aten.clone".
+
+    Divisions by the number 1, which change nothing, count a second time as "aten.div by 1".
+    """
     with _Operations() as mode, torch.no_grad():
         run()
     return mode.counts
@@ -50,7 +53,10 @@ class _Operations(_DispatchMode):
         self.counts: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.counts[str(func.overloadpacket)] += 1
+        name = str(func.overloadpacket)
+        self.counts[name] += 1
+        if name == "aten.div" and not isinstance(args[1], Tensor) and args[1] == 1:
+            self.counts["aten.div by 1"] += 1
         return func(*args, **(kwargs or {}))
 
 

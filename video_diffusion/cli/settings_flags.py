@@ -64,6 +64,7 @@ FLAGS: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
     (("--sparsectrl-scale",), "sparsectrl_scale", "X", "How strongly it steers, 0 to 10.  [default: 1]"),
     (("--guidance-interval",), "guidance_interval", "LOW-HIGH", "Guide between noise levels, e.g. 0.1-0.9."),
     (("--speed",), "speed", "LEVEL", "exact, or 1 to 3: faster, less alike.  [default: exact]"),
+    (("--compile",), "compile", "", "Compile repeated parts first: a minute, once; for GPUs."),
     (("--dtype",), "dtype", "NAME", "float32, float16, bfloat16 or float64.  [default: float32]"),
     (("--quantize",), "quantize", "NAME", "int8: linear maps in 8 bits; needs torchao."),
     (("--device",), "device", "NAME", "auto, cpu, cuda, cuda:N, xpu, mps.  [default: auto]"),

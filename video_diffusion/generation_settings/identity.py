@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 # They change timing, rounding or memory only, not what the pixels are meant to be.
-NO_PIXEL_FIELDS = ("fps", "device", "decode_chunk_size")
+NO_PIXEL_FIELDS = ("fps", "device", "decode_chunk_size", "compile")
 
 # What an id has always held; every later setting counts only where it changes something, so that ids stay.
 FIRST_FIELDS = (

@@ -106,6 +106,8 @@ class GenerationSettings(TravelSettings):
         loras: "PATH" or "PATH:WEIGHT" of each LoRA, on temporal layers or on the image model.
         speed: 0 ("exact"), or 1 to 3: ever more steps run the outermost layer alone; docs/benchmarks.md
             tells how far clips drift.
+        compile: whether PyTorch compiles the repeated parts of the network first, which takes a minute once
+            and can pay on a GPU; frames differ by rounding. Off where there is no compiler.
         guidance_interval: noise levels within which guidance is at work, as shares of the trained timesteps:
             0 is no noise, 1 noise alone; None is all of them. Outside, a step costs half.
         ip_adapter: a file, a folder with one, or a file on the hub, such as
@@ -159,6 +161,7 @@ class GenerationSettings(TravelSettings):
     image_hold: Annotated[float | None, Field(ge=0, le=1)] = None
     loras: Annotated[tuple[str, ...], BeforeValidator(check_loras)] = ()
     speed: Annotated[int, BeforeValidator(_speed_level), Field(ge=0, le=3)] = 0
+    compile: bool = False
     guidance_interval: Interval = None
     ip_adapter: Annotated[str | None, AfterValidator(check_name)] = None
     ip_image: ImageRanges = ()
