@@ -98,7 +98,7 @@ def unet_variants(name: str, dtype: torch.dtype, device: str, compiled: bool, le
         f"ours {kind}": lambda: ours(latents, 500, prompts, **more),
     }
     if compiled:
-        helps_most = {"freezing": True} if device == "cpu" else None
+        helps_most: Any = {"freezing": True} if device == "cpu" else None
         faster: Any = torch.compile(theirs, options=helps_most)
         variants[f"diffusers compiled {kind}"] = lambda: faster(
             latents, 500, per_frame, **more, return_dict=False

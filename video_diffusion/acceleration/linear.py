@@ -31,8 +31,9 @@ def linear_map(hidden_states: Tensor, weight: Tensor, bias: Tensor | None) -> Te
 def runs_onednn(weight: Tensor, hidden_states: Tensor) -> bool:
     """Whether this call goes to oneDNN: on a CPU, without a gradient and outside autocast."""
     return (
-        type(hidden_states)
-        is Tensor  # kinds of tensors with rules of their own know PyTorch's operators alone
+        # kinds of tensors with rules of their own, such as 8-bit weights, know PyTorch's operators alone
+        type(hidden_states) is Tensor
+        and type(weight) in (Tensor, nn.Parameter)
         and hidden_states.device.type == "cpu"
         and hidden_states.dtype == weight.dtype
         and uses_onednn(hidden_states.dtype)
