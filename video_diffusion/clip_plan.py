@@ -71,10 +71,8 @@ def resolve(
             )
     resolved = settings.with_defaults(defaults).model_copy(update=own)
     if resolved.decode_chunk_size is None:
-        assert resolved.height is not None
-        assert resolved.width is not None
-        usual = usual_chunk_size(resolved.height, resolved.width, parts.vae.dtype.itemsize)
-        resolved = resolved.model_copy(update={"decode_chunk_size": usual})
+        size: Any = (resolved.height, resolved.width, parts.vae.dtype.itemsize)
+        resolved = resolved.model_copy(update={"decode_chunk_size": usual_chunk_size(*size)})
     _check_length(resolved, parts.motion_adapter)
     if parts.motion_adapter.conv_in is not None and resolved.init_image is None:
         raise ValueError(
