@@ -5,6 +5,7 @@ import csv
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -221,8 +222,7 @@ def _cell(where: str, name: str, text: str) -> Any:
 
     Lists and sections are written as in YAML, [a, b] and {0: a}; a list of one needs no brackets.
     """
-    field = GenerationSettings.model_fields.get(name)
-    kinds = _kinds(field.annotation) if field is not None else set()
+    kinds = _kinds_of(name)
     if kinds & {tuple, list, dict} and text.lstrip()[0] in "[{":
         return assign(Layer({}), f"{name}={text}", where).values[name]
     if kinds & {tuple, list} and str not in kinds:
@@ -236,6 +236,13 @@ def _cell(where: str, name: str, text: str) -> Any:
             except ValueError:
                 return text
     return text
+
+
+@cache
+def _kinds_of(name: str) -> set[Any]:
+    """The types that a column's setting can hold; none for `OWN_COLUMNS`."""
+    field = GenerationSettings.model_fields.get(name)
+    return _kinds(field.annotation) if field is not None else set()
 
 
 def _kinds(annotation: Any) -> set[Any]:
