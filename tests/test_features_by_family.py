@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+from control_networks import save_pictures, tiny_sparse_control
+from diffusers.models.controlnets.controlnet import ControlNetModel
 from ip_adapter_files import ip_adapter_tensors, save_picture, tiny_image_encoder
 from motion_files import SHAPES, original_lora, published_file
 from safetensors.torch import save_file
 from small_bases import save_small_bases
-from tiny_models import relative_error
+from tiny_models import randomised, relative_error
 from torch import Tensor
 
 from video_diffusion.pipeline import TextToVideoPipeline
@@ -74,12 +76,22 @@ def test_features(family: str, image_models: dict[int, Path], tmp_path: Path) ->
     assert differs(latents(loras=[str(lora)]))
     # from a picture or a video
     assert differs(latents(init_image=other, strength=0.9))
+    folder = save_pictures(tmp_path / "video", 5)
     if family != "pia":
-        folder = tmp_path / "video"
-        folder.mkdir()
-        for frame in range(5):
-            save_picture(folder / f"{frame}.png", frame, 16, 24)
         assert differs(latents(init_video=str(folder), strength=0.9))
+    # a ControlNet and SparseCtrl
+    if len(SHAPES[family][0]) == 4:
+        unet = pipeline.parts.unet
+        controlnet = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(6, 10))
+        randomised(controlnet).save_pretrained(tmp_path / "controlnet")
+        assert differs(latents(controlnet=str(tmp_path / "controlnet"), control_video=str(folder)))
+        types = [name.replace("Block2D", "BlockMotion") for name in unet.config.down_block_types]
+        sizes = {
+            name: unet.config[name]
+            for name in ("block_out_channels", "layers_per_block", "cross_attention_dim", "norm_num_groups")
+        }
+        tiny_sparse_control("rgb", down_block_types=types, **sizes).save_pretrained(tmp_path / "sparse")
+        assert differs(latents(sparsectrl=str(tmp_path / "sparse"), sparse_images={"-1": picture}))
     # image prompts
     save_file(ip_adapter_tensors(pipeline.parts.unet), tmp_path / "ip-adapter.safetensors")
     tiny_image_encoder().save_pretrained(tmp_path / "image_encoder")
