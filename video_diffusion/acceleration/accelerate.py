@@ -12,6 +12,7 @@ from video_diffusion.acceleration.compiling import compiled, compiles
 from video_diffusion.acceleration.prompt_cache import PromptCache
 from video_diffusion.acceleration.swaps import Swaps
 from video_diffusion.models import VideoUNet
+from video_diffusion.models.recomputation import is_plain_resnet
 from video_diffusion.models.temporal_transformer import TemporalTransformer
 
 CACHEABLE_PROMPTS = {None, "text_proj"}
@@ -58,7 +59,7 @@ class Acceleration:
                 self._swaps.put_forward(
                     module, temporal.compiled_temporal_forward if whole else temporal.temporal_forward
                 )
-            elif resnet.resnet_fits(module):
+            elif is_plain_resnet(module):
                 self._put(module, resnet.resnet_forward, compiling)
             elif feed_forward.feed_forward_fits(module):
                 # A temporal layer's is compiled with the block that it is in.

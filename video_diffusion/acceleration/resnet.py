@@ -4,14 +4,14 @@ from typing import Any
 
 import torch
 from diffusers.models.resnet import ResnetBlock2D
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 
 def resnet_forward(
     module: ResnetBlock2D, input_tensor: Tensor, temb: Tensor, *args: Any, **more: Any
 ) -> Tensor:
-    """What `ResnetBlock2D.forward` computes for layers that `resnet_fits` approves.
+    """What `ResnetBlock2D.forward` computes for layers that `is_plain_resnet` approves.
 
     Activations and sums are written over tensors that nobody else holds, and the result is not divided by 1.
     """
@@ -22,18 +22,3 @@ def resnet_forward(
     hidden_states = module.conv2(functional.silu(module.norm2(hidden_states), inplace=True))
     shortcut = input_tensor if module.conv_shortcut is None else module.conv_shortcut(input_tensor)
     return hidden_states.add_(shortcut)
-
-
-def resnet_fits(module: Any) -> bool:
-    """Whether a module is a resnet of the usual kind: SiLU, time added, no change of size, no rescaling."""
-    return (
-        type(module) is ResnetBlock2D
-        and isinstance(module.nonlinearity, nn.SiLU)
-        and module.time_emb_proj is not None
-        and module.time_embedding_norm == "default"
-        and not module.skip_time_act
-        and module.upsample is None
-        and module.downsample is None
-        and module.output_scale_factor == 1
-        and (module.dropout.p == 0 or not module.training)
-    )

@@ -63,6 +63,10 @@ class TemporalTransformerBlock(nn.Module):
         num_positions: Frames that the position table knows.
     """
 
+    # diffusers' protocol: `ModelMixin.enable_gradient_checkpointing` finds and sets these two.
+    gradient_checkpointing: bool = False
+    _gradient_checkpointing_func: Callable[..., Any]
+
     def __init__(self, width: int, num_heads: int, num_positions: int) -> None:
         super().__init__()
         self.pos_embed = SinusoidalPositions(width, num_positions)
@@ -89,14 +93,23 @@ class TemporalTransformerBlock(nn.Module):
         motion_scale: FrameNumbers = 1.0,
     ) -> Float[Tensor, "sites f d"]:
         """Mix the frames of each site: the part of the block in which frames see each other."""
+
+        def mix(norm: nn.Module, attention: nn.Module, frames: Tensor) -> Tensor:
+            return attention(self.pos_embed(norm(frames), frame_positions), motion_scale)
+
         for norm, attention in ((self.norm1, self.attn1), (self.norm2, self.attn2)):
-            positioned = self.pos_embed(norm(hidden_states), frame_positions)
-            hidden_states = hidden_states + attention(positioned, motion_scale)
+            hidden_states = hidden_states + self._branch(mix, norm, attention, hidden_states)
         return hidden_states
 
     def transform(self, hidden_states: Float[Tensor, "sites f d"]) -> Float[Tensor, "sites f d"]:
         """Send each frame through the feed-forward."""
-        return hidden_states + self.ff(self.norm3(hidden_states))
+        return hidden_states + self._branch(lambda frames: self.ff(self.norm3(frames)), hidden_states)
+
+    def _branch(self, branch: Callable[..., Tensor], *inputs: Any) -> Tensor:
+        """Run one of the three branches; with checkpointing, each is recomputed for itself."""
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return self._gradient_checkpointing_func(branch, *inputs)
+        return branch(*inputs)
 
 
 class TemporalTransformer(nn.Module):
@@ -114,10 +127,6 @@ class TemporalTransformer(nn.Module):
         num_positions: Frames that the position tables know.
         norm_scope: What the group norm averages over.
     """
-
-    # diffusers' protocol: `ModelMixin.enable_gradient_checkpointing` finds and sets these two.
-    gradient_checkpointing: bool = False
-    _gradient_checkpointing_func: Callable[..., Any]
 
     def __init__(
         self,
@@ -171,7 +180,7 @@ class TemporalTransformer(nn.Module):
         frames = self.proj_in(rearrange(frames, "(b f) c h w -> (b h w) f c", f=num_frames))
         for block in self.transformer_blocks:
             if frame_windows is None:
-                frames = self._run(block, frames, frame_positions, motion_scale)
+                frames = block(frames, frame_positions, motion_scale)
             else:
                 frames = self._run_in_windows(block, frames, frame_positions, motion_scale, frame_windows)
         frames = self.proj_out(frames)
@@ -181,11 +190,6 @@ class TemporalTransformer(nn.Module):
             frames = frames * motion_effect
         frames = rearrange(frames, "(b h w) f c -> (b f) c h w", h=height, w=width)
         return hidden_states + frames
-
-    def _run(self, part: Callable[..., Any], *inputs: Any) -> Float[Tensor, "sites f d"]:
-        if self.gradient_checkpointing and torch.is_grad_enabled():
-            return self._gradient_checkpointing_func(part, *inputs)
-        return part(*inputs)
 
     def _run_in_windows(
         self,
@@ -210,7 +214,7 @@ class TemporalTransformer(nn.Module):
             )
             counted = torch.tensor(weights, dtype=frames.dtype, device=frames.device)[:, None]
             positions = None if frame_positions is None else frame_positions[: len(window)]
-            mixed = self._run(block.attend, frames[:, rows], positions, scale) * counted
+            mixed = block.attend(frames[:, rows], positions, scale) * counted
             total, counts = total.index_add(1, rows, mixed), counts.index_add(0, rows, counted)
         return block.transform(total / counts)
 

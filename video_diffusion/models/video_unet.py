@@ -5,7 +5,7 @@ hands the feature map to the temporal layer that belongs there; without the hook
 was, bit for bit.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeAlias
 
@@ -13,7 +13,6 @@ import torch
 from einops import rearrange, repeat
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 
 from video_diffusion.models.clip_norm import pool_resnet_norms
@@ -22,6 +21,7 @@ from video_diffusion.models.frame_layout import BlockFactors, FrameLayout
 from video_diffusion.models.motion_adapter import MotionAdapter
 from video_diffusion.models.one_by_one import one_by_one
 from video_diffusion.models.per_frame import folded_residual, per_frame_condition
+from video_diffusion.models.recomputation import is_plain_resnet, region, resnet_in_halves
 from video_diffusion.models.temporal_hook import TemporalHook
 from video_diffusion.models.temporal_places import temporal_places
 from video_diffusion.shapes import (
@@ -130,17 +130,24 @@ class VideoUNet(nn.Module):
         self.motion_adapter.disable_gradient_checkpointing()
 
     def _checkpoint(self, module: nn.Module, *inputs: Any) -> Any:
-        """Checkpoint one module of the U-Net, remembering the layout of this pass for the recomputation."""
+        """Run a module of the U-Net so that what it computes on the way is recomputed, not kept."""
+        if is_plain_resnet(module):
+            with resnet_in_halves(module, self._region):
+                return module(*inputs)
+        return self._region(module, *inputs)
+
+    def _region(self, function: Callable[..., Any], *inputs: Any) -> Any:
+        """A region that remembers the layout of this pass for its recomputation."""
         layout = self._layout
 
         def run(*inputs: Any) -> Any:
             outer, self._layout = self._layout, layout
             try:
-                return module(*inputs)
+                return function(*inputs)
             finally:
                 self._layout = outer
 
-        return checkpoint(run, *inputs, use_reentrant=False)
+        return region(run, *inputs)
 
     def forward(
         self,
