@@ -17,6 +17,8 @@ from PIL import Image
 
 from video_diffusion.cli.main import main
 from video_diffusion.training.data import read_manifest
+from video_diffusion.training.settings import TrainingSettings
+from video_diffusion.training.sources import open_sources
 
 
 def data(*words: object) -> Result:
@@ -99,6 +101,24 @@ def test_json_and_the_count_for_other_settings(folder: Path) -> None:
     summary = json.loads(check(folder, "--json", "-q", "--size", "32x32", "--size", "48x32").stdout)
     assert summary["training"]["sizes"] == {"48x32": 1} and summary["rejected"] == 1
     assert list(summary["training"]["reasons"]) == ["short"]
+
+
+def test_the_count_is_that_of_training(folder: Path) -> None:
+    check(folder)
+    for words, clips in (
+        (["--num-frames", "4", "--held-out", "1"], {"num_frames": 4, "held_out": 1}),
+        (["--num-frames", "4", "--windows", "all"], {"num_frames": 4, "windows": "all"}),
+        (["--fps", "48", "--repeat-frames"], {"fps": "48", "repeat_frames": True}),
+        (["--size", "96x64", "--allow-upscaling"], {"width": 96, "height": 64, "allow_upscaling": True}),
+        (["--too-short", "loop"], {"too_short": "loop"}),
+    ):
+        asked = check(folder, "--json", "-q", *words)
+        settings = TrainingSettings.model_validate({"data": str(folder), "clips": clips})
+        defaults = {"num_frames": 16, "height": 32, "width": 48, "fps": "8"}
+        sources = open_sources(settings, defaults)
+        training = json.loads(asked.stdout)["training"]
+        assert [training["clips_per_epoch"]] == list(sources.num_clips.values()), words
+        assert training["held_out"] == sources.num_held_out[0]
 
 
 def test_strict_stops_a_script(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,12 @@ from painted_clips import entry_of
 from tiny_run import memory_clips, tiny_trainer
 
 from video_diffusion.training.clip_mix import Weighted
+from video_diffusion.training.data import ClipEntry
+from video_diffusion.training.data.clip_plan import plan_clips
+from video_diffusion.training.data.held_out import held_out_ids
 from video_diffusion.training.report import write_report
 from video_diffusion.training.run_folder import RunFolder
 from video_diffusion.training.settings import ValidationSettings
-from video_diffusion.training.sources import split_held_out
 from video_diffusion.training.validation import Validation, Validator, held_out_draws, what_changed
 
 FOUND = Validation(0, 0.5, (0.1, 0.2, 0.3, 1.4), {"flicker": 2.0, "motion": 1.0}, ())
@@ -51,25 +54,52 @@ def test_clips_are_those_of_the_prompts_or_else_of_held_out_captions(tmp_path: P
     assert Validation.from_row(json.loads(json.dumps(made.to_row()))).measures == made.measures
 
 
+def measured(
+    *clips: tuple[float | None, float | None], step: int = 0, loss: float | None = 0.5
+) -> Validation:
+    """A validation whose clips have these values of flicker and motion."""
+    rows = [
+        {"prompt": f"clip {number}", "seed": 0, "measures": {"flicker": flicker, "motion": motion}}
+        for number, (flicker, motion) in enumerate(clips)
+    ]
+    return replace(FOUND, step=step, held_out_loss=loss, clips=tuple(rows))
+
+
 def test_the_change_is_told_in_words() -> None:
-    later = replace(FOUND, step=40, held_out_loss=0.25, measures={"flicker": 3.0, "motion": 1.0})
-    assert what_changed(FOUND, later) == (
+    first, later = measured((1.0, 1.0), (3.0, 1.0)), measured((2.0, 1.5), (4.0, 0.5), step=40, loss=0.25)
+    assert what_changed(first, later) == (
         "after 40 steps against step 0: held-out loss fell from 0.5 to 0.25 (-50%), "
         "flicker rose from 2 to 3 levels (+50%), motion unchanged at 1 px/frame"
     )
-    assert "only before" in what_changed(FOUND, replace(later, measures={"motion": 1.0}))
-    nothing = replace(FOUND, held_out_loss=None, measures={})
+    nothing = measured(loss=None)
     assert what_changed(nothing, nothing).startswith("nothing was measured")
 
 
-def test_held_out_clips_depend_on_their_ids_alone() -> None:
+def test_a_clip_that_cannot_be_measured_any_more_moves_no_mean() -> None:
+    first, later = measured((1.0, 1.0), (3.0, 5.0)), measured((1.0, None), (1.0, 6.0), step=8)
+    told = what_changed(first, later)
+    assert "flicker fell from 2 to 1 levels (-50%), " in told
+    assert told.endswith("motion rose from 5 to 6 px/frame (+20%, 1 of 2 clips)")
+    none = measured((1.0, None), step=8)
+    assert what_changed(measured((None, 2.0)), none).endswith(
+        "flicker could be measured in no clip both before and after, "
+        "motion could be measured in no clip both before and after"
+    )
+
+
+def test_held_out_clips_depend_on_their_ids_alone_and_can_be_used() -> None:
     entries = [entry_of(Path(f"{number}.mp4")) for number in range(40)]
-    kept, apart = split_held_out(entries, None)
-    assert (len(kept), len(apart)) == (38, 2)
-    again = split_held_out(entries[::-1], None)[1]
-    assert {entry.id for entry in again} == {entry.id for entry in apart}
-    with pytest.raises(ValueError, match="held_out is 40, but a folder has 40 clips in all"):
-        split_held_out(entries, 40)
+
+    def apart(entries: list[ClipEntry], num_held_out: int | None = None) -> frozenset[str]:
+        plan = plan_clips(entries, num_frames=2, fps=Fraction(8), sizes=None)
+        return held_out_ids(plan, num_held_out)
+
+    first = apart(entries)
+    assert len(first) == 2 and apart(entries[::-1]) == first
+    short = [replace(entry, end=entry.start + 0.01) if entry.id in first else entry for entry in entries]
+    assert len(apart(short)) == 2 and not apart(short) & first
+    with pytest.raises(ValueError, match="held_out is 40, but a folder has 40 clips that can be used"):
+        apart(entries, 40)
 
 
 def test_texts_of_others_are_inert_in_the_report(tmp_path: Path) -> None:

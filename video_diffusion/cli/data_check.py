@@ -40,6 +40,12 @@ MOST_SHOWN = 20  # reasons on the terminal; the files have all
     "--too-short", type=click.Choice(["reject", "loop"]), default="reject", show_default=True,
     help="What training does with clips shorter than it needs.",
 )  # fmt: skip
+@click.option("--repeat-frames", is_flag=True, help="Training takes clips of a lower rate too.")
+@click.option("--allow-upscaling", is_flag=True, help="Training takes clips smaller than --size too.")
+@click.option(
+    "--held-out", type=click.IntRange(0), metavar="N",
+    help="Clips kept from training, to measure its loss on.  [default: a sixteenth, at most 16]",
+)  # fmt: skip
 @click.option("--workers", type=click.IntRange(0, 512), help="Processes; the default is one per processor.")
 @click.option("--allow-truncated", is_flag=True, help="Take videos that are cut off, as far as they go.")
 @click.option(
@@ -51,8 +57,8 @@ MOST_SHOWN = 20  # reasons on the terminal; the files have all
 @click.option("-q", "--quiet", is_flag=True, help="No progress, no list of rejects.")
 def check(
     folder: Path, wanted: str, list_file: Path | None, num_frames: int, fps: str, sizes: tuple[str, ...],
-    windows: str, too_short: str, workers: int | None, allow_truncated: bool, strict: bool, as_json: bool,
-    quiet: bool,
+    windows: str, too_short: str, repeat_frames: bool, allow_upscaling: bool, held_out: int | None,
+    workers: int | None, allow_truncated: bool, strict: bool, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Decode every clip in FOLDER once and write the manifest that training reads.
 
@@ -65,6 +71,7 @@ def check(
     from video_diffusion.training.data.clip_plan import plan_clips
     from video_diffusion.training.data.clip_sources import find_source
     from video_diffusion.training.data.folder_check import FolderCheck
+    from video_diffusion.training.data.held_out import held_out_ids
     from video_diffusion.training.data.probe_run import default_workers
 
     try:
@@ -82,8 +89,10 @@ def check(
         sizes=buckets,
         windows="all" if windows == "all" else "one",
         too_short="loop" if too_short == "loop" else "reject",
+        repeat_frames=repeat_frames,
+        allow_upscaling=allow_upscaling,
     )
-    summary = summarise(done, plan, num_frames, rate)
+    summary = summarise(done, plan, num_frames, rate, held_out_ids(plan, held_out))
     if as_json:
         click.echo(json.dumps(summary, indent=2))
     else:

@@ -1,7 +1,7 @@
 """What a check of a folder found, as numbers, as lines with small histograms, and as a contact sheet."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -20,15 +20,18 @@ LENGTHS = (0, 1, 2, 4, 8, 16, 32, 64)  # seconds
 MOST_ROWS, BAR = 8, 30
 
 
-def summarise(done: "FolderCheck", plan: "ClipPlan", num_frames: int, fps: Fraction) -> dict[str, Any]:
+def summarise(
+    done: "FolderCheck", plan: "ClipPlan", num_frames: int, fps: Fraction, held_out: Collection[str]
+) -> dict[str, Any]:
     """Counts, histograms and what training would get, as JSON values."""
+    training = [clip for clip in plan.clips if clip.entry.id not in held_out]
     videos = [entry for entry in done.entries if not entry.is_picture]
     contents = Counter((entry.sha256, entry.start) for entry in done.entries)
     lengths = Counter(_length_bin(entry.end - entry.start) for entry in videos)
     ordered = [_length_bin(float(low)) for low in LENGTHS]
     sizes = Counter(f"{entry.width}x{entry.height}" for entry in done.entries)
     rates = Counter(f"{float(entry.fps):.5g}" for entry in videos if entry.fps is not None)
-    buckets = Counter(f"{clip.size[0]}x{clip.size[1]}" for clip in plan.clips)
+    buckets = Counter(f"{clip.size[0]}x{clip.size[1]}" for clip in training)
     return {
         "folder": str(done.root),
         "format": done.source.format,
@@ -49,7 +52,8 @@ def summarise(done: "FolderCheck", plan: "ClipPlan", num_frames: int, fps: Fract
         "training": {
             "num_frames": num_frames,
             "fps": str(fps),
-            "clips_per_epoch": len(plan.clips),
+            "clips_per_epoch": len(training),
+            "held_out": len(held_out),
             "not_used": len(plan.unusable),
             "reasons": {one.entry.id: one.reason for one in plan.unusable},
             "sizes": dict(buckets.most_common()),
@@ -81,6 +85,8 @@ def summary_lines(summary: dict[str, Any]) -> Iterator[str]:
         f"training clips per epoch: {training['clips_per_epoch']} "
         f"of {training['num_frames']} frames at {training['fps']} fps"
     )
+    if training["held_out"]:
+        yield f"  {training['held_out']} clips are held out, to measure the loss on"
     if training["not_used"]:
         yield f"  {training['not_used']} clips cannot be used so"
     if len(training["sizes"]) > 1:

@@ -1,6 +1,5 @@
 """From the folders of the settings to clips for training and clips held out from it."""
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -10,11 +9,10 @@ from typing import Any
 from video_diffusion.training.clip_mix import Clips, Weighted
 from video_diffusion.training.data import ClipDataset, ClipEntry, manifest_sha256, read_manifest
 from video_diffusion.training.data.clip_plan import aspect_buckets
+from video_diffusion.training.data.held_out import held_out_ids
 from video_diffusion.training.settings import ClipSettings, TrainingSettings
 
 REJECTS_FILE = "rejects.jsonl"
-MAX_HELD_OUT = 16
-HELD_OUT_SHARE = 16  # one in so many, up to the number above
 
 
 @dataclass(frozen=True)
@@ -59,38 +57,20 @@ def open_sources(
     hashes, counts = dict[str, str](), dict[str, int]()
     for number, source in enumerate(settings.data):
         entries = read_manifest(source.path)
-        kept, apart = split_held_out(entries, settings.clips.held_out)
-        clips = _dataset(kept, Path(source.path), settings, defaults, is_cached=is_cached)
+        root = Path(source.path)
+        clips = _dataset(entries, root, settings, defaults, is_cached=is_cached)
+        unused += _unused(root, clips)
+        apart = held_out_ids(clips.plan, settings.clips.held_out)
+        if apart:
+            rest = [entry for entry in entries if entry.id not in apart]
+            clips = _dataset(rest, root, settings, defaults, is_cached=is_cached)
+            those = [entry for entry in entries if entry.id in apart]
+            held_out.append(_dataset(those, root, settings, defaults, held_out=True))
         training.append(Weighted(clips, source.weight))
         num_held_out.append(len(apart))
-        unused += _unused(Path(source.path), clips)
-        if apart:
-            held_out.append(_dataset(apart, Path(source.path), settings, defaults, held_out=True))
         hashes[f"folder_{number}"] = f"{manifest_sha256(entries)}, weight {source.weight:g}"
         counts[f"{source.path}"] = len(clips)
     return Sources(tuple(training), tuple(held_out), hashes, counts, tuple(num_held_out), tuple(unused))
-
-
-def split_held_out(
-    entries: Sequence[ClipEntry], num_held_out: int | None
-) -> tuple[list[ClipEntry], list[ClipEntry]]:
-    """Which clips are trained on and which are kept apart: by the hash of their ids, whatever their order.
-
-    Args:
-        entries: Of a folder.
-        num_held_out: How many are kept apart; None is a sixteenth, at most 16.
-
-    Raises:
-        ValueError: Nothing would be left to train on.
-    """
-    wanted = min(len(entries) // HELD_OUT_SHARE, MAX_HELD_OUT) if num_held_out is None else num_held_out
-    if wanted >= len(entries):
-        raise ValueError(
-            f"clips.held_out is {wanted}, but a folder has {len(entries)} clips in all; hold fewer out"
-        )
-    order = sorted(entries, key=lambda entry: hashlib.sha256(entry.id.encode()).digest())
-    apart = {entry.id for entry in order[:wanted]}
-    return [e for e in entries if e.id not in apart], [e for e in entries if e.id in apart]
 
 
 def _unused(folder: Path, clips: ClipDataset) -> list[str]:

@@ -188,26 +188,44 @@ def held_out_draws(seed: int, place: int) -> list[ItemDraws]:
 
 
 def what_changed(first: Validation, last: Validation) -> str:
-    """Say in words how the last validation differs from the first: held-out loss, flicker, motion."""
+    """Say in words how the last validation differs from the first: held-out loss, flicker, motion.
+
+    Measures are compared over the clips that have them in both, so that a clip that can no longer be measured
+    moves no mean.
+    """
     parts = []
     if first.held_out_loss is not None and last.held_out_loss is not None:
-        parts.append(_change("held-out loss", first.held_out_loss, last.held_out_loss, ""))
-    for name, unit in (("flicker", " levels"), ("motion", " px/frame")):
-        before, after = first.measures.get(name), last.measures.get(name)
-        if before is not None and after is not None:
-            parts.append(_change(name, before, after, unit))
-        elif before is not None or after is not None:
-            parts.append(f"{name} could be measured only {'before' if after is None else 'after'}")
+        parts.append(_change("held-out loss", first.held_out_loss, last.held_out_loss))
+    for name, unit in (("flicker", "levels"), ("motion", "px/frame")):
+        pairs = _pairs(first, last, name)
+        known = [pair for pair in pairs if None not in pair]
+        if known:
+            before, after = (float(value) for value in np.mean(known, axis=0))
+            share = "" if len(known) == len(pairs) else f"{len(known)} of {len(pairs)} clips"
+            parts.append(_change(name, before, after, unit, share))
+        elif any(value is not None for pair in pairs for value in pair):
+            parts.append(f"{name} could be measured in no clip both before and after")
     if not parts:
         return "nothing was measured: there were neither held-out clips nor validation prompts"
     return f"after {last.step} steps against step {first.step}: " + ", ".join(parts)
 
 
-def _change(name: str, before: float, after: float, unit: str) -> str:
+def _pairs(first: Validation, last: Validation, name: str) -> list[tuple[float | None, float | None]]:
+    """A measure of each clip that both validations made, before and after."""
+    before, after = (
+        {(clip["prompt"], clip["seed"]): clip["measures"].get(name) for clip in each.clips}
+        for each in (first, last)
+    )
+    return [(before[key], after[key]) for key in before if key in after]
+
+
+def _change(name: str, before: float, after: float, unit: str = "", note: str = "") -> str:
+    share = f"{(after - before) / abs(before):+.0%}" if before and before != after else ""
+    notes = ", ".join(text for text in (share, note) if text)
+    more = (f" {unit}" if unit else "") + (f" ({notes})" if notes else "")
     if before == after:
-        return f"{name} unchanged at {after:.4g}{unit}"
-    share = f" ({(after - before) / abs(before):+.0%})" if before else ""
-    return f"{name} {'fell' if after < before else 'rose'} from {before:.4g} to {after:.4g}{unit}{share}"
+        return f"{name} unchanged at {after:.4g}{more}"
+    return f"{name} {'fell' if after < before else 'rose'} from {before:.4g} to {after:.4g}{more}"
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
