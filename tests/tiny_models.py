@@ -102,7 +102,14 @@ def tiny_vae(seed: int = 3, **changes: Any) -> AutoencoderKL:
     return AutoencoderKL(**(settings | changes)).eval()
 
 
-OUR_ADAPTER_FIELDS = {"norm_scope", "noise_type", "noise_alpha", "resnet_norm_scope", "family"}
+OUR_ADAPTER_FIELDS = {
+    "norm_scope",
+    "noise_type",
+    "noise_alpha",
+    "zero_terminal_snr",
+    "resnet_norm_scope",
+    "family",
+}
 """What diffusers' `MotionAdapter` does not know."""
 
 SCHEDULER_CONFIG: dict[str, Any] = {

@@ -1,20 +1,38 @@
 """What is trained moves, what is frozen stays bit for bit, and what is saved is what was trained."""
 
 import hashlib
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
 from tiny_models import tiny_adapter, tiny_unet
-from tiny_run import FRAMES, HEIGHT, WIDTH, memory_clips, tiny_parts, tiny_trainer
+from tiny_run import (
+    FRAMES,
+    HEIGHT,
+    WIDTH,
+    memory_clips,
+    tiny_parts,
+    tiny_settings,
+    tiny_trainer,
+    write_tiny_model,
+)
 from torch import Tensor
 
+from video_diffusion.loading import ModelLoadError, load_model
+from video_diffusion.loading.conversion import convert
 from video_diffusion.loading.lora import load_motion_lora
+from video_diffusion.loading.unet_extras import EXTRAS_FILE, apply_unet_extras
 from video_diffusion.models import MotionAdapter, VideoUNet
+from video_diffusion.pipeline import TextToVideoPipeline
 from video_diffusion.training.clip_mix import Weighted
-from video_diffusion.training.targets import apply_domain_lora, matching_parameters
+from video_diffusion.training.targets import matching_parameters, merge_domain_lora, record_noise
 from video_diffusion.training.trainer import Trainer
+
+EXTRA = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"
 
 
 def digests(trainer: Trainer) -> dict[str, str]:
@@ -101,12 +119,60 @@ def test_a_saved_adapter_is_the_averaged_one(tmp_path: Path) -> None:
         trainer.target.save(tmp_path)
     assert torch.equal(answer(trainer), raw) and not torch.equal(averaged, raw)
     loaded = MotionAdapter.from_pretrained(tmp_path / "motion_adapter")
-    extras = load_file(tmp_path / "unet_extras.safetensors")
     unet = tiny_unet()
-    unet.load_state_dict(extras, strict=False)
+    apply_unet_extras(unet, tmp_path / "motion_adapter" / EXTRAS_FILE)
     trainer.pipeline.video_unet.detach()
     trainer.pipeline.video_unet = VideoUNet(unet, loaded)
     torch.testing.assert_close(answer(trainer), averaged, rtol=0, atol=0)
+
+
+def test_a_run_that_trained_parts_of_the_image_model_brings_them_along(tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "model")
+    plain = load_model(str(model))
+    settings = tiny_settings(temporal_and="attn2.to_k", model=str(model))
+    pipeline = TextToVideoPipeline(load_model(str(model)), "cpu")
+    trainer = Trainer(settings, pipeline, [Weighted(memory_clips())], Accelerator(cpu=True))
+    list(trainer.steps(stop_at=2))
+    (tmp_path / "run").mkdir()
+    with trainer.averaged():
+        trained = answer(trainer)
+        trainer.target.save(tmp_path / "run")
+    convert(str(tmp_path / "run"), tmp_path / "converted", "diffusers")
+    for place in ("run", "converted"):
+        found = load_model(str(model), str(tmp_path / place))
+        trainer.pipeline.video_unet.detach()
+        trainer.pipeline.video_unet = VideoUNet(found.unet, found.motion_adapter)
+        assert torch.equal(answer(trainer), trained), place
+        assert not torch.equal(found.unet.state_dict()[EXTRA], plain.unet.state_dict()[EXTRA])
+    with pytest.warns(UserWarning, match="parts of the image U-Net .* which this layout cannot hold"):
+        convert(str(tmp_path / "run"), tmp_path / "file.safetensors", "animatediff")
+    file = tmp_path / "run" / "motion_adapter" / EXTRAS_FILE
+    save_file({EXTRA: torch.zeros(3, 5)}, file)
+    with pytest.raises(ModelLoadError, match=r"of shape \(3, 5\), but the image U-Net has .* another base"):
+        load_model(str(model), str(tmp_path / "run"))
+
+
+def test_a_motion_lora_keeps_to_the_noise_of_its_adapter() -> None:
+    with pytest.raises(ValueError, match=r"noise_type is mixed, .* are made with independent; set that"):
+        tiny_trainer(target="motion_lora", loss={"noise_type": "mixed"})
+    noise = {"noise_type": "progressive", "noise_alpha": 2.0}
+    parts, again = tiny_parts(), tiny_parts()
+    for each in (parts, again):
+        record_noise(each.motion_adapter, tiny_settings(loss=noise))
+    with pytest.raises(ValueError, match=r"noise_type is independent, .* made with progressive; set that"):
+        tiny_trainer(parts, target="motion_lora")
+    tiny_trainer(again, target="motion_lora", loss=noise)
+
+
+def test_pure_noise_at_the_last_step_is_written_down_and_sampled_from(tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "model")
+    parts = tiny_parts(prediction_type="v_prediction")
+    tiny_trainer(parts, loss={"zero_terminal_snr": True}).target.save(tmp_path)
+    found = load_model(str(model), str(tmp_path)).scheduler_config
+    assert found["rescale_betas_zero_snr"] is True and found["timestep_spacing"] == "trailing"
+    convert(str(tmp_path / "motion_adapter"), tmp_path / "file.safetensors", "animatediff")
+    assert load_model(str(model), str(tmp_path / "file.safetensors")).scheduler_config == found
+    assert load_model(str(model)).scheduler_config["rescale_betas_zero_snr"] is False
 
 
 def test_a_saved_motion_lora_on_its_base_is_the_trained_model(tmp_path: Path) -> None:
@@ -136,8 +202,9 @@ def test_a_domain_lora_learns_from_single_frames_and_is_then_in_effect(tmp_path:
     after = tiny_trainer(domain_lora=str(tmp_path))
     assert not any("lora" in name for name in after.target.parameters)
     torch.testing.assert_close(answer(after), trained, rtol=1e-4, atol=1e-5)
-    half = tiny_unet()
-    apply_domain_lora(half, f"{tmp_path}:0.5")
+    parts = tiny_parts()
+    merge_domain_lora(parts, f"{tmp_path}:0.5")
+    half = parts.unet
     name = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.weight"
     own, whole = tiny_unet().get_parameter(name), after.pipeline.parts.unet.get_parameter(name)
     torch.testing.assert_close(half.get_parameter(name), (own + whole) / 2)
@@ -146,7 +213,20 @@ def test_a_domain_lora_learns_from_single_frames_and_is_then_in_effect(tmp_path:
 def test_a_domain_lora_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     trainer = tiny_trainer(target="domain_lora", lora={"rank": 3})
     trainer.target.save(tmp_path)
-    with pytest.raises(ValueError, match="does not fit this image U-Net: it has no layer like"):
-        apply_domain_lora(tiny_unet(block_out_channels=(8, 24)), str(tmp_path))
-    with pytest.raises(ValueError, match=r"no pytorch_lora_weights\.safetensors there"):
-        apply_domain_lora(tiny_unet(), str(tmp_path / "nothing"))
+    other = replace(tiny_parts(), unet=tiny_unet(block_out_channels=(8, 24)))
+    with pytest.raises(ModelLoadError, match="this LoRA does not fit the model"):
+        merge_domain_lora(other, str(tmp_path))
+    with pytest.raises(ModelLoadError, match="no such file or folder"):
+        merge_domain_lora(tiny_parts(), str(tmp_path / "nothing"))
+    tiny_trainer(target="motion_lora").target.save(tmp_path / "motion")
+    with pytest.raises(ValueError, match="must change the image U-Net alone"):
+        merge_domain_lora(tiny_parts(), str(tmp_path / "motion"))
+
+
+def test_another_domain_lora_is_another_run(tmp_path: Path) -> None:
+    tiny_trainer(target="domain_lora", lora={"rank": 3}, seed=1).target.save(tmp_path / "one")
+    tiny_trainer(target="domain_lora", lora={"rank": 3}, seed=2).target.save(tmp_path / "two")
+    shutil.copytree(tmp_path / "one", tmp_path / "moved")
+    names = ("one", "moved", "two", "one:0.5")
+    facts = [tiny_trainer(domain_lora=str(tmp_path / name)).target.domain_lora for name in names]
+    assert facts[0] == facts[1] and len(set(facts)) == 3

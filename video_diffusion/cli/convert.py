@@ -62,17 +62,19 @@ def convert(
         raise click.UsageError(f"DST: {destination} exists; add --overwrite, or name another")
     chosen = layout or ("animatediff" if path.suffix == ".safetensors" else "diffusers")
 
+    from video_diffusion.cli.clip_run import warnings_as_lines
     from video_diffusion.loading import choose_dtype, conversion, weights_facts
 
-    written = conversion.convert(
-        source,
-        path,
-        "animatediff" if chosen == "animatediff" else "diffusers",
-        dtype=None if dtype is None else choose_dtype(dtype),
-        allow_pickle=allow_pickle,
-        allow_extra=allow_extra_weights,
-        overwrite=overwrite,
-    )
+    with warnings_as_lines():
+        written = conversion.convert(
+            source,
+            path,
+            "animatediff" if chosen == "animatediff" else "diffusers",
+            dtype=None if dtype is None else choose_dtype(dtype),
+            allow_pickle=allow_pickle,
+            allow_extra=allow_extra_weights,
+            overwrite=overwrite,
+        )
     if card:
         say(f"card: {conversion.write_card(source, written, base_model, licence, overwrite)}")
     shown = written / conversion.LORA_FILE if (written / conversion.LORA_FILE).is_file() else written

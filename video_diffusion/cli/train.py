@@ -74,7 +74,7 @@ def train(
             raise ValueError(f"--strict: {run.sources.unused[0]}")
         if main and not quiet:
             say(plan_line(run))
-        for line in run.sources.unused if main else ():
+        for line in (*passed_over(run, resume), *run.sources.unused) if main else ():
             warn(line)
         if dry_run:
             return
@@ -220,6 +220,16 @@ class StepLine:
             click.echo("\r" + " " * 100 + "\r", err=True, nl=False)
 
 
+def passed_over(run: "Run", resume: bool) -> Iterator[str]:
+    """What somebody who resumes must know: no checkpoint to go on from, or newer ones that do not verify."""
+    folder, step = run.folder.checkpoints, run.trainer.step
+    newer = [path for path in sorted(folder.glob("step-*")) if int(path.name.removeprefix("step-")) > step]
+    for checkpoint in newer:
+        yield f"{checkpoint} is not whole and is passed over; the run goes on from step {step}"
+    if resume and step == 0 and not newer:
+        yield f"--resume: {run.folder.folder} has no checkpoint yet, so the run begins at step 0"
+
+
 def plan_line(run: "Run") -> str:
     """What is trained, on what, and from where."""
     trainer = run.trainer
@@ -228,9 +238,13 @@ def plan_line(run: "Run") -> str:
     clips = " + ".join(f"{number} clips of {name}" for name, number in run.sources.num_clips.items())
     held_out = sum(len(each) for each in run.sources.held_out)
     start = f", from step {trainer.step}" if trainer.step else ""
+    processes = trainer.accelerator.num_processes
+    where = (
+        f"{processes} × {trainer.accelerator.device.type}" if processes > 1 else trainer.accelerator.device
+    )
     return (
         f"{settings.target}: {count:,} parameters of {settings.model}, {clips} ({held_out} held out), "
-        f"{settings.num_steps} steps of {settings.batch_size} clips{start}, on {trainer.accelerator.device}"
+        f"{settings.num_steps} steps of {settings.batch_size} clips{start}, on {where}"
     )
 
 

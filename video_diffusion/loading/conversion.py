@@ -1,5 +1,7 @@
 """Temporal weights from any layout to another: motion adapters, runs, motion LoRAs, SparseCtrl encoders."""
 
+import shutil
+import warnings
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +17,7 @@ from video_diffusion.loading.model_source import find_model, find_pickle
 from video_diffusion.loading.motion_checkpoint import read_motion_checkpoint, write_original_layout
 from video_diffusion.loading.motion_lora import is_motion_lora, read_motion_lora, write_motion_lora
 from video_diffusion.loading.sparse_layout import describe_sparse_layout, is_sparse_control
+from video_diffusion.loading.unet_extras import EXTRAS_FILE
 from video_diffusion.loading.weight_file import WeightFile, open_weights
 from video_diffusion.loading.weights_facts import describe_weights
 
@@ -79,11 +82,20 @@ def convert(
         rule = "be a folder, without a suffix," if is_file else "end with .safetensors"
         raise ValueError(f"DST must {rule} for layout {layout}, but is {destination}; name it so")
     adapter = read_motion_checkpoint(place, dtype, allow_pickle=allow_pickle, allow_extra=allow_extra)
+    extras = place / EXTRAS_FILE
     if layout == "animatediff":
+        if extras.is_file():
+            warnings.warn(
+                f"{source} also trained parts of the image U-Net (temporal_and), which this layout cannot "
+                f"hold; they stay in {extras}, and without them the temporal layers are not what was trained",
+                stacklevel=2,
+            )
         write_original_layout(adapter, destination, overwrite=overwrite)
         return destination
     with atomic_path(destination, overwrite=overwrite) as part, quiet_libraries():
         adapter.save_pretrained(part)
+        if extras.is_file():
+            shutil.copy2(extras, part / EXTRAS_FILE)
     return destination
 
 

@@ -18,6 +18,7 @@ from video_diffusion.loading.model_source import ModelSource, find_model
 from video_diffusion.loading.motion_checkpoint import read_motion_checkpoint
 from video_diffusion.loading.motion_file import detect
 from video_diffusion.loading.motion_unet import split_motion_unet
+from video_diffusion.loading.unet_extras import EXTRAS_FILE, apply_unet_extras
 from video_diffusion.models import MotionAdapter, temporal_places
 
 NO_TEMPORAL_LAYERS = "none"
@@ -69,7 +70,8 @@ def load_model(
         motion_adapter: A folder, a file or a hub id to take the temporal layers from; None takes the model's
             own, "none" switches them off: every frame is then a picture of its own. An image model without
             gets temporal layers that do nothing, with a warning. If it is of a published family, that one's
-            noise schedule and usual settings stand in place of the image model's.
+            noise schedule and usual settings stand in place of the image model's. What it trained of the
+            image U-Net besides (`temporal_and`) comes with it.
         dtype: To convert the weights to.
         allow_extra_weights: Whether tensors that the model does not have are left out instead of refused.
 
@@ -93,6 +95,8 @@ def load_model(
         place, options["variant"] = adapter_source.adapter_folder, adapter_source.variant
         own_adapter = read_motion_checkpoint(place, **options)
         family = detect(place, variant=adapter_source.variant)
+        if (place / EXTRAS_FILE).is_file():
+            apply_unet_extras(unet, place / EXTRAS_FILE)
         scheduler_config |= family.schedule
         defaults |= family.defaults
     if switched_off:

@@ -18,6 +18,9 @@ from video_diffusion.loading.weight_files import find_weights
 CONFIG_TAG = "motion_adapter_config"
 """Under this name our own files in AnimateDiff's layout carry what shapes cannot tell, such as heads."""
 
+ZERO_TERMINAL_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+"""What the schedule of an adapter that was trained with a last step of pure noise must say."""
+
 # Lightning's files, and AnimateLCM's folder on the hub, have the very tensors of AnimateDiff v2; only their
 # published names differ.
 _LIGHTNING = re.compile(r"animatediff_lightning_(?P<steps>[1248])step")
@@ -66,9 +69,10 @@ class MotionFile:
 
     @property
     def schedule(self) -> dict[str, Any]:
-        """Scheduler fields that its family was trained with; empty means the image model's own."""
+        """Scheduler fields that it or its family was trained with; empty means the image model's own."""
         kind = FAMILIES.get(self.family or "")
-        return {} if kind is None else dict(kind.schedule)
+        rescaled = ZERO_TERMINAL_SNR if self.config.get("zero_terminal_snr") is True else {}
+        return {**({} if kind is None else kind.schedule), **rescaled}
 
 
 def detect(path: Path | str, *, allow_pickle: bool = False, variant: str | None = None) -> MotionFile:

@@ -56,6 +56,8 @@ class MotionAdapter(ModelMixin, ConfigMixin):
             `loading.FAMILIES`, which has its noise schedule; None is none of them.
         noise_type: How the first noise of frames hung together in training, see `sampling.initial_noise`.
         noise_alpha: How closely.
+        zero_terminal_snr: Whether it was trained with a last step of pure noise (Lin et al. 2023), which
+            sampling must then start from.
 
     Raises:
         ValueError: A field is out of range or of the wrong length.
@@ -81,6 +83,7 @@ class MotionAdapter(ModelMixin, ConfigMixin):
         norm_scope: str = "frame",
         noise_type: str = "independent",
         noise_alpha: float = 1.0,
+        zero_terminal_snr: bool = False,
         resnet_norm_scope: str = "frame",
         family: str | None = None,
     ) -> None:

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 
 from video_diffusion.io import write_bytes
 from video_diffusion.loading import load_model
+from video_diffusion.loading.motion_file import ZERO_TERMINAL_SNR
 from video_diffusion.pipeline import TextToVideoPipeline
 from video_diffusion.training.checkpoint import newest_checkpoint
 from video_diffusion.training.clip_encoder import EncodingCaches
@@ -128,8 +129,7 @@ def load_pipeline(settings: TrainingSettings, accelerator: Accelerator) -> TextT
     """The model of a run, on its device, in float32."""
     parts = load_model(settings.model, settings.motion_adapter)
     if settings.loss.zero_terminal_snr:
-        rescaled = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-        parts = replace(parts, scheduler_config={**parts.scheduler_config, **rescaled})
+        parts = replace(parts, scheduler_config={**parts.scheduler_config, **ZERO_TERMINAL_SNR})
     return TextToVideoPipeline(parts, accelerator.device)
 
 

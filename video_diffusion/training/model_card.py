@@ -83,7 +83,7 @@ _TITLES = {
 }
 _USES = {
     "temporal": 'video-diffusion generate "PROMPT" --model BASE --motion-adapter RUN',
-    "motion_lora": 'video-diffusion generate "PROMPT" --model BASE --set loras=[RUN/motion_lora]',
+    "motion_lora": 'video-diffusion generate "PROMPT" --model BASE --lora RUN',
     "domain_lora": "video-diffusion train CONFIG --set domain_lora=RUN",
 }
 

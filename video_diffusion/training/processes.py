@@ -1,11 +1,15 @@
 """The machine a run trains on: device, precision, processes and trackers, all by accelerate."""
 
+from datetime import timedelta
 from pathlib import Path
 
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from video_diffusion.training.settings import TrainingSettings
+
+# The others wait while the first process validates and saves.
+LONGEST_WAIT = timedelta(hours=2)
 
 
 def make_accelerator(settings: TrainingSettings, folder: Path | None = None) -> Accelerator:
@@ -27,7 +31,8 @@ def make_accelerator(settings: TrainingSettings, folder: Path | None = None) -> 
         kwargs_handlers=[
             DistributedDataParallelKwargs(
                 broadcast_buffers=False, find_unused_parameters=settings.temporal_and is not None
-            )
+            ),
+            InitProcessGroupKwargs(timeout=LONGEST_WAIT),
         ],
         project_dir=folder,
     )

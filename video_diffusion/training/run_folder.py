@@ -17,7 +17,7 @@ CONFIG_FILE, METRICS_FILE, LOCK_FILE = "config.yaml", "metrics.jsonl", ".lock"
 CHECKPOINTS_FOLDER, VALIDATION_FOLDER = "checkpoints", "validation"
 
 # What of a checkpoint is for use; `targets` writes them, `--motion-adapter RUN` and `loras` read them.
-PUBLISHED = ("motion_adapter", "motion_lora", "domain_lora", "unet_extras.safetensors")
+PUBLISHED = ("motion_adapter", "motion_lora", "domain_lora")
 
 Row = dict[str, Any]
 
@@ -72,9 +72,9 @@ class RunFolder:
         """Copy a checkpoint's weights for use to the run itself, each folder whole or as before."""
         for name in PUBLISHED:
             source = checkpoint / name
-            if source.exists():
+            if source.is_dir():
                 with atomic_path(self.folder / name) as part:
-                    (shutil.copytree if source.is_dir() else shutil.copy2)(source, part)
+                    shutil.copytree(source, part)
 
 
 @contextmanager

@@ -47,7 +47,7 @@ FREE_SETTINGS = frozenset(
 )
 
 # Names of files: a continuation must find the same content, under whatever name.
-NAMES = frozenset({"data", "model", "motion_adapter"})
+NAMES = frozenset({"data", "model", "motion_adapter", "domain_lora"})
 
 
 def _check_regex(pattern: str | None) -> str | None:

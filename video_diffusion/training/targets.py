@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from video_diffusion.loading import ModelParts
+from video_diffusion.loading import ModelParts, load_loras, parse_lora
+from video_diffusion.loading.unet_extras import EXTRAS_FILE
 from video_diffusion.models import MotionAdapter
 from video_diffusion.training.settings import LoraSettings, TrainingSettings
 
 ADAPTER_FOLDER, MOTION_LORA_FOLDER, DOMAIN_LORA_FOLDER = "motion_adapter", "motion_lora", "domain_lora"
 LORA_FILE = "pytorch_lora_weights.safetensors"
-EXTRAS_FILE = "unet_extras.safetensors"
 TEMPORAL_ATTENTION = r".*\.attn[12]\.to_(q|k|v|out\.0)"
 SPATIAL_ATTENTION = r".*\.attn[12]\.to_(q|k|v|out\.0)"
 NUM_NAMED = 5
@@ -34,6 +34,7 @@ class Target:
 
     Attributes:
         parameters: Those that are trained, by name.
+        domain_lora: Hash and weight of the domain LoRA in effect, or None.
 
     Raises:
         ValueError: `temporal_and` matches no parameter; the message names near misses.
@@ -41,11 +42,12 @@ class Target:
 
     def __init__(self, parts: ModelParts, settings: TrainingSettings) -> None:
         self.parts, self.settings = parts, settings
+        self.domain_lora = None
+        if settings.domain_lora is not None:
+            self.domain_lora = merge_domain_lora(parts, settings.domain_lora)
         for part in parts.networks:
             part.requires_grad_(False)
             part.eval()
-        if settings.domain_lora is not None:
-            apply_domain_lora(parts.unet, settings.domain_lora)
         extras: dict[str, nn.Parameter] = {}
         match settings.target:
             case "temporal":
@@ -90,7 +92,7 @@ class Target:
                 self.parts.motion_adapter.save_pretrained(folder / ADAPTER_FOLDER)
                 if self.extras:
                     plain = {name: p.detach().cpu().contiguous() for name, p in self.extras.items()}
-                    save_file(plain, folder / EXTRAS_FILE)
+                    save_file(plain, folder / ADAPTER_FOLDER / EXTRAS_FILE)
             case "motion_lora":
                 _save_lora(self.parts.motion_adapter, self.settings, folder / MOTION_LORA_FOLDER)
             case "domain_lora":
@@ -147,35 +149,29 @@ def lora_tensors(module: nn.Module, factor: float) -> dict[str, Tensor]:
     return found
 
 
-def apply_domain_lora(unet: Any, place: str) -> None:
-    """Merge a trained domain LoRA into the image U-Net, where it then stays, frozen.
+def merge_domain_lora(parts: ModelParts, place: str) -> str:
+    """Merge a trained domain LoRA into the image U-Net for good; returns its hash and weight.
 
     Args:
-        unet: The image U-Net.
-        place: A run, a checkpoint, the folder of the LoRA or its file; `:0.8` behind it scales it.
+        parts: The model.
+        place: A run, a checkpoint, a folder, a file or a hub id, in any layout that `generate --lora` reads;
+            `:0.8` behind it weighs it.
 
     Raises:
-        ValueError: No such file, or one for another U-Net.
+        ModelLoadError: No LoRA there, or one for another model.
+        ValueError: The weight is out of range, or the LoRA changes more than the image U-Net.
     """
-    from safetensors.torch import load_file  # noqa: PLC0415
-
-    path, _, number = place.rpartition(":")
-    if not path or not re.fullmatch(r"\d*\.?\d+", number):
-        path, number = place, "1"
-    file = _lora_file(Path(path))
-    tensors = load_file(file)
-    layers = dict(unet.named_modules())
-    for down_name, down in tensors.items():
-        if ".lora_A." not in down_name:
-            continue
-        name = down_name.removeprefix("unet.").removesuffix(".lora_A.weight")
-        up = tensors[down_name.replace(".lora_A.", ".lora_B.")]
-        layer = layers.get(name)
-        weight = getattr(layer, "weight", None)
-        if weight is None or weight.shape != (up.shape[0], down.shape[1]):
-            raise ValueError(f"domain_lora {file} does not fit this image U-Net: it has no layer like {name}")
-        with torch.no_grad():
-            weight += float(number) * (up.to(weight) @ down.to(weight))
+    path, weight = parse_lora(place)
+    loaded = load_loras(parts, [(path, weight)])
+    [lora] = loaded.loras
+    if lora.num_temporal or not getattr(parts.unet, "peft_config", None):
+        loaded.unload()
+        raise ValueError(
+            f"domain_lora {place}: must change the image U-Net alone; give a run of target domain_lora"
+        )
+    parts.unet.fuse_lora()
+    parts.unet.unload_lora()
+    return f"{lora.sha256} weighted {weight:g}"
 
 
 @contextmanager
@@ -193,19 +189,31 @@ def set_temporarily(parameters: Mapping[str, nn.Parameter], values: Mapping[str,
                 parameters[name].copy_(value)
 
 
-def record_noise(adapter: MotionAdapter, noise_type: str, noise_alpha: float) -> None:
-    """Write into an adapter's configuration which noise it was trained with, for sampling to use the same."""
-    adapter.register_to_config(noise_type=noise_type, noise_alpha=noise_alpha)
+def record_noise(adapter: MotionAdapter, settings: TrainingSettings) -> None:
+    """Write into an adapter's configuration which noise it is trained with, for sampling to use the same.
+
+    Raises:
+        ValueError: A motion LoRA is to be trained with other noise than the adapter that it will be used with
+            says; the message names both.
+    """
+    loss = settings.loss
+    asked = {
+        "noise_type": loss.noise_type,
+        "noise_alpha": loss.noise_alpha,
+        "zero_terminal_snr": loss.zero_terminal_snr,
+    }
+    own = {name: adapter.config[name] for name in asked}
+    differing = [name for name in asked if asked[name] != own[name]]
+    if settings.target == "motion_lora" and differing:
+        name = differing[0]
+        raise ValueError(
+            f"loss.{name} is {asked[name]}, but a motion LoRA is used with its adapter, whose clips are made "
+            f"with {own[name]}; set that"
+        )
+    adapter.register_to_config(**asked)
 
 
 def _save_lora(module: nn.Module, settings: TrainingSettings, folder: Path) -> None:
     alpha = settings.lora.rank if settings.lora.alpha is None else settings.lora.alpha
     folder.mkdir(parents=True, exist_ok=True)
     save_file(lora_tensors(module, alpha / settings.lora.rank), folder / LORA_FILE, {"format": "pt"})
-
-
-def _lora_file(place: Path) -> Path:
-    for candidate in (place, place / LORA_FILE, place / DOMAIN_LORA_FOLDER / LORA_FILE):
-        if candidate.is_file():
-            return candidate
-    raise ValueError(f"domain_lora {place}: no {LORA_FILE} there; give a run of target domain_lora")

@@ -96,7 +96,7 @@ class Trainer:
         self.mix = ClipMix(sources, self.micro_batch_size, settings.seed, settings.clips.image_fraction)
         self.encoder = ClipEncoder(parts, self.mix.read_again, caches)
         self.target = Target(parts, settings)
-        record_noise(parts.motion_adapter, settings.loss.noise_type, settings.loss.noise_alpha)
+        record_noise(parts.motion_adapter, settings)
         if settings.gradient_checkpointing:
             pipeline.video_unet.enable_gradient_checkpointing()
         if settings.shard_frozen and accelerator.num_processes > 1:
@@ -200,7 +200,7 @@ class Trainer:
         return loss.detach()
 
     def _fastest_attention(self, num_frames: int) -> AbstractContextManager[None]:
-        on_cpu = self.accelerator.device.type == "cpu" and self.settings.mixed_precision == "bf16"
+        on_cpu = self.accelerator.device.type == "cpu"
         return folded_frame_attention(self.pipeline.parts.unet, num_frames) if on_cpu else nullcontext()
 
     def _clip(self) -> float:

@@ -33,6 +33,7 @@ def agreement(settings: TrainingSettings, trainer: Trainer, data: Mapping[str, s
         "weights_sha256": identity.weights_sha256,
         "motion_adapter_sha256": identity.motion_adapter_sha256,
         "motion_adapter": "none" if identity.motion_adapter == "none" else None,
+        "domain_lora": trainer.target.domain_lora,
     }
     return {"settings": dict(settings.binding()), "data": dict(data), "model": model}
 
