@@ -21,6 +21,7 @@ _HUB_ID = re.compile(
 _JSON = ("*.json", "*/*.json", "*/*.txt")
 _WEIGHTS = (
     "{}pytorch_lora_weights.safetensors",
+    "{}unet_extras.safetensors",
     "{}diffusion_pytorch_model.safetensors",
     "{}diffusion_pytorch_model-*-of-*.safetensors",
     "{}model.safetensors",

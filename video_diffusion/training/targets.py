@@ -164,7 +164,8 @@ def merge_domain_lora(parts: ModelParts, place: str) -> str:
     path, weight = parse_lora(place)
     loaded = load_loras(parts, [(path, weight)])
     [lora] = loaded.loras
-    if lora.num_temporal or not getattr(parts.unet, "peft_config", None):
+    changed = [part for part in parts.networks if getattr(part, "peft_config", None)]
+    if lora.num_temporal or changed != [parts.unet]:
         loaded.unload()
         raise ValueError(
             f"domain_lora {place}: must change the image U-Net alone; give a run of target domain_lora"

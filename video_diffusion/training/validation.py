@@ -198,7 +198,7 @@ def what_changed(first: Validation, last: Validation) -> str:
         parts.append(_change("held-out loss", first.held_out_loss, last.held_out_loss))
     for name, unit in (("flicker", "levels"), ("motion", "px/frame")):
         pairs = _pairs(first, last, name)
-        known = [pair for pair in pairs if None not in pair]
+        known = [(one, other) for one, other in pairs if one is not None and other is not None]
         if known:
             before, after = (float(value) for value in np.mean(known, axis=0))
             share = "" if len(known) == len(pairs) else f"{len(known)} of {len(pairs)} clips"
