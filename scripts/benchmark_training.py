@@ -5,6 +5,7 @@ the same latents and captions, everything else frozen. Each turn is a process of
 is not the other's.
 
     python scripts/benchmark_training.py --turns 3
+    python scripts/benchmark_training.py --paired 8    # all four in one process: steadier ratios, no memory
 """
 
 import argparse
@@ -108,6 +109,24 @@ def one_turn(way: str, batch: int, precision: str, steps: int) -> dict[str, floa
     }
 
 
+def paired(batch: int, precision: str, rounds: int) -> None:
+    """Print each way's median processor seconds a step, and ratios of ours to theirs in the same round."""
+    making = {way: our_step if way.startswith("ours") else plain_step for way in WAYS}
+    steps = {way: make(batch, precision, way.endswith("checkpointed")) for way, make in making.items()}
+    taken: dict[str, list[float]] = {way: [] for way in WAYS}
+    for number in range(rounds + 1):
+        for way, step in steps.items():
+            began = time.process_time()
+            step()
+            if number:  # the first round warms up
+                taken[way].append(time.process_time() - began)
+    for way, seconds in taken.items():
+        print(f"{way:26}{statistics.median(seconds):9.2f}")
+    for ours, theirs in (WAYS[0::2], WAYS[1::2]):
+        ratios = [one / other for one, other in zip(taken[ours], taken[theirs], strict=True)]
+        print(f"{ours} / {theirs}: {statistics.median(ratios):.3f}")
+
+
 def main() -> None:
     """Runs the turns and prints the medians."""
     arguments = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -115,10 +134,14 @@ def main() -> None:
     arguments.add_argument("--steps", type=int, default=4)
     arguments.add_argument("--batch", type=int, default=4)
     arguments.add_argument("--precision", choices=("no", "bf16"), default="no")
+    arguments.add_argument("--paired", type=int, metavar="ROUNDS", help="rounds in one process instead")
     arguments.add_argument("--one", choices=WAYS, help=argparse.SUPPRESS)
     given = arguments.parse_args()
     if given.one:
         print(json.dumps(one_turn(given.one, given.batch, given.precision, given.steps)))
+        return
+    if given.paired:
+        paired(given.batch, given.precision, given.paired)
         return
     found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     for _ in range(given.turns):
