@@ -182,10 +182,22 @@ class Figures:
             "motion scale 0.7": {"motion_scale": 0.7},
             "motion scale 1.3": {"motion_scale": 1.3},
             "FreeInit 3": {"freeinit": 3},
+            "position stretch 2": {"position_stretch": 2.0},
+            "position stretch 0.5": {"position_stretch": 0.5},
+            "position stretch 2, 32 frames": {"position_stretch": 2.0, "num_frames": 32},
+            "guidance 7.5 to 1 over the steps": {"guidance_scale_steps": {"0": 7.5, "-1": 1.0}},
+            "motion scale 2 to 1 over half the steps": {"motion_scale_steps": {"0": 2.0, "0.5": 1.0}},
         }
         for label, settings in rows.items():
             found = [figures_of(self.pipeline(MOVING, seed=seed, **settings)) for seed in SEEDS]
             self.numbers[f"one pass, {label}"] = found
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "moving.mp4"
+            self.pipeline(MOVING, seed=SEEDS[0]).save(path, codec="libx264rgb")
+            for alpha in (1.0, 3.0):
+                settings = {"noise_video": str(path), "noise_alpha": alpha}
+                found = [figures_of(self.pipeline(MOVING, seed=seed, **settings)) for seed in SEEDS]
+                self.numbers[f"one pass, noise of a moving clip, alpha {alpha:g}"] = found
 
 
 def main() -> None:

@@ -6,12 +6,17 @@ import numpy as np
 import pytest
 import torch
 from diffusers.models.activations import GEGLU
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from tiny_models import save_tiny_model
 from tiny_xl import save_tiny_xl
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from video_diffusion.acceleration.counting import peak_bytes
 from video_diffusion.generation_settings import GenerationSettings
-from video_diffusion.loading import load_model
-from video_diffusion.models import VideoUNet
+from video_diffusion.io import ModelIdentity
+from video_diffusion.loading import ModelParts, load_model, save_memory
+from video_diffusion.models import MotionAdapter, VideoUNet
 from video_diffusion.models.temporal_transformer import GatedGelu
 from video_diffusion.pipeline import TextToVideoPipeline
 
@@ -44,6 +49,29 @@ def test_the_same_clips_in_less_memory(tmp_path: Path, save: object, monkeypatch
     assert set(batches) == {3}  # the frames of one video, neither doubled by guidance nor by the other video
     for one, other in zip(found, expected, strict=True):
         assert np.array_equal(one.frames, other.frames)
+
+
+@pytest.mark.slow
+def test_real_sizes_take_a_third_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted at SD 1.5's size, 512x512 and 16 frames in bfloat16, without computing; weights aside."""
+    monkeypatch.setattr(nn.Module, "to", lambda module, *_, **__: module)  # fake tensors cannot be moved
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with FakeTensorMode(), torch.no_grad():
+            unet, adapter = UNet2DConditionModel(cross_attention_dim=768), MotionAdapter()
+            identity = ModelIdentity(name="outline")
+            parts = ModelParts(None, None, nn.Identity(), unet.eval(), adapter.eval(), {}, {}, identity)
+            latents, embeds = torch.empty(2, 4, 16, 64, 64), torch.empty(2, 77, 768)
+            with VideoUNet(unet, adapter) as model:
+                plain = peak_bytes(lambda: model(latents, 500, embeds))
+            save_memory(parts, torch.device("cpu"))
+            with VideoUNet(unet, adapter, one_by_one=True) as model:
+                saving = peak_bytes(lambda: model(latents, 500, embeds))
+    finally:
+        torch.set_default_dtype(before)
+    print(f"plain {plain / 1e9:.2f} GB, low memory {saving / 1e9:.2f} GB")
+    assert saving < 0.33 * plain
 
 
 def test_conditions_go_with_their_video(tmp_path: Path) -> None:

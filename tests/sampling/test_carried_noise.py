@@ -34,11 +34,20 @@ def test_a_picture_that_moves_takes_its_noise_along(alpha: float) -> None:
 
 def test_a_still_video_gives_progressive_noise() -> None:
     frames = own(4)
-    found = carry_noise(frames, moving(4, 0.4, 0), 2.0)
+    found = carry_noise(frames, moving(4, 0.1, 0), 2.0)
     expected = frames[:, 0]
     for frame in range(1, 4):
         expected = (2 * expected + frames[:, frame]) / 5**0.5
         assert torch.allclose(found[:, frame], expected, atol=1e-6)
+
+
+def test_slow_motion_adds_up() -> None:
+    """A quarter of a place a frame is a whole one as soon as half of one is passed."""
+    frames = own(5)
+    found = carry_noise(frames, moving(5, 0.25, 0), 1e6)
+    for frame, moved in ((1, 0), (2, 0), (3, 1), (4, 1)):
+        width = found.shape[-1] - moved
+        assert torch.allclose(found[:, frame, :, moved:], found[:, 0, :, :width], atol=1e-4)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 6), st.integers(1, 9))

@@ -1,6 +1,6 @@
 """Windows and weights: every length, overlap, stride, schedule and step."""
 
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import get_args
 
 import pytest
@@ -57,6 +57,20 @@ def test_windows_are_as_long_as_asked_and_step_evenly(division: ContextWindows, 
     assert starts == tuple(sorted(set(starts)))
     if division.schedule != "batched" and division.num_frames > division.length:
         assert max(b - a for a, b in pairwise(starts)) <= division.length - division.overlap
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", get_args(ContextSchedule))
+def test_every_clip_up_to_200_frames_is_covered(schedule: ContextSchedule) -> None:
+    """All of them: lengths up to 16, every overlap, three strides, at steps that differ."""
+    for num_frames, length, stride in product(range(1, 201), range(2, 17), range(1, 4)):
+        for overlap in range(length):
+            division = ContextWindows(num_frames, length, overlap, stride, schedule)
+            windows = division.at((7 * num_frames + overlap) % 50)
+            frames = [frame for w in windows if _dilation(w, num_frames) == 1 for frame in w]
+            assert set(frames) == set(range(num_frames)), division
+            assert all(len(set(window)) == len(window) <= length for window in windows), division
+            assert all(min(division.weights(window)) > 0 for window in windows), division
 
 
 @given(st.integers(1, 40), st.integers(0, 50), st.sampled_from(["uniform", "static", "batched"]))

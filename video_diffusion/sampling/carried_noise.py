@@ -17,7 +17,8 @@ def carry_noise(
     e_0 = own_0; where a place of frame i comes from a place of frame i-1 that no other place comes from,
     e_i = (a · carried + own_i) / √(1 + a²) with a = `noise_alpha`; elsewhere e_i = own_i. This is progressive
     noise (Ge et al. 2023) along motion instead of in place. Places are whole, and each value is carried to
-    one place at most, so every frame stays standard normal with independent values.
+    one place at most, so every frame stays standard normal with independent values. What is less than half a
+    place of a motion is kept for the next frame, so that slow motion counts too.
 
     Args:
         own: Standard normal noise, independent from frame to frame.
@@ -25,9 +26,11 @@ def carry_noise(
         noise_alpha: Weight of what is carried against the frame's own, at least 0.
     """
     common, alone = noise_alpha / math.hypot(1, noise_alpha), 1 / math.hypot(1, noise_alpha)
-    frames = [own[:, 0]]
+    frames, left = [own[:, 0]], np.zeros((*own.shape[2:], 2))
     for each, move in zip(own[:, 1:].unbind(1), moves, strict=True):
-        places, sources = (torch.from_numpy(numbers) for numbers in carried_places(move))
+        whole = np.rint(move + left)
+        left = move + left - whole
+        places, sources = (torch.from_numpy(numbers) for numbers in carried_places(whole))
         made, before = each.flatten(1).clone(), frames[-1].flatten(1)
         made[:, places] = common * before[:, sources] + alone * made[:, places]
         frames.append(made.view_as(each))
