@@ -24,17 +24,17 @@ def pool_resnet_norms(unet: Any, num_frames: NumFrames) -> list[RemovableHandle]
     Returns:
         Handles that take it off again.
     """
+
+    def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor | None:
+        count = num_frames()
+        return None if count is None else rearrange(inputs[0], "(b f) c h w -> b c (f h) w", f=count)
+
+    def after(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        count = num_frames()
+        return None if count is None else rearrange(output, "b c (f h) w -> (b f) c h w", f=count)
+
     handles = []
     for norm in _resnet_norms(unet):
-
-        def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor | None:
-            count = num_frames()
-            return None if count is None else rearrange(inputs[0], "(b f) c h w -> b c (f h) w", f=count)
-
-        def after(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-            count = num_frames()
-            return None if count is None else rearrange(output, "b c (f h) w -> (b f) c h w", f=count)
-
         handles += [norm.register_forward_pre_hook(before), norm.register_forward_hook(after)]
     return handles
 
