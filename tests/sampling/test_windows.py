@@ -62,8 +62,8 @@ def test_windows_are_as_long_as_asked_and_step_evenly(division: ContextWindows, 
 @pytest.mark.slow
 @pytest.mark.parametrize("schedule", get_args(ContextSchedule))
 def test_every_clip_up_to_200_frames_is_covered(schedule: ContextSchedule) -> None:
-    """All of them: lengths up to 16, every overlap, three strides, at steps that differ."""
-    for num_frames, length, stride in product(range(1, 201), range(2, 17), range(1, 4)):
+    """All of them, with windows of five lengths, every overlap, two strides, at steps that differ."""
+    for num_frames, length, stride in product(range(1, 201), (2, 3, 5, 8, 16), (1, 3)):
         for overlap in range(length):
             division = ContextWindows(num_frames, length, overlap, stride, schedule)
             windows = division.at((7 * num_frames + overlap) % 50)
