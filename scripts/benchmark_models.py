@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -114,9 +115,8 @@ def build(shape: Shape, dtype: torch.dtype, device: str) -> tuple[VideoUNet, UNe
     with quiet():
         with torch.device("meta"):
             unet, adapter = outline(shape)
-            config = {k: v for k, v in adapter.config.items() if not k.startswith("_")}
-            for ours_only in ("norm_scope", "resnet_norm_scope", "family", "noise_type", "noise_alpha"):
-                config.pop(ours_only, None)
+            known = inspect.signature(DiffusersMotionAdapter.__init__).parameters
+            config = {name: value for name, value in adapter.config.items() if name in known}
             theirs = UNetMotionModel.from_unet2d(unet, DiffusersMotionAdapter(**config)).eval()
         for module in (unet, adapter):
             torch.nn.Module.to_empty(module, device=device)
