@@ -221,7 +221,7 @@ def measure_shape(shape: str, options: argparse.Namespace) -> dict[str, list[dic
 def main() -> None:
     """Run what was asked for, print it, write it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shapes", nargs="+", default=["A", "B", "C"], choices=[*SHAPES, "C"])
+    parser.add_argument("--shapes", nargs="*", default=["A", "B", "C"], choices=[*SHAPES, "C"])
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
