@@ -58,10 +58,12 @@ class MotionFile:
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """Usual generation settings of its family; empty if it has none."""
+        """Usual generation settings of its family, and all words it knows where these are few."""
         kind = FAMILIES.get(self.family or "")
         if kind is None:
-            return {}
+            listed = self.config.get("vocabulary")
+            words = [word for word in listed if isinstance(word, str)] if isinstance(listed, list) else []
+            return {"vocabulary": words} if words else {}
         length = min(int(kind.defaults["num_frames"]), int(self.config["motion_max_seq_length"]))
         named = _LIGHTNING.search(self.path.name)
         steps = {"num_inference_steps": int(named["steps"])} if named else {}

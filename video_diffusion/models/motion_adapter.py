@@ -58,6 +58,8 @@ class MotionAdapter(ModelMixin, ConfigMixin):
         noise_alpha: How closely.
         zero_terminal_snr: Whether it was trained with a last step of pure noise (Lin et al. 2023), which
             sampling must then start from.
+        vocabulary: All words that it and its image model were trained on, if that is all they know; else
+            empty.
 
     Raises:
         ValueError: A field is out of range or of the wrong length.
@@ -86,6 +88,7 @@ class MotionAdapter(ModelMixin, ConfigMixin):
         zero_terminal_snr: bool = False,
         resnet_norm_scope: str = "frame",
         family: str | None = None,
+        vocabulary: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if noise_type not in get_args(NoiseType):

@@ -15,6 +15,7 @@ from video_diffusion.loading.motion_file import ZERO_TERMINAL_SNR
 from video_diffusion.pipeline import TextToVideoPipeline
 from video_diffusion.training.checkpoint import newest_checkpoint
 from video_diffusion.training.clip_encoder import EncodingCaches
+from video_diffusion.training.learned_words import record_words
 from video_diffusion.training.model_card import CARD_FILE, model_card
 from video_diffusion.training.processes import make_accelerator
 from video_diffusion.training.report import write_report
@@ -116,6 +117,7 @@ def open_run(settings: TrainingSettings, folder: RunFolder, accelerator: Acceler
         caches = EncodingCaches(cache_folder, parts)
     is_cached = None if caches is None else caches.latents.__contains__
     sources = open_sources(settings, pipeline.defaults, is_cached)
+    record_words(pipeline, settings)
     trainer = Trainer(settings, pipeline, sources.training, accelerator, caches)
     validator = Validator(trainer, settings.validation, sources.held_out, folder.folder)
     run = Run(trainer, validator, folder, agreement(settings, trainer, sources.hashes), sources)

@@ -124,4 +124,4 @@ def _number(value: float | None) -> str:
 
 def _plain(text: str) -> str:
     """A text of the user's on one line, with nothing that Markdown would act on."""
-    return "".join(sign if sign.isalnum() or sign in " ./:@_-+()" else " " for sign in text)
+    return "".join(sign if sign.isalnum() or sign in " ./:@_-+(),;" else " " for sign in text)
