@@ -2,12 +2,14 @@
 
 import json
 import string
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.models.unets.unet_motion_model import MotionAdapter as DiffusersMotionAdapter
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor, nn
 from transformers.models.clip.configuration_clip import CLIPTextConfig
@@ -102,14 +104,10 @@ def tiny_vae(seed: int = 3, **changes: Any) -> AutoencoderKL:
     return AutoencoderKL(**(settings | changes)).eval()
 
 
-OUR_ADAPTER_FIELDS = {
-    "norm_scope",
-    "noise_type",
-    "noise_alpha",
-    "zero_terminal_snr",
-    "resnet_norm_scope",
-    "family",
-}
+OUR_ADAPTER_FIELDS = (
+    signature(MotionAdapter.__init__).parameters.keys()
+    - signature(DiffusersMotionAdapter.__init__).parameters.keys()
+)
 """What diffusers' `MotionAdapter` does not know."""
 
 SCHEDULER_CONFIG: dict[str, Any] = {
