@@ -2,14 +2,12 @@
 
 import json
 import string
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from diffusers.models.unets.unet_motion_model import MotionAdapter as DiffusersMotionAdapter
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor, nn
 from transformers.models.clip.configuration_clip import CLIPTextConfig
@@ -103,12 +101,6 @@ def tiny_vae(seed: int = 3, **changes: Any) -> AutoencoderKL:
     }
     return AutoencoderKL(**(settings | changes)).eval()
 
-
-OUR_ADAPTER_FIELDS = (
-    signature(MotionAdapter.__init__).parameters.keys()
-    - signature(DiffusersMotionAdapter.__init__).parameters.keys()
-)
-"""What diffusers' `MotionAdapter` does not know."""
 
 SCHEDULER_CONFIG: dict[str, Any] = {
     "num_train_timesteps": 1000,

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers.models.unets.unet_motion_model import MotionAdapter as DiffusersMotionAdapter
 from diffusers.models.unets.unet_motion_model import UNetMotionModel
+from diffusers_pipelines import diffusers_adapter
 from motion_files import published_file
 from safetensors.torch import load_file, save_file
-from tiny_models import OUR_ADAPTER_FIELDS, save_tiny_model, tiny_adapter, tiny_unet
+from tiny_models import save_tiny_model, tiny_adapter, tiny_unet
 
 from video_diffusion.jobs.model_facts import model_facts
 from video_diffusion.loading import ModelLoadError, load_model, write_original_layout
@@ -90,11 +90,7 @@ def test_a_folder_that_diffusers_saved_with_a_fused_unet_is_taken_apart(folder: 
     shutil.rmtree(folder / "motion_adapter")
     unet = tiny_unet()
     adapter = tiny_adapter(unet, num_transformer_layers=2, norm_scope="clip")
-    config = {
-        k: v for k, v in adapter.config.items() if not k.startswith("_") and k not in OUR_ADAPTER_FIELDS
-    }
-    reference = DiffusersMotionAdapter(**config)
-    reference.load_state_dict(adapter.state_dict())
+    reference = diffusers_adapter(adapter)
     fused = UNetMotionModel.from_unet2d(unet, reference).eval()
     fused.save_pretrained(folder / "unet")
     reference.save_pretrained(folder / "motion_adapter")

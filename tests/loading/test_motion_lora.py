@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin
-from diffusers.models.unets.unet_motion_model import MotionAdapter as DiffusersMotionAdapter
 from diffusers.models.unets.unet_motion_model import UNetMotionModel
+from diffusers_pipelines import diffusers_adapter
 from motion_files import original_lora, stored_bits
 from safetensors.torch import load_file, save_file
-from tiny_models import OUR_ADAPTER_FIELDS, TEXT_WIDTH, relative_error, tiny_adapter, tiny_unet
+from tiny_models import TEXT_WIDTH, relative_error, tiny_adapter, tiny_unet
 from torch import Tensor
 
 from video_diffusion.loading import ModelLoadError, load_motion_lora
@@ -70,10 +70,7 @@ def test_the_change_is_weight_times_up_down(tmp_path: Path, file: Path, layout: 
 def test_it_equals_diffusers_with_the_same_lora(tmp_path: Path, file: Path) -> None:
     unet = tiny_unet().double()
     adapter = tiny_adapter(unet, norm_scope="clip")
-    config = {k: v for k, v in adapter.config.items() if k[0] != "_" and k not in OUR_ADAPTER_FIELDS}
-    theirs = DiffusersMotionAdapter(**config).double()
-    theirs.load_state_dict(adapter.state_dict())
-    reference = UNetMotionModel.from_unet2d(unet, theirs).double().eval()
+    reference = UNetMotionModel.from_unet2d(unet, diffusers_adapter(adapter)).double().eval()
     write_motion_lora(read_motion_lora(file), tmp_path / "d.safetensors", "diffusers")
     state, alphas = StableDiffusionLoraLoaderMixin.lora_state_dict(load_file(tmp_path / "d.safetensors"))
     StableDiffusionLoraLoaderMixin.load_lora_into_unet(state, alphas, reference, adapter_name="zoom")

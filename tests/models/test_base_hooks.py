@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers.models.unets.unet_motion_model import MotionAdapter as DiffusersMotionAdapter
 from diffusers.models.unets.unet_motion_model import UNetMotionModel
-from tiny_models import OUR_ADAPTER_FIELDS, TEXT_WIDTH, randomised, relative_error, tiny_adapter, tiny_unet
+from diffusers_pipelines import diffusers_adapter
+from tiny_models import TEXT_WIDTH, randomised, relative_error, tiny_adapter, tiny_unet
 from torch import Tensor, nn
 
 from video_diffusion.models import MotionAdapter, VideoUNet
@@ -68,10 +68,7 @@ def pia(unet_seed: int = 0) -> tuple[nn.Module, MotionAdapter]:
 
 def test_a_pia_adapter_equals_diffusers() -> None:
     unet, adapter = pia()
-    config = {k: v for k, v in adapter.config.items() if k[0] != "_" and k not in OUR_ADAPTER_FIELDS}
-    theirs = DiffusersMotionAdapter(**config).double()
-    theirs.load_state_dict(adapter.state_dict())
-    reference = UNetMotionModel.from_unet2d(copy.deepcopy(unet), theirs).double().eval()
+    reference = UNetMotionModel.from_unet2d(copy.deepcopy(unet), diffusers_adapter(adapter)).double().eval()
     latents, embeds = torch.randn(2, 9, 5, 6, 8).double(), torch.randn(2, 7, TEXT_WIDTH).double()
     expected = reference(latents, 7, embeds.repeat_interleave(5, 0)).sample
     before = copy.deepcopy(unet.state_dict())

@@ -7,19 +7,19 @@ from typing import Any
 import pytest
 import torch
 from control_networks import save_pictures, tiny_controlnet, tiny_sparse_control
-from diffusers.models.unets.unet_motion_model import MotionAdapter as DiffusersMotionAdapter
 from diffusers.pipelines.animatediff import pipeline_animatediff_sparsectrl
 from diffusers.pipelines.animatediff.pipeline_animatediff_controlnet import AnimateDiffControlNetPipeline
 from diffusers.pipelines.animatediff.pipeline_animatediff_sparsectrl import (
     AnimateDiffSparseControlNetPipeline,
 )
+from diffusers_pipelines import diffusers_pipeline
 from PIL import Image
-from tiny_models import OUR_ADAPTER_FIELDS, SCHEDULER_CONFIG, relative_error, save_tiny_model
+from tiny_models import relative_error, save_tiny_model
 from torch import Tensor
 
 from video_diffusion.generation_settings import GenerationSettings
 from video_diffusion.pipeline import TextToVideoPipeline
-from video_diffusion.sampling import initial_noise, make_scheduler
+from video_diffusion.sampling import initial_noise
 
 NUM_FRAMES, HEIGHT, WIDTH, NUM_STEPS, TOLERANCE = 5, 16, 24, 4, 1e-12
 PROMPTS, NEGATIVES, SEEDS = ["a red ball", "blue"], ["dull", ""], [3, 2**40]
@@ -31,27 +31,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> TextToVideoPipeline:
     return TextToVideoPipeline.from_pretrained(str(folder), dtype="float64", device="cpu")
 
 
-def parts_for(ours: TextToVideoPipeline) -> dict[str, Any]:
-    config = {
-        key: value
-        for key, value in ours.parts.motion_adapter.config.items()
-        if not key.startswith("_") and key not in OUR_ADAPTER_FIELDS
-    }
-    adapter = DiffusersMotionAdapter(**config).double()
-    adapter.load_state_dict(ours.parts.motion_adapter.state_dict())
-    return {
-        "vae": ours.parts.vae,
-        "text_encoder": ours.parts.text_encoder,
-        "tokenizer": ours.parts.tokenizer,
-        "unet": ours.parts.unet,
-        "motion_adapter": adapter,
-        "scheduler": make_scheduler("ddim", SCHEDULER_CONFIG),
-    }
-
-
 def expected(pipeline: Any, num_videos: int, **arguments: Any) -> Tensor:
-    pipeline.set_progress_bar_config(disable=True)
-    pipeline.unet.eval()
     noise = [initial_noise(seed, NUM_FRAMES, 4, HEIGHT // 2, WIDTH // 2) for seed in SEEDS[:num_videos]]
     return pipeline(
         PROMPTS[:num_videos],
@@ -89,7 +69,7 @@ def test_a_run_with_a_controlnet_equals_diffusers(
     network = tiny_controlnet().double()
     network.save_pretrained(tmp_path / "controlnet")
     folder = save_pictures(tmp_path / "edges", NUM_FRAMES)
-    theirs = AnimateDiffControlNetPipeline(**parts_for(ours), controlnet=network)
+    theirs = diffusers_pipeline(AnimateDiffControlNetPipeline, ours, controlnet=network)
     pictures = [Image.open(path) for path in sorted(folder.iterdir())]
     interval = {} if steps is None else dict(zip(("start", "end"), steps, strict=True))
     reference = expected(
@@ -123,7 +103,7 @@ def test_a_run_with_sparsectrl_equals_diffusers(
     config = tmp_path / "sparse" / "config.json"
     config.write_text(config.read_text().replace("{", '{"norm_scope": "clip",', 1))
     folder = save_pictures(tmp_path / "pictures", 2)
-    theirs = AnimateDiffSparseControlNetPipeline(**parts_for(ours), controlnet=network)
+    theirs = diffusers_pipeline(AnimateDiffSparseControlNetPipeline, ours, controlnet=network)
     reference = expected(
         theirs,
         2,

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers.models.unets.unet_motion_model import MotionAdapter as DiffusersMotionAdapter
 from diffusers.pipelines.animatediff.pipeline_animatediff import AnimateDiffPipeline
 from diffusers.utils import logging
-from tiny_models import OUR_ADAPTER_FIELDS, SCHEDULER_CONFIG, relative_error, save_tiny_model
+from diffusers_pipelines import diffusers_pipeline
+from tiny_models import SCHEDULER_CONFIG, relative_error, save_tiny_model
 from torch import Tensor
 
 from video_diffusion.generation_settings import GenerationSettings
@@ -69,23 +69,7 @@ def reference(
 @pytest.mark.parametrize("guidance_scale", [1.0, 7.5])
 @pytest.mark.filterwarnings("ignore:negative_prompt is ignored at guidance_scale 1")
 def test_latents_equal_diffusers(ours: TextToVideoPipeline, scheduler: str, guidance_scale: float) -> None:
-    parts = ours.parts
-    config = {
-        k: v
-        for k, v in parts.motion_adapter.config.items()
-        if not k.startswith("_") and k not in OUR_ADAPTER_FIELDS
-    }
-    adapter = DiffusersMotionAdapter(**config).double()
-    adapter.load_state_dict(parts.motion_adapter.state_dict())
-    theirs = AnimateDiffPipeline(
-        vae=parts.vae,
-        text_encoder=parts.text_encoder,
-        tokenizer=parts.tokenizer,
-        unet=parts.unet,
-        motion_adapter=adapter,
-        scheduler=make_scheduler(scheduler, SCHEDULER_CONFIG),
-    )
-    theirs.unet.eval()
+    theirs = diffusers_pipeline(AnimateDiffPipeline, ours)
     found = final_latents(ours, settings(scheduler=scheduler, guidance_scale=guidance_scale))
     expected = reference(theirs, scheduler, guidance_scale, torch.float64)
     assert relative_error(found, expected) <= 1e-12

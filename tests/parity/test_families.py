@@ -6,18 +6,18 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers.models.unets.unet_motion_model import MotionAdapter as DiffusersMotionAdapter
 from diffusers.pipelines.animatediff.pipeline_animatediff import AnimateDiffPipeline
 from diffusers.pipelines.animatediff.pipeline_animatediff_sdxl import AnimateDiffSDXLPipeline
+from diffusers_pipelines import diffusers_pipeline
 from motion_files import SHAPES, published_file
 from safetensors.torch import load_file, save_file
 from small_bases import save_small_bases
-from tiny_models import OUR_ADAPTER_FIELDS, relative_error
+from tiny_models import relative_error
 from torch import Tensor
 
 from video_diffusion.loading.conversion import convert
 from video_diffusion.pipeline import TextToVideoPipeline
-from video_diffusion.sampling import initial_noise, make_scheduler
+from video_diffusion.sampling import initial_noise
 
 CLIP: dict[str, Any] = {"num_frames": 5, "height": 16, "width": 24, "num_inference_steps": 2}
 QUICK = {"long-animatediff", "animatelcm", "hotshot-xl"}
@@ -44,33 +44,10 @@ def test_a_whole_run_equals_diffusers(family: str, image_models: dict[int, Path]
     (folder / "config.json").write_text(json.dumps(config))
     base = image_models[len(SHAPES[family][0])]
     ours = TextToVideoPipeline.from_pretrained(str(base), str(folder), dtype="float64", device="cpu")
-    parts = ours.parts
     # lcm draws noise between steps, diffusers from another generator
     scheduler = "ddim" if ours.defaults["scheduler"] in {"lcm", "euler_a"} else ours.defaults["scheduler"]
-    fields = parts.motion_adapter.config.items()
-    adapter = DiffusersMotionAdapter(
-        **{key: value for key, value in fields if key[0] != "_" and key not in OUR_ADAPTER_FIELDS}
-    ).double()
-    adapter.load_state_dict(parts.motion_adapter.state_dict())
-    common: dict[str, Any] = {
-        "vae": parts.vae,
-        "text_encoder": parts.text_encoder,
-        "tokenizer": parts.tokenizer,
-        "unet": parts.unet,
-        "motion_adapter": adapter,
-        "scheduler": make_scheduler(scheduler, parts.scheduler_config),
-    }
-    theirs: Any
-    if parts.text_encoder_2 is None:
-        theirs = AnimateDiffPipeline(**common)
-    else:
-        second = {"text_encoder_2": parts.text_encoder_2, "tokenizer_2": parts.tokenizer_2}
-        theirs = AnimateDiffSDXLPipeline(**common, **second, force_zeros_for_empty_prompt=True)
-        # diffusers 0.42.1 forgets these weights when it makes its motion U-Net
-        theirs.unet.add_embedding.load_state_dict(parts.unet.add_embedding.state_dict())
-        theirs.unet.double()
-    theirs.unet.eval()
-    theirs.set_progress_bar_config(disable=True)
+    kind = AnimateDiffPipeline if ours.parts.text_encoder_2 is None else AnimateDiffSDXLPipeline
+    theirs = diffusers_pipeline(kind, ours, scheduler)
     noise = initial_noise(SEED, CLIP["num_frames"], 4, 8, 12)[None].double()
     expected = theirs("a red ball", latents=noise, guidance_scale=4.0, output_type="latent", **CLIP).frames
     steps: list[Tensor] = []

@@ -6,14 +6,14 @@ diffusers mixes frequencies in float32, whatever the model's precision: hence th
 from typing import Any
 
 import pytest
-from diffusers.models.unets.unet_motion_model import MotionAdapter as DiffusersMotionAdapter
 from diffusers.pipelines.animatediff.pipeline_animatediff import AnimateDiffPipeline
-from tiny_models import OUR_ADAPTER_FIELDS, SCHEDULER_CONFIG, relative_error, save_tiny_model
+from diffusers_pipelines import diffusers_pipeline
+from tiny_models import relative_error, save_tiny_model
 from torch import Tensor
 
 from video_diffusion import TextToVideoPipeline
 from video_diffusion.clip_sampling import FREE_INIT_STEPS
-from video_diffusion.sampling import initial_noise, make_scheduler, step_noise
+from video_diffusion.sampling import initial_noise, step_noise
 
 FRAMES, SEED, SIZE = 5, 3, (4, 8, 12)
 
@@ -28,20 +28,7 @@ def test_a_whole_run_equals_diffusers(
     ours = TextToVideoPipeline.from_pretrained(
         str(save_tiny_model(tmp_path / "model")), dtype="float64", device="cpu"
     )
-    parts = ours.parts
-    config = {
-        k: v
-        for k, v in parts.motion_adapter.config.items()
-        if not k.startswith("_") and k not in OUR_ADAPTER_FIELDS
-    }
-    adapter = DiffusersMotionAdapter(**config).double()
-    adapter.load_state_dict(parts.motion_adapter.state_dict())
-    theirs = AnimateDiffPipeline(
-        vae=parts.vae, text_encoder=parts.text_encoder, tokenizer=parts.tokenizer, unet=parts.unet,
-        motion_adapter=adapter, scheduler=make_scheduler("ddim", SCHEDULER_CONFIG),
-    )  # fmt: skip
-    theirs.unet.eval()
-    theirs.set_progress_bar_config(disable=True)
+    theirs = diffusers_pipeline(AnimateDiffPipeline, ours)
     theirs.enable_free_init(
         num_iters=2, method=kind, spatial_stop_frequency=spatial, temporal_stop_frequency=temporal
     )

@@ -5,15 +5,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from diffusers.models.unets.unet_motion_model import MotionAdapter as DiffusersMotionAdapter
 from diffusers.pipelines.animatediff.pipeline_animatediff import AnimateDiffPipeline
+from diffusers_pipelines import diffusers_pipeline
 from ip_adapter_files import save_picture, save_tiny_ip_adapter
 from PIL import Image
-from tiny_models import OUR_ADAPTER_FIELDS, SCHEDULER_CONFIG, relative_error, save_tiny_model, tiny_unet
+from tiny_models import relative_error, save_tiny_model, tiny_unet
 from torch import Tensor
 
 from video_diffusion.pipeline import TextToVideoPipeline
-from video_diffusion.sampling import initial_noise, make_scheduler
+from video_diffusion.sampling import initial_noise
 
 FRAMES, HEIGHT, WIDTH, STEPS, SEED, SCALE = 5, 16, 24, 3, 7, 0.6
 COMMON: dict[str, Any] = {
@@ -44,28 +44,11 @@ def latents(pipeline: TextToVideoPipeline, **settings: Any) -> Tensor:
 
 
 def reference(ours: TextToVideoPipeline, file: Path, picture: str, guidance_scale: float) -> Tensor:
-    parts = ours.parts
-    config = {
-        k: v
-        for k, v in parts.motion_adapter.config.items()
-        if not k.startswith("_") and k not in OUR_ADAPTER_FIELDS
-    }
-    adapter = DiffusersMotionAdapter(**config).double()
-    adapter.load_state_dict(parts.motion_adapter.state_dict())
-    theirs = AnimateDiffPipeline(
-        vae=parts.vae,
-        text_encoder=parts.text_encoder,
-        tokenizer=parts.tokenizer,
-        unet=parts.unet,
-        motion_adapter=adapter,
-        scheduler=make_scheduler("ddim", SCHEDULER_CONFIG),
-    )
-    theirs.unet.eval()
+    theirs = diffusers_pipeline(AnimateDiffPipeline, ours)
     theirs.load_ip_adapter(
         str(file.parents[1]), subfolder="models", weight_name=file.name, local_files_only=True
     )
     theirs.set_ip_adapter_scale(SCALE)
-    theirs.set_progress_bar_config(disable=True)
     return theirs(
         "a red ball",
         negative_prompt="dull",

@@ -5,16 +5,9 @@ from itertools import pairwise
 import pytest
 import torch
 from diffusers.models.controlnets.controlnet import ControlNetModel
-from diffusers.models.unets.unet_motion_model import MotionAdapter as DiffusersMotionAdapter
 from diffusers.models.unets.unet_motion_model import UNetMotionModel
-from tiny_models import (
-    OUR_ADAPTER_FIELDS,
-    TEXT_WIDTH,
-    randomised,
-    relative_error,
-    tiny_adapter,
-    tiny_unet,
-)
+from diffusers_pipelines import diffusers_adapter
+from tiny_models import TEXT_WIDTH, randomised, relative_error, tiny_adapter, tiny_unet
 from torch import Tensor
 
 from video_diffusion.models import VideoUNet
@@ -28,15 +21,7 @@ def both(
     """Our video U-Net and diffusers' with the same weights."""
     unet = randomised(tiny_unet(blocks, **unet_settings)).double()
     adapter = tiny_adapter(unet, num_transformer_layers=layers, use_mid_block=mid, norm_scope="clip")
-    reference = DiffusersMotionAdapter(
-        **{
-            key: value
-            for key, value in adapter.config.items()
-            if not key.startswith("_") and key not in OUR_ADAPTER_FIELDS
-        }
-    ).double()
-    reference.load_state_dict(adapter.state_dict())
-    motion_unet = UNetMotionModel.from_unet2d(unet, reference).eval()
+    motion_unet = UNetMotionModel.from_unet2d(unet, diffusers_adapter(adapter)).eval()
     return VideoUNet(unet, adapter), motion_unet
 
 

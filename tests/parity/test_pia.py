@@ -6,21 +6,14 @@ from typing import Any
 import pytest
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
-from diffusers.models.unets.unet_motion_model import MotionAdapter as DiffusersMotionAdapter
 from diffusers.pipelines.deprecated.pia import pipeline_pia
+from diffusers_pipelines import diffusers_pipeline
 from PIL import Image
-from tiny_models import (
-    OUR_ADAPTER_FIELDS,
-    SCHEDULER_CONFIG,
-    relative_error,
-    save_tiny_model,
-    tiny_adapter,
-    tiny_unet,
-)
+from tiny_models import relative_error, save_tiny_model, tiny_adapter, tiny_unet
 
 from video_diffusion import TextToVideoPipeline
 from video_diffusion.models import MotionAdapter
-from video_diffusion.sampling import DenoisingStep, likeness, make_scheduler
+from video_diffusion.sampling import DenoisingStep, likeness
 
 STEPS, FRAMES = 3, 4
 
@@ -55,14 +48,6 @@ def test_likeness_is_the_published_list_of_small_motion() -> None:
 def test_latents_equal_diffusers(
     ours: TextToVideoPipeline, picture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts = ours.parts
-    config = {
-        k: v
-        for k, v in parts.motion_adapter.config.items()
-        if not k.startswith("_") and k not in OUR_ADAPTER_FIELDS
-    }
-    adapter = DiffusersMotionAdapter(**config).double()
-    adapter.load_state_dict(parts.motion_adapter.state_dict())
     noises: list[torch.Tensor] = []
     steps: list[DenoisingStep] = []
 
@@ -83,16 +68,7 @@ def test_latents_equal_diffusers(
     # strength 1 it starts from noise alone, where other pipelines, and this one, add it to the picture.)
     monkeypatch.setattr(DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mode())
     monkeypatch.setattr(pipeline_pia, "randn_tensor", lambda *_, **__: noises[0])
-    theirs = pipeline_pia.PIAPipeline(
-        vae=parts.vae,
-        text_encoder=parts.text_encoder,
-        tokenizer=parts.tokenizer,
-        unet=parts.unet,
-        motion_adapter=adapter,
-        scheduler=make_scheduler("ddim", SCHEDULER_CONFIG),
-    )
-    theirs.set_progress_bar_config(disable=True)
-    theirs.unet.eval()
+    theirs = diffusers_pipeline(pipeline_pia.PIAPipeline, ours)
     expected = theirs(
         image=Image.open(picture), prompt="a red ball", negative_prompt="dull", num_frames=FRAMES, height=16,
         width=24, num_inference_steps=STEPS, guidance_scale=2.5, strength=0.7, motion_scale=0,

@@ -4,13 +4,13 @@ import json
 
 import pytest
 import torch
-from diffusers.models.unets.unet_motion_model import MotionAdapter as DiffusersMotionAdapter
 from diffusers.pipelines.animatediff.pipeline_animatediff import AnimateDiffPipeline
-from tiny_models import OUR_ADAPTER_FIELDS, relative_error, save_tiny_model, tiny_adapter, tiny_unet
+from diffusers_pipelines import diffusers_pipeline
+from tiny_models import relative_error, save_tiny_model, tiny_adapter, tiny_unet
 from torch import Tensor
 
 from video_diffusion.pipeline import TextToVideoPipeline
-from video_diffusion.sampling import initial_noise, make_scheduler
+from video_diffusion.sampling import initial_noise
 
 SHAPE = {"num_frames": 3, "height": 16, "width": 24, "num_inference_steps": 3, "guidance_scale": 4.0}
 
@@ -29,22 +29,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> TextToVideoPipeline:
 
 @pytest.mark.parametrize("scheduler", ["ddim", "dpmpp_2m"])
 def test_a_whole_run_equals_diffusers(ours: TextToVideoPipeline, scheduler: str) -> None:
-    parts = ours.parts
-    fields = parts.motion_adapter.config.items()
-    adapter = DiffusersMotionAdapter(
-        **{key: value for key, value in fields if key[0] != "_" and key not in OUR_ADAPTER_FIELDS}
-    ).double()
-    adapter.load_state_dict(parts.motion_adapter.state_dict())
-    theirs = AnimateDiffPipeline(
-        vae=parts.vae,
-        text_encoder=parts.text_encoder,
-        tokenizer=parts.tokenizer,
-        unet=parts.unet,
-        motion_adapter=adapter,
-        scheduler=make_scheduler(scheduler, parts.scheduler_config),
-    )
-    theirs.unet.eval()
-    theirs.set_progress_bar_config(disable=True)
+    theirs = diffusers_pipeline(AnimateDiffPipeline, ours, scheduler)
     noise = initial_noise(7, 3, 4, 8, 12)[None].double()
     expected = theirs(
         "a red ball", negative_prompt="dull", latents=noise, output_type="latent", **SHAPE

@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers.models.unets.unet_motion_model import MotionAdapter as DiffusersMotionAdapter
 from diffusers.pipelines.animatediff.pipeline_animatediff_sdxl import AnimateDiffSDXLPipeline
-from tiny_models import OUR_ADAPTER_FIELDS, SCHEDULER_CONFIG, relative_error
+from diffusers_pipelines import diffusers_pipeline
+from tiny_models import relative_error
 from tiny_xl import POOLED_WIDTH, save_tiny_xl
 from torch import Tensor
 
 from video_diffusion.generation_settings import GenerationSettings
 from video_diffusion.loading import ModelLoadError, load_model
 from video_diffusion.pipeline import TextToVideoPipeline
-from video_diffusion.sampling import initial_noise, make_scheduler
+from video_diffusion.sampling import initial_noise
 
 NUM_FRAMES, HEIGHT, WIDTH, NUM_STEPS, SEED = 5, 16, 24, 3, 2**40
 
@@ -30,31 +30,6 @@ def ours(folder: Path) -> TextToVideoPipeline:
     return TextToVideoPipeline.from_pretrained(str(folder), dtype="float64", device="cpu")
 
 
-def diffusers_pipeline(ours: TextToVideoPipeline, scheduler: str) -> AnimateDiffSDXLPipeline:
-    parts = ours.parts
-    fields = parts.motion_adapter.config.items()
-    adapter = DiffusersMotionAdapter(
-        **{key: value for key, value in fields if key[0] != "_" and key not in OUR_ADAPTER_FIELDS}
-    ).double()
-    adapter.load_state_dict(parts.motion_adapter.state_dict())
-    theirs = AnimateDiffSDXLPipeline(
-        vae=parts.vae,
-        text_encoder=parts.text_encoder,
-        text_encoder_2=parts.text_encoder_2,
-        tokenizer=parts.tokenizer,
-        tokenizer_2=parts.tokenizer_2,
-        unet=parts.unet,
-        motion_adapter=adapter,
-        scheduler=make_scheduler(scheduler, SCHEDULER_CONFIG),
-        force_zeros_for_empty_prompt=True,
-    )
-    # diffusers 0.42.1 forgets these weights when it makes its motion U-Net
-    theirs.unet.add_embedding.load_state_dict(parts.unet.add_embedding.state_dict())
-    theirs.unet.double().eval()
-    theirs.set_progress_bar_config(disable=True)
-    return theirs
-
-
 @pytest.mark.parametrize("scheduler", ["ddim", "euler"])
 @pytest.mark.parametrize("guidance_scale", [1.0, 5.0])
 @pytest.mark.parametrize("negative", ["", "dull"])
@@ -67,7 +42,7 @@ def test_a_whole_run_equals_diffusers(
         "guidance_scale": guidance_scale,
     }  # fmt: skip
     noise = initial_noise(SEED, NUM_FRAMES, 4, HEIGHT // 2, WIDTH // 2)[None].double()
-    expected = diffusers_pipeline(ours, scheduler)(
+    expected = diffusers_pipeline(AnimateDiffSDXLPipeline, ours, scheduler)(
         "a red ball", negative_prompt=negative or None, latents=noise, output_type="latent", **values
     ).frames
     steps: list[Tensor] = []

@@ -3,8 +3,8 @@
 import pytest
 import torch
 from diffusers import AnimateDiffVideoToVideoPipeline
-from diffusers.models.unets.unet_motion_model import MotionAdapter as DiffusersMotionAdapter
-from tiny_models import OUR_ADAPTER_FIELDS, SCHEDULER_CONFIG, relative_error, save_tiny_model
+from diffusers_pipelines import diffusers_pipeline
+from tiny_models import SCHEDULER_CONFIG, relative_error, save_tiny_model
 
 from video_diffusion import TextToVideoPipeline
 from video_diffusion.sampling import Guided, denoise, make_scheduler, start_run
@@ -17,28 +17,6 @@ STEPS, SEED = 5, 3
 def ours(tmp_path_factory: pytest.TempPathFactory) -> TextToVideoPipeline:
     folder = save_tiny_model(tmp_path_factory.mktemp("parity") / "model")
     return TextToVideoPipeline.from_pretrained(str(folder), dtype="float64", device="cpu")
-
-
-def reference(ours: TextToVideoPipeline, scheduler: str) -> AnimateDiffVideoToVideoPipeline:
-    parts = ours.parts
-    config = {
-        k: v
-        for k, v in parts.motion_adapter.config.items()
-        if not k.startswith("_") and k not in OUR_ADAPTER_FIELDS
-    }
-    adapter = DiffusersMotionAdapter(**config).double()
-    adapter.load_state_dict(parts.motion_adapter.state_dict())
-    made = AnimateDiffVideoToVideoPipeline(
-        vae=parts.vae,
-        text_encoder=parts.text_encoder,
-        tokenizer=parts.tokenizer,
-        unet=parts.unet,
-        motion_adapter=adapter,
-        scheduler=make_scheduler(scheduler, SCHEDULER_CONFIG),
-    )
-    made.set_progress_bar_config(disable=True)
-    made.unet.eval()
-    return made
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "dpmpp_2m", "euler", "unipc", "heun"])
@@ -57,7 +35,7 @@ def test_latents_equal_diffusers(
         pytest.skip("diffusers begins an enforced run within one of Heun's steps")
     generator = torch.Generator().manual_seed(7)
     known, noise = torch.randn(2, 1, 4, 3, 8, 12, dtype=torch.float64, generator=generator)
-    theirs = reference(ours, scheduler)
+    theirs = diffusers_pipeline(AnimateDiffVideoToVideoPipeline, ours, scheduler)
     # diffusers draws its noise inside; both are given the same.
     monkeypatch.setattr(
         "diffusers.pipelines.animatediff.pipeline_animatediff_video2video.randn_tensor",
