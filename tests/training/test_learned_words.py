@@ -10,11 +10,13 @@ from tiny_run import DEFAULTS, tiny_settings, write_tiny_clips, write_tiny_model
 from video_diffusion.jobs import model_facts
 from video_diffusion.pipeline import TextToVideoPipeline
 from video_diffusion.training.learned_words import record_words
+from video_diffusion.training.sources import open_sources
 
 
 def trained_on_clips(model: Path, tmp_path: Path) -> Path:
     pipeline = TextToVideoPipeline.from_pretrained(str(model), device="cpu")
-    record_words(pipeline, tiny_settings(data=str(write_tiny_clips(tmp_path / "clips"))))
+    settings = tiny_settings(data=str(write_tiny_clips(tmp_path / "clips")))
+    record_words(pipeline, open_sources(settings, pipeline.defaults).captions)
     pipeline.parts.motion_adapter.save_pretrained(tmp_path / "adapter")
     return tmp_path / "adapter"
 

@@ -117,7 +117,7 @@ def open_run(settings: TrainingSettings, folder: RunFolder, accelerator: Acceler
         caches = EncodingCaches(cache_folder, parts)
     is_cached = None if caches is None else caches.latents.__contains__
     sources = open_sources(settings, pipeline.defaults, is_cached)
-    record_words(pipeline, settings)
+    record_words(pipeline, sources.captions)
     trainer = Trainer(settings, pipeline, sources.training, accelerator, caches)
     validator = Validator(trainer, settings.validation, sources.held_out, folder.folder)
     run = Run(trainer, validator, folder, agreement(settings, trainer, sources.hashes), sources)

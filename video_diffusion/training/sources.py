@@ -26,6 +26,7 @@ class Sources:
         num_clips: For each folder by name, clips of an epoch.
         num_held_out: For each folder, clips kept from training.
         unused: One line for each folder some of whose clips cannot be used: how many, and why the first.
+        captions: Of all clips in all folders.
     """
 
     training: tuple[Weighted, ...]
@@ -34,6 +35,7 @@ class Sources:
     num_clips: Mapping[str, int]
     num_held_out: tuple[int, ...]
     unused: tuple[str, ...]
+    captions: tuple[str, ...]
 
 
 def open_sources(
@@ -53,10 +55,11 @@ def open_sources(
         ValueError: A folder none of whose clips can be used.
     """
     training, held_out, num_held_out = list[Weighted](), list[Clips](), list[int]()
-    unused = list[str]()
+    unused, captions = list[str](), list[str]()
     hashes, counts = dict[str, str](), dict[str, int]()
     for number, source in enumerate(settings.data):
         entries = read_manifest(source.path)
+        captions += [entry.caption for entry in entries]
         root = Path(source.path)
         clips = _dataset(entries, root, settings, defaults, is_cached=is_cached)
         unused += _unused(root, clips)
@@ -70,7 +73,9 @@ def open_sources(
         num_held_out.append(len(apart))
         hashes[f"folder_{number}"] = f"{manifest_sha256(entries)}, weight {source.weight:g}"
         counts[f"{source.path}"] = len(clips)
-    return Sources(tuple(training), tuple(held_out), hashes, counts, tuple(num_held_out), tuple(unused))
+    return Sources(
+        tuple(training), tuple(held_out), hashes, counts, tuple(num_held_out), tuple(unused), tuple(captions)
+    )
 
 
 def _unused(folder: Path, clips: ClipDataset) -> list[str]:
