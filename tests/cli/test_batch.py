@@ -1,6 +1,7 @@
 """`generate --jobs`: clips with rows, skipping, failures, shards, kills; on a tiny real model."""
 
 import json
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -160,6 +161,16 @@ def test_a_model_or_device_that_is_not_there_is_told_with_its_row_before_any_cli
     code, out, err = run(*jobs)
     assert (code, out) == (4, "")
     assert err.startswith(f"error: {tmp_path}/jobs.csv:3: device cuda:99 is not on this machine")
+    assert not (tmp_path / "clips").exists()
+
+
+def test_quantize_without_torchao_is_told_with_its_row_before_any_clip(tmp_path, jobs, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchao", None)  # Python's way to say that it cannot be imported
+    (tmp_path / "jobs.csv").write_text("prompt,quantize\na circle,\na circle,int8\na square,int8\n")
+    code, out, err = run(*jobs)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: {tmp_path}/jobs.csv:3: quantize int8 needs torchao, which is not ")
+    assert err.count("torchao, which") == 1
     assert not (tmp_path / "clips").exists()
 
 

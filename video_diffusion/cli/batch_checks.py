@@ -68,11 +68,11 @@ def check_machine(summary: "JobSummary", folder: Path, encoding: EncodingFlags, 
         Notes for the user, each once.
 
     Raises:
-        ModelLoadError, DeviceError, MachineError, click.UsageError, OSError: the first thing wrong, with the
-            first row that asks for it.
+        ModelLoadError, DeviceError, MachineError, ValueError, click.UsageError, OSError: the first thing
+            wrong, with the first row that asks for it.
     """
     from video_diffusion.jobs import model_facts
-    from video_diffusion.loading import choose_device
+    from video_diffusion.loading import check_quantize, choose_device
 
     for where, settings in summary.inputs.values():
         with _told_with(where):
@@ -86,6 +86,9 @@ def check_machine(summary: "JobSummary", folder: Path, encoding: EncodingFlags, 
     for device, where in summary.devices.items():
         with _told_with(where):
             choose_device(device)
+    for name, where in summary.quantize.items():
+        with _told_with(where):
+            check_quantize(name)
     notes: set[str] = set()
     needed = 0
     for (model_name, adapter, *given), (where, count) in summary.shapes.items():

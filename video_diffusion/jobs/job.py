@@ -57,7 +57,7 @@ class JobSummary:
         repeated: "jobs.csv:7" for each row that asks for a clip a second time; at most 20 are kept.
         num_repeated: how many there are.
         models: every (model, motion adapter) that is asked for, and the row that asks first.
-        devices: likewise.
+        devices, quantize: likewise.
         inputs: for files and adapters that clips start from, the first row that names them and its settings.
         shapes: for every (model, motion adapter, frames, height, width, frames per second) that is asked
             for, the first row and the number of jobs.
@@ -68,6 +68,7 @@ class JobSummary:
     num_repeated: int = 0
     models: dict[tuple[str, str | None], str] = field(default_factory=dict)
     devices: dict[str, str] = field(default_factory=dict)
+    quantize: dict[str | None, str] = field(default_factory=dict)
     inputs: dict[tuple[Any, ...], tuple[str, GenerationSettings]] = field(default_factory=dict)
     shapes: dict[tuple[Any, ...], tuple[str, int]] = field(default_factory=dict)
 
@@ -76,6 +77,7 @@ class JobSummary:
         model = (settings.model, settings.motion_adapter)
         self.models.setdefault(model, where)
         self.devices.setdefault(settings.device, where)
+        self.quantize.setdefault(settings.quantize, where)
         networks = [(name, getattr(settings, name)) for name in NETWORK_FIELDS]
         files = (*settings.input_files.items(), *(each for each in networks if each[1]), *settings.loras)
         if files:
