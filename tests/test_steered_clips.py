@@ -285,12 +285,16 @@ def test_networks_for_another_model_are_refused(
 ) -> None:
     tiny_controlnet(cross_attention_dim=20).save_pretrained(tmp_path / "width")
     tiny_controlnet(block_out_channels=(8, 24)).save_pretrained(tmp_path / "blocks")
+    shuffling = tiny_controlnet()
+    shuffling.register_to_config(global_pool_conditions=True)
+    shuffling.save_pretrained(tmp_path / "shuffle")
     tiny_sparse_control("rgb", layers_per_block=2).save_pretrained(tmp_path / "layers")
     tiny_sparse_control("rgb", conditioning_channels=3).save_pretrained(tmp_path / "channels")
     save_file(published_sparse_control("rgb"), tmp_path / "sparse.safetensors")
     for name, message in {
         "width": "is for an image model that reads text of width 20, but this one's is 12",
         "blocks": r"has blocks of widths \(8, 24\), but this one's is \(8, 16\)",
+        "shuffle": "this ControlNet shuffles content instead of placing it, which is not supported",
         "sparse.safetensors": "a ControlNet must be a folder in diffusers' layout",
     }.items():
         with pytest.raises(ModelLoadError, match=message):

@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 import torch
 from control_networks import save_pictures, tiny_controlnet, tiny_sparse_control
-from diffusers.pipelines.animatediff import pipeline_animatediff_sparsectrl
+from diffusers.pipelines.animatediff import (
+    pipeline_animatediff_sparsectrl,
+    pipeline_animatediff_video2video_controlnet,
+)
 from diffusers.pipelines.animatediff.pipeline_animatediff_controlnet import AnimateDiffControlNetPipeline
 from diffusers.pipelines.animatediff.pipeline_animatediff_sparsectrl import (
     AnimateDiffSparseControlNetPipeline,
@@ -88,6 +91,60 @@ def test_a_run_with_a_controlnet_equals_diffusers(
     }
     steered = found(ours, 1, **settings, controlnet_scale=0.8)
     assert relative_error(steered, reference) <= TOLERANCE
+    assert relative_error(found(ours, 1, **settings, controlnet_scale=0.6), reference) > 1e-3
+
+
+@pytest.mark.parametrize("enforce_steps", [False, True])
+@pytest.mark.parametrize(("strength", "steps"), [(0.8, None), (0.6, (0.5, 1.0))])
+def test_a_steered_run_that_starts_from_a_video_equals_diffusers(
+    ours: TextToVideoPipeline,
+    tmp_path: Path,
+    strength: float,
+    steps: tuple[float, float] | None,
+    enforce_steps: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """diffusers samples the video's latents and draws its noise inside; here both are what ours are."""
+    theirs_module = pipeline_animatediff_video2video_controlnet
+    mode = partial(theirs_module.retrieve_latents, sample_mode="argmax")
+    noise = initial_noise(SEEDS[0], NUM_FRAMES, 4, HEIGHT // 2, WIDTH // 2)[None].double()
+    monkeypatch.setattr(theirs_module, "retrieve_latents", mode)
+    monkeypatch.setattr(theirs_module, "randn_tensor", lambda *_, **__: noise.transpose(1, 2))
+    network = tiny_controlnet().double()
+    network.save_pretrained(tmp_path / "controlnet")
+    video = save_pictures(tmp_path / "video", NUM_FRAMES, seed=6)
+    edges = save_pictures(tmp_path / "edges", NUM_FRAMES)
+    theirs = diffusers_pipeline(
+        theirs_module.AnimateDiffVideoToVideoControlNetPipeline, ours, controlnet=network
+    )
+    start, end = steps or (0.0, 1.0)
+    reference = theirs(
+        video=[Image.open(path) for path in sorted(video.iterdir())],
+        prompt=PROMPTS[0],
+        negative_prompt=NEGATIVES[0],
+        height=HEIGHT,
+        width=WIDTH,
+        num_inference_steps=NUM_STEPS,
+        enforce_inference_steps=enforce_steps,
+        strength=strength,
+        guidance_scale=2.5,
+        conditioning_frames=[Image.open(path) for path in sorted(edges.iterdir())],
+        controlnet_conditioning_scale=0.8,
+        control_guidance_start=start,
+        control_guidance_end=end,
+        output_type="latent",
+    ).frames
+    settings = {
+        "guidance_scale": 2.5,
+        "init_video": str(video),
+        "strength": strength,
+        "enforce_steps": enforce_steps,
+        "controlnet": str(tmp_path / "controlnet"),
+        "control_video": str(edges),
+        "controlnet_steps": steps,
+    }
+    steered = found(ours, 1, **settings, controlnet_scale=0.8)
+    assert relative_error(steered, reference) <= 1e-6  # videos are read in float32
     assert relative_error(found(ours, 1, **settings, controlnet_scale=0.6), reference) > 1e-3
 
 
