@@ -80,13 +80,14 @@ def test_batches_and_shards_make_the_same_jobs(tmp_path, jobs):
 
 
 def test_a_failing_job_is_a_row_and_the_others_go_on(tmp_path, jobs):
-    (tmp_path / "jobs.csv").write_text("prompt,num_frames\na red circle,4000\na circle,4\n")
+    (tmp_path / "jobs.csv").write_text("prompt,num_frames\na red circle,4000\na circle,5\n")
     code, out, err = run(*jobs)
     assert (code, len(out.splitlines())) == (1, 1)
     assert [row["status"] for row in rows(tmp_path)].count("failed") == 1
     assert "jobs.csv:2" in err and "1 failed; results.jsonl has each reason" in err
     (tmp_path / "clips" / "results.jsonl").unlink()
     assert run(*jobs, "--fail-fast")[0] == 1
+    assert [row["status"] for row in rows(tmp_path)] == ["failed"]
 
 
 def test_a_dry_run_makes_nothing(tmp_path, jobs):

@@ -103,6 +103,27 @@ def test_a_failing_arm_is_told_and_the_rest_is_compared(tmp_path, grid):
     assert summary.verdict("num_frames=4000").outcome == "too few to tell"
 
 
+def test_fail_fast_stops_at_the_first_failing_clip(tmp_path, grid):
+    grid[1] = "num_frames=[5, 4000]"
+    code, out, err = run(*grid, "--fail-fast")
+    assert (code, out) == (1, "")
+    assert "1 failed, 5 left" in err and "1 failed; results.jsonl has each reason" in err
+    assert [row["status"] for row in rows(tmp_path / "out")] == ["failed"]
+    assert not (tmp_path / "out" / "report.html").exists()
+    assert run(*grid)[0] == 1
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_all_clips_are_made_again_on_request(tmp_path, grid):
+    first, again, overwritten = run(*grid), run(*grid), run(*grid, "--overwrite")
+    assert (first[0], again[0], overwritten[0]) == (0, 0, 0)
+    assert "6 done (6 before)" in again[2] and "6 done (0 before)" in overwritten[2]
+    assert first[1] == overwritten[1]
+    assert len(rows(tmp_path / "out")) == 12
+    assert "6 clips, about" in run(*grid, "--overwrite", "--dry-run")[2]
+    assert "6 clips, 6 of them done" in run(*grid, "--dry-run")[2]
+
+
 def test_a_dry_run_makes_nothing(tmp_path, grid):
     code, out, err = run(*grid, "--dry-run")
     assert (code, len(out.splitlines())) == (0, 6)
@@ -223,6 +244,10 @@ def test_shards_share_a_folder_and_clips_with_records_pair_by_prompt_and_seed(tm
         (["--clips", "A=one"], "needs 2 or more folders"),
         (["--clips", "A=one", "A=two"], "A stands twice"),
         (["--clips", "A=one", "B=nowhere"], "no such folder"),
+        (
+            ["--clips", "A=one", "B=two", "--overwrite"],
+            "--overwrite: makes clips, but --clips compares those",
+        ),
         (["--clips", "A=one", "two"], "must be LABEL=FOLDER"),
         (["--clips", "A=one", "B=empty"], "holds no clip"),
         (["--clips", "A=one", "B=two"], "has a partner of the same name"),

@@ -117,7 +117,7 @@ def run_batch(
     # Ray tells of actors that died on stdout, where only paths and rows belong
     with warnings_as_lines(), closing(outcomes), redirect_stdout(sys.stderr):
         try:
-            for outcome in _until_failure(outcomes, bool(flags["fail_fast"])):
+            for outcome in until_failure(outcomes, bool(flags["fail_fast"])):
                 tally.add(outcome)
                 _show(outcome, folder, stdout, as_json=as_json)
                 if not quiet and outcome.status != "skipped":
@@ -159,7 +159,8 @@ def _telling_unknown_words(jobs: Iterator["Job"]) -> Iterator["Job"]:
         yield job
 
 
-def _until_failure(outcomes: Iterator["Outcome"], fail_fast: bool) -> Iterator["Outcome"]:
+def until_failure(outcomes: Iterator["Outcome"], fail_fast: bool) -> Iterator["Outcome"]:
+    """All outcomes, or those up to the first failure."""
     for outcome in outcomes:
         yield outcome
         if fail_fast and outcome.status == "failed":

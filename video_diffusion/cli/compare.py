@@ -27,6 +27,8 @@ class CompareFlags:
     shard: str | None
     batch_size: str | None
     verify: bool
+    fail_fast: bool
+    overwrite: bool
     clip_model: str | None
     as_json: bool
     quiet: bool
@@ -53,6 +55,8 @@ class CompareFlags:
 @click.option("--shard", metavar="I/N", help="Make every N-th clip from I (or by torchrun, SLURM).")
 @click.option("--batch-size", metavar="N", help="Clips made at once, or auto.  [default: 1]")
 @click.option("--verify", is_flag=True, help="Read finished clips again before they are taken as they are.")
+@click.option("--fail-fast", is_flag=True, help="Stop at the first failing clip; nothing is compared.")
+@click.option("--overwrite", is_flag=True, help="Replace what is there.")
 @click.option("--clip-model", metavar="FOLDER", help="Local CLIP weights for prompt alignment.")
 @click.option("--dry-run", is_flag=True, help="Show the clips, their time and disk.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
@@ -70,6 +74,8 @@ def compare(
     shard: str | None,
     batch_size: str | None,
     verify: bool,
+    fail_fast: bool,
+    overwrite: bool,
     clip_model: str | None,
     dry_run: bool,
     as_json: bool,
@@ -87,9 +93,11 @@ def compare(
     if folder.exists() and not folder.is_dir():
         raise click.UsageError(f"--out: {folder} is a file; name a folder")
     check_folder(folder)
-    flags = CompareFlags(folder, shard, batch_size, verify, clip_model, as_json, quiet)
+    flags = CompareFlags(folder, shard, batch_size, verify, fail_fast, overwrite, clip_model, as_json, quiet)
     if clips:
-        _refuse_with_clips(grids, prompts, seeds, baseline, against_itself, shard, batch_size)
+        _refuse_with_clips(
+            grids, prompts, seeds, baseline, against_itself, shard, batch_size, verify, fail_fast, overwrite
+        )
         from video_diffusion.cli.compare_clips import run_clips
 
         run_clips([*clips, *sources], assignments, flags, dry_run=dry_run)
@@ -152,7 +160,10 @@ def _default_name(sources: Sequence[str], clips: Sequence[str]) -> str:
 
 
 def _refuse_with_clips(*given: object) -> None:
-    names = ("--grid", "--prompts", "--seeds", "--baseline", "--a-a", "--shard", "--batch-size")
+    names = (
+        "--grid", "--prompts", "--seeds", "--baseline", "--a-a", "--shard", "--batch-size", "--verify",
+        "--fail-fast", "--overwrite",
+    )  # fmt: skip
     for name, value in zip(names, given, strict=True):
         if value:
             raise click.UsageError(

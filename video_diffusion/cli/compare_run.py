@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from video_diffusion.cli.batch import until_failure
 from video_diffusion.cli.batch_checks import check_machine
 from video_diffusion.cli.batch_flags import number_of, shard_of
 from video_diffusion.cli.batch_progress import Tally
@@ -49,17 +50,20 @@ def run_design(design: "Design", flags: CompareFlags, *, dry_run: bool) -> None:
     if dry_run:
         from video_diffusion.cli.batch_plan import show_plan
 
-        show_plan(own, folder, as_json=flags.as_json, overwrite=False)
+        show_plan(own, folder, as_json=flags.as_json, overwrite=flags.overwrite)
         return
     meter = open_meter(flags.clip_model)
     folder.mkdir(parents=True, exist_ok=True)
     write_bytes(folder / CONFIG, design.to_yaml().encode())
     tally = Tally(len(own))
     with warnings_as_lines():
-        outcomes = make_clips(own, folder, Pipelines(), meter, batch_size=size, verify=flags.verify)
+        outcomes = make_clips(
+            own, folder, Pipelines(), meter,
+            batch_size=size, verify=flags.verify, overwrite=flags.overwrite,
+        )  # fmt: skip
         try:
             with closing(outcomes):
-                for outcome in outcomes:
+                for outcome in until_failure(outcomes, flags.fail_fast):
                     tally.add(outcome)
                     if outcome.status == "failed":
                         warn(f"{outcome.job.where}: {outcome.row['error']}")
@@ -70,6 +74,8 @@ def run_design(design: "Design", flags: CompareFlags, *, dry_run: bool) -> None:
             raise
         if not flags.quiet and tally.made + tally.num_failed == 0:
             say(tally.line())
+        if flags.fail_fast:
+            tally.end()
         command = shlex.join(["video-diffusion", "compare", str(folder / CONFIG), "-o", str(folder)])
         found = collect(design, planned, folder, meter, command)
         missing = num_missing(planned, found)

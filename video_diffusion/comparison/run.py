@@ -67,6 +67,7 @@ def make_clips(
     *,
     batch_size: int | None = 1,
     verify: bool = False,
+    overwrite: bool = False,
 ) -> Generator[Outcome, None, None]:
     """Makes what is not made yet, as `run_jobs`; rows also hold prompt alignment.
 
@@ -77,12 +78,15 @@ def make_clips(
         meter: measures prompt alignment before encoding.
         batch_size: as in `run_jobs`.
         verify: as in `run_jobs`.
+        overwrite: as in `run_jobs`.
 
     Raises:
         OSError: the folder cannot be written; what is finished stays.
     """
     (folder / CLIPS).mkdir(exist_ok=True)
-    yield from run_jobs(jobs, folder, pipelines, batch_size=batch_size, verify=verify, extra=meter)
+    yield from run_jobs(
+        jobs, folder, pipelines, batch_size=batch_size, verify=verify, overwrite=overwrite, extra=meter
+    )
 
 
 def collect(
