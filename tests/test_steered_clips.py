@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from control_networks import published_sparse_control, save_pictures, tiny_controlnet, tiny_sparse_control
-from safetensors.torch import save_file
-from tiny_models import save_tiny_model, tiny_unet
-from tiny_xl import save_tiny_xl
+from control_networks import save_pictures, tiny_controlnet, tiny_sparse_control
+from tiny_models import save_tiny_model
 
 from video_diffusion import GeneratedVideo, GenerationSettings, TextToVideoPipeline
 from video_diffusion.cli.main import main
@@ -278,40 +276,3 @@ def test_settings_without_effect_are_said(
 ) -> None:
     with pytest.warns(UserWarning, match=message):
         pipeline.resolve(GenerationSettings.from_values({"prompt": "a", **changes}))
-
-
-def test_networks_for_another_model_are_refused(
-    pipeline: TextToVideoPipeline, controlled: dict[str, Any], sparse: dict[str, Any], tmp_path: Path
-) -> None:
-    tiny_controlnet(cross_attention_dim=20).save_pretrained(tmp_path / "width")
-    tiny_controlnet(block_out_channels=(8, 24)).save_pretrained(tmp_path / "blocks")
-    shuffling = tiny_controlnet()
-    shuffling.register_to_config(global_pool_conditions=True)
-    shuffling.save_pretrained(tmp_path / "shuffle")
-    tiny_sparse_control("rgb", layers_per_block=2).save_pretrained(tmp_path / "layers")
-    tiny_sparse_control("rgb", conditioning_channels=3).save_pretrained(tmp_path / "channels")
-    save_file(published_sparse_control("rgb"), tmp_path / "sparse.safetensors")
-    for name, message in {
-        "width": "is for an image model that reads text of width 20, but this one's is 12",
-        "blocks": r"has blocks of widths \(8, 24\), but this one's is \(8, 16\)",
-        "shuffle": "this ControlNet shuffles content instead of placing it, which is not supported",
-        "sparse.safetensors": "a ControlNet must be a folder in diffusers' layout",
-    }.items():
-        with pytest.raises(ModelLoadError, match=message):
-            pipeline("a", **{**controlled, "controlnet": str(tmp_path / name)})
-    for name, message in {
-        "layers": "has layers per block: 2, but this one's is 1",
-        "channels": "must read pictures of 4 channels, but reads 3",
-        "sparse.safetensors": "reads text of width 768, but this one's is 12",
-        "width": "must describe a SparseControlNetModel, but names 'ControlNetModel'",
-    }.items():
-        with pytest.raises(ModelLoadError, match=message):
-            pipeline("a", **{**sparse, "sparsectrl": str(tmp_path / name)})
-
-
-def test_sdxl_is_refused(folder: Path, tmp_path: Path) -> None:
-    xl = TextToVideoPipeline.from_pretrained(str(save_tiny_xl(tmp_path / "xl")), device="cpu")
-    settings = {"controlnet": str(folder / "controlnet"), "control_video": str(folder / "edges")}
-    with pytest.raises(ModelLoadError, match="ControlNets for Stable Diffusion XL are not supported"):
-        xl("a", num_frames=3, height=16, width=24, num_inference_steps=2, **settings)
-    assert tiny_unet().config.addition_embed_type is None
