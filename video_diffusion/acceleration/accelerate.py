@@ -16,7 +16,11 @@ from video_diffusion.models.recomputation import is_plain_resnet
 from video_diffusion.models.temporal_transformer import TemporalTransformer
 
 CACHEABLE_PROMPTS = {None, "text_proj"}
-"""Ways of a U-Net to prepare prompts that look at nothing but the prompt (`encoder_hid_dim_type`)."""
+"""Ways of a U-Net to prepare prompts that look at nothing but the prompt (`encoder_hid_dim_type`).
+
+An IP-Adapter's is none: diffusers' own processor attends there. To keep its prompts' projections would save
+0.4% of SD 1.5's operations at 512x512, and 1.6% at 256x256 (counted).
+"""
 
 
 class Acceleration:
