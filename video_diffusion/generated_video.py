@@ -1,5 +1,6 @@
-"""A finished clip: frames, measures and record, before and after it is encoded."""
+"""A clip once its frames are there: measures and record, and the encoding of all three."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from video_diffusion.io import (
     record_beside,
     write_video,
 )
-from video_diffusion.metrics import ConsistencyReport
+from video_diffusion.metrics import ConsistencyReport, measure
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single answer to ==
@@ -62,6 +63,41 @@ class GeneratedVideo:
         metadata = self.run_record.tags() if embed_metadata else None
         with record_beside(path, self.run_record, encoding.get("overwrite", True)):
             write_video(path, self.frames, self.settings.fps, metadata, **encoding)
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedVideo:
+    """A clip whose frames are made and not yet measured; what is left to do needs no model.
+
+    Attributes:
+        frames: RGB, as they go to the encoder.
+        settings: With nothing left open.
+        window_starts: First frames of the context windows, if there were any.
+        timings: Seconds by stage so far.
+        facts: What else `make_record` writes down.
+    """
+
+    frames: UInt8[np.ndarray, "f h w c"]
+    settings: GenerationSettings
+    window_starts: Sequence[int]
+    timings: Mapping[str, float]
+    facts: Mapping[str, Any]
+
+    def measured(self) -> GeneratedVideo:
+        """Measure the frames and write the record."""
+        assert self.settings.fps is not None  # nothing is left open in the settings of a finished clip
+        started = time.perf_counter()
+        report = measure(self.frames, self.settings.fps, window_starts=self.window_starts)
+        timings = {**self.timings, "measure": time.perf_counter() - started}
+        record = make_record(
+            self.frames,
+            self.settings,
+            report,
+            timings=timings,
+            window_starts=self.window_starts,
+            **self.facts,
+        )
+        return GeneratedVideo(self.frames, self.settings, report, record)
 
 
 def make_record(

@@ -19,7 +19,7 @@ from video_diffusion.clip_controls import ControlNetworks
 from video_diffusion.clip_inputs import added_conditions, encode_input, encode_prompts, noise_moves
 from video_diffusion.clip_plan import has_guidance, made_together, model_defaults, resolve
 from video_diffusion.clip_sampling import ClipDenoiser, draw_noise, sample
-from video_diffusion.generated_video import GeneratedVideo, make_record
+from video_diffusion.generated_video import DecodedVideo, GeneratedVideo
 from video_diffusion.generation_settings import GenerationSettings
 from video_diffusion.loading import (
     ModelParts,
@@ -31,7 +31,6 @@ from video_diffusion.loading import (
     save_memory,
     save_model,
 )
-from video_diffusion.metrics import measure
 from video_diffusion.models import VideoUNet, decode_latents, latent_scale, usual_chunk_size
 from video_diffusion.sampling import DenoisingStep, noise_sha256
 from video_diffusion.shapes import Latents, to_uint8
@@ -159,8 +158,17 @@ class TextToVideoPipeline:
             ValueError: Settings that this model cannot follow.
             NonFiniteLatentsError: Denoising broke down, with the step.
         """
+        return [decoded.measured() for decoded in self.generate_frames(settings, on_step)]
+
+    def generate_frames(
+        self, settings: Sequence[GenerationSettings], on_step: OnStep | None = None
+    ) -> list[DecodedVideo]:
+        """Do all of `generate` that needs the model; `measured()` does the rest, on the CPU, in any thread.
+
+        So a GPU can go on with the next clips while these are measured and encoded.
+        """
         resolved = [self.resolve(each) for each in settings]
-        made: dict[int, GeneratedVideo] = {}
+        made: dict[int, DecodedVideo] = {}
         order = sorted(range(len(resolved)), key=lambda place: made_together(resolved[place]))
         for _, places in groupby(order, key=lambda place: made_together(resolved[place])):
             batch = list(places)
@@ -171,7 +179,7 @@ class TextToVideoPipeline:
 
     def _generate_batch(
         self, batch: Sequence[Any], additions: Additions, on_step: OnStep | None
-    ) -> Iterator[GeneratedVideo]:
+    ) -> Iterator[DecodedVideo]:
         """The flow, for resolved settings that agree on everything but prompts and seeds."""
         one, parts, timings = batch[0], self.parts, dict[str, float]()
         with _timed(timings, "encode_prompt", len(batch)):
@@ -212,24 +220,17 @@ class TextToVideoPipeline:
             own_timings = dict(timings)
             with _timed(own_timings, "decode_latents"):
                 frames = self.decode(video_latents, 1 if self.low_memory else one.decode_chunk_size)
-            with _timed(own_timings, "measure"):
-                report = measure(frames, each.fps, window_starts=window_starts)
-            record = make_record(
-                frames,
-                each,
-                report,
-                model=parts.identity,
-                timings=own_timings,
-                device=str(self.device),
-                num_threads=torch.get_num_threads(),
-                batch_size=len(batch),
-                accelerated=self.accelerated,
-                low_memory=self.low_memory,
-                window_starts=window_starts,
-                inputs={**each.input_sha256s(), **additions.sha256s, **controls.sha256s},
-                noise_sha256=noise_sha256(own_noise),
-            )
-            yield GeneratedVideo(frames, each, report, record)
+            facts = {
+                "model": parts.identity,
+                "device": str(self.device),
+                "num_threads": torch.get_num_threads(),
+                "batch_size": len(batch),
+                "accelerated": self.accelerated,
+                "low_memory": self.low_memory,
+                "inputs": {**each.input_sha256s(), **additions.sha256s, **controls.sha256s},
+                "noise_sha256": noise_sha256(own_noise),
+            }
+            yield DecodedVideo(frames, each, window_starts, own_timings, facts)
 
     def decode(
         self, latents: Latents, decode_chunk_size: int | None = None

@@ -4,9 +4,10 @@ import errno
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import UInt8
@@ -14,12 +15,13 @@ from jaxtyping import UInt8
 from video_diffusion.io import frames_sha256, read_video
 from video_diffusion.io.atomic import remove_dead_parts
 from video_diffusion.jobs.batch_size import BatchSizes, is_out_of_memory
+from video_diffusion.jobs.finishing import finish_behind
 from video_diffusion.jobs.job import Job
 from video_diffusion.jobs.pipelines import Pipelines
 from video_diffusion.jobs.results import Results
 
 if TYPE_CHECKING:
-    from video_diffusion.generated_video import GeneratedVideo
+    from video_diffusion.generated_video import DecodedVideo, GeneratedVideo
 
 LOOK_AHEAD = 512
 MAX_ERROR_CHARACTERS = 2000
@@ -39,6 +41,10 @@ class Outcome:
     status: Literal["ok", "skipped", "failed"]
     row: Mapping[str, Any]
     error: Exception | None = None
+
+
+Unfinished: TypeAlias = "Callable[[], Outcome]"
+"""A job whose outcome is one call away, which needs no model."""
 
 
 def run_jobs(
@@ -75,13 +81,20 @@ def run_jobs(
     remove_dead_parts(folder)
     done = {} if overwrite else Results(folder).finished()
     maker = ClipMaker(folder, pipelines, BatchSizes(batch_size), extra, encoding or {})
+    yield from finish_behind(_batches(jobs, maker, done, verify))
+
+
+def _batches(
+    jobs: Iterable[Job], maker: "ClipMaker", done: Mapping[str, Sequence[Mapping[str, Any]]], verify: bool
+) -> Iterator[list[Unfinished]]:
+    """Looks for the clip of each job, or makes it but for what needs no model, a batch at a time."""
     waiting = iter(jobs)
     while ahead := list(islice(waiting, LOOK_AHEAD)):
         open_jobs: list[Job] = []
         for job in ahead:
-            row = finished_row(folder / job.file, done.get(job.job_id, ()), verify)
+            row = finished_row(maker.folder / job.file, done.get(job.job_id, ()), verify)
             if row is not None:
-                yield Outcome(job, "skipped", row)
+                yield [partial(Outcome, job, "skipped", row)]
             else:
                 open_jobs.append(job)
         if maker.sizes.groups or len({job.batch_key for job in open_jobs}) > 1:
@@ -127,14 +140,14 @@ class ClipMaker:
         self._extra, self._encoding = extra, encoding or {}
         self._results = Results(folder)
 
-    def make_alike(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
-        """Makes any number of jobs of one `batch_key`, in batches."""
+    def make_alike(self, jobs: Iterable[Job]) -> Iterator[list[Unfinished]]:
+        """Makes any number of jobs of one `batch_key`, in batches, but for what needs no model."""
         waiting = iter(jobs)
         for first in waiting:
             others = islice(waiting, self.sizes.get(first.batch_key) - 1)
             yield from self.make([first, *others])
 
-    def make(self, batch: Sequence[Job]) -> Iterator[Outcome]:
+    def make(self, batch: Sequence[Job]) -> Iterator[list[Unfinished]]:
         """Makes jobs together; if that fails, in halves (no memory) or one by one (anything else).
 
         So one clip that breaks down takes no other with it.
@@ -146,17 +159,17 @@ class ClipMaker:
         try:
             pipeline = self.pipelines.get(batch[0].settings)
             with self.sizes.measured(kind, str(pipeline.device)):
-                videos = pipeline.generate([job.settings for job in batch])
+                videos = pipeline.generate_frames([job.settings for job in batch])
         except Exception as error:  # whatever goes wrong with a job is a row; the others go on
             if isinstance(error, OSError) and error.errno in MACHINE_FAULTS:
                 raise
             out_of_memory = is_out_of_memory(error)
             if len(batch) == 1:
-                yield self.failed(batch[0], error)
+                # with its frames it would keep tensors alive
+                yield [partial(self.failed, batch[0], error.with_traceback(None))]
         else:
             seconds = (time.perf_counter() - started) / len(batch)
-            for job, video in zip(batch, videos, strict=True):
-                yield self._saved(job, video, seconds)
+            yield [partial(self._finish, *each, seconds) for each in zip(batch, videos, strict=True)]
             return
         # only here, where the exception with its frames full of tensors is gone, can memory be given back
         size = self.sizes.ran_out(kind, len(batch)) if out_of_memory else 1
@@ -164,9 +177,12 @@ class ClipMaker:
             for first in range(0, len(batch), size):
                 yield from self.make(batch[first : first + size])
 
-    def _saved(self, job: Job, video: "GeneratedVideo", seconds: float) -> Outcome:
-        """The outcome of a clip that was made; OSError is the folder's and ends the run."""
+    def _finish(self, job: Job, decoded: "DecodedVideo", seconds: float) -> Outcome:
+        """Measures, encodes and writes the row; OSError is the folder's and ends the run."""
+        started = time.perf_counter()
         try:
+            video = decoded.measured()
+            seconds += time.perf_counter() - started
             row = self._save(job, video) | {"seconds": round(seconds, 3)}
         except OSError:
             raise
@@ -206,7 +222,7 @@ class ClipMaker:
             "settings": job.settings.model_dump(mode="json", exclude_none=True),
         }
         self._results.append(row)
-        return Outcome(job, "failed", row, error.with_traceback(None))  # it would keep tensors alive
+        return Outcome(job, "failed", row, error.with_traceback(None))  # it would keep frames alive
 
 
 def flags_of(frames: UInt8[np.ndarray, "f h w c"]) -> list[str]:
