@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from video_diffusion.acceleration import FeatureReuse, accelerate_unet
 from video_diffusion.acceleration.counting import count_flops, count_operations, peak_bytes
+from video_diffusion.generation_settings import ContextSchedule
 from video_diffusion.models import VideoUNet, decode_latents, usual_chunk_size
 from video_diffusion.models.temporal_transformer import TemporalTransformer
 from video_diffusion.sampling import ContextWindows, Windowed
@@ -39,6 +40,16 @@ START_UP = {
         "from video_diffusion import TextToVideoPipeline as P; P.from_pretrained('embedded', device='cpu')",
     ],
 }  # fmt: skip
+
+LONG_CLIPS: tuple[tuple[int, int, ContextSchedule], ...] = (
+    (128, 4, "uniform"),
+    (128, 4, "static"),
+    (128, 4, "even"),
+    (1024, 4, "uniform"),
+    (1024, 4, "even"),
+    (128, 0, "batched"),
+)
+"""Frames, overlap and schedule of the clips in windows of 16 whose cost is counted."""
 
 
 def counted_facts() -> dict[str, float]:
@@ -112,10 +123,10 @@ def _costs_of_long_clips() -> dict[str, float]:
     A window of 16 costs what a clip of 16 frames costs.
     """
     found = {}
-    for num_frames, overlap in ((128, 4), (1024, 4), (128, 0)):
-        windows = ContextWindows(num_frames, 16, overlap, schedule="uniform" if overlap else "batched")
+    for num_frames, overlap, schedule in LONG_CLIPS:
+        windows = ContextWindows(num_frames, 16, overlap, schedule=schedule)
         passed = [sum(len(window) for window in windows.at(step)) for step in range(25)]
-        found[f"long_{num_frames}_{overlap}_cost"] = mean(passed) / num_frames
+        found[f"long_{num_frames}_{overlap}_{schedule}_cost"] = mean(passed) / num_frames
     return found
 
 

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from benchmark_facts import LONG_CLIPS
 from benchmark_models import SHAPES
 
 from video_diffusion.acceleration.linear import processor_maker
@@ -124,10 +125,10 @@ def _facts(facts: dict[str, float]) -> list[str]:
             f"{facts['long_peak_ratio']:.3f}"
         ),
         **{
-            f"arithmetic for each frame of {frames} in windows of 16, overlap {overlap}": (
-                f"{facts[f'long_{frames}_{overlap}_cost']:.3f}"
+            f"arithmetic for each frame of {frames} in windows of 16, overlap {overlap}, {schedule}": (
+                f"{facts[f'long_{frames}_{overlap}_{schedule}_cost']:.3f}"
             )
-            for frames, overlap in ((128, 4), (1024, 4), (128, 0))
+            for frames, overlap, schedule in LONG_CLIPS
         },
         **{
             f"memory of decoding, {chunk} frames at once": f"{facts[f'decode_{chunk}_peak_gb']:.2f} GB"

@@ -55,7 +55,7 @@ def test_one_window_is_no_windows() -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.randoms(use_true_random=False), st.sampled_from(["uniform", "uniform_looped", "static"]))
+@given(st.randoms(use_true_random=False), st.sampled_from(["uniform", "uniform_looped", "static", "even"]))
 def test_the_order_of_windows_changes_nothing_but_rounding(random: Any, schedule: Any) -> None:
     division = ContextWindows(17, 6, 3, 2, schedule)
     shuffled = list(division.at(0))
@@ -132,7 +132,7 @@ def test_conditions_per_frame_follow_their_frames() -> None:
     assert {each["marker"] for each in seen} == {3}
 
 
-@given(st.integers(7, 200), st.sampled_from(["uniform", "uniform_looped", "static", "batched"]))
+@given(st.integers(7, 200), st.sampled_from(["uniform", "uniform_looped", "static", "even", "batched"]))
 def test_the_model_never_sees_more_than_a_window(num_frames: int, schedule: Any) -> None:
     """So memory does not grow with the length, latents aside."""
     seen: list[int] = []

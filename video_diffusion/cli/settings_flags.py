@@ -38,7 +38,7 @@ FLAGS: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
     (("--context-length",), "context_length", "N", "Frames of a context window, for clips of any length."),
     (("--context-overlap",), "context_overlap", "N", "Frames windows share.  [default: a quarter of N]"),
     (("--context-stride",), "context_stride", "N", "Levels of dilated windows, 1 to 8.  [default: 1]"),
-    (("--context-schedule",), "context_schedule", "NAME", "uniform, uniform_looped, static or batched."),
+    (("--context-schedule",), "context_schedule", "NAME", "uniform, uniform_looped, static, even, batched."),
     (("--context-fuse",), "context_fuse", "NAME", "pyramid, flat or linear, where windows overlap."),
     (("--loop",), "loop", "", "Let the clip's end meet its beginning."),
     (("--freenoise",), "freenoise", "", "Long clips in one pass, by FreeNoise."),

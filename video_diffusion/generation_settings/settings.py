@@ -210,7 +210,7 @@ class GenerationSettings(TravelSettings):
     @classmethod
     def _check_loop(cls, loop: bool, info: Any) -> bool:
         schedule = info.data.get("context_schedule")
-        if loop and schedule in {"static", "batched"}:
+        if loop and schedule in {"static", "even", "batched"}:
             raise ValueError(f"does not go with context_schedule {schedule}; leave the schedule out")
         return loop
 

@@ -25,7 +25,8 @@ class ContextWindows:
             frame, 3 of every fourth, as far as such a window fits into the clip.
         schedule: "uniform" moves all windows a little from step to step, so that their joints fall elsewhere;
             "uniform_looped" does so around a clip whose end meets its beginning; "static" leaves them where
-            they are; "batched" puts them side by side.
+            they are; "even" too, as few as can be, all alike, with the overlap or one frame less; "batched"
+            puts them side by side.
         fuse: How frames count where windows overlap: "pyramid" most in the middle of a window, "flat" all
             alike, "linear" falling along the overlap.
     """
@@ -108,6 +109,10 @@ class ContextWindows:
             turn = round(self.num_frames * van_der_corput(step))
             return [start % self.num_frames for start in range(turn, self.num_frames + turn, distance)]
         last = self.num_frames - 1 - (self.length - 1) * dilation
+        if self.schedule == "even":
+            distance += self.overlap > 0
+            gaps = max(1, -(-last // distance))
+            return sorted({last * gap // gaps for gap in range(gaps + 1)})
         shift = round(distance * van_der_corput(step)) % distance if self.schedule == "uniform" else 0
         starts = [0, *range(shift, last, distance), last]
         return sorted(set(starts))
