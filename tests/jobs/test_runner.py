@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import resource
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from tiny_models import save_tiny_model
 
 from video_diffusion.jobs import Pipelines, model_facts, read_jobs, run_jobs
 from video_diffusion.jobs.batch_size import AT_MOST, BatchSizes, fitting, is_out_of_memory
-from video_diffusion.jobs.runner import flags_of
+from video_diffusion.jobs.finishing import finish
+from video_diffusion.jobs.runner import ClipMaker, flags_of
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +55,19 @@ def test_a_clip_that_breaks_down_takes_no_other_of_its_batch_with_it(tmp_path, m
     (failed,) = [outcome.row for outcome in outcomes if outcome.status == "failed"]
     assert failed["error"].startswith("NonFiniteLatentsError: ")
     assert sorted(path.suffix for path in folder.iterdir()) == [".json"] * 3 + [".jsonl"] + [".mp4"] * 3
+
+
+def test_clips_finished_behind_the_next_are_those_finished_at_once(tmp_path, model):
+    asked = jobs(tmp_path, model, *({"prompt": "a cat", "seed": seed} for seed in range(3)))
+    rows = []
+    for behind in (False, True):
+        folder = tmp_path / f"behind-{behind}"
+        folder.mkdir()
+        made = ClipMaker(folder, Pipelines(), BatchSizes(2)).make_alike(asked)
+        rows += [[dict(each.row) for each in finish(replace(batch, behind=behind) for batch in made)]]
+        assert all(row.pop("seconds") > 0 and row.pop("bytes") > 0 for row in rows[-1])
+        assert [row["job_id"] for row in rows[-1]] == [job.job_id for job in asked]
+    assert rows[0] == rows[1]
 
 
 def test_a_file_that_a_job_names_and_that_is_gone_is_that_jobs_failure(tmp_path, model, folder):

@@ -2,33 +2,47 @@
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 Finished = TypeVar("Finished")
 
 
-def finish_behind(
-    batches: Iterable[Sequence[Callable[[], Finished]]],
-) -> Generator[Finished, None, None]:
-    """Calls what is left to do of each batch, in order, in a thread of its own, one batch behind.
+@dataclass(frozen=True)
+class Batch(Generic[Finished]):
+    """What is left to do of clips that were made together.
 
-    Measuring and encoding need no model, and for large frames on a GPU they take as long as denoising. One
-    batch is finished while the next is made; the one after that waits. What has not begun when this ends
-    early is dropped.
+    Attributes:
+        calls: One for each clip, in order.
+        behind: Whether to make the calls while the next batch is made, or at once.
+    """
+
+    calls: Sequence[Callable[[], Finished]]
+    behind: bool = False
+
+
+def finish(batches: Iterable[Batch[Finished]]) -> Generator[Finished, None, None]:
+    """Makes the calls of each batch, in order.
+
+    Measuring and encoding need no model, and for large frames on a GPU they take as long as denoising: there
+    a second thread finishes one batch while the next is made. The one after that waits. What has not begun
+    when this ends early is dropped.
 
     Args:
-        batches: the calls of each batch; asked for the next while the last one's are made.
+        batches: Asked for the next while the calls of the last one are made, if those are to be behind.
 
     Raises:
-        Exception: what a call raises, in its place.
+        Exception: What a call raises, in its place.
     """
     thread = ThreadPoolExecutor(1, "finishing")
-    behind: list[Future[Finished]] = []
+    waiting: list[Future[Finished]] = []
     try:
         for batch in batches:
-            ahead = [thread.submit(call) for call in batch]
-            yield from (each.result() for each in behind)
-            behind = ahead
-        yield from (each.result() for each in behind)
+            begun = [thread.submit(call) for call in batch.calls] if batch.behind else []
+            yield from (each.result() for each in waiting)
+            waiting = begun
+            if not batch.behind:
+                yield from (call() for call in batch.calls)
+        yield from (each.result() for each in waiting)
     finally:
         thread.shutdown(wait=True, cancel_futures=True)

@@ -16,7 +16,7 @@ from typing import Any
 from video_diffusion.generation_settings import GenerationSettings
 from video_diffusion.io.atomic import remove_dead_parts
 from video_diffusion.jobs.batch_size import AT_MOST, BatchSizes
-from video_diffusion.jobs.finishing import finish_behind
+from video_diffusion.jobs.finishing import finish
 from video_diffusion.jobs.job import Job
 from video_diffusion.jobs.pipelines import Pipelines
 from video_diffusion.jobs.results import Results
@@ -192,7 +192,7 @@ class JobActor:
             )
             yield from (self._maker.failed(job, reason) for job in jobs)
         else:
-            yield from finish_behind(self._maker.make_alike(jobs))
+            yield from finish(self._maker.make_alike(jobs))
 
 
 def _to_values(job: Job) -> dict[str, Any]:

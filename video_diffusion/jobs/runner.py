@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8
@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from video_diffusion.io import frames_sha256, read_video
 from video_diffusion.io.atomic import remove_dead_parts
 from video_diffusion.jobs.batch_size import BatchSizes, is_out_of_memory
-from video_diffusion.jobs.finishing import finish_behind
+from video_diffusion.jobs.finishing import Batch, finish
 from video_diffusion.jobs.job import Job
 from video_diffusion.jobs.pipelines import Pipelines
 from video_diffusion.jobs.results import Results
@@ -41,10 +41,6 @@ class Outcome:
     status: Literal["ok", "skipped", "failed"]
     row: Mapping[str, Any]
     error: Exception | None = None
-
-
-Unfinished: TypeAlias = "Callable[[], Outcome]"
-"""A job whose outcome is one call away, which needs no model."""
 
 
 def run_jobs(
@@ -81,12 +77,12 @@ def run_jobs(
     remove_dead_parts(folder)
     done = {} if overwrite else Results(folder).finished()
     maker = ClipMaker(folder, pipelines, BatchSizes(batch_size), extra, encoding or {})
-    yield from finish_behind(_batches(jobs, maker, done, verify))
+    yield from finish(_batches(jobs, maker, done, verify))
 
 
 def _batches(
     jobs: Iterable[Job], maker: "ClipMaker", done: Mapping[str, Sequence[Mapping[str, Any]]], verify: bool
-) -> Iterator[list[Unfinished]]:
+) -> Iterator[Batch[Outcome]]:
     """Looks for the clip of each job, or makes it but for what needs no model, a batch at a time."""
     waiting = iter(jobs)
     while ahead := list(islice(waiting, LOOK_AHEAD)):
@@ -94,7 +90,7 @@ def _batches(
         for job in ahead:
             row = finished_row(maker.folder / job.file, done.get(job.job_id, ()), verify)
             if row is not None:
-                yield [partial(Outcome, job, "skipped", row)]
+                yield Batch([partial(Outcome, job, "skipped", row)])
             else:
                 open_jobs.append(job)
         if maker.sizes.groups or len({job.batch_key for job in open_jobs}) > 1:
@@ -140,14 +136,14 @@ class ClipMaker:
         self._extra, self._encoding = extra, encoding or {}
         self._results = Results(folder)
 
-    def make_alike(self, jobs: Iterable[Job]) -> Iterator[list[Unfinished]]:
+    def make_alike(self, jobs: Iterable[Job]) -> Iterator[Batch[Outcome]]:
         """Makes any number of jobs of one `batch_key`, in batches, but for what needs no model."""
         waiting = iter(jobs)
         for first in waiting:
             others = islice(waiting, self.sizes.get(first.batch_key) - 1)
             yield from self.make([first, *others])
 
-    def make(self, batch: Sequence[Job]) -> Iterator[list[Unfinished]]:
+    def make(self, batch: Sequence[Job]) -> Iterator[Batch[Outcome]]:
         """Makes jobs together; if that fails, in halves (no memory) or one by one (anything else).
 
         So one clip that breaks down takes no other with it.
@@ -166,10 +162,12 @@ class ClipMaker:
             out_of_memory = is_out_of_memory(error)
             if len(batch) == 1:
                 # with its frames it would keep tensors alive
-                yield [partial(self.failed, batch[0], error.with_traceback(None))]
+                yield Batch([partial(self.failed, batch[0], error.with_traceback(None))])
         else:
             seconds = (time.perf_counter() - started) / len(batch)
-            yield [partial(self._finish, *each, seconds) for each in zip(batch, videos, strict=True)]
+            calls = [partial(self._finish, *each, seconds) for each in zip(batch, videos, strict=True)]
+            # with a busy CPU nothing is gained, and each outcome would be told a batch late
+            yield Batch(calls, behind=pipeline.device.type != "cpu")
             return
         # only here, where the exception with its frames full of tensors is gone, can memory be given back
         size = self.sizes.ran_out(kind, len(batch)) if out_of_memory else 1
