@@ -108,6 +108,10 @@ def unet_variants(name: str, dtype: torch.dtype, device: str, compiled: bool, le
         variants[f"ours compiled {kind}"] = lambda: twin(latents, 500, prompts, **more)
     if not levels:
         return variants
+    low, _ = build(shape, dtype, device)  # of the same weights
+    low.one_by_one = True
+    accelerate_unet(low)
+    variants[f"ours {kind} low memory"] = lambda: low(latents, 500, prompts, **more)
     reuse = FeatureReuse(ours)
     for level, every in FULL_STEP_EVERY.items():
         if level == 0:
