@@ -359,7 +359,10 @@ def test_a_clip_that_fits_into_its_window_is_made_in_one_pass(pipeline: TextToVi
     ("changes", "message"),
     [
         ({"context_stride": 2}, "context_stride is ignored without context_length"),
+        ({"context_schedule": "static"}, "context_schedule is ignored without context_length"),
         ({"noise_alpha": 2.0}, "noise_alpha is ignored by independent noise"),
+        ({"freeinit_filter": "box"}, "freeinit_filter is ignored without freeinit"),
+        ({"prompt_travel": {"0": "a blue ball"}}, "prompt is ignored where prompt_travel says"),
     ],
 )
 def test_settings_without_effect_are_said(

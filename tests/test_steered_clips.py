@@ -267,6 +267,7 @@ def test_missing_files_are_named(
     ("changes", "message"),
     [
         ({"control_video": "x.mp4"}, "control_video is ignored without controlnet"),
+        ({"controlnet_scale": 0.5}, "controlnet_scale is ignored without controlnet"),
         ({"controlnet_steps": "0-0.5"}, "controlnet_steps is ignored without controlnet"),
         ({"sparse_images": {"0": "x.png"}}, "sparse_images is ignored without sparsectrl"),
     ],

@@ -12,6 +12,7 @@ from video_diffusion.generation_settings import (
     GenerationSettings,
     along_frames,
     check_image_prompt,
+    ignored_settings,
     place_keyframes,
     whole_frames,
 )
@@ -267,33 +268,11 @@ def _check_speed(settings: Any) -> None:
 def _without_effect(settings: GenerationSettings, resolved: GenerationSettings) -> list[str]:
     """What the user asked for that changes nothing."""
     notes = []
+    if _placed(resolved, "prompt")[0][1] != resolved.prompt:
+        notes.append("prompt is ignored where prompt_travel says what frame 0 shows; leave one of them out")
     if not has_guidance(resolved) and (settings.negative_prompt or settings.negative_prompt_travel):
         notes.append("negative_prompt is ignored at guidance_scale 1, which switches guidance off")
     alpha_counts = resolved.noise_type in {"mixed", "progressive"} or resolved.noise_video is not None
     if not alpha_counts and settings.noise_alpha not in {None, 1}:
         notes.append(f"noise_alpha is ignored by {resolved.noise_type} noise; set noise_type to mixed")
-    if settings.init_video is None and settings.init_image is None:
-        notes += [
-            f"{name} is ignored without init_video or init_image; name one, or leave it out"
-            for name in ("strength", "enforce_steps")
-            if getattr(settings, name)
-        ]
-    if settings.image_hold is not None and settings.init_image is None:
-        notes.append("image_hold is ignored without init_image; name one, or leave it out")
-    if (
-        settings.ip_adapter is None
-        and settings.ip_scale != GenerationSettings.model_fields["ip_scale"].default
-    ):
-        notes.append("ip_scale is ignored without ip_adapter; name one, or leave it out")
-    for name, needs in {
-        "control_video": "controlnet", "controlnet_steps": "controlnet", "sparse_images": "sparsectrl",
-    }.items():  # fmt: skip
-        if getattr(settings, name) and getattr(settings, needs) is None:
-            notes.append(f"{name} is ignored without {needs}; set that too, or leave it out")
-    if settings.freenoise and (settings.loop or settings.context_schedule != "uniform"):
-        notes.append("loop and context_schedule are ignored by freenoise, whose windows never move")
-    if settings.context_length is None and not settings.freenoise:
-        for name, usual in {"context_overlap": None, "context_stride": 1, "context_fuse": "pyramid"}.items():
-            if getattr(settings, name) != usual:
-                notes.append(f"{name} is ignored without context_length; set that too, or leave it out")
-    return notes
+    return [*notes, *ignored_settings(settings)]

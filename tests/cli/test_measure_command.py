@@ -110,6 +110,12 @@ def test_a_name_that_a_spreadsheet_would_compute_is_text_in_csv_and_as_it_is_in_
     assert json.loads(run("=1+1.mp4", "--json", "-q").stdout)["path"] == "=1+1.mp4"
 
 
+def test_a_line_break_in_a_name_stays_in_its_cell_of_the_csv():
+    Path("a\nb.mp4").write_bytes(b"")
+    (row,) = csv.DictReader(io.StringIO(run("a\nb.mp4", "--csv", "-q").stdout))
+    assert row["path"] == "a\nb.mp4"
+
+
 def test_against_shows_the_difference_of_two_clips():
     facts = json.loads(run("flickering.mp4", "--against", "clean.mp4", "--json").stdout)
     one, two = (
@@ -171,6 +177,13 @@ def test_the_worst_triples_show_where_it_flickers():
     assert first.residual[4:20, 4:28].mean() > 10 * first.residual[28:, 36:].mean()
     assert run("clean.mp4", "--worst", 1, "-q").exit_code == 0
     assert Path("clean-worst.png").exists()
+
+
+def test_a_clip_of_two_frames_has_curves_but_no_triple_to_draw():
+    write_video("two.mp4", CLEAN[:2], Fraction(8))
+    result = run("two.mp4", "--worst", 1, "--plot", "two.svg")
+    assert (result.exit_code, result.stderr) == (0, "note: two.mp4: has no triple of frames to draw\n")
+    assert Path("two.svg").exists() and not Path("two-worst.png").exists()
 
 
 def test_triples_across_a_cut_are_not_the_worst():

@@ -214,8 +214,8 @@ class _Worst:
     def of(self, report: ConsistencyReport) -> tuple[WorstTriple, ...]:
         if not self._count:
             return ()
-        series = dict(zip(report.frame_numbers, report.values["flicker"].series, strict=True))
-        scored = [triple for triple in self._heap if series[triple.index] is not None]
+        series = dict(zip(report.frame_numbers, report.values["flicker"].series, strict=False))
+        scored = [triple for triple in self._heap if series.get(triple.index) is not None]
         return tuple(sorted(scored, reverse=True)[: self._count])
 
 

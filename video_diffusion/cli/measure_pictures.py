@@ -54,7 +54,7 @@ def _thinned(numbers: Sequence[int], values: Sequence[float | None]) -> tuple[np
 
 def worst_frames(report: ConsistencyReport, count: int = MARKED) -> list[int]:
     """Numbers of the frames with the largest flicker, worst first; none when nothing flickers."""
-    entries = zip(report.frame_numbers, report.values["flicker"].series, strict=True)
+    entries = zip(report.frame_numbers, report.values["flicker"].series, strict=False)  # too short: no series
     scored = [(value, index) for index, value in entries if value]
     return [index for _, index in sorted(scored, reverse=True)[:count]]
 

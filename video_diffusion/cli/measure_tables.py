@@ -87,8 +87,8 @@ def _csv_line(cells: list[Any]) -> str:
         for cell in cells
     ]
     text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow(inert)
-    return text.getvalue()
+    csv.writer(text, lineterminator="\n").writerow(inert)  # without one, Python 3.11 quotes no line break
+    return text.getvalue().removesuffix("\n")
 
 
 def json_line(clip: MeasuredClip, series: bool) -> str:

@@ -16,6 +16,7 @@ from video_diffusion.generation_settings.field_rules import (
     parse_fps,
     parse_size,
 )
+from video_diffusion.generation_settings.ignored import ignored_settings
 from video_diffusion.generation_settings.image_ranges import check_image_prompt, place_images
 from video_diffusion.generation_settings.input_files import content_sha256, network_sha256
 from video_diffusion.generation_settings.keyframes import (
@@ -54,6 +55,7 @@ __all__ = [
     "check_prompt",
     "check_text",
     "content_sha256",
+    "ignored_settings",
     "network_sha256",
     "parse_fps",
     "parse_size",
