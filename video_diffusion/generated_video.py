@@ -1,9 +1,11 @@
 """A clip once its frames are there: measures and record, and the encoding of all three."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,9 @@ from video_diffusion.io import (
     write_video,
 )
 from video_diffusion.metrics import ConsistencyReport, measure
+
+OnFrame = Callable[[str, int, int], None]
+"""Told after each frame the stage ("decode" or "measure"), how many frames are done, and of how many."""
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single answer to ==
@@ -83,12 +88,17 @@ class DecodedVideo:
     timings: Mapping[str, float]
     facts: Mapping[str, Any]
 
-    def measured(self) -> GeneratedVideo:
+    def measured(self, on_frame: OnFrame | None = None) -> GeneratedVideo:
         """Measure the frames and write the record."""
         assert self.settings.fps is not None  # nothing is left open in the settings of a finished clip
-        started = time.perf_counter()
-        report = measure(self.frames, self.settings.fps, window_starts=self.window_starts)
-        timings = {**self.timings, "measure": time.perf_counter() - started}
+        timings = dict(self.timings)
+        with timed(timings, "measure"):
+            report = measure(
+                self.frames,
+                self.settings.fps,
+                window_starts=self.window_starts,
+                on_frame=partial(on_frame, "measure") if on_frame is not None else None,
+            )
         record = make_record(
             self.frames,
             self.settings,
@@ -98,6 +108,14 @@ class DecodedVideo:
             **self.facts,
         )
         return GeneratedVideo(self.frames, self.settings, report, record)
+
+
+@contextmanager
+def timed(timings: dict[str, float], stage: str, num_clips: int = 1) -> Iterator[None]:
+    """Note how many seconds a stage takes per clip."""
+    started = time.perf_counter()
+    yield
+    timings[stage] = (time.perf_counter() - started) / num_clips
 
 
 def make_record(

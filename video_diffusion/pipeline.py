@@ -1,9 +1,8 @@
 """Prompt to measured clip: the flow of the whole project, in the order in which it happens."""
 
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, nullcontext
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from video_diffusion.clip_controls import ControlNetworks
 from video_diffusion.clip_inputs import added_conditions, encode_input, encode_prompts, noise_moves
 from video_diffusion.clip_plan import has_guidance, made_together, model_defaults, resolve
 from video_diffusion.clip_sampling import ClipDenoiser, draw_noise, sample
-from video_diffusion.generated_video import DecodedVideo, GeneratedVideo
+from video_diffusion.generated_video import DecodedVideo, GeneratedVideo, OnFrame, timed
 from video_diffusion.generation_settings import GenerationSettings
 from video_diffusion.loading import (
     ModelParts,
@@ -131,18 +130,30 @@ class TextToVideoPipeline:
         """
         save_model(self.parts, folder, overwrite)
 
-    def __call__(self, prompt: str, *, on_step: OnStep | None = None, **settings: Any) -> GeneratedVideo:
+    def __call__(
+        self,
+        prompt: str,
+        *,
+        on_step: OnStep | None = None,
+        on_frame: OnFrame | None = None,
+        **settings: Any,
+    ) -> GeneratedVideo:
         """Make one clip.
 
         Args:
             prompt: What it shows.
             on_step: Called after every denoising step.
+            on_frame: Called after every frame that is decoded or measured.
             settings: Fields of `GenerationSettings`; what is left out is the model's own default.
         """
-        return self.generate([GenerationSettings.from_values({"prompt": prompt, **settings})], on_step)[0]
+        asked = GenerationSettings.from_values({"prompt": prompt, **settings})
+        return self.generate([asked], on_step, on_frame)[0]
 
     def generate(
-        self, settings: Sequence[GenerationSettings], on_step: OnStep | None = None
+        self,
+        settings: Sequence[GenerationSettings],
+        on_step: OnStep | None = None,
+        on_frame: OnFrame | None = None,
     ) -> list[GeneratedVideo]:
         """Make clips, together where their settings allow it: they may differ in prompts and seeds.
 
@@ -153,15 +164,19 @@ class TextToVideoPipeline:
             settings: One for each clip; `model`, `motion_adapter`, `dtype` and `device` are those of this
                 pipeline.
             on_step: Called after every denoising step, with the state of all clips that are made together.
+            on_frame: Called after every frame of a clip that is decoded or measured.
 
         Raises:
             ValueError: Settings that this model cannot follow.
             NonFiniteLatentsError: Denoising broke down, with the step.
         """
-        return [decoded.measured() for decoded in self.generate_frames(settings, on_step)]
+        return [decoded.measured(on_frame) for decoded in self.generate_frames(settings, on_step, on_frame)]
 
     def generate_frames(
-        self, settings: Sequence[GenerationSettings], on_step: OnStep | None = None
+        self,
+        settings: Sequence[GenerationSettings],
+        on_step: OnStep | None = None,
+        on_frame: OnFrame | None = None,
     ) -> list[DecodedVideo]:
         """Do all of `generate` that needs the model; `measured()` does the rest, on the CPU, in any thread.
 
@@ -174,15 +189,19 @@ class TextToVideoPipeline:
             batch = list(places)
             together = [resolved[place] for place in batch]
             with at_work(self.parts, together[0]) as additions:
-                made |= zip(batch, self._generate_batch(together, additions, on_step), strict=True)
+                made |= zip(batch, self._generate_batch(together, additions, on_step, on_frame), strict=True)
         return [made[place] for place in range(len(resolved))]
 
     def _generate_batch(
-        self, batch: Sequence[Any], additions: Additions, on_step: OnStep | None
+        self,
+        batch: Sequence[Any],
+        additions: Additions,
+        on_step: OnStep | None,
+        on_frame: OnFrame | None,
     ) -> Iterator[DecodedVideo]:
         """The flow, for resolved settings that agree on everything but prompts and seeds."""
         one, parts, timings = batch[0], self.parts, dict[str, float]()
-        with _timed(timings, "encode_prompt", len(batch)):
+        with timed(timings, "encode_prompt", len(batch)):
             prompt_embeds = encode_prompts(parts, batch)
             negative_embeds = None
             if has_guidance(one):
@@ -190,12 +209,12 @@ class TextToVideoPipeline:
         seeds = [each.seed for each in batch]
         noise = draw_noise(one, seeds, self._latent_size(one), noise_moves(one, self.latent_scale))
         latents = noise.to(self.device, torch.promote_types(torch.float32, prompt_embeds.dtype))
-        with _timed(timings, "encode_input", len(batch)):
+        with timed(timings, "encode_input", len(batch)):
             input_latents = encode_input(parts, one)
             guided = negative_embeds is not None
             conditions = added_conditions(parts, batch, guided, additions.ip_adapter)
             controls = self._control_networks.controls(one)
-        with _timed(timings, "denoise", len(batch)):
+        with timed(timings, "denoise", len(batch)):
             config = parts.scheduler_config
             denoiser = ClipDenoiser(
                 self.video_unet,
@@ -218,8 +237,9 @@ class TextToVideoPipeline:
         window_starts = denoiser.window_starts
         for each, own_noise, video_latents in zip(batch, noise, torch.split(latents, 1), strict=True):
             own_timings = dict(timings)
-            with _timed(own_timings, "decode_latents"):
-                frames = self.decode(video_latents, 1 if self.low_memory else one.decode_chunk_size)
+            with timed(own_timings, "decode_latents"):
+                chunk_size = 1 if self.low_memory else one.decode_chunk_size
+                frames = self.decode(video_latents, chunk_size, on_frame)
             facts = {
                 "model": parts.identity,
                 "device": str(self.device),
@@ -233,13 +253,14 @@ class TextToVideoPipeline:
             yield DecodedVideo(frames, each, window_starts, own_timings, facts)
 
     def decode(
-        self, latents: Latents, decode_chunk_size: int | None = None
+        self, latents: Latents, decode_chunk_size: int | None = None, on_frame: OnFrame | None = None
     ) -> UInt8[np.ndarray, "f rows columns rgb"]:
         """Decode the latents of one video, such as those of a `DenoisingStep`, to frames as they are encoded.
 
         Args:
             latents: Of one video.
             decode_chunk_size: Frames decoded at once; None is what the settings' default is for their size.
+            on_frame: Called after every chunk of frames.
 
         Raises:
             ValueError: More than one video, or latents whose frames are not finite.
@@ -253,6 +274,8 @@ class TextToVideoPipeline:
         for chunk in decode_latents(self.parts.vae, latents, decode_chunk_size or usual):
             frames[done : done + len(chunk)] = to_uint8(chunk)
             done += len(chunk)
+            if on_frame is not None:
+                on_frame("decode", done, num_frames)
         return frames
 
     def resolve(self, settings: GenerationSettings) -> GenerationSettings:
@@ -273,11 +296,3 @@ class TextToVideoPipeline:
     def _latent_size(self, settings: Any) -> tuple[int, int, int]:
         channels = int(self.parts.unet.config.in_channels)
         return channels, settings.height // self.latent_scale, settings.width // self.latent_scale
-
-
-@contextmanager
-def _timed(timings: dict[str, float], stage: str, num_clips: int = 1) -> Iterator[None]:
-    """Note how many seconds a stage takes per clip."""
-    started = time.perf_counter()
-    yield
-    timings[stage] = (time.perf_counter() - started) / num_clips

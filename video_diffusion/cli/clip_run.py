@@ -32,6 +32,7 @@ LARGER_MODEL = (
     "a larger model knows more, such as --model stable-diffusion-v1-5/stable-diffusion-v1-5 --motion-adapter "
     "guoyww/animatediff-motion-adapter-v1-5-3 from the Hugging Face hub (about 5 GB)"
 )
+FRAMES_OF = {"decode": "decoded frame", "measure": "measured frame"}
 SHOWN_WORDS = 60
 NOISY_LIBRARIES = {"torch", "diffusers", "transformers", "huggingface_hub", "accelerate", "numpy"}
 
@@ -133,20 +134,28 @@ def make_clip(
         NonFiniteLatentsError: denoising ran into NaN or infinity.
     """
     with warnings_as_lines():
-        from video_diffusion.jobs import Pipelines
+        loading = Progress(quiet=not show_progress)
+        loading.note(f"loading {settings.model}")
+        try:
+            from video_diffusion.jobs import Pipelines
 
-        pipeline = (pipelines or Pipelines()).get(settings, low_memory)
+            pipeline = (pipelines or Pipelines()).get(settings, low_memory)
+        finally:
+            loading.clear()
         pipeline.accelerated = accelerated
         warn_of_unknown_words(" ".join(settings.all_prompts), pipeline.vocabulary)
         progress, steps = Progress(quiet=not show_progress), []
 
         def on_step(step: "DenoisingStep") -> None:
-            progress.step(step.index, step.num_steps)
+            progress.count("step", step.index, step.num_steps)
             if keep_steps:
                 steps.append(step)
 
+        def on_frame(stage: str, done: int, total: int) -> None:
+            progress.count(FRAMES_OF[stage], done, total)
+
         try:
-            (video,) = pipeline.generate([settings], on_step=on_step)
+            (video,) = pipeline.generate([settings], on_step, on_frame)
         finally:
             progress.clear()
     if (video.frames == video.frames[0, 0, 0]).all():

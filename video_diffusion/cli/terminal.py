@@ -53,16 +53,29 @@ class Progress:
     def __init__(self, quiet: bool = False, what: str = "step") -> None:
         self.what = what
         self.shown = not quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-        self.started = time.monotonic()
+        self.started = self.last = time.monotonic()
+
+    def note(self, text: str) -> None:
+        """Shows what takes a while and cannot be counted."""
+        if self.shown:
+            click.echo(f"\r{printable(text)[: self.WIDTH + 38]} ", err=True, nl=False)
+
+    def count(self, what: str, done: int, total: int) -> None:
+        """Shows `step` of something else, whose clock starts where that of the last one ended."""
+        if what != self.what:
+            self.clear()
+            self.what, self.started = what, self.last
+        self.step(done, total)
 
     def step(self, done: int, total: int | None) -> None:
         """Shows that `done` of `total` steps are done; None is a total that nobody knows yet."""
         if not self.shown or done < 1:
             return
+        self.last = time.monotonic()
         if total is None:
             click.echo(f"\r{self.what} {done} ", err=True, nl=False)
             return
-        left = (time.monotonic() - self.started) / done * (total - done)
+        left = (self.last - self.started) / done * (total - done)
         filled = self.WIDTH * done // total
         bar = "#" * filled + "-" * (self.WIDTH - filled)
         click.echo(f"\r{self.what} {done}/{total} [{bar}] {left:4.0f} s left ", err=True, nl=False)

@@ -4,7 +4,7 @@
 length. Metrics know arrays: no pipeline, no video file, no torch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -105,6 +105,7 @@ def measure(
     metrics: Sequence[str | Metric] | None = None,
     flow: str | FlowMethod | Sequence[np.ndarray] | None = None,
     window_starts: Sequence[int] | None = None,
+    on_frame: Callable[[int, int], None] | None = None,
 ) -> ConsistencyReport:
     """Measure how well the frames of a clip hold together.
 
@@ -118,6 +119,7 @@ def measure(
             as two float arrays (forward, backward), each num_frames − 1 × h × w × 2 in pixels.
         window_starts: first frames of the context windows that made the clip, if known; a seam is looked
             for at each.
+        on_frame: told after each frame how many are measured, and of how many.
 
     Raises:
         ValueError: an argument breaks one of the rules above.
@@ -129,4 +131,6 @@ def measure(
     )
     for index, frame in enumerate(clip):
         measurement.add(index, float(index / exact_fps), frame)
+        if on_frame is not None:
+            on_frame(index + 1, len(clip))
     return measurement.report(exact_fps)

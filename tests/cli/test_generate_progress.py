@@ -1,0 +1,73 @@
+"""What `generate` shows while it works: loading, steps, frames; on a terminal, and nowhere else."""
+
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+
+from video_diffusion.cli.terminal import Progress
+
+
+def generate(tmp_path, tiny_model, stderr, *more):
+    words = [
+        "generate",
+        "a red circle",
+        "--model",
+        tiny_model,
+        "--frames",
+        "5",
+        "--steps",
+        "2",
+        "--device",
+        "cpu",
+        *more,
+    ]
+    command = [sys.executable, "-m", "video_diffusion", *words, "-o", tmp_path / "clip.mp4"]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=stderr)
+
+
+def shown_on_a_terminal(tmp_path, tiny_model, *more):
+    controller, terminal = pty.openpty()
+    with os.fdopen(terminal, "w") as stderr:
+        generate(tmp_path, tiny_model, stderr, *more)
+    shown = os.read(controller, 65536).decode()
+    os.close(controller)
+    return shown
+
+
+def test_a_terminal_is_told_of_every_stage_in_turn(tmp_path, tiny_model):
+    shown = shown_on_a_terminal(tmp_path, tiny_model)
+    stages = [
+        "loading ",
+        "step 1/2 [",
+        "step 2/2 [",
+        "decoded frame 5/5 [",
+        "measured frame 1/5 [",
+        "measured frame 5/5 [",
+    ]
+    places = [shown.find(stage) for stage in stages]
+    assert -1 not in places and places == sorted(places)
+
+
+@pytest.mark.parametrize("where", ["quiet", "a pipe"])
+def test_nothing_moves_where_nobody_looks(tmp_path, tiny_model, where):
+    if where == "quiet":
+        assert shown_on_a_terminal(tmp_path, tiny_model, "--quiet") == ""
+    else:
+        lines = generate(tmp_path, tiny_model, subprocess.PIPE).stderr.decode().splitlines()
+        assert not [line for line in lines if "\r" in line or "loading" in line or "frame 5/5" in line]
+
+
+def test_each_count_has_a_clock_of_its_own(monkeypatch, capsys):
+    """Ten seconds of steps tell nothing about how long the frames after them take."""
+    seconds = iter([0.0, 10.0, 12.0, 14.0])
+    monkeypatch.setattr("video_diffusion.cli.terminal.time.monotonic", lambda: next(seconds))
+    progress = Progress()
+    progress.shown = True
+    for what, done, total in (("step", 1, 1), ("frame", 1, 3), ("frame", 2, 3)):
+        progress.count(what, done, total)
+    shown = capsys.readouterr().err
+    assert "frame 1/3 [########----------------]    4 s left" in shown
+    assert "frame 2/3 [################--------]    2 s left" in shown
