@@ -32,9 +32,12 @@ def shown_on_a_terminal(tmp_path, tiny_model, *more):
     controller, terminal = pty.openpty()
     with os.fdopen(terminal, "w") as stderr:
         generate(tmp_path, tiny_model, stderr, *more)
-    shown = os.read(controller, 65536).decode()
-    os.close(controller)
-    return shown
+    try:
+        return os.read(controller, 65536).decode()
+    except OSError:  # Linux's answer where nothing was ever written
+        return ""
+    finally:
+        os.close(controller)
 
 
 def test_a_terminal_is_told_of_every_stage_in_turn(tmp_path, tiny_model):
