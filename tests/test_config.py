@@ -130,6 +130,7 @@ def test_later_layers_win_and_lists_replace() -> None:
     merged = merge(low, high)
     assert merged.values == {"a": {"b": 1, "c": [3]}, "d": {"e": 2}}
     assert (merged.origin(("a", "b")), merged.origin(("d", "e"))) == ("low:1", "high:2")
+    assert (merged.origin(("a",)), merged.origin(("b",)), merged.origin(())) == ("low:1", "", "")
     assert low.values == {"a": {"b": 1, "c": [1, 2]}, "d": 1}
 
 

@@ -140,7 +140,7 @@ def test_strict_stops_a_script(folder: Path) -> None:
         ([".", "--format", "openvd"], 2, "--format: 'openvd' is not one of"),
         ([".", "--format", "webvid"], 2, ".: no list of webvid in it; name it with --list"),
         ([".", "--list", "gone.csv"], 2, "gone.csv: no such file; name a list of clips"),
-        (["."], 1, ".: no clip can be used; the reasons are in rejects.jsonl"),
+        (["."], 1, ".: no clip can be used; put name.mp4 and its caption name.txt into it"),
     ],
 )
 def test_refusals(

@@ -197,6 +197,13 @@ def test_unknown_words_are_named_with_the_known_ones(tiny_model: Path) -> None:
     assert "--model stable-diffusion-v1-5/stable-diffusion-v1-5" in line
 
 
+def test_warnings_quote_no_more_than_the_beginning_of_a_long_word_or_end(tiny_model: Path) -> None:
+    for prompt in ("x" * 5000, "red " * 1000):
+        result = generate(tiny_model, prompt, "-o", "c.mp4", "-q", "--overwrite")
+        assert result.exit_code == 0
+        assert 0 < max(len(line) for line in result.stderr.splitlines()) < 400
+
+
 def test_a_long_prompt_warns_of_what_is_lost(tiny_model: Path) -> None:
     result = generate(tiny_model, "a red circle " * 4, "-o", "c.mp4", "-q")
     assert result.exit_code == 0
@@ -252,6 +259,10 @@ def test_inspect_shows_clips_models_adapters_and_weights(tiny_model: Path) -> No
     weights = json.loads(run("inspect", next((tiny_model / "unet").glob("*.safetensors")), "--json").stdout)
     assert weights["num_parameters"] == model["components"]["unet"]["num_parameters"] > 10_000
     assert "flicker: " in run("inspect", "c.json").stdout
+
+
+def test_inspect_knows_the_embedded_model_by_its_name() -> None:
+    assert json.loads(run("inspect", "embedded", "--json").stdout)["kind"] == "model"
 
 
 def test_inspect_of_what_is_none_of_these() -> None:

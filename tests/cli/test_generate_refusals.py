@@ -202,16 +202,18 @@ def test_refusals_never_import_torch() -> None:
         "try: main(sys.argv[1:])\nexcept SystemExit as end: code = end.code\n"
         "heavy = {'torch', 'diffusers', 'transformers'} & set(sys.modules)\nprint(code, sorted(heavy))"
     )
-    for words in (
-        ["a", "--frames", "0"],
-        ["a", "-o", "x.avi"],
-        ["a", "--set", "sede=1"],
-        ["a", "--fps", "nan"],
+    for words, code in (
+        (["a", "--frames", "0"], 2),
+        (["a", "-o", "x.avi"], 2),
+        (["a", "--set", "sede=1"], 2),
+        (["a", "--fps", "nan"], 2),
+        (["a", "--model", "embeded"], 3),
+        (["a", "--motion-adapter", "./nowhere"], 3),
     ):
         done = subprocess.run(
             [sys.executable, "-c", program, "generate", *words], capture_output=True, text=True, check=True
         )
-        assert done.stdout == "2 []\n"
+        assert done.stdout == f"{code} []\n"
 
 
 def test_every_scheduler_of_the_sampler_can_be_asked_for() -> None:

@@ -120,7 +120,7 @@ def test_resuming_with_other_settings_names_them(trained, home):
             "zero_terminal_snr needs a model of v_prediction",
         ),
         (["CONFIG", "--set", "clips.num_frames=12"], "12 frames"),
-        (["CONFIG", "--data", "nowhere"], "nowhere"),
+        (["CONFIG", "--data", "nowhere"], "nowhere: no such folder"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_in_one_line(home, tmp_path, words, said):
@@ -131,12 +131,19 @@ def test_what_cannot_be_trained_is_refused_in_one_line(home, tmp_path, words, sa
     assert code == 2, err
     assert said in err and "Traceback" not in err
     assert err.strip().count("\n") == 0
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_dry_run_trains_nothing(home, tmp_path):
     code, out, err = run(home / "config.yaml", "-o", tmp_path / "run", "--dry-run")
     assert (code, out) == (0, "") and "3 steps of 2 clips" in err
-    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_device_that_is_not_here_exits_with_4_and_trains_nothing(home, tmp_path):
+    code, _, err = run(home / "config.yaml", "-o", tmp_path / "run", "--device", "cuda:99")
+    assert code == 4 and err.startswith("error: device cuda:99 is not on this machine"), err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

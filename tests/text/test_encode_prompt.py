@@ -49,6 +49,7 @@ def test_the_attention_mask_is_used_if_the_encoder_was_trained_with_it() -> None
         ("a dragon! a dragon?  smiles", ["dragon", "smiles"]),
         ("a red-hot ball's red", ["red-hot", "ball's"]),
         ("красный шар 7", ["красный", "шар", "7"]),
+        ("a red 🦄!", ["🦄"]),
         ("", []),
     ],
 )

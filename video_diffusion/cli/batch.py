@@ -145,6 +145,7 @@ def _show(outcome: "Outcome", folder: Path, stdout: TextIO, *, as_json: bool) ->
 
 def _telling_unknown_words(jobs: Iterator["Job"]) -> Iterator["Job"]:
     """Says of each word that a model never learned, once, in which row it stands first."""
+    from video_diffusion.config import shown
     from video_diffusion.jobs import model_facts
     from video_diffusion.text import unknown_words
 
@@ -155,7 +156,7 @@ def _telling_unknown_words(jobs: Iterator["Job"]) -> Iterator["Job"]:
         for word in unknown_words(" ".join(settings.all_prompts), vocabulary):
             if word not in told and len(told) < MAX_WORDS:
                 told.add(word)
-                warn(f"{job.where}: {settings.model} never learned {word!r}")
+                warn(f"{job.where}: {settings.model} never learned {shown(word)}")
         yield job
 
 

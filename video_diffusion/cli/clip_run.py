@@ -15,6 +15,7 @@ import video_diffusion
 from video_diffusion.cli.failures import MachineError
 from video_diffusion.cli.output_checks import EncodingFlags, check_clip_fits
 from video_diffusion.cli.terminal import Progress, warn
+from video_diffusion.config import shown
 from video_diffusion.generation_settings import check_image_prompt
 from video_diffusion.generation_settings.named_files import NETWORK_FIELDS
 from video_diffusion.io import choose_encoding, codec_problem, iter_frames, sidecar_path, working_codecs
@@ -79,13 +80,13 @@ def check_inputs(settings: "GenerationSettings") -> None:
     Raises:
         VideoReadError: one that cannot be read.
         ValueError: an IP-Adapter without a picture, or the other way round.
-        ModelLoadError: an IP-Adapter on this machine that is none, or has no image encoder; a network that is
-            neither here nor on the hub, by its name; no such LoRA.
+        ModelLoadError: an IP-Adapter on this machine that is none, or has no image encoder; a model or
+            network that is neither here nor on the hub, by its name; no such LoRA.
     """
     check_image_prompt(settings)
-    for name in NETWORK_FIELDS:
+    for name in ("model", "motion_adapter", *NETWORK_FIELDS):
         place = getattr(settings, name)
-        if place is not None and not Path(place).expanduser().exists():
+        if place not in {None, "embedded", "none"} and not Path(place).expanduser().exists():
             parse_hub_id(place)
     for path in settings.input_files.values():
         next(iter(iter_frames(path)))
@@ -279,7 +280,7 @@ def warn_of_unknown_words(prompt: str, vocabulary: Collection[str]) -> None:
     unknown = unknown_words(prompt, vocabulary)
     if not unknown:
         return
-    words = ", ".join(repr(word) for word in unknown[:10])
+    words = ", ".join(shown(word) for word in unknown[:10])
     known = ", ".join(sorted(vocabulary)[:SHOWN_WORDS])
     more = f" and {len(vocabulary) - SHOWN_WORDS} more" if len(vocabulary) > SHOWN_WORDS else ""
     warn(f"this model never learned {words}; the words it knows: {known}{more}; {LARGER_MODEL}")

@@ -104,7 +104,12 @@ def check(
             [(one.entry.id, one.reason) for one in plan.unusable], "not trained on", "the summary's counts"
         )
     if not done.entries:
-        raise click.ClickException(f"{folder}: no clip can be used; the reasons are in rejects.jsonl")
+        why = (
+            "the reasons are in rejects.jsonl"
+            if done.rejects
+            else "put name.mp4 and its caption name.txt into it"
+        )
+        raise click.ClickException(f"{folder}: no clip can be used; {why}")
     if not plan.clips:
         warn(f"no clip gives {num_frames} frames at {fps} fps; choose other --num-frames or --fps")
     if strict and (done.rejects or plan.unusable):

@@ -31,7 +31,9 @@ def inspect(path: str, allow_pickle: bool, as_json: bool) -> None:
     Of temporal weights it tells the family, the image models they fit, positions, norms, noise schedule,
     usual settings and how to use them: from names and shapes alone, nothing is loaded.
     """
-    target = Path(path)
+    from video_diffusion.loading.model_source import EMBEDDED
+
+    target = EMBEDDED if path == "embedded" else Path(path)
     if not target.exists():
         raise click.UsageError(f"FILE: {path}: no such file or folder")
     facts = look_at(target, allow_pickle)

@@ -20,11 +20,11 @@ class Layer:
     origins: Mapping[KeyPath, str] = field(default_factory=dict)
 
     def origin(self, path: KeyPath) -> str:
-        """Where the value at `path`, or else the nearest section around it, was written; "" if unknown."""
+        """Where the value at `path` was written, else what is around it, else a part of it; "" if unknown."""
         for length in range(len(path), 0, -1):
             if path[:length] in self.origins:
                 return self.origins[path[:length]]
-        return ""
+        return next((text for at, text in self.origins.items() if path and at[: len(path)] == path), "")
 
 
 def set_value(layer: Layer, keys: Sequence[str], value: object, origin: str) -> Layer:

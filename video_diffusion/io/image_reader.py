@@ -51,7 +51,9 @@ def open_image_folder(path: Path, limits: ReadLimits, fps: Fraction | None) -> I
     ]
     files.sort(key=lambda file: _natural_order(file.name))
     if not files:
-        raise VideoReadError(f"{path}: holds no images ({', '.join(IMAGE_SUFFIXES)})")
+        raise VideoReadError(
+            f"{path}: holds no images ({', '.join(IMAGE_SUFFIXES)}); of videos name each, or all: '{path}/*'"
+        )
     if len(files) > limits.max_frames:
         raise VideoReadError(f"{path}: holds {len(files)} images, above the limit of {limits.max_frames}")
     with _open(files[0], limits) as image:

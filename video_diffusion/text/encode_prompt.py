@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from video_diffusion.config import shown
+
 
 def encode_prompt(prompts: Sequence[str], tokenizer: Any, text_encoder: Any) -> Float[Tensor, "b n d"]:
     """Encode each prompt to the text encoder's last hidden states, as Stable Diffusion reads them.
@@ -47,6 +49,6 @@ def _warn_if_cut(prompt: str, tokenizer: Any, num_tokens: int) -> None:
         lost = tokenizer.decode(whole[num_tokens - 1 : -1]).strip()
         warnings.warn(
             f"prompt has {len(whole) - 2} tokens but this text encoder reads {num_tokens - 2}; "
-            f"dropped its end: {lost!r}; shorten it",
+            f"dropped its end: {shown(lost)}; shorten it",
             stacklevel=4,
         )

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection
 
-_WORD = re.compile(r"\w+(?:['’-]\w+)*")
+_WORD = re.compile(r"\w+(?:['’-]\w+)*|[\u2600-\u27bf\U0001f000-\U0001faff]")  # an emoji is a word too
 
 
 def unknown_words(prompt: str, vocabulary: Collection[str]) -> list[str]:

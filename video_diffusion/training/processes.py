@@ -6,6 +6,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
+from video_diffusion.loading import choose_device
 from video_diffusion.training.settings import TrainingSettings
 
 # The others wait while the first process validates and saves.
@@ -20,11 +21,14 @@ def make_accelerator(settings: TrainingSettings, folder: Path | None = None) -> 
         folder: Where trackers that write files put them, in a folder `logs`.
 
     Raises:
-        ValueError: `log_with` names a tracker that accelerate does not know or that is not installed.
+        ValueError: `log_with` names a tracker that accelerate does not know or that is not installed;
+            `device` is not the one that accelerate gives to this process.
+        DeviceError: There is no such device.
     """
     if settings.log_with is not None:
         check_tracker(settings.log_with)
-    return Accelerator(
+    asked = choose_device(settings.device)
+    accelerator = Accelerator(
         mixed_precision=settings.mixed_precision,
         cpu=settings.device == "cpu",
         log_with=settings.log_with,
@@ -36,6 +40,13 @@ def make_accelerator(settings: TrainingSettings, folder: Path | None = None) -> 
         ],
         project_dir=folder,
     )
+    given = accelerator.device
+    if settings.device != "auto" and (given.type, given.index or 0) != (asked.type, asked.index or 0):
+        raise ValueError(
+            f"device is {settings.device} but accelerate trains on {given} here; set device to auto, and "
+            "choose GPUs by CUDA_VISIBLE_DEVICES"
+        )
+    return accelerator
 
 
 def check_tracker(name: str) -> None:

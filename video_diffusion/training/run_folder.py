@@ -81,12 +81,15 @@ class RunFolder:
 def owned(folder: Path) -> Iterator[RunFolder]:
     """Make the folder of a run this process's own inside the block; the system frees it if the process dies.
 
+    A folder that was made for a run which then wrote nothing is taken away again.
+
     Raises:
         RunInUseError: Another process has it; the message names its number and machine.
         OSError: No permission, no space.
     """
     import fcntl  # noqa: PLC0415  a Unix module: without it everything but training still works
 
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK_FILE).open("a+", encoding="utf-8") as lock:
         try:
@@ -100,4 +103,9 @@ def owned(folder: Path) -> Iterator[RunFolder]:
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         lock.flush()
-        yield RunFolder(folder)
+        try:
+            yield RunFolder(folder)
+        finally:
+            if is_new and [file.name for file in folder.iterdir()] == [LOCK_FILE]:
+                (folder / LOCK_FILE).unlink()
+                folder.rmdir()

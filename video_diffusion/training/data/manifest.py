@@ -64,6 +64,8 @@ def read_manifest(folder: Path | str) -> list[ClipEntry]:
     """
     folder = Path(folder)
     file = folder / MANIFEST_FILE if folder.is_dir() else folder
+    if not folder.exists():
+        raise ManifestError(f"{folder}: no such folder; name a folder of clips")
     if not file.is_file():
         raise ManifestError(f"{file}: no such file; run `video-diffusion data check {folder}` first")
     entries: list[ClipEntry] = []
