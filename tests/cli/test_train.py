@@ -140,6 +140,13 @@ def test_a_dry_run_trains_nothing(home, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_lora_without_peft_is_refused_in_one_line(home, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    code, _, err = run(home / "config.yaml", "-o", tmp_path / "run", "--target", "motion_lora")
+    assert code == 2 and err.startswith("error: target motion_lora needs peft"), err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_device_that_is_not_here_exits_with_4_and_trains_nothing(home, tmp_path):
     code, _, err = run(home / "config.yaml", "-o", tmp_path / "run", "--device", "cuda:99")
     assert code == 4 and err.startswith("error: device cuda:99 is not on this machine"), err

@@ -8,6 +8,7 @@ import click
 
 from video_diffusion.cli.terminal import say
 
+PICKLES = {".ckpt", ".pt", ".pth", ".bin"}
 _LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}")
 
 
@@ -56,6 +57,8 @@ def convert(
         raise click.UsageError(f"--license: must be a name such as apache-2.0 (given {licence!r})")
     if not card and (base_model is not None or licence is not None):
         raise click.UsageError("--base-model and --license: only the model card holds them; add --card")
+    if path.suffix.lower() in PICKLES:
+        raise click.UsageError(f"DST: {destination} would be a pickle; name a .safetensors file, or a folder")
     if not path.absolute().parent.is_dir():
         raise click.UsageError(f"DST: {path.parent}: no such folder; make it first")
     if path.exists() and not overwrite:

@@ -22,6 +22,7 @@ from video_diffusion.training.report import write_report
 from video_diffusion.training.run_folder import RunFolder
 from video_diffusion.training.settings import TrainingSettings
 from video_diffusion.training.sources import Sources, open_sources
+from video_diffusion.training.targets import check_target
 from video_diffusion.training.trainer import Trainer, TrainingStep
 from video_diffusion.training.training_state import Facts, agreement, load_state, save_state
 from video_diffusion.training.validation import Validation, Validator
@@ -107,6 +108,7 @@ def open_run(settings: TrainingSettings, folder: RunFolder, accelerator: Acceler
         ModelLoadError, ManifestError, ValueError: The model, the data or the settings cannot be used.
         ResumeError: There is a checkpoint, of another run.
     """
+    check_target(settings.target)
     accelerator = accelerator or make_accelerator(settings, folder.folder)
     pipeline = load_pipeline(settings, accelerator)
     parts, caches = pipeline.parts, None

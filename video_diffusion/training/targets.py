@@ -4,6 +4,7 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,19 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 TEMPORAL_ATTENTION = r".*\.attn[12]\.to_(q|k|v|out\.0)"
 SPATIAL_ATTENTION = r".*\.attn[12]\.to_(q|k|v|out\.0)"
 NUM_NAMED = 5
+
+
+def check_target(name: str) -> None:
+    """Refuse a LoRA where the package that makes its layers is missing.
+
+    Raises:
+        ValueError: peft is not installed.
+    """
+    if name != "temporal" and find_spec("peft") is None:
+        raise ValueError(
+            f"target {name} needs peft, which is not installed; pip install 'video-diffusion[train]', "
+            "or set temporal"
+        )
 
 
 class Target:
