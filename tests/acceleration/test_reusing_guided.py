@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_accelerate_unet import (
+from small_passes import (
     HEIGHT,
     NUM_FRAMES,
     WIDTH,

@@ -1,45 +1,25 @@
-"""An accelerated video U-Net computes what it computed before, does less for it, and comes off again."""
+"""An accelerated video U-Net predicts what it predicted before."""
 
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig
-from tiny_models import TEXT_WIDTH, randomised, relative_error, tiny_adapter, tiny_unet
+from small_passes import (
+    NUM_FRAMES,
+    NUM_TOKENS,
+    NUM_VIDEOS,
+    latents_of,
+    prompts_of,
+    root_mean_square_error,
+    video_unet,
+)
+from tiny_models import TEXT_WIDTH, randomised, relative_error
 from torch import Tensor, nn
 
 from video_diffusion.acceleration import accelerate_unet
-from video_diffusion.acceleration.convolution import convolution_fits, convolution_forward
 from video_diffusion.acceleration.counting import count_operations
-from video_diffusion.acceleration.feed_forward import feed_forward
-from video_diffusion.acceleration.linear import linear_forward, uses_onednn
-from video_diffusion.models import VideoUNet
-from video_diffusion.models.temporal_transformer import FeedForward
 from video_diffusion.sampling import ContextWindows, Guided, Windowed
-
-NUM_VIDEOS, NUM_FRAMES, NUM_TOKENS, HEIGHT, WIDTH = 2, 5, 7, 12, 8
-
-
-def video_unet(
-    dtype: torch.dtype = torch.float64, blocks: str = "mixed", scope: str = "frame", **changes: Any
-) -> VideoUNet:
-    unet = nn.Module.to(randomised(tiny_unet(blocks, **changes)), dtype)
-    return VideoUNet(unet, tiny_adapter(unet, norm_scope=scope))
-
-
-def latents_of(num_frames: int = NUM_FRAMES, dtype: torch.dtype = torch.float64, seed: int = 3) -> Tensor:
-    draw = torch.Generator().manual_seed(seed)
-    return torch.randn(NUM_VIDEOS, 4, num_frames, HEIGHT, WIDTH, dtype=dtype, generator=draw)
-
-
-def prompts_of(*frames: int, dtype: torch.dtype = torch.float64, seed: int = 5) -> Tensor:
-    draw = torch.Generator().manual_seed(seed)
-    return torch.randn(NUM_VIDEOS, *frames, NUM_TOKENS, TEXT_WIDTH, dtype=dtype, generator=draw)
-
-
-def root_mean_square_error(found: Tensor, expected: Tensor) -> float:
-    return float((found.double() - expected.double()).norm() / expected.double().norm())
-
 
 PASSES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "a prompt for each video": ((torch.tensor([20, 700]), prompts_of()), {}),
@@ -183,114 +163,6 @@ def test_with_a_gradient_everything_is_plain_bit_for_bit() -> None:
     assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
 
 
-def test_detaching_leaves_every_module_as_it_was_found() -> None:
-    model = video_unet(torch.float32)
-    before = [dict(vars(module)) for module in model.modules()]
-    hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()]
-    keys = list(model.state_dict())
-    acceleration = accelerate_unet(model)
-    assert [dict(vars(module)) for module in model.modules()] != before
-    assert list(model.state_dict()) == keys
-    assert acceleration.detach() is model
-    after = [dict(vars(module)) for module in model.modules()]
-    assert [set(each) for each in after] == [set(each) for each in before]
-    assert all(
-        new["processor"] is old["processor"]
-        for new, old in zip(after, before, strict=True)
-        if "processor" in old
-    )
-    assert [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()] == hooks
-
-
-def test_a_module_that_runs_another_forward_keeps_it() -> None:
-    model = video_unet(torch.float32)
-    layer = next(module for module in model.modules() if type(module) is nn.Linear)
-    own = layer.forward = lambda hidden_states: hidden_states  # as accelerate's offloading does
-    accelerate_unet(model).detach()
-    assert layer.forward is own
-
-
-@torch.no_grad()
-def test_prompts_are_projected_once_for_each_layer() -> None:
-    model = video_unet(torch.float32)
-    rows: list[int] = []
-    crossing = [m.attn2 for m in model.unet.modules() if getattr(m, "attn2", None) is not None]
-    for attention in crossing:
-        for layer in (attention.to_k, attention.to_v):
-            layer.register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0].shape[0]))
-    guided = Guided(model, prompts_of(dtype=torch.float32), prompts_of(dtype=torch.float32, seed=8), 2.5)
-    with accelerate_unet(model):
-        for timestep in (900, 600, 300):
-            guided(latents_of(dtype=torch.float32), torch.tensor(timestep))
-    # Two layers each, once, for the prompts and negative prompts of the two videos: frames do not count.
-    assert rows == [2 * NUM_VIDEOS] * (2 * len(crossing))
-
-
-@torch.no_grad()
-def test_nothing_is_divided_by_one_and_temporal_layers_copy_nothing() -> None:
-    model = video_unet(torch.float32)
-    args = latents_of(dtype=torch.float32), torch.tensor(500), prompts_of(dtype=torch.float32)
-    plain = count_operations(lambda: model(*args))
-    with accelerate_unet(model):
-        fast = count_operations(lambda: model(*args))
-    image = count_operations(lambda: model.unet(latents_of(1, torch.float32)[:, :, 0], *args[1:]))
-    assert plain["aten.div by 1"] == image["aten.div by 1"] > 0  # temporal layers never did
-    assert fast["aten.div by 1"] == 0
-    assert fast["aten.div"] <= 1  # of the timestep embedding's frequencies
-    num_layers = len([m for m in model.modules() if type(m).__name__ == "TemporalTransformer"])
-    layer = next(m for m in model.modules() if type(m).__name__ == "TemporalTransformer")
-    pixels = torch.randn(NUM_VIDEOS * NUM_FRAMES, layer.norm.num_channels, 3, 4)
-    with accelerate_unet(model):
-        copies = count_operations(lambda: layer(pixels, NUM_FRAMES))["aten.clone"]
-    before = count_operations(lambda: layer(pixels, NUM_FRAMES))["aten.clone"]
-    assert copies <= 1 < before  # pictures to tokens, where the linear map does not do it on the way
-    assert num_layers > 1
-
-
-@torch.no_grad()
-def test_linear_maps_by_onednn_equal_torch_up_to_rounding() -> None:
-    layer = nn.Linear(48, 37)
-    rows = torch.randn(3, 5, 48)
-    assert root_mean_square_error(linear_forward(layer, rows), layer(rows)) <= 1e-6
-    strided = torch.randn(3, 48, 5).transpose(1, 2)
-    assert root_mean_square_error(linear_forward(layer, strided), layer(strided)) <= 1e-6
-    assert not uses_onednn(torch.float64)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(
-    "shape",
-    [
-        {"kernel_size": 3, "padding": 1},
-        {"kernel_size": 3, "padding": 1, "stride": 2},
-        {"kernel_size": 1, "bias": False},
-        {"kernel_size": (3, 2), "padding": (2, 0), "dilation": (1, 2), "stride": (2, 1)},
-    ],
-)
-@torch.no_grad()
-def test_convolutions_of_few_pixels_equal_torch_up_to_rounding(
-    dtype: torch.dtype, shape: dict[str, Any]
-) -> None:
-    layer = nn.Conv2d(5, 96, **shape).to(dtype)
-    pictures = torch.randn(2, 5, 3, 7, dtype=dtype)
-    assert convolution_fits(layer)
-    operations = count_operations(lambda: convolution_forward(layer, pictures))
-    assert operations["aten.convolution"] == 0
-    found, expected = convolution_forward(layer, pictures), layer(pictures)
-    assert found.shape == expected.shape
-    assert found.is_contiguous()
-    assert root_mean_square_error(found, expected) <= (1e-14 if dtype == torch.float64 else 1e-6)
-    many = torch.randn(40, 5, 3, 7, dtype=dtype)
-    assert torch.equal(convolution_forward(layer, many), layer(many))
-
-
-def test_unusual_convolutions_stay_as_they_are() -> None:
-    assert not convolution_fits(nn.Conv2d(4, 6, 3, groups=2))
-    assert not convolution_fits(nn.Conv2d(4, 6, 3, padding=1, padding_mode="circular"))
-    assert not convolution_fits(nn.Conv2d(4, 6, 3, padding="same"))
-    assert not convolution_fits(nn.Conv1d(4, 6, 3))
-
-
 @torch.no_grad()
 def test_whole_models_of_few_pixels_stay_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     model, args = video_unet(blocks="three"), (latents_of(), 500, prompts_of())
@@ -299,16 +171,6 @@ def test_whole_models_of_few_pixels_stay_the_same(monkeypatch: pytest.MonkeyPatc
     with accelerate_unet(model):
         assert count_operations(lambda: model(*args))["aten.convolution"] == 0
         assert relative_error(model(*args), expected) <= 1e-12
-
-
-@torch.no_grad()
-def test_feed_forward_in_pieces_equals_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer = FeedForward(16).double()
-    tokens = torch.randn(3, 11, 16, dtype=torch.float64)
-    expected = layer(tokens)
-    for num_bytes in (1, 3 * 128 * 8, 2**25):
-        monkeypatch.setattr("video_diffusion.acceleration.feed_forward.MAX_BYTES", num_bytes)
-        assert relative_error(feed_forward(layer, tokens), expected) <= 1e-13
 
 
 @torch.no_grad()
