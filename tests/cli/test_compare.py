@@ -136,7 +136,7 @@ def test_a_dry_run_makes_nothing(tmp_path, grid):
     ("words", "message"),
     [
         (["--grid", "schedlr=[a]"], "no setting 'grid.schedlr'; did you mean 'scheduler'"),
-        (["--grid", "scheduler"], "--grid: needs key=value"),
+        (["--grid", "scheduler"], "--grid: needs KEY=[A,B] (given 'scheduler')"),
         (["--baseline", "scheduler=heun"], "--baseline: baseline is no arm"),
         (["--seeds", "3-1"], "--seeds: seeds has the range 3-1"),
         (["--shard", "2/2"], "--shard: shard must be i/n"),

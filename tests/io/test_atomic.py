@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from video_diffusion.io.atomic import atomic_path, part_path, remove_dead_parts, write_bytes
 
@@ -134,6 +136,24 @@ def test_a_full_disk_is_reported_with_the_final_path(tmp_path: Path) -> None:
     assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(target))
     assert target.read_text() == "old"
     assert names(tmp_path) == {"clip.json"}
+
+
+def test_a_full_disk_is_reported_alike_by_safetensors_which_raises_no_oserror(tmp_path: Path) -> None:
+    target = tmp_path / "weights.safetensors"
+    with file_size_limit(1000), pytest.raises(OSError) as caught, atomic_path(target) as part:
+        save_file({"weight": np.zeros(1000)}, part)
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(target))
+    assert names(tmp_path) == set()
+
+
+def test_weights_can_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    with atomic_path(tmp_path / "adapter") as part:
+        part.mkdir()
+        save_file({"weight": np.zeros(3)}, part / "weights.safetensors")
+    written = (tmp_path / "adapter" / "weights.safetensors").stat().st_mode & 0o777
+    assert written == 0o666 & ~mask
 
 
 def test_a_missing_folder_is_reported(tmp_path: Path) -> None:

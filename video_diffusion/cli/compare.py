@@ -146,6 +146,10 @@ def _design(
         values = {name: value for name, value in layer.values.items() if name != "arms"}
         layer = Layer(values, layer.origins)
     for text in grids:
+        if "=" not in text:
+            raise click.UsageError(
+                f"--grid: needs KEY=[A,B] (given {text!r}); for example guidance_scale=[2.5,5]"
+            )
         layer = assign(layer, f"grid.{text.strip()}", "--grid")
     for name, value in (("prompts", prompts), ("seeds", seeds), ("baseline", baseline)):
         if value is not None:

@@ -42,9 +42,10 @@ def atomic_path(
             _refuse_existing(path)
         _replace(part, path)
         _sync_one(path.parent)
-    except OSError as error:
-        if error.errno is not None and error.filename in {None, str(part), part}:
-            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+    except Exception as error:
+        number = _system_error(error, part)
+        if number is not None:
+            raise OSError(number, os.strerror(number), str(path)) from error
         raise
     finally:
         _remove(part)
@@ -95,6 +96,22 @@ def _alive(pid: int) -> bool:
     return True
 
 
+def _system_error(error: Exception, part: Path) -> int | None:
+    """Number of the system's error that kept a part from being written; safetensors tells it in words."""
+    if isinstance(error, OSError):
+        return error.errno if error.filename in {None, str(part), part} else None
+    told = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
+    return int(told[1]) if told else None
+
+
+@cache
+def _usual_mode() -> int:
+    """Permissions that a new file has by the process's umask."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
 def _refuse_existing(path: Path) -> None:
     if os.path.lexists(path):
         raise FileExistsError(f"{path} exists; overwrite it explicitly or choose another name")
@@ -116,9 +133,12 @@ def _replace(part: Path, path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    if stat.S_ISDIR(path.lstat().st_mode):
+    mode = path.lstat().st_mode
+    if stat.S_ISDIR(mode):
         for child in path.iterdir():
             _sync(child)
+    elif stat.S_ISREG(mode):  # safetensors makes files that nobody but their owner may read
+        path.chmod(stat.S_IMODE(mode) | _usual_mode())
     _sync_one(path)
 
 
