@@ -10,11 +10,11 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from small_disk import small_disk
 
 from video_diffusion.cli.main import main
 from video_diffusion.comparison.folder import read_summary
@@ -147,29 +147,13 @@ def test_a_run_that_is_stopped_says_how_far_it_came_and_goes_on_from_there(tmp_p
     assert len(hashes(folder)) == 40 == len(list(folder.glob("*.mp4")))
 
 
-@contextmanager
-def small_disk(folder, size):
-    """A disk of its own, for root on Linux."""
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    if sys.platform != "linux" or os.geteuid() != 0:
-        pytest.skip("mounting a small disk needs root on Linux")
-    mounted = subprocess.run(command, capture_output=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"this machine lets nobody mount: {mounted.stderr.decode().strip()}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
 def test_a_disk_that_fills_up_ends_the_run_and_with_more_space_it_goes_on(tmp_path, jobs, monkeypatch):
     """The estimate before the run is switched off, so that writing itself meets the full disk."""
     from video_diffusion.cli import output_checks
 
     monkeypatch.setattr(output_checks, "SPARE_BYTES", 0)
     disk = tmp_path / "disk"
-    with small_disk(disk, "40k"):
+    with small_disk(disk, "size=40k"):
         code, out, err = run(*jobs, "-o", disk / "clips")
         assert code == 4, err
         assert "No space left on device" in err and "goes on from here" in err

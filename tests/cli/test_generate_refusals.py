@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from small_disk import small_disk
 
 from video_diffusion.cli.main import main
 
@@ -167,18 +168,9 @@ def test_a_folder_without_write_permission(empty_folder: Path) -> None:
     check(result, 4, "locked: Permission denied")
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="mounting needs root on Linux")
 def test_a_read_only_disk(empty_folder: Path) -> None:
-    disk = empty_folder / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "ro,size=64k", "tmpfs", str(disk)]
-    mounted = subprocess.run(command, capture_output=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"this machine lets nobody mount: {mounted.stderr.decode().strip()}")
-    try:
+    with small_disk(empty_folder / "disk", "ro,size=64k"):
         check(run("a", "-o", "disk/x.mp4"), 4, "disk: Read-only file system")
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_flags_win_over_set_over_configs_over_defaults(empty_folder: Path) -> None:
