@@ -1,9 +1,13 @@
-"""A whole tiny model on disk, real and untrained, for the commands to run on."""
+"""What the commands run on: a whole tiny model, real and untrained; an empty folder; two clips to measure."""
 
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from measured_clips import CLEAN, FLICKERING
 from tiny_models import save_tiny_model
+
+from video_diffusion.io import write_video
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +23,17 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         scheduler="ddim",
         vocabulary=["a", "red", "circle"],
     )
+
+
+@pytest.fixture
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with nothing in it."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def clean_and_flickering(empty_folder: Path) -> None:
+    """clean.mp4 and flickering.mp4 in the current folder, without loss."""
+    write_video("clean.mp4", CLEAN, Fraction(8), codec="libx264rgb")
+    write_video("flickering.mp4", FLICKERING, Fraction(8), codec="libx264rgb")
