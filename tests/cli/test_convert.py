@@ -7,24 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from clip_commands import run
 from diffusers.models.unets.unet_motion_model import MotionAdapter as DiffusersMotionAdapter
 from motion_files import original_lora, published, published_file, stored_bits
 from safetensors.torch import load_file, save_file
 from tiny_models import tiny_adapter, tiny_unet
 
-from video_diffusion.cli.main import main
 from video_diffusion.loading import read_motion_checkpoint
 
-
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def run(*words: object) -> Result:
-    return CliRunner().invoke(main, [str(word) for word in words])
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 def done(*words: object) -> str:

@@ -12,11 +12,7 @@ from video_diffusion.data import read_scene
 from video_diffusion.data.scene import Scene, SceneObject, is_held_out
 from video_diffusion.io import iter_frames, read_video
 
-
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 def make(*words: object) -> Result:

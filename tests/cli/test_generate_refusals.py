@@ -11,15 +11,11 @@ from small_disk import small_disk
 
 from video_diffusion.cli.main import main
 
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
 
 def run(*words: str) -> Result:
     return CliRunner().invoke(main, ["generate", *words])
-
-
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def check(result: Result, code: int, expected: str) -> None:
