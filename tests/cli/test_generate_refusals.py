@@ -1,12 +1,12 @@
 """What `generate` refuses before a model is loaded: one line, its exit code, and torch not imported."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from nobody import as_nobody
 from small_disk import small_disk
 
 from video_diffusion.cli.main import main
@@ -155,12 +155,8 @@ def test_a_folder_without_write_permission(empty_folder: Path) -> None:
     for parent in (empty_folder, *empty_folder.parents[:2]):
         parent.chmod(0o755)
     (empty_folder / "locked").mkdir(mode=0o555)
-    before = os.geteuid()
-    os.seteuid(65534 if before == 0 else before)
-    try:
+    with as_nobody():
         result = run("a", "-o", "locked/x.mp4")
-    finally:
-        os.seteuid(before)
     check(result, 4, "locked: Permission denied")
 
 
