@@ -52,7 +52,7 @@ def open_image_folder(path: Path, limits: ReadLimits, fps: Fraction | None) -> I
     files.sort(key=lambda file: _natural_order(file.name))
     if not files:
         raise VideoReadError(
-            f"{path}: holds no images ({', '.join(IMAGE_SUFFIXES)}); of videos name each, or all: '{path}/*'"
+            f"{path}: holds no images ({', '.join(IMAGE_SUFFIXES)}); of videos, name the files themselves"
         )
     if len(files) > limits.max_frames:
         raise VideoReadError(f"{path}: holds {len(files)} images, above the limit of {limits.max_frames}")
