@@ -155,7 +155,7 @@ def test_a_device_that_is_not_here_exits_with_4_and_trains_nothing(home, tmp_pat
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_at_the_next_step_and_resume_goes_on(home, tmp_path, number, code):
-    folder = tmp_path / "run"
+    folder = tmp_path / "a run"
     words = [sys.executable, "-m", "video_diffusion", "train", str(home / "config.yaml"), "-o", str(folder)]
     more = ["--set", "validation.every=0", "--set", "checkpoint.every=1000"]
     process = subprocess.Popen([*words, *more, "--steps", "1000"], stderr=subprocess.PIPE, text=True)
@@ -163,7 +163,7 @@ def test_a_signal_saves_at_the_next_step_and_resume_goes_on(home, tmp_path, numb
     process.send_signal(number)
     _, err = process.communicate(timeout=120)
     assert process.returncode == code, err
-    assert "stopped after step" in err and "--resume goes on" in err
+    assert "stopped after step" in err and f"--output '{folder}' --resume goes on" in err
     newest = newest_checkpoint(folder / "checkpoints")
     assert newest is not None
     logged = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -158,7 +159,7 @@ def train_run(run: "Run", quiet: bool) -> None:
             if step.step < step.num_steps and run.anybody(bool(requests)):
                 run.save()
                 progress.clear()
-                again = f"--output {run.folder.folder} --resume"
+                again = f"--output {shlex.quote(str(run.folder.folder))} --resume"
                 if not quiet:
                     say(f"stopped after step {step.step} of {step.num_steps}, saved; {again} goes on")
                 first = requests[0] if requests else signal.SIGTERM
