@@ -13,6 +13,7 @@ from video_diffusion.loading.errors import ModelLoadError
 from video_diffusion.loading.image_encoder import encode_images
 from video_diffusion.loading.ip_adapter_source import IpAdapterSource, find_ip_adapter
 from video_diffusion.loading.model_parts import ModelParts
+from video_diffusion.models import computing_device
 from video_diffusion.text import travel
 
 ImageKeyframes = Sequence[tuple[float, str]]
@@ -78,7 +79,7 @@ class LoadedIpAdapter:
             ModelLoadError: The image encoder cannot be loaded.
         """
         files = list(dict.fromkeys(path for _, path in keyframes))
-        embeds, without = encode_images(self.source, files, self._unet.dtype, self._unet.device)
+        embeds, without = encode_images(self.source, files, self._unet.dtype, computing_device(self._unet))
         if len(files) > 1:
             at_keyframes = torch.stack([embeds[files.index(path)] for _, path in keyframes])
             embeds = travel([frame for frame, _ in keyframes], at_keyframes, num_frames, looped=looped)

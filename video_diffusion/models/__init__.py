@@ -1,5 +1,6 @@
 """The temporal layers, where they sit in an image U-Net, and frames to latents and back."""
 
+from video_diffusion.models.computing_device import computing_device
 from video_diffusion.models.controlled_unet import ControlledUNet
 from video_diffusion.models.frame_control import (
     ControlWithin,
@@ -24,6 +25,7 @@ __all__ = [
     "SparseControl",
     "VideoUNet",
     "check_blocks",
+    "computing_device",
     "decode_latents",
     "encode_frames",
     "latent_scale",

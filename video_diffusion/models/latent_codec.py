@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from video_diffusion.models.computing_device import computing_device
 from video_diffusion.shapes import FloatFrames, Latents, fold_frames
 
 
@@ -50,16 +51,10 @@ def encode_frames(vae: Any, frames: FloatFrames, chunk_size: int) -> Float[Tenso
     latents = []
     for chunk in torch.split(frames, chunk_size):
         with torch.no_grad():
-            encoded = vae.encode((chunk * 2 - 1).to(_computing_device(vae), vae.dtype))
+            encoded = vae.encode((chunk * 2 - 1).to(computing_device(vae), vae.dtype))
         latents.append(encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode())
     shifted = torch.cat(latents) - (vae.config.get("shift_factor") or 0)
     return (shifted * vae.config.scaling_factor).transpose(0, 1)
-
-
-def _computing_device(vae: Any) -> Any:
-    """Where an autoencoder computes, also while it waits elsewhere by accelerate's hooks."""
-    hook = getattr(vae, "_hf_hook", None)
-    return vae.device if hook is None else hook.execution_device
 
 
 def latent_scale(vae: Any) -> int:

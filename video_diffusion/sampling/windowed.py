@@ -60,7 +60,7 @@ class Windowed:
             return self.model(latents, timestep, prompt_embeds, **conditions)
         num_videos, _, num_frames, _, _ = latents.shape
         total: Tensor | None = None
-        counts = torch.zeros(latents.shape[2], 1, 1, dtype=torch.float64, device=latents.device)
+        counts = torch.zeros(latents.shape[2], 1, 1, dtype=torch.float64)  # which Apple's GPUs do not know
         for window in windows:
             rows = torch.tensor(window, device=latents.device)
             prediction = self.model(
@@ -76,12 +76,11 @@ class Windowed:
             if total is None:
                 shape = (*prediction.shape[:2], latents.shape[2], *prediction.shape[3:])
                 total = torch.zeros(shape, dtype=precision, device=prediction.device)
-            weights = torch.tensor(self.windows.weights(window), dtype=torch.float64, device=latents.device)
-            weights = weights[:, None, None]
-            total[:, :, rows] += prediction * weights.to(precision)
-            counts[rows] += weights
+            weights = torch.tensor(self.windows.weights(window), dtype=torch.float64)[:, None, None]
+            total[:, :, rows] += prediction * weights.to(precision).to(prediction.device)
+            counts[list(window)] += weights
         assert total is not None  # every frame is in a window
-        return (total / counts.to(total.dtype)).to(latents.dtype)
+        return (total / counts.to(total.dtype).to(total.device)).to(latents.dtype)
 
 
 def _of_frames(name: str, value: Any, rows: Tensor, shape: tuple[int, int]) -> Any:

@@ -1,0 +1,127 @@
+"""Every feature on a device that is not the CPU, simulated; it gives what the CPU gives, in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from control_networks import save_pictures, tiny_sparse_control
+from diffusers.models.controlnets.controlnet import ControlNetModel
+from ip_adapter_files import ip_adapter_tensors, save_picture, tiny_image_encoder
+from motion_files import SHAPES, original_lora, published_file
+from safetensors.torch import save_file
+from simulated_device import DeviceTensor, held, simulated_device
+from small_bases import save_small_bases
+from tiny_models import randomised, relative_error
+from torch import Tensor
+
+from video_diffusion.loading import load_model
+from video_diffusion.pipeline import TextToVideoPipeline
+
+Settings = dict[str, Any]
+CLIP: Settings = {
+    "num_frames": 5, "height": 16, "width": 24, "num_inference_steps": 1, "seed": 3, "guidance_scale": 2.5,
+}  # fmt: skip
+FAMILIES = ["animatediff-v2", *(pytest.param(f, marks=pytest.mark.slow) for f in ("pia", "animatediff-sdxl"))]
+ONE_STEP_ERROR = (
+    1e-7  # a step of these random networks makes a thousand million times of a rounding in float64
+)
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    family = request.param
+    base = save_small_bases(tmp_path_factory.mktemp("bases"))[len(SHAPES[family][0])]
+    return base, published_file(tmp_path_factory.mktemp("motion"), family), family
+
+
+@pytest.fixture(scope="module")
+def cases(model: tuple[Path, Path, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Settings]:
+    """Settings of each feature, with the files that they name."""
+    base, motion, family = model
+    folder = tmp_path_factory.mktemp("inputs")
+    picture, other = save_picture(folder / "a.png", 1, 16, 24), save_picture(folder / "b.png", 2, 16, 24)
+    video = str(save_pictures(folder / "video", 5))
+    parts = load_model(str(base), str(motion), torch.float64)
+    save_file(original_lora(parts.motion_adapter), folder / "zoom.safetensors")
+    save_file(ip_adapter_tensors(parts.unet), folder / "ip-adapter.safetensors")
+    tiny_image_encoder().save_pretrained(folder / "image_encoder")
+    found: dict[str, Settings] = {
+        "plain": {},
+        "no guidance": {"guidance_scale": 1.0},
+        "windows": {"context_length": 3, "context_overlap": 1, "context_schedule": "static"},
+        "loop": {"context_length": 3, "loop": True},
+        "freenoise": {"num_frames": 6, "freenoise": True, "context_length": 4},
+        "travel": {"prompt_travel": {"0": "a red ball", "-1": "blue"}},
+        "motion over frames": {"motion_scale_travel": {"-1": 1.3}, "motion_effect": 0.5},
+        "positions": {"position_stretch": 2.0},
+        "noise of a video": {"noise_video": video},
+        "progressive noise": {"noise_type": "progressive"},
+        "lora": {"loras": [str(folder / "zoom.safetensors")]},
+        "picture": {"init_image": other, "strength": 1.0},
+        "chunks": {"decode_chunk_size": 2},
+        "speed": {"speed": 2, "num_inference_steps": 5, "scheduler": "euler"},
+        "image prompts": {
+            "ip_adapter": str(folder / "ip-adapter.safetensors"),
+            "ip_image": {"0-1": picture, "2-4": other},
+        },
+        **{name: {"scheduler": name} for name in ("ddpm", "euler_a", "heun", "dpmpp_sde", "unipc", "lcm")},
+    }
+    if family == "pia":
+        return {name: {"init_image": picture, "strength": 1.0, **case} for name, case in found.items()}
+    found |= {"freeinit": {"freeinit": 2}, "video": {"init_video": video, "strength": 1.0}}
+    if len(SHAPES[family][0]) == 4:
+        unet = parts.unet
+        controlnet = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(6, 10))
+        randomised(controlnet).save_pretrained(folder / "controlnet")
+        names = ("block_out_channels", "layers_per_block", "cross_attention_dim", "norm_num_groups")
+        types = [name.replace("Block2D", "BlockMotion") for name in unet.config.down_block_types]
+        sparse = tiny_sparse_control("rgb", down_block_types=types, **{n: unet.config[n] for n in names})
+        sparse.save_pretrained(folder / "sparse")
+        found["controlnet"] = {"controlnet": str(folder / "controlnet"), "control_video": video}
+        found["sparsectrl"] = {"sparsectrl": str(folder / "sparse"), "sparse_images": {"-1": picture}}
+    return found
+
+
+def runner(pipeline: TextToVideoPipeline) -> Callable[[Settings], Tensor]:
+    """Latents of the last step of a clip."""
+
+    def run(settings: Settings) -> Tensor:
+        steps: list[Tensor] = []
+        pipeline("a red ball", on_step=lambda step: steps.append(step.latents), **{**CLIP, **settings})
+        return steps[-1]
+
+    return run
+
+
+@pytest.mark.filterwarnings("ignore:init_")
+@pytest.mark.filterwarnings("ignore:negative_prompt")
+@pytest.mark.parametrize("low_memory", [False, True])
+def test_every_feature_on_a_device(
+    model: tuple[Path, Path, str], cases: dict[str, Settings], low_memory: bool
+) -> None:
+    base, motion, _ = model
+    asked = {name: case for name, case in cases.items() if not (low_memory and "speed" in case)}
+    on_cpu = runner(TextToVideoPipeline(load_model(str(base), str(motion), torch.float64)))
+    expected = {name: on_cpu(case) for name, case in asked.items()}
+    parts = load_model(str(base), str(motion), torch.float64)
+    with simulated_device() as device:
+        there = runner(TextToVideoPipeline(parts, device, low_memory=low_memory))
+        for name, case in asked.items():
+            latents = there(case)
+            assert isinstance(latents, DeviceTensor), name
+            assert relative_error(held(latents), expected[name]) < (
+                0.1 if "speed" in case else ONE_STEP_ERROR
+            ), name
+
+
+def test_a_device_without_float64(model: tuple[Path, Path, str], cases: dict[str, Settings]) -> None:
+    """As Apple's GPUs are."""
+    parts = load_model(str(model[0]), str(model[1]), torch.float32)
+    with simulated_device(knows_float64=False) as device:
+        there = runner(TextToVideoPipeline(parts, device))
+        for name, case in cases.items():
+            assert torch.isfinite(held(there(case))).all(), name
