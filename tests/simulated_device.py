@@ -7,7 +7,7 @@ from Python.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -15,15 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.utils._python_dispatch import TorchDispatchMode
 
 NAME = "simulated"
 aten: Any = torch.ops.aten
-MAY_BRING_CPU_TENSORS = {  # copies, and indices
-    aten.copy_.default, aten._to_copy.default, aten.index.Tensor, aten.index_put.default,
-    aten.index_put_.default,
-}  # fmt: skip
+TAKES_INDICES = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default}
+MAY_BRING_CPU_TENSORS = {aten.copy_.default, aten._to_copy.default, *TAKES_INDICES}
 READS = {"item", "tolist", "__float__", "__bool__", "__int__", "__index__"}
 
 
@@ -66,19 +63,23 @@ def held(value: Any) -> Any:
 
 def _run(func: Any, args: Any, kwargs: Any) -> Any:
     """One operation, on the CPU; its results are where those of a real device would be."""
-    tensors = [leaf for leaf in pytree.arg_tree_leaves(*args, **kwargs) if isinstance(leaf, Tensor)]
-    here = [each for each in tensors if isinstance(each, DeviceTensor)]
-    elsewhere = [each for each in tensors if not isinstance(each, DeviceTensor)]
+    here: dict[int, DeviceTensor] = {}
+    elsewhere: list[Tensor] = []
+
+    def take(value: Any) -> Any:
+        if isinstance(value, DeviceTensor):
+            here[id(value.held)] = value
+            return value.held
+        if isinstance(value, Tensor):
+            elsewhere.append(value)
+        return value
+
+    plain_args, plain_kwargs = _each(take, args), _each(take, kwargs)
     if here and any(each.ndim for each in elsewhere) and func not in MAY_BRING_CPU_TENSORS:
         raise RuntimeError(
             f"Expected all tensors to be on the same device: {func} was given {NAME}:0 and cpu"
         )
-    if (
-        func in MAY_BRING_CPU_TENSORS
-        and "index" in str(func)
-        and here
-        and not isinstance(args[0], DeviceTensor)
-    ):
+    if here and func in TAKES_INDICES and not isinstance(args[0], DeviceTensor):
         raise RuntimeError(f"indices should be on cpu: {func} was given {NAME}:0")
     if func is aten._fused_sdp_choice.default:
         return 0  # plain arithmetic, which has no kernels of any one device
@@ -86,16 +87,29 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     onto = bool(here) if wanted is None else torch.device(wanted).type == NAME
     if func is aten.copy_.default:
         onto = isinstance(args[0], DeviceTensor)
-    plain_args, plain_kwargs = pytree.tree_map(held, (args, kwargs))
     if wanted is not None:
-        plain_kwargs |= {"device": torch.device("cpu")}
+        plain_kwargs["device"] = torch.device("cpu")
     result = func(*plain_args, **plain_kwargs)
     if func is aten._to_copy.default and result.data_ptr() == plain_args[0].data_ptr():
         result = result.clone()  # to another device is always a copy
-    if not onto:
-        return result
-    wrapped = pytree.tree_map(lambda each: DeviceTensor(each) if isinstance(each, Tensor) else each, result)
-    return return_and_correct_aliasing(func, args, kwargs, wrapped)
+
+    def place(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return (
+            here[id(value)] if id(value) in here else DeviceTensor(value)
+        )  # what was changed in place is what was given
+
+    return _each(place, result) if onto else result
+
+
+def _each(change: Callable[[Any], Any], value: Any) -> Any:
+    """A value of an operation with every leaf changed; lists, tuples and keywords keep their kind."""
+    if isinstance(value, (list, tuple)):
+        return type(value)([_each(change, each) for each in value])
+    if isinstance(value, dict):
+        return {name: _each(change, each) for name, each in value.items()}
+    return change(value)
 
 
 class _Simulation(TorchDispatchMode):
