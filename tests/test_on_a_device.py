@@ -27,7 +27,8 @@ CLIP: Settings = {
 }  # fmt: skip
 FAMILIES = ["animatediff-v2", *(pytest.param(f, marks=pytest.mark.slow) for f in ("pia", "animatediff-sdxl"))]
 WITH_LOW_MEMORY = {  # where networks come and go
-    "plain", "no guidance", "windows", "lora", "picture", "video", "image prompts", "controlnet", "sparsectrl",
+    "plain", "no guidance", "windows", "lora", "picture", "video", "image prompts", "controlnet",
+    "sparsectrl",
 }  # fmt: skip
 ONE_STEP_ERROR = (
     1e-7  # a step of these random networks makes a thousand million times of a rounding in float64
