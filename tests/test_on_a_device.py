@@ -16,10 +16,14 @@ from safetensors.torch import save_file
 from simulated_device import DeviceTensor, held, simulated_device
 from small_bases import save_small_bases
 from tiny_models import randomised, relative_error
+from tiny_run import tiny_parts
 from torch import Tensor
 
 from video_diffusion.loading import load_model
+from video_diffusion.models import VideoUNet
 from video_diffusion.pipeline import TextToVideoPipeline
+from video_diffusion.training.denoising_objective import DenoisingObjective, training_scheduler
+from video_diffusion.training.settings import LossSettings
 
 Settings = dict[str, Any]
 CLIP: Settings = {
@@ -60,6 +64,10 @@ def cases(model: tuple[Path, Path, str], tmp_path_factory: pytest.TempPathFactor
         "loop": {"context_length": 3, "loop": True},
         "freenoise": {"num_frames": 6, "freenoise": True, "context_length": 4},
         "travel": {"prompt_travel": {"0": "a red ball", "-1": "blue"}},
+        "travel on arcs": {"prompt_travel": {"0": "a red ball", "-1": "blue"}, "prompt_blend": "slerp"},
+        "mixed noise": {"noise_type": "mixed"},
+        "blocks": {"motion_effect_blocks": {"down": 0.5}, "motion_scale_blocks": {"up.0": 1.2}},
+        "noise over steps": {"guidance_interval": (0.1, 0.9)},
         "motion over frames": {"motion_scale_travel": {"-1": 1.3}, "motion_effect": 0.5},
         "positions": {"position_stretch": 2.0},
         "noise of a video": {"noise_video": video},
@@ -129,3 +137,27 @@ def test_a_device_without_float64(model: tuple[Path, Path, str], cases: dict[str
         there = runner(TextToVideoPipeline(parts, device))
         for name, case in cases.items():
             assert torch.isfinite(held(there(case))).all(), name
+
+
+def test_the_training_loss_on_a_device_without_float64() -> None:
+    """Forward alone: PyTorch's engine of gradients wants queues that the simulated device does not have."""
+    loss = LossSettings(min_snr_gamma=5.0, appearance_debias=1.0)
+    generator = torch.Generator().manual_seed(0)
+    latents, noise = (torch.randn(2, 4, 5, 8, 6, generator=generator) for _ in range(2))
+
+    def losses(device: torch.device) -> Tensor:
+        parts = tiny_parts()
+        for network in (parts.unet, parts.motion_adapter):
+            torch.nn.Module.to(network, device=device)
+        scheduler = training_scheduler(parts.scheduler_config, loss)
+        objective = DenoisingObjective(VideoUNet(parts.unet, parts.motion_adapter), scheduler, loss)
+        embeds = torch.ones(2, 7, parts.unet.config.cross_attention_dim)
+        given = (latents, noise, torch.tensor([100, 700]), embeds, torch.tensor([1, 3]))
+        with torch.no_grad():
+            return objective(*(each.to(device) for each in given))
+
+    expected = losses(torch.device("cpu"))
+    with simulated_device(knows_float64=False) as device:
+        found = losses(device)
+        assert isinstance(found, DeviceTensor)
+        torch.testing.assert_close(held(found), expected)

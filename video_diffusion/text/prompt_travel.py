@@ -108,10 +108,10 @@ def slerp(start: Float[Tensor, "n d"], end: Float[Tensor, "n d"], share: float) 
         end: At share 1.
         share: 0 to 1.
     """
-    exact_start, exact_end = start.double(), end.double()
+    exact_start, exact_end = start.cpu().double(), end.cpu().double()  # Apple's GPUs know no float64
     cosine = torch.nn.functional.cosine_similarity(exact_start, exact_end, dim=-1).clamp(-1, 1)
     angle = torch.arccos(cosine)[:, None]
     sine = torch.sin(angle)
     arc = torch.sin((1 - share) * angle) * exact_start + torch.sin(share * angle) * exact_end
     line = torch.lerp(exact_start, exact_end, share)
-    return torch.where(sine.abs() < 1e-6, line, arc / sine.clamp_min(1e-6)).to(start.dtype)
+    return torch.where(sine.abs() < 1e-6, line, arc / sine.clamp_min(1e-6)).to(start.dtype).to(start.device)

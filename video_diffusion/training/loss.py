@@ -64,7 +64,8 @@ def min_snr_weights(
         timesteps: One for each video.
         gamma: The paper uses 5.
     """
-    alphas_cumprod = scheduler.alphas_cumprod.to(timesteps.device)[timesteps].double()
+    # on the CPU: Apple's GPUs know no float64
+    alphas_cumprod = scheduler.alphas_cumprod.cpu()[timesteps.cpu()].double()
     snr = alphas_cumprod / (1 - alphas_cumprod)
     limited = snr.clamp(max=gamma)
     match scheduler.config.prediction_type:
@@ -74,7 +75,7 @@ def min_snr_weights(
             weights = limited / (snr + 1)
         case _:
             weights = limited
-    return weights.float()
+    return weights.float().to(timesteps.device)
 
 
 def appearance_debiased(
