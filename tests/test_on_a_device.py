@@ -15,10 +15,14 @@ from motion_files import SHAPES, original_lora, published_file
 from safetensors.torch import save_file
 from simulated_device import DeviceTensor, held, simulated_device
 from small_bases import save_small_bases
-from tiny_models import randomised, relative_error
+from tiny_models import randomised, relative_error, save_tiny_model
 from tiny_run import tiny_parts
 from torch import Tensor
 
+from video_diffusion.jobs import Pipelines, model_facts, read_jobs
+from video_diffusion.jobs.batch_size import BatchSizes
+from video_diffusion.jobs.finishing import finish
+from video_diffusion.jobs.runner import ClipMaker
 from video_diffusion.loading import load_model
 from video_diffusion.models import VideoUNet
 from video_diffusion.pipeline import TextToVideoPipeline
@@ -161,3 +165,32 @@ def test_the_training_loss_on_a_device_without_float64() -> None:
         found = losses(device)
         assert isinstance(found, DeviceTensor)
         torch.testing.assert_close(held(found), expected)
+
+
+def test_clips_of_a_device_are_finished_while_the_next_is_made(tmp_path: Path) -> None:
+    """Their rows are those of the CPU; measuring and encoding, in another thread, know no device."""
+    folder = save_tiny_model(
+        tmp_path / "tiny", num_frames=5, height=32, width=48, fps="8", num_inference_steps=1
+    )
+    file = tmp_path / "jobs.jsonl"
+    file.write_text('{"prompt": "a cat", "seeds": "0-2"}\n')
+    base = {"model": str(folder), "dtype": "float64"}
+    asked = list(read_jobs(file, base, model_facts))
+
+    def rows(pipeline: TextToVideoPipeline, name: str, behind: bool) -> list[dict[str, Any]]:
+        class Ready(Pipelines):
+            def get(self, settings: Any, low_memory: bool = False) -> TextToVideoPipeline:
+                return pipeline
+
+        (tmp_path / name).mkdir()
+        batches = list(ClipMaker(tmp_path / name, Ready(), BatchSizes(2)).make_alike(asked))
+        assert [(len(batch.calls), batch.behind) for batch in batches] == [(2, behind), (1, behind)]
+        own = {"seconds", "bytes", "settings"}  # settings name the device
+        found = [{k: v for k, v in each.row.items() if k not in own} for each in finish(batches)]
+        assert all((tmp_path / name / row["file"]).is_file() for row in found)
+        return found
+
+    expected = rows(TextToVideoPipeline(load_model(str(folder), None, torch.float64)), "cpu", False)
+    parts = load_model(str(folder), None, torch.float64)
+    with simulated_device() as device:
+        assert rows(TextToVideoPipeline(parts, device), "device", True) == expected
