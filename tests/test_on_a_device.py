@@ -38,6 +38,10 @@ WITH_LOW_MEMORY = {  # where networks come and go
     "plain", "no guidance", "windows", "lora", "picture", "video", "image prompts", "controlnet",
     "sparsectrl",
 }  # fmt: skip
+COMPUTED_OUTSIDE_NETWORKS = {
+    "windows", "loop", "freenoise", "freeinit", "travel on arcs", "positions", "noise of a video", "picture",
+    "image prompts", "heun", "dpmpp_sde", "unipc", "lcm",
+}  # fmt: skip
 ONE_STEP_ERROR = (
     1e-7  # a step of these random networks makes a thousand million times of a rounding in float64
 )
@@ -139,8 +143,8 @@ def test_a_device_without_float64(model: tuple[Path, Path, str], cases: dict[str
     parts = load_model(str(model[0]), str(model[1]), torch.float32)
     with simulated_device(knows_float64=False) as device:
         there = runner(TextToVideoPipeline(parts, device))
-        for name, case in cases.items():
-            assert torch.isfinite(held(there(case))).all(), name
+        for name in COMPUTED_OUTSIDE_NETWORKS & set(cases):
+            assert torch.isfinite(held(there(cases[name]))).all(), name
 
 
 def test_the_training_loss_on_a_device_without_float64() -> None:
