@@ -26,6 +26,7 @@ from video_diffusion.jobs.runner import ClipMaker
 from video_diffusion.loading import load_model
 from video_diffusion.models import VideoUNet
 from video_diffusion.pipeline import TextToVideoPipeline
+from video_diffusion.sampling import SCHEDULERS
 from video_diffusion.training.denoising_objective import DenoisingObjective, training_scheduler
 from video_diffusion.training.settings import LossSettings
 
@@ -88,7 +89,7 @@ def cases(model: tuple[Path, Path, str], tmp_path_factory: pytest.TempPathFactor
             "ip_adapter": str(folder / "ip-adapter.safetensors"),
             "ip_image": {"0-1": picture, "2-4": other},
         },
-        **{name: {"scheduler": name} for name in ("ddpm", "euler_a", "heun", "dpmpp_sde", "unipc", "lcm")},
+        **{name: {"scheduler": name} for name in SCHEDULERS},
     }
     if family == "pia":
         return {name: {"init_image": picture, "strength": 1.0, **case} for name, case in found.items()}
