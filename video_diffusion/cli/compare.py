@@ -1,6 +1,6 @@
 """`video-diffusion compare`: settings held against a baseline by prompt and seed, or clips of any tool."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -96,8 +96,12 @@ def compare(
     flags = CompareFlags(folder, shard, batch_size, verify, fail_fast, overwrite, clip_model, as_json, quiet)
     if clips:
         _refuse_with_clips(
-            grids, prompts, seeds, baseline, against_itself, shard, batch_size, verify, fail_fast, overwrite
-        )
+            {
+                "--grid": grids, "--prompts": prompts, "--seeds": seeds, "--baseline": baseline,
+                "--a-a": against_itself, "--shard": shard, "--batch-size": batch_size, "--verify": verify,
+                "--fail-fast": fail_fast, "--overwrite": overwrite,
+            }
+        )  # fmt: skip
         from video_diffusion.cli.compare_clips import run_clips
 
         run_clips([*clips, *sources], assignments, flags, dry_run=dry_run)
@@ -163,12 +167,8 @@ def _default_name(sources: Sequence[str], clips: Sequence[str]) -> str:
     return Path(sources[0]).stem if sources and not clips else "comparison"
 
 
-def _refuse_with_clips(*given: object) -> None:
-    names = (
-        "--grid", "--prompts", "--seeds", "--baseline", "--a-a", "--shard", "--batch-size", "--verify",
-        "--fail-fast", "--overwrite",
-    )  # fmt: skip
-    for name, value in zip(names, given, strict=True):
+def _refuse_with_clips(given: Mapping[str, object]) -> None:
+    for name, value in given.items():
         if value:
             raise click.UsageError(
                 f"{name}: makes clips, but --clips compares those that are there; leave it out"

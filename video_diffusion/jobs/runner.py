@@ -161,8 +161,7 @@ class ClipMaker:
                 raise
             out_of_memory = is_out_of_memory(error)
             if len(batch) == 1:
-                # with its frames it would keep tensors alive
-                yield Batch([partial(self.failed, batch[0], error.with_traceback(None))])
+                yield Batch([partial(self.failed, batch[0], error)])
         else:
             seconds = (time.perf_counter() - started) / len(batch)
             calls = [partial(self._finish, *each, seconds) for each in zip(batch, videos, strict=True)]
@@ -177,10 +176,9 @@ class ClipMaker:
 
     def _finish(self, job: Job, decoded: "DecodedVideo", seconds: float) -> Outcome:
         """Measures, encodes and writes the row; OSError is the folder's and ends the run."""
-        started = time.perf_counter()
         try:
             video = decoded.measured()
-            seconds += time.perf_counter() - started
+            seconds += video.run_record.timings["measure"]
             row = self._save(job, video) | {"seconds": round(seconds, 3)}
         except OSError:
             raise
@@ -220,7 +218,7 @@ class ClipMaker:
             "settings": job.settings.model_dump(mode="json", exclude_none=True),
         }
         self._results.append(row)
-        return Outcome(job, "failed", row, error.with_traceback(None))  # it would keep frames alive
+        return Outcome(job, "failed", row, error.with_traceback(None))  # it would keep tensors alive
 
 
 def flags_of(frames: UInt8[np.ndarray, "f h w c"]) -> list[str]:

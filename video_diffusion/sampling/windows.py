@@ -110,8 +110,8 @@ class ContextWindows:
             return [start % self.num_frames for start in range(turn, self.num_frames + turn, distance)]
         last = self.num_frames - 1 - (self.length - 1) * dilation
         if self.schedule == "even":
-            distance += self.overlap > 0
-            gaps = max(1, -(-last // distance))
+            widest = distance + min(self.overlap, 1)  # one frame less may be shared
+            gaps = max(1, -(-last // widest))
             return sorted({last * gap // gaps for gap in range(gaps + 1)})
         shift = round(distance * van_der_corput(step)) % distance if self.schedule == "uniform" else 0
         starts = [0, *range(shift, last, distance), last]
