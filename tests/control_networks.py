@@ -40,6 +40,17 @@ def tiny_sparse_control(reads: str, **changes: Any) -> SparseControlNetModel:
     return randomised(SparseControlNetModel(**(settings | changes))).eval()
 
 
+def save_control_networks(folder: Path, unet: Any) -> tuple[str, str]:
+    """A ControlNet and a SparseCtrl encoder for any U-Net of Stable Diffusion 1.5's kind; their folders."""
+    controlnet = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(6, 10))
+    names = ("block_out_channels", "layers_per_block", "cross_attention_dim", "norm_num_groups")
+    sizes = {name: unet.config[name] for name in names}
+    types = [name.replace("Block2D", "BlockMotion") for name in unet.config.down_block_types]
+    randomised(controlnet).save_pretrained(folder / "controlnet")
+    tiny_sparse_control("rgb", down_block_types=types, **sizes).save_pretrained(folder / "sparse")
+    return str(folder / "controlnet"), str(folder / "sparse")
+
+
 def save_pictures(folder: Path, count: int, height: int = 16, width: int = 24, seed: int = 5) -> Path:
     """A folder of numbered pictures, each its own noise."""
     folder.mkdir(parents=True)

@@ -5,13 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from control_networks import save_pictures, tiny_sparse_control
-from diffusers.models.controlnets.controlnet import ControlNetModel
-from ip_adapter_files import ip_adapter_tensors, save_picture, tiny_image_encoder
+from control_networks import save_control_networks, save_pictures
+from ip_adapter_files import save_picture, save_tiny_ip_adapter
 from motion_files import SHAPES, original_lora, published_file
 from safetensors.torch import save_file
 from small_bases import save_small_bases
-from tiny_models import randomised, relative_error
+from tiny_models import relative_error
 from torch import Tensor
 
 from video_diffusion.pipeline import TextToVideoPipeline
@@ -81,20 +80,10 @@ def test_features(family: str, image_models: dict[int, Path], tmp_path: Path) ->
         assert differs(latents(init_video=str(folder), strength=0.9))
     # a ControlNet and SparseCtrl
     if len(SHAPES[family][0]) == 4:
-        unet = pipeline.parts.unet
-        controlnet = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(6, 10))
-        randomised(controlnet).save_pretrained(tmp_path / "controlnet")
-        assert differs(latents(controlnet=str(tmp_path / "controlnet"), control_video=str(folder)))
-        types = [name.replace("Block2D", "BlockMotion") for name in unet.config.down_block_types]
-        sizes = {
-            name: unet.config[name]
-            for name in ("block_out_channels", "layers_per_block", "cross_attention_dim", "norm_num_groups")
-        }
-        tiny_sparse_control("rgb", down_block_types=types, **sizes).save_pretrained(tmp_path / "sparse")
-        assert differs(latents(sparsectrl=str(tmp_path / "sparse"), sparse_images={"-1": picture}))
+        controlnet, sparsectrl = save_control_networks(tmp_path, pipeline.parts.unet)
+        assert differs(latents(controlnet=controlnet, control_video=str(folder)))
+        assert differs(latents(sparsectrl=sparsectrl, sparse_images={"-1": picture}))
     # image prompts
-    save_file(ip_adapter_tensors(pipeline.parts.unet), tmp_path / "ip-adapter.safetensors")
-    tiny_image_encoder().save_pretrained(tmp_path / "image_encoder")
-    shown = {"ip_adapter": str(tmp_path / "ip-adapter.safetensors")}
+    shown = {"ip_adapter": str(save_tiny_ip_adapter(tmp_path, pipeline.parts.unet))}
     assert differs(latents(ip_image={"0-1": picture, "2-4": other}, **shown))
     assert torch.equal(latents(), plain)

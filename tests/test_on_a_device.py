@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from control_networks import save_pictures, tiny_sparse_control
-from diffusers.models.controlnets.controlnet import ControlNetModel
-from ip_adapter_files import ip_adapter_tensors, save_picture, tiny_image_encoder
+from control_networks import save_control_networks, save_pictures
+from ip_adapter_files import save_picture, save_tiny_ip_adapter
 from motion_files import SHAPES, original_lora, published_file
 from safetensors.torch import save_file
 from simulated_device import DeviceTensor, held, simulated_device
 from small_bases import save_small_bases
-from tiny_models import randomised, relative_error, save_tiny_model
+from tiny_models import relative_error, save_tiny_model
 from tiny_run import tiny_parts
 from torch import Tensor
 
@@ -64,8 +63,7 @@ def cases(model: tuple[Path, Path, str], tmp_path_factory: pytest.TempPathFactor
     video = str(save_pictures(folder / "video", 5))
     parts = load_model(str(base), str(motion), torch.float64)
     save_file(original_lora(parts.motion_adapter), folder / "zoom.safetensors")
-    save_file(ip_adapter_tensors(parts.unet), folder / "ip-adapter.safetensors")
-    tiny_image_encoder().save_pretrained(folder / "image_encoder")
+    ip_adapter = str(save_tiny_ip_adapter(folder, parts.unet))
     found: dict[str, Settings] = {
         "plain": {},
         "no guidance": {"guidance_scale": 1.0},
@@ -85,25 +83,16 @@ def cases(model: tuple[Path, Path, str], tmp_path_factory: pytest.TempPathFactor
         "picture": {"init_image": other, "strength": 1.0},
         "chunks": {"decode_chunk_size": 2},
         "speed": {"speed": 2, "num_inference_steps": 5, "scheduler": "euler"},
-        "image prompts": {
-            "ip_adapter": str(folder / "ip-adapter.safetensors"),
-            "ip_image": {"0-1": picture, "2-4": other},
-        },
+        "image prompts": {"ip_adapter": ip_adapter, "ip_image": {"0-1": picture, "2-4": other}},
         **{name: {"scheduler": name} for name in SCHEDULERS},
     }
     if family == "pia":
         return {name: {"init_image": picture, "strength": 1.0, **case} for name, case in found.items()}
     found |= {"freeinit": {"freeinit": 2}, "video": {"init_video": video, "strength": 1.0}}
     if len(SHAPES[family][0]) == 4:
-        unet = parts.unet
-        controlnet = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(6, 10))
-        randomised(controlnet).save_pretrained(folder / "controlnet")
-        names = ("block_out_channels", "layers_per_block", "cross_attention_dim", "norm_num_groups")
-        types = [name.replace("Block2D", "BlockMotion") for name in unet.config.down_block_types]
-        sparse = tiny_sparse_control("rgb", down_block_types=types, **{n: unet.config[n] for n in names})
-        sparse.save_pretrained(folder / "sparse")
-        found["controlnet"] = {"controlnet": str(folder / "controlnet"), "control_video": video}
-        found["sparsectrl"] = {"sparsectrl": str(folder / "sparse"), "sparse_images": {"-1": picture}}
+        controlnet, sparsectrl = save_control_networks(folder, parts.unet)
+        found["controlnet"] = {"controlnet": controlnet, "control_video": video}
+        found["sparsectrl"] = {"sparsectrl": sparsectrl, "sparse_images": {"-1": picture}}
     return found
 
 
