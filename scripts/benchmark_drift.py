@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from embedded.prompt_following import accuracy, judge
 from torch import Tensor
 
 from video_diffusion import GenerationSettings, TextToVideoPipeline
 from video_diffusion.acceleration import FIRST_SHARE, FULL_STEP_EVERY
-from video_diffusion.data import Scene, SceneObject, caption
-from video_diffusion.data.prompt_following import accuracy, judge
+from video_diffusion.procedural import Scene, SceneObject, caption
 
 NUM_STEPS = 20
 FEWER_STEPS = (14, 13, 12, 10, 9)

@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from embedded.prompt_following import Verdict, accuracy, judge
 
 from video_diffusion import GenerationSettings, TextToVideoPipeline
-from video_diffusion.data import Scene, World, caption
-from video_diffusion.data.prompt_following import Verdict, accuracy, judge
-from video_diffusion.data.scene import MOTIONS
+from video_diffusion.procedural import Scene, World, caption
+from video_diffusion.procedural.scene import MOTIONS
 
 Asked = list[tuple[Scene, int]]
 """Scenes, each with the seed of its clip."""

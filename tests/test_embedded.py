@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from embedded.prompt_following import accuracy, judge
 
 import video_diffusion
 from video_diffusion import GenerationSettings, TextToVideoPipeline
-from video_diffusion.data import Scene, SceneObject, caption
-from video_diffusion.data.prompt_following import accuracy, judge
+from video_diffusion.procedural import Scene, SceneObject, caption
 from video_diffusion.sampling import initial_noise
 
 FOLDER = Path(video_diffusion.__file__).parent / "embedded"

@@ -8,9 +8,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from video_diffusion.cli.main import main
-from video_diffusion.data import read_scene
-from video_diffusion.data.scene import Scene, SceneObject, is_held_out
 from video_diffusion.io import iter_frames, read_video
+from video_diffusion.procedural import read_scene
+from video_diffusion.procedural.scene import Scene, SceneObject, is_held_out
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from video_diffusion.comparison.alignment import AskedScene, alignment, is_procedural, read_prompt
-from video_diffusion.data import scene as scenes
-from video_diffusion.data.caption import EVERYTHING, caption
+from video_diffusion.procedural import scene as scenes
+from video_diffusion.procedural.scene import EVERYTHING, caption
 
 WORLD = replace(EVERYTHING, two_objects_share=0.4)
 

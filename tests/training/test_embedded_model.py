@@ -6,20 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from transformers import CLIPTokenizer
-
-from video_diffusion.data import World, vocabulary
-from video_diffusion.data.latent_pool import LatentPool
-from video_diffusion.models import VideoUNet
-from video_diffusion.training.embedded_model import (
-    FoldedFrameAttention,
+from embedded.model import (
     build_motion_adapter,
     build_text_encoder,
     build_unet,
     word_tokenizer,
 )
+from embedded.pool import LatentPool
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import CLIPTokenizer
+
+from video_diffusion.models import VideoUNet
+from video_diffusion.procedural import World, vocabulary
+from video_diffusion.training.cpu_attention import FoldedFrameAttention
 
 
 def test_every_word_is_one_token_also_after_saving(tmp_path: Path) -> None:

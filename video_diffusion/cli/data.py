@@ -14,7 +14,7 @@ from video_diffusion.cli.settings_flags import size_of
 from video_diffusion.cli.terminal import Progress, say
 
 if TYPE_CHECKING:
-    from video_diffusion.data import World
+    from video_diffusion.procedural import World
 
 
 @click.group()
@@ -94,8 +94,8 @@ def chosen_world(chosen: dict[str, list[str]], two_objects: float) -> "World":
         click.UsageError: a name that no table has.
     """
     from video_diffusion.config import nearest
-    from video_diffusion.data import World
-    from video_diffusion.data.scene import BACKGROUNDS, COLOURS, MOTIONS, SHAPES
+    from video_diffusion.procedural import World
+    from video_diffusion.procedural.scene import BACKGROUNDS, COLOURS, MOTIONS, SHAPES
 
     tables: dict[str, Sequence[str]] = {
         "motions": MOTIONS, "shapes": SHAPES, "colours": tuple(COLOURS), "backgrounds": tuple(BACKGROUNDS),
@@ -114,7 +114,7 @@ def check_drawable(world: "World", held_out: bool) -> None:
     Raises:
         click.UsageError: the chosen words leave no combination.
     """
-    from video_diffusion.data import SceneObject, is_held_out
+    from video_diffusion.procedural import SceneObject, is_held_out
 
     things = [
         SceneObject(colour, shape, world.sizes[0], motion)

@@ -11,7 +11,7 @@ import click
 from video_diffusion.cli.output_checks import check_place, existing_folder
 
 if TYPE_CHECKING:
-    from video_diffusion.data import Scene, World
+    from video_diffusion.procedural import Scene, World
 
 SETTINGS_FILE, ROWS_FILE = "dataset.json", "metadata.jsonl"
 BATCH = 8  # clips painted at once; a clip does not depend on it
@@ -73,8 +73,8 @@ def write_clips(folder: Path, settings: DatasetSettings, world: "World", num_cli
     """
     from fractions import Fraction
 
-    from video_diffusion.data import render_scenes
     from video_diffusion.io import atomic_path, write_bytes, write_video
+    from video_diffusion.procedural import render_scenes
     from video_diffusion.shapes import to_uint8
 
     for start in range(0, num_clips, BATCH):
@@ -107,7 +107,7 @@ def clip_truth(settings: DatasetSettings, world: "World", index: int) -> tuple["
     """Scene, caption and seed of clip `index`, whatever was made before it."""
     import numpy as np
 
-    from video_diffusion.data import caption
+    from video_diffusion.procedural import caption
 
     rng = np.random.default_rng([settings.seed, index])
     scene = world.sample(rng, settings.held_out)

@@ -7,9 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import UInt8
 
-from video_diffusion.data.caption import MOTION_WORDS, SHAPE_WORDS, SIZE_WORDS, vocabulary
-from video_diffusion.data.scene import BACKGROUNDS, COLOURS, SceneObject
-from video_diffusion.data.scene_reader import read_scene
+from video_diffusion.procedural.scene import (
+    BACKGROUNDS,
+    COLOURS,
+    MOTION_WORDS,
+    SHAPE_WORDS,
+    SIZE_WORDS,
+    SceneObject,
+    vocabulary,
+)
+from video_diffusion.procedural.scene_reader import read_scene
 
 MAX_OBJECTS = 2
 

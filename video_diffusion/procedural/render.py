@@ -11,8 +11,14 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from video_diffusion.data.scene import BACKGROUNDS, COLOURS, SHAPES, Scene
-from video_diffusion.data.trajectory import Trajectory, sample_trajectory
+from video_diffusion.procedural.scene import (
+    BACKGROUNDS,
+    COLOURS,
+    SHAPES,
+    Scene,
+    Trajectory,
+    sample_trajectory,
+)
 
 
 def signed_distance(

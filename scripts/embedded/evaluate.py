@@ -1,6 +1,6 @@
 """Measure the embedded model against its gates and print (and optionally write) the figures of its card.
 
-python scripts/evaluate_embedded.py --model embedded --json scores.json
+python scripts/embedded evaluate --model embedded --json scores.json
 Everything is generated through the same pipeline that users call. About ten minutes on two cores.
 """
 
@@ -22,12 +22,12 @@ import numpy as np
 import torch
 from einops import rearrange
 
+from embedded.prompt_following import ATTRIBUTES, Verdict, accuracy, judge
 from video_diffusion import GenerationSettings, TextToVideoPipeline
-from video_diffusion.data import Scene, World, caption, render_scenes
-from video_diffusion.data.prompt_following import ATTRIBUTES, Verdict, accuracy, judge
-from video_diffusion.data.scene import BACKGROUNDS, MOTIONS, SHAPES
-from video_diffusion.data.scene_reader import follow_objects
 from video_diffusion.io import read_video, write_video
+from video_diffusion.procedural import Scene, World, caption, render_scenes
+from video_diffusion.procedural.scene import BACKGROUNDS, MOTIONS, SHAPES
+from video_diffusion.procedural.scene_reader import follow_objects
 
 WORLD = World()
 WIDER = ("growing", "shrinking", "bouncing", "circling")
@@ -182,7 +182,3 @@ def main() -> None:
     scores["seconds"] = time.monotonic() - began
     if args.json:
         args.json.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

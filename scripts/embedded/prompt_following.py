@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import UInt8
 
-from video_diffusion.data.scene import Scene
-from video_diffusion.data.scene_reader import read_scene
+from video_diffusion.procedural.scene import Scene
+from video_diffusion.procedural.scene_reader import read_scene
 
 ATTRIBUTES = ("motion", "colour", "background", "shape", "size")
 JOINT = ("motion", "colour", "background", "shape")

@@ -8,10 +8,26 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from video_diffusion.data import Scene, SceneObject, World, caption, is_held_out, render_scenes, vocabulary
-from video_diffusion.data.render import paint, signed_distance
-from video_diffusion.data.scene import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, SIZES
-from video_diffusion.data.trajectory import REACH, Trajectory, sample_trajectory
+from video_diffusion.procedural import (
+    Scene,
+    SceneObject,
+    World,
+    caption,
+    is_held_out,
+    render_scenes,
+    vocabulary,
+)
+from video_diffusion.procedural.render import paint, signed_distance
+from video_diffusion.procedural.scene import (
+    BACKGROUNDS,
+    COLOURS,
+    MOTIONS,
+    REACH,
+    SHAPES,
+    SIZES,
+    Trajectory,
+    sample_trajectory,
+)
 
 EVERYTHING = World(shapes=SHAPES, motions=MOTIONS)
 

@@ -18,20 +18,19 @@ from diffusers.training_utils import EMAModel
 from einops import rearrange
 from torch import Tensor, nn
 
-from video_diffusion.data.caption import caption, vocabulary
-from video_diffusion.data.latent_pool import LatentPool
-from video_diffusion.data.scene import Scene, World
-from video_diffusion.models import VideoUNet
-from video_diffusion.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
-from video_diffusion.training.embedded_folder import save_embedded_model
-from video_diffusion.training.embedded_model import (
-    FoldedFrameAttention,
+from embedded.model import (
     build_motion_adapter,
     build_scheduler,
     build_text_encoder,
     build_unet,
+    save_embedded_model,
     word_tokenizer,
 )
+from embedded.pool import LatentPool
+from video_diffusion.models import VideoUNet
+from video_diffusion.procedural.scene import Scene, World, caption, vocabulary
+from video_diffusion.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from video_diffusion.training.cpu_attention import FoldedFrameAttention
 from video_diffusion.training.loss import stratified_timesteps, training_target
 from video_diffusion.training.optimizer import MuonWithAdamW, trapezoid
 

@@ -1,6 +1,6 @@
 """Train the embedded model on the procedural world: text encoder, image U-Net, temporal layers, from scratch.
 
-python scripts/train_embedded.py --run runs/embedded --vae runs/codec/vae
+python scripts/embedded train --run runs/embedded --vae runs/codec/vae
 Stops and resumes at any step: run the same command again, or with other settings. At every checkpoint the
 model so far is in runs/embedded/model, a folder that `video-diffusion generate --model` opens.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from video_diffusion.training.embedded_trainer import EmbeddedSettings, EmbeddedTrainer
+from embedded.trainer import EmbeddedSettings, EmbeddedTrainer
 
 
 def arguments() -> argparse.Namespace:
@@ -58,7 +58,3 @@ def main() -> None:
             row |= {f"direction_gap_{t}": trainer.direction_gap(t) for t in (999, 800, 600, 400)}
         print(json.dumps({name: round(value, 4) for name, value in row.items()}), flush=True)
         losses = []
-
-
-if __name__ == "__main__":
-    main()

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from video_diffusion.data.render import render_scenes
-from video_diffusion.data.scene import Scene, World
+from video_diffusion.procedural.render import render_scenes
+from video_diffusion.procedural.scene import Scene, World
 
 
 class LatentPool:

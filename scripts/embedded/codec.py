@@ -1,6 +1,6 @@
 """Train the embedded model's autoencoder on still frames of the procedural world.
 
-python scripts/train_embedded_codec.py --run runs/codec --num-steps 3000
+python scripts/embedded codec --run runs/codec --num-steps 3000
 Stops and resumes at any step: run the same command again. Writes runs/codec/vae (diffusers folder) at the
 end.
 """
@@ -20,9 +20,8 @@ from diffusers.training_utils import EMAModel
 from einops import rearrange
 from torch import Tensor
 
-from video_diffusion.data.render import paint
-from video_diffusion.data.scene import MOTIONS, SHAPES, World
-from video_diffusion.data.trajectory import Trajectory, sample_trajectory
+from video_diffusion.procedural.render import paint
+from video_diffusion.procedural.scene import MOTIONS, SHAPES, Trajectory, World, sample_trajectory
 from video_diffusion.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from video_diffusion.training.optimizer import MuonWithAdamW, trapezoid
 
@@ -174,7 +173,3 @@ def main() -> None:
         )
     )
     vae.save_pretrained(args.run / "vae")
-
-
-if __name__ == "__main__":
-    main()

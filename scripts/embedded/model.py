@@ -1,20 +1,21 @@
-"""The parts of the embedded model at birth: stock diffusers and transformers classes at a small size."""
+"""The parts of the embedded model at birth, stock classes at a small size, and the folder that it becomes."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-from einops import rearrange
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from video_diffusion.models import MotionAdapter
+from video_diffusion.procedural import World, vocabulary
 from video_diffusion.training.loss import shifted_cosine_betas
 
 MAX_TOKENS = 32
@@ -111,9 +112,10 @@ def build_motion_adapter(unet: UNet2DConditionModel, max_num_frames: int = 32) -
     Their norm pools over the clip, as diffusers computes it, so that the result opens there and gives the
     same frames.
     """
-    return MotionAdapter.for_unet(
+    adapter: MotionAdapter = MotionAdapter.for_unet(
         unet, num_attention_heads=4, max_num_frames=max_num_frames, use_mid_block=True, norm_scope="clip"
     )
+    return adapter
 
 
 def build_scheduler() -> DDIMScheduler:
@@ -127,35 +129,62 @@ def build_scheduler() -> DDIMScheduler:
     )
 
 
-class FoldedFrameAttention:
-    """Attention processor for training: prompt keys and values once per clip, softmax core in float32.
+DEFAULTS = {
+    "num_frames": 16,
+    "fps": "8",
+    "num_inference_steps": 12,
+    "guidance_scale": 2.5,
+    "scheduler": "ddim",
+}
 
-    All frames of a clip read the same prompt, so its keys and values are projected once and the frames'
-    queries are laid end
-    to end: the same numbers for less work. The bf16 backward of scaled-dot-product attention took half of a
-    training step on
-    CPUs; in float32 it takes a fortieth.
 
-    Attributes:
-        num_frames: Frames per clip of the running pass.
+def save_embedded_model(
+    folder: Path,
+    tokenizer: Any,
+    text_encoder: Any,
+    unet: Any,
+    motion_adapter: Any,
+    vae: Any,
+    scheduler: Any,
+    world: World,
+) -> None:
+    """Write all parts in half precision, with `model_index.json` and our generation defaults beside them.
+
+    `world` is what the model is said to know: its words are the vocabulary that prompts are held against.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    scheduler.save_pretrained(folder / "scheduler")
+    parts = {"text_encoder": text_encoder, "unet": unet, "motion_adapter": motion_adapter, "vae": vae}
+    for name, module in parts.items():
+        _save_half(module, folder / name)
+    index = {
+        "_class_name": "AnimateDiffPipeline",
+        "_diffusers_version": "0.42.1",
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "motion_adapter": ["diffusers", "MotionAdapter"],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    _write_json(folder / "model_index.json", index)
+    side = int(unet.config.sample_size) * 2 ** (len(vae.config.block_out_channels) - 1)
+    defaults = {**DEFAULTS, "height": side, "width": side, "vocabulary": vocabulary(world)}
+    _write_json(folder / "generation_defaults.json", defaults)
 
-    def __init__(self) -> None:
-        self.num_frames = 1
 
-    def __call__(
-        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any
-    ) -> Tensor:
-        """As diffusers' own processor for plain `(b f) n d` attention without masks."""
-        if encoder_hidden_states is None:
-            return self._attend(attn, hidden_states, hidden_states)
-        queries = rearrange(hidden_states, "(b f) n d -> b (f n) d", f=self.num_frames)
-        mixed = self._attend(attn, queries, encoder_hidden_states[:: self.num_frames])
-        return rearrange(mixed, "b (f n) d -> (b f) n d", f=self.num_frames)
+def _save_half(module: Any, folder: Path) -> None:
+    kept = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+    try:
+        module.to(torch.float16)
+        module.save_pretrained(folder)
+    finally:
+        module.to(torch.float32)
+        module.load_state_dict(kept)
 
-    def _attend(self, attn: Any, hidden_states: Tensor, context: Tensor) -> Tensor:
-        projected = (attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context))
-        query, key, value = (rearrange(t, "b n (k d) -> b k n d", k=attn.heads).float() for t in projected)
-        with torch.autocast(hidden_states.device.type, enabled=False):
-            mixed = functional.scaled_dot_product_attention(query, key, value)
-        return attn.to_out[0](rearrange(mixed, "b k n d -> b n (k d)"))
+
+def _write_json(file: Path, value: object) -> None:
+    file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from embedded.prompt_following import accuracy, judge
 from jaxtyping import UInt8
 
-from video_diffusion.data import Scene, World, read_scene, render_scenes
-from video_diffusion.data.prompt_following import accuracy, judge
-from video_diffusion.data.scene import MOTIONS, SHAPES
+from video_diffusion.procedural import Scene, World, read_scene, render_scenes
+from video_diffusion.procedural.scene import MOTIONS, SHAPES
 
 EVERYTHING = World(shapes=SHAPES, motions=MOTIONS)
 

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
-from video_diffusion.data.render import signed_distance
-from video_diffusion.data.scene import BACKGROUNDS, COLOURS, SHAPES, SIZES, Scene, SceneObject
+from video_diffusion.procedural.render import signed_distance
+from video_diffusion.procedural.scene import BACKGROUNDS, COLOURS, SHAPES, SIZES, Scene, SceneObject
 
 Frames = UInt8[np.ndarray, "f h w 3"]
 Mask = UInt8[np.ndarray, "h w"]

@@ -1,0 +1,1 @@
+"""How the embedded model is made: autoencoder, training, evaluation. Run by `python scripts/embedded`."""
