@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 from einops import rearrange
+from synthetic_clips import brightness_flicker, slow_drift, texture_boiling
 
 from video_diffusion import GenerationSettings, TextToVideoPipeline
 from video_diffusion.data import Scene, SceneObject, caption, render_scenes
 from video_diffusion.data.prompt_following import judge
 from video_diffusion.io.contact_sheet import draw_contact_sheet, draw_filmstrip, evenly, save_picture
 from video_diffusion.metrics import measure
-from video_diffusion.metrics.distortions import brightness_flicker, slow_drift, texture_boiling
 from video_diffusion.pipeline import GeneratedVideo
 from video_diffusion.sampling import initial_noise, make_scheduler
 
