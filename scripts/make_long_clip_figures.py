@@ -21,7 +21,7 @@ from PIL import Image
 from video_diffusion import TextToVideoPipeline
 from video_diffusion.io.contact_sheet import draw_filmstrip, evenly, save_picture
 from video_diffusion.metrics import measure
-from video_diffusion.metrics.seam_excess import excess
+from video_diffusion.metrics.flicker import excess
 from video_diffusion.pipeline import GeneratedVideo
 
 COLUMNS = 12

@@ -11,7 +11,7 @@ from video_diffusion.clip_plan import prompt_keyframes
 from video_diffusion.generation_settings import place_images
 from video_diffusion.io.input_frames import read_input_image, read_input_video
 from video_diffusion.loading import ModelParts
-from video_diffusion.metrics.optical_flow import DisFlow
+from video_diffusion.metrics.flow import DisFlow
 from video_diffusion.models import encode_frames
 from video_diffusion.shapes import Latents, PromptEmbeds, to_float
 from video_diffusion.text import encode_travel_by

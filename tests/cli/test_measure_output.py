@@ -110,7 +110,7 @@ from fractions import Fraction
 import cv2
 import numpy as np
 from video_diffusion.metrics import ALL_METRICS, Measurement
-from video_diffusion.metrics.optical_flow import DisFlow
+from video_diffusion.metrics.flow import DisFlow
 
 cv2.setNumThreads(1)
 frames = np.random.default_rng(1).integers(0, 256, (16, 16, 24, 3), dtype=np.uint8)

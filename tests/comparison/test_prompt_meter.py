@@ -8,7 +8,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from video_diffusion.comparison.prompt_meter import ROW_KEY, PromptMeter, kinds
 from video_diffusion.generation_settings import GenerationSettings
-from video_diffusion.metrics.learned.local_weights import MetricWeightsError
+from video_diffusion.metrics.learned.weights import MetricWeightsError
 
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
 

@@ -4,12 +4,12 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from synthetic_clips import clean_clip
 
 from video_diffusion.metrics import ALL_METRICS, measure
-from video_diffusion.metrics.cuts import find_cuts
+from video_diffusion.metrics.flow import DisFlow, FarnebackFlow, SuppliedFlow
 from video_diffusion.metrics.measurement import HORIZON, Measurement
-from video_diffusion.metrics.optical_flow import DisFlow, FarnebackFlow, SuppliedFlow
-from video_diffusion.metrics.synthetic_clips import clean_clip
+from video_diffusion.metrics.shots import find_cuts
 
 
 def statuses(report):

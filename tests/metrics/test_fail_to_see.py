@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
+from synthetic_clips import DISTORTIONS, clean_clip
 
 from video_diffusion.metrics import measure
-from video_diffusion.metrics.distortions import DISTORTIONS
-from video_diffusion.metrics.synthetic_clips import clean_clip
 
 
 def values(frames, **settings):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from synthetic_clips import clean_clip
 from tiny_models import tiny_tokenizer
 from transformers.models.clip.configuration_clip import CLIPConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -20,10 +21,9 @@ from video_diffusion.cli.main import main
 from video_diffusion.io import weights_sha256
 from video_diffusion.metrics import ALL_METRICS, measure
 from video_diffusion.metrics.learned import clip_metrics, dino_metrics, lpips_metrics
-from video_diffusion.metrics.learned.image_encoder import load_clip, load_dino
-from video_diffusion.metrics.learned.local_weights import MetricWeightsError, load_published, optional_package
-from video_diffusion.metrics.learned.raft_flow import RaftFlow
-from video_diffusion.metrics.synthetic_clips import clean_clip
+from video_diffusion.metrics.learned.along_flow import RaftFlow
+from video_diffusion.metrics.learned.encoders import load_clip, load_dino
+from video_diffusion.metrics.learned.weights import MetricWeightsError, load_published, optional_package
 
 FRAMES = clean_clip("pebbles", "pan", 4, 6, 40, 56).frames
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -116,7 +116,7 @@ def open_meter(clip_model: str | None) -> "PromptMeter":
 
     if clip_model is None:
         return PromptMeter()
-    from video_diffusion.metrics.learned.local_weights import MetricWeightsError
+    from video_diffusion.metrics.learned.weights import MetricWeightsError
 
     try:
         return PromptMeter(clip_model)

@@ -103,9 +103,8 @@ def measure(
         raise click.UsageError("--against has a table and --json, no --csv")
     plot_to = _picture_path(plot, "--plot")
     sheet_to = _picture_path(sheet or (f"{Path(paths[0]).stem}-worst.png" if worst else None), "--sheet")
-    from video_diffusion.cli.measure_files import Request
-    from video_diffusion.cli.measure_run import Output, run
-    from video_diffusion.cli.measure_weights import Weights
+    from video_diffusion.cli.measure_files import Request, Weights
+    from video_diffusion.cli.measure_output import Output, run
     from video_diffusion.metrics import choose_metrics
 
     choose_metrics(metrics)

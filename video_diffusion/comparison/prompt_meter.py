@@ -15,7 +15,7 @@ from video_diffusion.metrics import Metric, measure
 if TYPE_CHECKING:
     from video_diffusion.generated_video import GeneratedVideo
     from video_diffusion.generation_settings import GenerationSettings
-    from video_diffusion.metrics.learned.image_encoder import ImageEncoder
+    from video_diffusion.metrics.learned.encoders import ImageEncoder
 
 Frames = UInt8[np.ndarray, "f h w 3"]
 ROW_KEY = "prompt_meter"
@@ -81,6 +81,6 @@ def _is_readable(settings: "GenerationSettings") -> bool:
 
 @cache
 def _load_clip(folder: str) -> "ImageEncoder":
-    from video_diffusion.metrics.learned.image_encoder import load_clip  # noqa: PLC0415  needs transformers
+    from video_diffusion.metrics.learned.encoders import load_clip  # noqa: PLC0415  needs transformers
 
     return load_clip(folder)
