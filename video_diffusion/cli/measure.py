@@ -46,6 +46,8 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str | Non
 @click.option("--sheet", metavar="FILE", help="Where --worst draws to; CLIP-worst.png here by default.")
 @click.option("--against", metavar="OTHER", help="Differences to another clip of equal length.")
 @click.option("--jobs", type=click.IntRange(1), default=1, metavar="N", help="Processes over many clips.")
+@click.option("--threads", type=click.IntRange(1), metavar="N", help="Over pairs of frames; all cores.")
+@click.option("--one-shot", is_flag=True, help="The clip has no cut: its worst jump is scored.")
 @click.option("--sample", type=click.IntRange(1), metavar="N", help="Only N evenly spaced triples of frames.")
 @click.option("--metrics", metavar="NAMES", callback=_words, help="Only these, such as flicker,drift.")
 @click.option("--flow", type=click.Choice(["dis", "farneback"]), default="dis", help="Optical flow.")
@@ -70,6 +72,8 @@ def measure(
     sheet: str | None,
     against: str | None,
     jobs: int,
+    threads: int | None,
+    one_shot: bool,
     sample: int | None,
     metrics: tuple[str, ...] | None,
     flow: str,
@@ -117,6 +121,8 @@ def measure(
         window_starts=window_starts,
         worst=worst or 0,
         thumbnails=plot is not None,
+        one_shot=one_shot,
+        threads=threads,
         keep_series=bool(series or plot or worst or against),
         weights=Weights(clip_model, prompt, dino_model, lpips_weights, raft_weights),
     )

@@ -2,6 +2,7 @@
 
 import heapq
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
@@ -20,7 +21,8 @@ from video_diffusion.io import (
 )
 from video_diffusion.metrics import ALL_METRICS, ConsistencyReport, Measurement, Metric, choose_metrics
 from video_diffusion.metrics.flow import FlowMethod, choose_flow
-from video_diffusion.metrics.measurement import as_window_starts
+from video_diffusion.metrics.measurement import as_window_starts, idle_cores
+from video_diffusion.metrics.shots import HeldFrames
 
 if TYPE_CHECKING:
     from video_diffusion.metrics.learned.encoders import ImageEncoder
@@ -121,6 +123,8 @@ class Request:
         window_starts: first frames of the context windows.
         worst: so many triples to keep pictures of.
         thumbnails: whether to keep small pictures along the clip.
+        one_shot: the clip is known to have no cut, as every clip with a record of ours is.
+        threads: pairs that are looked at at the same time; None for as many as there are cores.
         keep_series: whether the report has the values of every frame.
         weights: for the metrics that need some.
     """
@@ -133,6 +137,8 @@ class Request:
     window_starts: tuple[int, ...] = ()
     worst: int = 0
     thumbnails: bool = False
+    one_shot: bool = False
+    threads: int | None = None
     keep_series: bool = True
     weights: Weights = field(default_factory=Weights)
 
@@ -186,46 +192,67 @@ def measure_file(
         The report, or the reason why there is none: a clip that cannot be read is no exception.
     """
     try:
-        with open_video(
-            path, fps=request.fps, limits=LIMITS, allow_truncated=request.allow_truncated
-        ) as source:
-            return _measure_source(path, source, request, on_frame)
+        with _opened(path, request) as source:
+            held, num_frames = _held_frames(source)
+        with _opened(path, request) as source:
+            return _measure_source(path, source, request, held, num_frames, on_frame)
     except (VideoReadError, MemoryError) as error:
         line = str(error) or f"{path}: needs more memory than there is"
         return MeasuredClip(path, error=line)
 
 
-def _measure_source(
-    path: str, source: FrameSource, request: Request, on_frame: Callable[[int, int | None], None] | None
-) -> MeasuredClip:
-    total = _declared_frames(source)
-    wanted = _sampled_frames(total, request.sample, path)
-    record = _record(path)
-    learned = request.weights.metrics(None if record is None else record.settings.prompt)
-    named = ALL_METRICS if request.metrics is None else request.metrics
-    measurement = Measurement(
-        choose_metrics([*named, *learned]),
-        request.weights.flow(request.flow),
-        as_window_starts(request.window_starts),
-    )
-    worst, thumbnails = _Worst(request.worst), _Thumbnails(NUM_THUMBNAILS if request.thumbnails else 0)
-    num_frames = 0
+def _opened(path: str, request: Request) -> AbstractContextManager[FrameSource]:
+    return open_video(path, fps=request.fps, limits=LIMITS, allow_truncated=request.allow_truncated)
+
+
+def _held_frames(source: FrameSource) -> tuple[frozenset[int], int]:
+    """Which frames repeat the one before, and how many there are: one reading without flow."""
+    held, num_frames = HeldFrames(), 0
     for frame in source.frames:
+        held.add(frame.pixels)
         num_frames += 1
-        thumbnails.add(frame.index, frame.pixels)
-        if wanted is None or frame.index in wanted:
-            worst.add(measurement.add(frame.index, float(frame.time), frame.pixels))
-        if on_frame is not None:
-            on_frame(num_frames, total)
+    return held.numbers(), num_frames
+
+
+def _measure_source(
+    path: str,
+    source: FrameSource,
+    request: Request,
+    held: frozenset[int],
+    num_frames: int,
+    on_frame: Callable[[int, int | None], None] | None,
+) -> MeasuredClip:
     if num_frames < 2:
         raise VideoReadError(f"{path}: has 1 frame; needs at least 2 to measure how they hold together")
     if request.window_starts and request.window_starts[-1] >= num_frames:
         raise VideoReadError(
             f"{path}: has {num_frames} frames; --window-starts {request.window_starts[-1]} is not one"
         )
+    wanted = _sampled_frames(num_frames, held, request.sample)
+    record = _record(path)
+    learned = request.weights.metrics(None if record is None else record.settings.prompt)
+    named = ALL_METRICS if request.metrics is None else request.metrics
+    worst, thumbnails = _Worst(request.worst), _Thumbnails(NUM_THUMBNAILS if request.thumbnails else 0)
+    measurement = Measurement(
+        choose_metrics([*named, *learned]),
+        request.weights.flow(request.flow),
+        as_window_starts(request.window_starts),
+        held=held,
+        one_shot=request.one_shot or record is not None,
+        threads=request.threads or idle_cores(),
+        on_triple=worst.add if request.worst else None,
+    )
+    for frame in source.frames:
+        thumbnails.add(frame.index, frame.pixels)
+        if wanted is None or frame.index in wanted:
+            measurement.add(frame.index, float(frame.time), frame.pixels)
+        if on_frame is not None:
+            on_frame(frame.index + 1, num_frames)
     if wanted is None and not measurement.evenly_spaced:
         source.note("variable frame rate; timestamps are the file's own")
     report = measurement.report(source.fps or Fraction(8), num_frames, request.keep_series)
+    if report.held_frames:
+        source.note(report.held_note())
     return MeasuredClip(
         path=path,
         report=report,
@@ -239,28 +266,14 @@ def _measure_source(
     )
 
 
-def _declared_frames(source: FrameSource) -> int | None:
-    if source.declared_frames is not None:
-        return source.declared_frames
-    if source.declared_seconds is not None and source.fps is not None:
-        return round(source.declared_seconds * source.fps)
-    return None
-
-
-def _sampled_frames(total: int | None, sample: int | None, path: str) -> frozenset[int] | None:
-    """Frames of evenly spaced triples, None for all.
-
-    Raises:
-        VideoReadError: the file does not say how long it is.
-    """
-    if sample is None:
+def _sampled_frames(num_frames: int, held: frozenset[int], sample: int | None) -> frozenset[int] | None:
+    """Frames of evenly spaced triples of distinct frames, with the held ones between, None for all."""
+    distinct = [index for index in range(num_frames) if index not in held]
+    if sample is None or 3 * sample >= len(distinct):
         return None
-    if total is None:
-        raise VideoReadError(f"{path}: does not declare its length, which --sample needs; leave it out")
-    if 3 * sample >= total:
-        return None
-    centres = np.linspace(1, total - 2, sample).round().astype(int)
-    return frozenset(int(centre) + step for centre in centres for step in (-1, 0, 1))
+    centres = np.linspace(1, len(distinct) - 2, sample).round().astype(int)
+    spans = [range(distinct[centre - 1], distinct[centre + 1] + 1) for centre in centres]
+    return frozenset(index for span in spans for index in span)
 
 
 def _record(path: str) -> RunRecord | None:
@@ -278,8 +291,8 @@ class _Worst:
         self._count = count
         self._heap: list[WorstTriple] = []
 
-    def add(self, triple: "Triple | None") -> None:
-        if triple is None or not self._count or not np.isfinite(triple.residual.level):
+    def add(self, triple: "Triple") -> None:
+        if not np.isfinite(triple.residual.level):
             return
         level, index = triple.residual.level, triple.centre.index
         room = 3 * self._count + 8

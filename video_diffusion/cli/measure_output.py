@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -374,7 +374,7 @@ def _measure_all(paths: Sequence[str], request: Request, jobs: int, quiet: bool)
     several = len(paths) > 1
     progress = Progress(quiet, "clip" if several else "frame")
     if jobs > 1 and several:
-        clips = _measure_apart(paths, request, min(jobs, len(paths)))
+        clips = _measure_apart(paths, replace(request, threads=request.threads or 1), min(jobs, len(paths)))
     else:
         on_frame = None if several else progress.step
         clips = (measure_file(path, request, on_frame) for path in paths)

@@ -18,6 +18,7 @@ class Sharpness(SeriesAccumulator):
     """
 
     view = Frame
+    needs_shots = False
 
     def look(self, view: Frame) -> float:
         """Return the gradient of one frame."""
@@ -35,6 +36,7 @@ class MeanLuma(SeriesAccumulator):
     """Mean of Y = 0.299 R + 0.587 G + 0.114 B over pixels and frames, in 8-bit levels."""
 
     view = Frame
+    needs_shots = False
 
     def look(self, view: Frame) -> float:
         """Return mean luma of one frame."""

@@ -66,11 +66,13 @@ class ImageEncoder:
 
     def embed(self, rgb: Rgb) -> Embedding:
         """Return the unit vector of a frame."""
-        if self._last is None or self._last[0] is not rgb:
+        last = self._last  # read once: another thread may embed another frame meanwhile
+        if last is None or last[0] is not rgb:
             with torch.inference_mode():
                 pixels = self._processor(images=rgb, return_tensors="pt")["pixel_values"]
-                self._last = rgb, _unit(self._embed_pixels(pixels))
-        return self._last[1]
+                last = rgb, _unit(self._embed_pixels(pixels))
+            self._last = last
+        return last[1]
 
     def embed_text(self, text: str) -> Embedding:
         """Return the unit vector of a text.
@@ -230,6 +232,7 @@ class PromptAlignment(SeriesAccumulator):
     """
 
     view = Frame
+    needs_shots = False
 
     def __init__(self, encoder: ImageEncoder, words: Embedding):
         super().__init__()
