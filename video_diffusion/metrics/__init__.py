@@ -29,7 +29,7 @@ from video_diffusion.metrics.measurement import (
     as_window_starts,
     idle_cores,
 )
-from video_diffusion.metrics.morph import Coverage, WarpPsnr, WarpSsim
+from video_diffusion.metrics.morph import Coverage, Morph, WarpPsnr, WarpSsim
 from video_diffusion.metrics.motion import FlowJitter, Motion
 from video_diffusion.metrics.report import BESIDE_FLICKER, ConsistencyReport, Measure
 from video_diffusion.metrics.shots import Cuts, DuplicatePairs, HeldFrames
@@ -51,6 +51,7 @@ ALL_METRICS: tuple[Metric, ...] = (
         "seam_excess", "levels", EITHER_WAY, "lower", "flicker", "change along the flow at starts", SeamExcess
     ),
     Metric("flash_safety", "flashes/s", UPWARDS, "lower", "flicker", "WCAG 2.2 general flash", FlashSafety),
+    Metric("morph", "px/frame at 256", UPWARDS, "lower", "morph", "distances that go to and fro", Morph),
     Metric("warp_psnr", "dB", (0.0, 100.0), "higher", "morph", "PSNR along the flow", WarpPsnr),
     Metric("warp_ssim", "SSIM", (-1.0, 1.0), "higher", "morph", "Wang 2004, along the flow", WarpSsim),
     Metric("coverage", "of pixels", UNIT, "higher", "morph", "forward–backward check", Coverage),

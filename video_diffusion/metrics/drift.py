@@ -7,9 +7,10 @@ import cv2
 import numpy as np
 from jaxtyping import Float64
 
+from video_diffusion.metrics.flow import Plane
 from video_diffusion.metrics.image import MARGIN, similarity_map
 from video_diffusion.metrics.report import Accumulator, ClipFacts, Reading, Series
-from video_diffusion.metrics.views import Frame, Plane
+from video_diffusion.metrics.views import Frame
 
 THUMBNAIL = 32
 LONGEST_LAG = 2**20

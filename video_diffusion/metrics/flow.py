@@ -18,6 +18,7 @@ Rgb: TypeAlias = UInt8[np.ndarray, "h w 3"]
 Levels: TypeAlias = Float32[np.ndarray, "h w 3"]
 Flow: TypeAlias = Float32[np.ndarray, "h w 2"]
 Mask: TypeAlias = Bool[np.ndarray, "h w"]
+Plane: TypeAlias = Float32[np.ndarray, "h w"]
 
 SMALLEST_SIDE = 16
 """Frames with a shorter side give no flow: DIS needs at least two of its 8-pixel patches."""

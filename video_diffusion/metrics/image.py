@@ -6,8 +6,9 @@ import cv2
 import numpy as np
 from jaxtyping import Float
 
+from video_diffusion.metrics.flow import Plane
 from video_diffusion.metrics.report import ClipFacts, Reading, SeriesAccumulator
-from video_diffusion.metrics.views import Frame, Plane
+from video_diffusion.metrics.views import Frame
 
 
 class Sharpness(SeriesAccumulator):

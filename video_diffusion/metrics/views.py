@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from video_diffusion.metrics.flow import Flow, FlowMethod, Levels, Mask, Rgb, flow_validity, warp
+from video_diffusion.metrics.flow import Flow, FlowMethod, Levels, Mask, Plane, Rgb, flow_validity, warp
+from video_diffusion.metrics.points import PointMotion, follow_points
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of R, G, B in luma Y, on gamma-encoded values (BT.601)."""
@@ -16,7 +17,6 @@ LUMA = (0.299, 0.587, 0.114)
 CELLS = 8
 """Local measures cut the picture into 8 × 8 cells, fewer where a side has fewer pixels."""
 
-Plane: TypeAlias = Float32[np.ndarray, "h w"]
 Cells: TypeAlias = Float64[np.ndarray, "rows columns"]
 
 
@@ -193,6 +193,11 @@ class Pair:
         return self._method.between(self.second.index - 1, self.first.rgb, self.second.rgb)
 
     @property
+    def has_flow(self) -> bool:
+        """Whether the method could measure this pair."""
+        return self._flows is not None
+
+    @property
     def forward(self) -> Flow:
         """Flow to the second frame, in pixels; zero where the method could not measure."""
         return self._no_flow if self._flows is None else self._flows[0]
@@ -276,6 +281,14 @@ class Triple:
     def change_across(self) -> float:
         """Mean absolute difference of the outer two frames in levels: near zero if the centre is a flash."""
         return mean_absolute_difference(self.before.first.rgb, self.after.second.rgb)
+
+    @computed_once
+    def points(self) -> PointMotion:
+        """Points on edges of the centre frame, followed both ways."""
+        before, after = self.before, self.after
+        return follow_points(
+            self.centre.luma, (before.backward, before.forward), (after.forward, after.backward)
+        )
 
     @computed_once
     def residual(self) -> Residual:
