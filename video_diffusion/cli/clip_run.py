@@ -12,21 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import video_diffusion
-from video_diffusion.cli.failures import MachineError
-from video_diffusion.cli.output_checks import EncodingFlags, check_clip_fits
-from video_diffusion.cli.terminal import Progress, warn
-from video_diffusion.config import shown
-from video_diffusion.generation_settings import check_image_prompt
-from video_diffusion.generation_settings.named_files import NETWORK_FIELDS
-from video_diffusion.io import choose_encoding, codec_problem, iter_frames, sidecar_path, working_codecs
+from video_diffusion.cli.outputs import EncodingFlags, check_clip_fits
+from video_diffusion.cli.terminal import MachineError, Progress, warn
 from video_diffusion.loading import check_quantize, find_ip_adapter, find_lora, parse_lora
-from video_diffusion.loading.model_source import parse_hub_id
+from video_diffusion.loading.sources import parse_hub_id
+from video_diffusion.settings import check_image_prompt, shown
+from video_diffusion.settings.input_files import NETWORK_FIELDS
+from video_diffusion.video import choose_encoding, codec_problem, iter_frames, sidecar_path, working_codecs
 
 if TYPE_CHECKING:
-    from video_diffusion.generation_settings import GenerationSettings
     from video_diffusion.jobs import Pipelines
     from video_diffusion.pipeline import GeneratedVideo, TextToVideoPipeline
     from video_diffusion.sampling import DenoisingStep
+    from video_diffusion.settings import GenerationSettings
 
 STRIP_ROWS, STRIP_COLUMNS = 8, 8
 LARGER_MODEL = (
@@ -190,7 +188,7 @@ def save_clip(
 
 def save_sheet(video: "GeneratedVideo", path: Path) -> None:
     """Writes the contact sheet with the flicker of each frame."""
-    from video_diffusion.io.contact_sheet import draw_contact_sheet, save_picture
+    from video_diffusion.video.images import draw_contact_sheet, save_picture
 
     flicker = video.report.values["flicker"]
     picture = draw_contact_sheet(
@@ -206,7 +204,7 @@ def save_sheet(video: "GeneratedVideo", path: Path) -> None:
 
 def save_strip(clip: Clip, path: Path) -> None:
     """Writes the filmstrip: some steps as rows, some frames as columns, each the clip as predicted there."""
-    from video_diffusion.io.contact_sheet import draw_filmstrip, evenly, save_picture
+    from video_diffusion.video.images import draw_filmstrip, evenly, save_picture
 
     steps = [clip.steps[index] for index in evenly(len(clip.steps), STRIP_ROWS)]
     columns = evenly(len(clip.video.frames), STRIP_COLUMNS)

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from video_diffusion.io import (
+from video_diffusion.metrics import ALL_METRICS, ConsistencyReport, Measurement, Metric, choose_metrics
+from video_diffusion.metrics.flow import FlowMethod, choose_flow
+from video_diffusion.metrics.measurement import as_window_starts
+from video_diffusion.video import (
     FrameSource,
     ReadLimits,
     RecordError,
@@ -18,9 +21,6 @@ from video_diffusion.io import (
     open_video,
     read_record,
 )
-from video_diffusion.metrics import ALL_METRICS, ConsistencyReport, Measurement, Metric, choose_metrics
-from video_diffusion.metrics.flow import FlowMethod, choose_flow
-from video_diffusion.metrics.measurement import as_window_starts
 
 if TYPE_CHECKING:
     from video_diffusion.metrics.learned.encoders import ImageEncoder

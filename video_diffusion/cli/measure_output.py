@@ -15,12 +15,11 @@ import click
 import cv2
 import numpy as np
 
-from video_diffusion.cli.failures import MODEL
 from video_diffusion.cli.measure_files import MeasuredClip, Request, Weights, measure_file
-from video_diffusion.cli.terminal import Progress, printable, say
-from video_diffusion.io import atomic_path
+from video_diffusion.cli.terminal import MODEL, Progress, printable, say
 from video_diffusion.metrics import ALL_METRICS
 from video_diffusion.metrics.report import SCHEMA_VERSION, ConsistencyReport, format_value
+from video_diffusion.video import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

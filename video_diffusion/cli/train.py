@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from video_diffusion.cli.failures import INTERRUPTED, TERMINATED
-from video_diffusion.cli.terminal import say, warn
+from video_diffusion.cli.terminal import INTERRUPTED, TERMINATED, say, warn
 
 if TYPE_CHECKING:
-    from video_diffusion.training.fit import Run
-    from video_diffusion.training.settings import TrainingSettings
-    from video_diffusion.training.trainer import TrainingStep
+    from video_diffusion.settings.training import TrainingSettings
+    from video_diffusion.training.loop import TrainingStep
+    from video_diffusion.training.run import Run
 
 RUNS_FOLDER = "runs"
 
@@ -67,7 +66,7 @@ def train(
     from video_diffusion.training.run_folder import RunFolder, owned
 
     with warnings_as_lines(), owned(folder) if main else nullcontext(RunFolder(folder)) as place:
-        from video_diffusion.training.fit import open_run
+        from video_diffusion.training.run import open_run
 
         started = time.monotonic()
         run = open_run(settings, place)
@@ -98,9 +97,9 @@ def settings_from(
         ConfigError: one line naming the file and line, or the flag.
         click.UsageError: no data, or no folder to resume.
     """
-    from video_diffusion.config import Layer, assign, merge, read_config, set_value, validate
+    from video_diffusion.settings import Layer, assign, merge, read_config, set_value, validate
+    from video_diffusion.settings.training import TrainingSettings
     from video_diffusion.training.run_folder import CONFIG_FILE
-    from video_diffusion.training.settings import TrainingSettings
 
     layer = Layer({})
     if config is None and resume and not data:
@@ -150,7 +149,7 @@ def train_run(run: "Run", quiet: bool) -> None:
     Raises:
         click.exceptions.Exit: 130 or 143 after such a signal.
     """
-    from video_diffusion.training.fit import fit
+    from video_diffusion.training.run import fit
 
     progress = StepLine(quiet)
     with stop_requests() as requests:

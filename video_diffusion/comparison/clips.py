@@ -9,14 +9,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from video_diffusion.comparison.clip_command import clip_command
-from video_diffusion.comparison.pairs import share_noise
-from video_diffusion.comparison.prompt_meter import ROW_KEY, PromptMeter, kinds
-from video_diffusion.comparison.run import SERIES
-from video_diffusion.comparison.summarise import KINDS, Findings
+from video_diffusion.comparison.alignment import ROW_KEY, PromptMeter, kinds
+from video_diffusion.comparison.run import SERIES, clip_command
+from video_diffusion.comparison.statistics import share_noise
 from video_diffusion.comparison.summary import Arm, ClipMeasure, ClipResult
-from video_diffusion.config import ConfigError, shown
-from video_diffusion.io import (
+from video_diffusion.comparison.verdict import KINDS, Findings
+from video_diffusion.jobs import Results
+from video_diffusion.metrics import measure
+from video_diffusion.settings import ConfigError, shown
+from video_diffusion.video import (
     SUFFIXES,
     RecordError,
     RunRecord,
@@ -25,8 +26,6 @@ from video_diffusion.io import (
     read_record,
     read_video,
 )
-from video_diffusion.jobs import Results
-from video_diffusion.metrics import measure
 from video_diffusion.web import counted
 
 ASSUMED_FPS = Fraction(8)

@@ -1,23 +1,66 @@
 """The clips of a comparison: made by the runner of jobs, so resumable, sharded, and never made twice."""
 
+import json
+import re
+import shlex
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from video_diffusion.comparison.clip_command import clip_command
-from video_diffusion.comparison.declaration import Design
-from video_diffusion.comparison.grid import DeclaredArm
-from video_diffusion.comparison.pairs import share_noise
-from video_diffusion.comparison.prompt_meter import ROW_KEY, PromptMeter, kinds
-from video_diffusion.comparison.summarise import KINDS, Findings
+from video_diffusion.comparison.alignment import ROW_KEY, PromptMeter, kinds
+from video_diffusion.comparison.design import DeclaredArm, Design
+from video_diffusion.comparison.statistics import share_noise
 from video_diffusion.comparison.summary import Arm, Change, ClipMeasure, ClipResult
-from video_diffusion.generation_settings import GenerationSettings
-from video_diffusion.io import RecordError, RunRecord, library_versions, read_record, read_video, sidecar_path
+from video_diffusion.comparison.verdict import KINDS, Findings
 from video_diffusion.jobs import Job, ModelFacts, Outcome, Pipelines, Results, run_jobs
 from video_diffusion.jobs.job import make_job
 from video_diffusion.jobs.runner import finished_row
+from video_diffusion.settings import GenerationSettings
+from video_diffusion.video import (
+    RecordError,
+    RunRecord,
+    library_versions,
+    read_record,
+    read_video,
+    sidecar_path,
+)
+
+_PLAIN = re.compile(r"[A-Za-z_./][\w./+:-]*")
+_WORDS_OF_YAML = {"true", "false", "null"}
+
+
+def clip_command(settings: Mapping[str, Any]) -> str:
+    """One line for a POSIX shell; settings at their defaults are left out.
+
+    Args:
+        settings: plain JSON values of `GenerationSettings`; `device` stays open, since any will do.
+    """
+    words = ["video-diffusion", "generate"]
+    for name, usual in _defaults().items():
+        value = settings.get(name)
+        if name in {"prompt", "device"} or value is None or value == usual:
+            continue
+        words += ["--seed", str(value)] if name == "seed" else ["--set", f"{name}={_yaml(value)}"]
+    return " ".join(map(shlex.quote, [*words, "-o", "again.mp4", "--", str(settings.get("prompt", ""))]))
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    return GenerationSettings(prompt="any").model_dump(mode="json")
+
+
+def _yaml(value: object) -> str:
+    """A value as `--set` reads it: JSON, without quotes where they are not needed."""
+    if isinstance(value, str) and _PLAIN.fullmatch(value) and value.lower() not in _WORDS_OF_YAML:
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+# The clips of a comparison: made by the runner of jobs, so resumable, sharded, and never made twice.
+
 
 CLIPS = "clips"
 SERIES = ("flicker", "raw_flicker", "motion")

@@ -10,8 +10,15 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from video_diffusion.config import ConfigError, Layer, assign, nearest, read_config, shown
-from video_diffusion.generation_settings import GenerationSettings
+from video_diffusion.settings import (
+    ConfigError,
+    GenerationSettings,
+    Layer,
+    assign,
+    nearest,
+    read_config,
+    shown,
+)
 
 OWN_COLUMNS = ("seeds", "size", "name")
 COLUMNS = (*GenerationSettings.model_fields, *OWN_COLUMNS)

@@ -13,14 +13,19 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
-from video_diffusion.generation_settings import GenerationSettings
-from video_diffusion.io.atomic import remove_dead_parts
-from video_diffusion.jobs.batch_size import AT_MOST, BatchSizes
-from video_diffusion.jobs.finishing import finish
 from video_diffusion.jobs.job import Job
-from video_diffusion.jobs.pipelines import Pipelines
 from video_diffusion.jobs.results import Results
-from video_diffusion.jobs.runner import ClipMaker, Outcome, finished_row
+from video_diffusion.jobs.runner import (
+    AT_MOST,
+    BatchSizes,
+    ClipMaker,
+    Outcome,
+    Pipelines,
+    finish,
+    finished_row,
+)
+from video_diffusion.settings import GenerationSettings
+from video_diffusion.video.files import remove_dead_parts
 
 MAX_ATTEMPTS = 3
 OBJECT_STORE_BYTES = 256_000_000  # it holds the texts of jobs and rows only

@@ -11,9 +11,14 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from video_diffusion.loading.errors import ModelLoadError
-from video_diffusion.loading.json_file import read_json
-from video_diffusion.loading.weight_files import StoredWeights, compare_weights, find_weights
+from video_diffusion.loading.weights import (
+    ModelLoadError,
+    StoredWeights,
+    compare_weights,
+    find_weights,
+    open_weights,
+    read_json,
+)
 
 
 def load_diffusers(
@@ -133,3 +138,34 @@ def _loaded(kind: Any, stored: StoredWeights, options: dict[str, Any]) -> Any:
                 "the file is damaged, or needs a dtype of wider range"
             )
     return model.eval()
+
+
+# Parameters of the image U-Net that a run trained together with its temporal layers (`temporal_and`).
+
+
+EXTRAS_FILE = "unet_extras.safetensors"
+"""Lies beside a motion adapter's own weights, so that whoever hashes or copies its folder has both."""
+
+
+def apply_unet_extras(unet: Any, file: Path) -> None:
+    """Put them in the place of the image U-Net's own.
+
+    Args:
+        unet: A `UNet2DConditionModel`.
+        file: Holds some of its parameters by name.
+
+    Raises:
+        ModelLoadError: The file is damaged, or of another image model.
+    """
+    stored = open_weights(file)
+    parameters = dict(unet.named_parameters())
+    for name, described in stored.tensors.items():
+        own = tuple(parameters[name].shape) if name in parameters else None
+        if own != described.shape:
+            raise ModelLoadError(
+                f"{file}: holds {name} of shape {described.shape}, but the image U-Net has {own or 'none'}; "
+                "the adapter was trained on another base model"
+            )
+    with torch.no_grad():
+        for name, tensor in stored.load().items():
+            parameters[name].copy_(tensor)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from video_diffusion.loading.model_source import find_model, find_pickle, parse_hub_id
+from video_diffusion.loading.sources import find_model, find_pickle, parse_hub_id
 
 SD1 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 XL = "stabilityai/stable-diffusion-xl-base-1.0"

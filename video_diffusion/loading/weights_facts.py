@@ -6,15 +6,12 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from video_diffusion.io import weights_sha256
-from video_diffusion.loading.ip_adapter_source import ip_adapter_facts, is_ip_adapter
-from video_diffusion.loading.motion_families import FAMILIES, MotionFamily
-from video_diffusion.loading.motion_file import detect
-from video_diffusion.loading.motion_layout import is_motion_module
-from video_diffusion.loading.single_file_kind import SINGLE_FILE_KINDS, single_file_kind
-from video_diffusion.loading.sparse_layout import describe_sparse_layout, is_sparse_control
-from video_diffusion.loading.weight_file import open_weights
-from video_diffusion.loading.weight_files import StoredTensor
+from video_diffusion.loading.control import describe_sparse_layout, is_sparse_control
+from video_diffusion.loading.motion import FAMILIES, MotionFamily, detect, is_motion_module
+from video_diffusion.loading.single_file_config import SINGLE_FILE_KINDS, single_file_kind
+from video_diffusion.loading.sources import ip_adapter_facts, is_ip_adapter
+from video_diffusion.loading.weights import StoredTensor, open_weights
+from video_diffusion.video import weights_sha256
 
 _BASES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
 

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from video_diffusion.config import dump
-from video_diffusion.io import atomic_path, write_bytes
-from video_diffusion.training.settings import TrainingSettings
+from video_diffusion.settings import dump
+from video_diffusion.settings.training import TrainingSettings
+from video_diffusion.video import atomic_path, write_bytes
 
 CONFIG_FILE, METRICS_FILE, LOCK_FILE = "config.yaml", "metrics.jsonl", ".lock"
 CHECKPOINTS_FOLDER, VALIDATION_FOLDER = "checkpoints", "validation"

@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from video_diffusion.loading import ModelParts, load_loras, parse_lora
-from video_diffusion.loading.unet_extras import EXTRAS_FILE
+from video_diffusion.loading.components import EXTRAS_FILE
 from video_diffusion.models import MotionAdapter
-from video_diffusion.training.settings import LoraSettings, TrainingSettings
+from video_diffusion.settings.training import LoraSettings, TrainingSettings
 
 ADAPTER_FOLDER, MOTION_LORA_FOLDER, DOMAIN_LORA_FOLDER = "motion_adapter", "motion_lora", "domain_lora"
 LORA_FILE = "pytorch_lora_weights.safetensors"
