@@ -23,11 +23,7 @@ MOST = 1024
 
 
 def shard_of(text: str | bool | None, *, quiet: bool) -> "Shard":
-    """The shard of `--shard`, or that of the launcher, which is told.
-
-    Raises:
-        click.UsageError: no such shard.
-    """
+    """The shard of `--shard`, or that of the launcher, which is told."""
     from video_diffusion.jobs.job import parse_shard, shard_of_environment
 
     try:
@@ -42,11 +38,7 @@ def shard_of(text: str | bool | None, *, quiet: bool) -> "Shard":
 
 
 def number_of(flag: str, text: str | bool | None, *, has_auto: bool = False) -> int | None:
-    """A number from 1 to 1024; None where the flag is not given, or is "auto".
-
-    Raises:
-        click.UsageError: anything else.
-    """
+    """A number from 1 to 1024; None where the flag is not given, or is "auto"."""
     if text is None or (has_auto and text == "auto"):
         return None
     if not str(text).isdecimal() or not 1 <= int(str(text)) <= MOST:
@@ -104,12 +96,7 @@ class Tally:
         return f"{text} · {60 / max(seconds, 1e-9):.1f} clips/min · {duration(seconds * left)} to go"
 
     def end(self) -> None:
-        """Lists what failed. If nothing could even be loaded, that is the error of the whole run.
-
-        Raises:
-            click.exceptions.Exit: with 1, if a clip failed.
-            ModelLoadError, DeviceError: no job got as far as a loaded model.
-        """
+        """Lists what failed. If nothing could even be loaded, that is the error of the whole run."""
         if not self.num_failed:
             return
         whole_run = {MODEL, MACHINE}
@@ -157,11 +144,7 @@ def batch_options(command: Command) -> Command:
 
 
 def refuse_without_jobs(flags: Mapping[str, str | bool | None]) -> None:
-    """Refuses flags that mean nothing for a single clip.
-
-    Raises:
-        click.UsageError: the first of them.
-    """
+    """Refuses flags that mean nothing for a single clip."""
     for (name, *_), _ in OPTIONS:
         if flags.get(name.removeprefix("--").replace("-", "_")):
             raise click.UsageError(f"{name}: works on many clips; give it together with --jobs FILE")
@@ -180,13 +163,7 @@ def run_batch(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Makes the clips of a job file; exits with 1 if one failed.
-
-    Raises:
-        ConfigError, click.UsageError: the first thing wrong, before any model is loaded.
-        ModelLoadError, DeviceError: a model or device that the file names is not there.
-        OSError: the folder cannot be written.
-    """
+    """Makes the clips of a job file; exits with 1 if one failed."""
     from video_diffusion.cli.batch_plan import check_folder, check_machine, suffix_of
     from video_diffusion.jobs import check_jobs
 

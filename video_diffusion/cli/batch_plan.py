@@ -30,11 +30,7 @@ SIZE_FIELDS = ("num_frames", "height", "width", "fps")
 
 
 def suffix_of(encoding: EncodingFlags) -> str:
-    """What the clips end in.
-
-    Raises:
-        click.UsageError: a codec, quality or pixel format that does not exist, or a folder of PNGs.
-    """
+    """What the clips end in."""
     from video_diffusion.video.writer import CODECS, choose_encoding
 
     if encoding.codec == "png":
@@ -52,12 +48,7 @@ def suffix_of(encoding: EncodingFlags) -> str:
 
 
 def check_folder(folder: Path) -> None:
-    """Whether clips can come into a folder that may not exist yet; nothing is made.
-
-    Raises:
-        click.UsageError: it is a file, or its name cannot be.
-        OSError: no permission, read-only file system.
-    """
+    """Whether clips can come into a folder that may not exist yet; nothing is made."""
     if folder.exists() and not folder.is_dir():
         raise click.UsageError(f"--out: {folder} is a file; with --jobs it must be a folder")
     if "\0" in str(folder):
@@ -70,15 +61,7 @@ def check_folder(folder: Path) -> None:
 
 
 def check_machine(summary: "JobSummary", folder: Path, encoding: EncodingFlags, suffix: str) -> list[str]:
-    """Whether every model and device is there, and every size can be encoded and stored; nothing is loaded.
-
-    Returns:
-        Notes for the user, each once.
-
-    Raises:
-        ModelLoadError, DeviceError, MachineError, ValueError, click.UsageError, OSError: the first thing
-            wrong, with the first row that asks for it.
-    """
+    """Whether every model and device is there, and every size can be encoded and stored; nothing is loaded."""
     from video_diffusion.jobs import model_facts
     from video_diffusion.loading import check_quantize, choose_device
 

@@ -129,11 +129,7 @@ def _design(
     baseline: str | None,
     assignments: Sequence[str],
 ) -> "Design":
-    """File, then `--set`, then the named flags.
-
-    Raises:
-        ConfigError, click.UsageError: the first thing wrong.
-    """
+    """File, then `--set`, then the named flags."""
     from video_diffusion.comparison.design import design_from, read_assignment
     from video_diffusion.settings import Layer, assign, merge, read_config, set_value
 

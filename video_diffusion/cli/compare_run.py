@@ -25,12 +25,7 @@ if TYPE_CHECKING:
 
 
 def run_design(design: "Design", flags: CompareFlags, *, dry_run: bool) -> None:
-    """Makes the clips, compares them, writes the folder; exits with 1 if a clip failed.
-
-    Raises:
-        click.UsageError, ModelLoadError, DeviceError: found before a model is loaded.
-        OSError: the folder cannot be written; the same command goes on from there.
-    """
+    """Makes the clips, compares them, writes the folder; exits with 1 if a clip failed."""
     from video_diffusion.comparison.report import CONFIG
     from video_diffusion.comparison.run import collect, make_clips, num_missing, plan, unique_jobs
     from video_diffusion.jobs import Pipelines, model_facts
@@ -85,11 +80,7 @@ def run_design(design: "Design", flags: CompareFlags, *, dry_run: bool) -> None:
 
 
 def finish(found: "Findings", flags: CompareFlags) -> None:
-    """Compares, writes the folder, and tells what was found on stdout.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
+    """Compares, writes the folder, and tells what was found on stdout."""
     from video_diffusion.comparison.report import with_earlier_looks, write_folder
     from video_diffusion.comparison.verdict import summarise
 
@@ -104,11 +95,7 @@ def finish(found: "Findings", flags: CompareFlags) -> None:
 
 
 def open_meter(clip_model: str | None) -> "PromptMeter":
-    """Prompt alignment, with CLIP if its weights are given.
-
-    Raises:
-        click.ClickException: weights that cannot be used; exit code 3.
-    """
+    """Prompt alignment, with CLIP if its weights are given."""
     from video_diffusion.comparison.alignment import PromptMeter
 
     if clip_model is None:
@@ -185,12 +172,7 @@ def _difference(found: Any) -> dict[str, Any]:
 def run_clips(
     texts: Sequence[str], assignments: Sequence[str], flags: CompareFlags, *, dry_run: bool
 ) -> None:
-    """Measures every clip that has a partner, compares, writes the folder; exits with 1 if one fails.
-
-    Raises:
-        ConfigError: folders or settings that cannot be used.
-        OSError: the folder cannot be written.
-    """
+    """Measures every clip that has a partner, compares, writes the folder; exits with 1 if one fails."""
     from video_diffusion.comparison.clips import find_clips, findings, measure_clips, parse_folders
     from video_diffusion.comparison.design import read_rules
     from video_diffusion.web import counted

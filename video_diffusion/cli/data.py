@@ -43,12 +43,7 @@ class DatasetSettings:
 
 
 def open_folder(folder: Path, settings: DatasetSettings) -> None:
-    """Makes the folder, or checks that it was begun with the same settings.
-
-    Raises:
-        click.UsageError: it holds something else; the difference is named.
-        OSError: no permission, no space.
-    """
+    """Makes the folder, or checks that it was begun with the same settings."""
     from video_diffusion.video import write_bytes
 
     check_place(existing_folder(folder) / folder.name, "FOLDER", overwrite=True)
@@ -76,11 +71,7 @@ def open_folder(folder: Path, settings: DatasetSettings) -> None:
 
 
 def write_clips(folder: Path, settings: DatasetSettings, world: "World", num_clips: int) -> Iterator[bool]:
-    """Writes what is missing, then the rows of all; yields for each clip whether it was new.
-
-    Raises:
-        OSError: no space, no permission; what is finished stays.
-    """
+    """Writes what is missing, then the rows of all; yields for each clip whether it was new."""
     from fractions import Fraction
 
     from video_diffusion.procedural import render_scenes
@@ -212,11 +203,7 @@ def summary_lines(summary: dict[str, Any]) -> Iterator[str]:
 
 
 def save_contact_sheet(done: "FolderCheck") -> None:
-    """Draws the middle frame of at most 48 clips, evenly chosen, into the folder.
-
-    Raises:
-        OSError: no space, no permission.
-    """
+    """Draws the middle frame of at most 48 clips, evenly chosen, into the folder."""
     from video_diffusion.training.data.cutting import frames_at
     from video_diffusion.video.images import draw_contact_sheet, evenly, save_picture
 
@@ -463,11 +450,7 @@ def make(
 
 
 def chosen_world(chosen: dict[str, list[str]], two_objects: float) -> "World":
-    """The world with some of its tables narrowed or widened.
-
-    Raises:
-        click.UsageError: a name that no table has.
-    """
+    """The world with some of its tables narrowed or widened."""
     from video_diffusion.procedural import World
     from video_diffusion.procedural.scene import BACKGROUNDS, COLOURS, MOTIONS, SHAPES
     from video_diffusion.settings import nearest
@@ -484,11 +467,7 @@ def chosen_world(chosen: dict[str, list[str]], two_objects: float) -> "World":
 
 
 def check_drawable(world: "World", held_out: bool) -> None:
-    """Whether such a world has scenes to draw.
-
-    Raises:
-        click.UsageError: the chosen words leave no combination.
-    """
+    """Whether such a world has scenes to draw."""
     from video_diffusion.procedural import SceneObject, is_held_out
 
     things = [

@@ -74,11 +74,7 @@ def available_devices() -> dict[str, str]:
 
 
 def published_models_that_fit(free_memory: int | None) -> dict[str, str]:
-    """For each name of `video-diffusion models`, whether its weights and a clip fit; a rule of thumb.
-
-    Args:
-        free_memory: bytes, for machines that have no GPU, where weights are float32; None is unknown.
-    """
+    """For each name of `video-diffusion models`, whether its weights and a clip fit; a rule of thumb."""
     import torch
 
     from video_diffusion.loading.model_catalogue import CATALOGUE, what_fits

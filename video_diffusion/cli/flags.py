@@ -143,17 +143,7 @@ def settings_from(
     assignments: Sequence[str],
     flags: Mapping[str, str | bool | None],
 ) -> "GenerationSettings":
-    """Lays `--config` files, `--set` texts and flags over each other and checks the result.
-
-    Args:
-        prompt: the argument; it wins over a prompt in a file.
-        configs: files, left to right.
-        assignments: `key=value` texts, left to right.
-        flags: setting to text as typed, None where the flag was not given.
-
-    Raises:
-        ConfigError: one line naming the file and line, or the flag.
-    """
+    """Lays `--config` files, `--set` texts and flags over each other and checks the result."""
     from video_diffusion.settings import GenerationSettings, set_value, validate
 
     layer = layer_from(configs, assignments, flags)
@@ -167,11 +157,7 @@ def settings_from(
 def layer_from(
     configs: Sequence[str], assignments: Sequence[str], flags: Mapping[str, str | bool | None]
 ) -> "Layer":
-    """The settings as given in files, `--set` texts and flags, laid over each other but not yet checked.
-
-    Raises:
-        ConfigError: a file that cannot be read, or a text that is not key=value.
-    """
+    """The settings as given in files, `--set` texts and flags, laid over each other but not yet checked."""
     from video_diffusion.settings import Layer, assign, merge, read_config, set_value
 
     layer = Layer({})
@@ -246,11 +232,7 @@ def _as_ranges(context: click.Context, option: click.Parameter, texts: tuple[str
 
 
 def size_of(text: str) -> tuple[int, int]:
-    """Width and height of "64x48".
-
-    Raises:
-        click.UsageError: anything else.
-    """
+    """Width and height of "64x48"."""
     from video_diffusion.settings import parse_size
 
     try:

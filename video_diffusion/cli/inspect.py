@@ -41,15 +41,7 @@ def inspect(path: str, allow_pickle: bool, as_json: bool) -> None:
 
 
 def look_at(path: Path, allow_pickle: bool = False) -> dict[str, Any]:
-    """Facts about a clip, a record, a model, a training run, an adapter, a LoRA or a weights file.
-
-    Args:
-        path: What to look at.
-        allow_pickle: whether a `.ckpt` or the like may be read.
-
-    Raises:
-        ValueError: none of these, or damaged; one line.
-    """
+    """Facts about a clip, a record, a model, a training run, an adapter, a LoRA or a weights file."""
     from video_diffusion.loading.weights_facts import describe_weights
 
     if (path / "model_index.json").is_file():

@@ -46,14 +46,7 @@ class Weights:
     raft_weights: str | None = None
 
     def metrics(self, own_prompt: str | None = None) -> tuple[Metric, ...]:
-        """Return the lines of the metrics that have weights.
-
-        Args:
-            own_prompt: of the clip's record.
-
-        Raises:
-            MetricWeightsError: weights that cannot be used.
-        """
+        """Return the lines of the metrics that have weights."""
         lines: tuple[Metric, ...] = ()
         if self.clip_model:
             from video_diffusion.metrics.learned import clip_metrics
@@ -66,11 +59,7 @@ class Weights:
         return lines
 
     def flow(self, name: str) -> FlowMethod:
-        """Return RAFT if it has weights, else the flow of that name.
-
-        Raises:
-            MetricWeightsError: weights that cannot be used.
-        """
+        """Return RAFT if it has weights, else the flow of that name."""
         return _raft(self.raft_weights) if self.raft_weights else choose_flow(name)
 
 
@@ -175,16 +164,7 @@ class MeasuredClip:
 def measure_file(
     path: str, request: Request, on_frame: Callable[[int, int | None], None] | None = None
 ) -> MeasuredClip:
-    """Measure a video file, an animation or a folder of images.
-
-    Args:
-        path: as the user wrote it.
-        request: what to measure.
-        on_frame: told after each frame how many were read, and how many there are if the file says so.
-
-    Returns:
-        The report, or the reason why there is none: a clip that cannot be read is no exception.
-    """
+    """Measure a video file, an animation or a folder of images."""
     try:
         with open_video(
             path, fps=request.fps, limits=LIMITS, allow_truncated=request.allow_truncated
@@ -248,11 +228,7 @@ def _declared_frames(source: FrameSource) -> int | None:
 
 
 def _sampled_frames(total: int | None, sample: int | None, path: str) -> frozenset[int] | None:
-    """Frames of evenly spaced triples, None for all.
-
-    Raises:
-        VideoReadError: the file does not say how long it is.
-    """
+    """Frames of evenly spaced triples, None for all."""
     if sample is None:
         return None
     if total is None:

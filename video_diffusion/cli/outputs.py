@@ -27,12 +27,7 @@ class EncodingFlags:
 
 
 def check_clip_path(text: str, encoding: EncodingFlags, overwrite: bool) -> Path:
-    """The path of a clip, if it can be written there.
-
-    Raises:
-        click.UsageError: suffix, codec, folder, name, or something there already.
-        OSError: no permission, read-only file system.
-    """
+    """The path of a clip, if it can be written there."""
     from video_diffusion.video.files import slug
     from video_diffusion.video.record import sidecar_path
     from video_diffusion.video.writer import choose_encoding
@@ -53,12 +48,7 @@ def check_clip_path(text: str, encoding: EncodingFlags, overwrite: bool) -> Path
 
 
 def check_image_path(text: str | None, flag: str, overwrite: bool) -> Path | None:
-    """The path of a picture beside the clip; None stays None.
-
-    Raises:
-        click.UsageError: not an image suffix, or something there already.
-        OSError: no permission, read-only file system.
-    """
+    """The path of a picture beside the clip; None stays None."""
     if text is None:
         return None
     path = Path(text)
@@ -69,11 +59,7 @@ def check_image_path(text: str | None, flag: str, overwrite: bool) -> Path | Non
 
 
 def check_distinct(paths: Sequence[Path | None]) -> None:
-    """Refuses two outputs at one path.
-
-    Raises:
-        click.UsageError: the path that occurs twice.
-    """
+    """Refuses two outputs at one path."""
     known = [path.absolute() for path in paths if path is not None]
     twice = next((path for path in known if known.count(path) > 1), None)
     if twice is not None:
@@ -86,12 +72,7 @@ def existing_folder(folder: Path) -> Path:
 
 
 def check_place(path: Path, flag: str, overwrite: bool) -> None:
-    """Whether a file of this name can come into being.
-
-    Raises:
-        click.UsageError: no such folder, a name that is too long, or something there already.
-        OSError: no permission, read-only file system.
-    """
+    """Whether a file of this name can come into being."""
     if len(os.fsencode(path.name)) > MAX_NAME_BYTES or "\0" in str(path):
         raise click.UsageError(
             f"{flag}: the name must be at most {MAX_NAME_BYTES} bytes without NUL; shorten it"
@@ -112,19 +93,7 @@ def check_place(path: Path, flag: str, overwrite: bool) -> None:
 def check_clip_fits(
     path: Path, encoding: EncodingFlags, shape: tuple[int, int, int], fps: Fraction
 ) -> str | None:
-    """Whether the format holds such a clip, and disk and memory have room; returns a note about the timing.
-
-    Args:
-        path: where it goes.
-        encoding: how.
-        shape: frames, height, width.
-        fps: frames per second.
-
-    Raises:
-        click.UsageError: an odd size, or a rate the format cannot keep.
-        MachineError: too little memory.
-        OSError: too little disk.
-    """
+    """Whether the format holds such a clip, and disk and memory have room; returns a note about the timing."""
     from video_diffusion.video.writer import check_clip, choose_encoding, timing_note
 
     num_frames, height, width = shape

@@ -117,17 +117,6 @@ def settings_to_repeat(
     """The recorded settings, with model, networks and device where they are now.
 
     A record may come from anybody, so nothing is fetched from the network because of its words alone.
-
-    Args:
-        record: of the clip.
-        model: where it is now, if given.
-        motion_adapter: likewise.
-        device: instead of the recorded one, if given.
-        networks: as `model`, by setting.
-
-    Raises:
-        click.UsageError: the record names a model that is not here, and nobody said to fetch it; or an input
-            is not the one that it was.
     """
     from video_diffusion.settings.input_files import NETWORK_FIELDS
 

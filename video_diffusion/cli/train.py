@@ -91,12 +91,7 @@ def settings_from(
     flags: dict[str, Any],
     resume: bool,
 ) -> tuple["TrainingSettings", Path]:
-    """Lays the config file, `--set` texts and flags over each other, checks the result, and names the folder.
-
-    Raises:
-        ConfigError: one line naming the file and line, or the flag.
-        click.UsageError: no data, or no folder to resume.
-    """
+    """Lays the config file, `--set` texts and flags over each other, checks the result, and names the folder."""
     from video_diffusion.settings import Layer, assign, merge, read_config, set_value, validate
     from video_diffusion.settings.training import TrainingSettings
     from video_diffusion.training.run_folder import CONFIG_FILE
@@ -126,11 +121,7 @@ def settings_from(
 
 
 def check_folder(folder: Path, resume: bool) -> None:
-    """Whether a run can begin, or go on, in a folder.
-
-    Raises:
-        click.UsageError: there is a run and nobody said to resume it, or something else is there.
-    """
+    """Whether a run can begin, or go on, in a folder."""
     if folder.is_file():
         raise click.UsageError(f"--output: {folder} is a file; name a folder")
     there = {path.name for path in folder.iterdir() if path.name != ".lock"} if folder.is_dir() else set()
@@ -144,11 +135,7 @@ def check_folder(folder: Path, resume: bool) -> None:
 
 
 def train_run(run: "Run", quiet: bool) -> None:
-    """Trains to the end; the first Ctrl-C or SIGTERM saves at the next step and ends the program.
-
-    Raises:
-        click.exceptions.Exit: 130 or 143 after such a signal.
-    """
+    """Trains to the end; the first Ctrl-C or SIGTERM saves at the next step and ends the program."""
     from video_diffusion.training.run import fit
 
     progress = StepLine(quiet)

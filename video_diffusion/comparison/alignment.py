@@ -46,12 +46,7 @@ class AskedScene:
 
 
 def read_prompt(prompt: str) -> AskedScene | None:
-    """Parses a caption of the procedural world, in any of its paraphrases.
-
-    Returns:
-        None when the prompt is not about that world: no shape in it, more than two objects, or a word that
-        stands for two things at once.
-    """
+    """Parses a caption of the procedural world, in any of its paraphrases."""
     background: str | None = None
     objects: list[Mapping[str, str]] = []
     for part in re.split(r"\band\b", prompt.lower()):

@@ -395,9 +395,6 @@ def write_plots(summary: ComparisonSummary, folder: Path) -> list[Path]:
 
     They are `pareto`, `strip-<metric>` for each metric with a pair, and `heat-<metric>` for the headline and
     the guards of a grid of two axes.
-
-    Raises:
-        OSError: no space, no permission.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = []

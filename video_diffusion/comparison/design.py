@@ -51,26 +51,14 @@ class DeclaredArm:
 
 
 def check_shared(layer: Layer) -> dict[str, Any]:
-    """The settings that all arms share (section `settings`), checked; `size` becomes width and height.
-
-    Raises:
-        ConfigError: an unknown field, or a value outside its rule.
-    """
+    """The settings that all arms share (section `settings`), checked; `size` becomes width and height."""
     values = _expanded(layer, ("settings",), layer.values.get("settings") or {})
     _check(layer, values, ("settings",), {})
     return values
 
 
 def arms_of_grid(layer: Layer, base: Mapping[str, Any]) -> tuple[tuple[DeclaredArm, ...], tuple[Axis, ...]]:
-    """The product of the section `grid` in the declared order, the last axis fastest.
-
-    Args:
-        layer: the whole declaration.
-        base: settings that all arms share.
-
-    Raises:
-        ConfigError: an unknown field, a value outside its rule, a value that stands twice, an empty axis.
-    """
+    """The product of the section `grid` in the declared order, the last axis fastest."""
     axes: list[Axis] = []
     choices: list[list[tuple[str, str, dict[str, Any]]]] = []
     for name, values in layer.values["grid"].items():
@@ -102,16 +90,7 @@ def arms_of_grid(layer: Layer, base: Mapping[str, Any]) -> tuple[tuple[DeclaredA
 
 
 def named_arms(layer: Layer, base: Mapping[str, Any], num_seeds: int) -> tuple[DeclaredArm, ...]:
-    """The arms of the section `arms`, in order.
-
-    Args:
-        layer: the whole declaration.
-        base: settings that all arms share.
-        num_seeds: of the comparison; an arm with seeds of its own must have as many.
-
-    Raises:
-        ConfigError: an unknown field, a value outside its rule, another number of seeds.
-    """
+    """The arms of the section `arms`, in order."""
     arms = []
     for label, given in layer.values["arms"].items():
         at = ("arms", label)
@@ -133,17 +112,7 @@ def named_arms(layer: Layer, base: Mapping[str, Any], num_seeds: int) -> tuple[D
 
 
 def choose_baseline(arms: Sequence[DeclaredArm], wanted: object, origin: str) -> DeclaredArm:
-    """The arm that the others are held against.
-
-    Args:
-        arms: at least one.
-        wanted: a label; for a grid also values of some axes, as a mapping or as a text such as
-            "scheduler=ddim, guidance_scale=3" (axes left out take their first value); None is the first arm.
-        origin: for messages.
-
-    Raises:
-        ConfigError: no arm fits.
-    """
+    """The arm that the others are held against."""
     if wanted is None:
         return arms[0]
     found = next((arm for arm in arms if arm.label == wanted), None)
@@ -358,11 +327,7 @@ class Design:
 
 
 def read_assignment(layer: Layer, assignment: str) -> Layer:
-    """Applies `--set key=value`: a part of the declaration (alpha=0.01), else a setting that all arms share.
-
-    Raises:
-        ConfigError: neither.
-    """
+    """Applies `--set key=value`: a part of the declaration (alpha=0.01), else a setting that all arms share."""
     name = assignment.partition("=")[0].strip()
     first = name.split(".")[0]
     if first in FIELDS or first == "size":
@@ -373,11 +338,7 @@ def read_assignment(layer: Layer, assignment: str) -> Layer:
 
 
 def design_from(layer: Layer) -> Design:
-    """Checks a declaration whole: fields, values, prompts, seeds, baseline and margins.
-
-    Raises:
-        ConfigError: the first thing wrong, with file and line, or flag.
-    """
+    """Checks a declaration whole: fields, values, prompts, seeds, baseline and margins."""
     config = validate(CompareConfig, layer)
     if bool(config.arms) == bool(config.grid):
         raise ConfigError(
@@ -418,11 +379,7 @@ def design_from(layer: Layer) -> Design:
 
 
 def read_rules(assignments: Sequence[str]) -> tuple[float, Mapping[str, float]]:
-    """Level of the tests and margins from `--set` texts alone, for clips that are compared as they are.
-
-    Raises:
-        ConfigError: anything but alpha and margins.
-    """
+    """Level of the tests and margins from `--set` texts alone, for clips that are compared as they are."""
     layer = Layer({"arms": {"a": {}, "b": {}}, "prompts": ["any"]})
     for text in assignments:
         if text.partition("=")[0].strip().split(".")[0] not in {"alpha", "margins"}:

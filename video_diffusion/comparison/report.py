@@ -48,12 +48,7 @@ class PairCard:
 
 
 def view_pairs(summary: ComparisonSummary, folder: Path) -> list[PairCard]:
-    """Every card in the declared order; the slices of a card follow the same line, the baseline's choice.
-
-    Args:
-        summary: of the comparison.
-        folder: that the clips' paths are relative to.
-    """
+    """Every card in the declared order; the slices of a card follow the same line, the baseline's choice."""
     clips = {(clip.key, clip.arm): clip for clip in summary.clips}
     keys = list(dict.fromkeys(clip.key for clip in summary.clips))
     curve = _curve_metric(summary)
@@ -145,13 +140,6 @@ def write_report(summary: ComparisonSummary, folder: Path) -> Path:
     """Writes the page into a comparison's folder, its plots into `plots/` there, and returns the page's path.
 
     Clips are read for their still pictures; one that is missing or damaged is shown as that.
-
-    Args:
-        summary: all that the page says.
-        folder: that the clips' paths are relative to.
-
-    Raises:
-        OSError: no space, no permission; an earlier page stays.
     """
     write_page(folder / REPORT_FILE, render_report(summary, folder))
     from video_diffusion.comparison.charts import write_plots  # noqa: PLC0415  # matplotlib: only who writes waits
@@ -197,12 +185,7 @@ CONFIG, MARKDOWN, CSV, PARQUET = "config.yaml", "summary.md", "metrics.csv", "me
 
 
 def read_summary(folder: Path) -> ComparisonSummary:
-    """The summary of a comparison's folder.
-
-    Raises:
-        ConfigError: the file is not such a summary.
-        OSError: there is none, or it cannot be read.
-    """
+    """The summary of a comparison's folder."""
     path = folder / SUMMARY_FILE
     return ComparisonSummary.from_json(path.read_bytes(), str(path))
 
@@ -229,14 +212,7 @@ def with_earlier_looks(found: Findings, folder: Path) -> Findings:
 
 
 def write_folder(summary: ComparisonSummary, folder: Path) -> list[Path]:
-    """Writes the summary, its tables and the report page; each is whole or absent, the summary comes last.
-
-    Returns:
-        What was written, the report page first.
-
-    Raises:
-        OSError: no space, no permission.
-    """
+    """Writes the summary, its tables and the report page; each is whole or absent, the summary comes last."""
     written = [write_report(summary, folder)]
     for name, text in ((MARKDOWN, markdown(summary)), (CSV, table_csv(summary))):
         write_bytes(folder / name, text.encode())

@@ -33,11 +33,7 @@ _WORDS_OF_YAML = {"true", "false", "null"}
 
 
 def clip_command(settings: Mapping[str, Any]) -> str:
-    """One line for a POSIX shell; settings at their defaults are left out.
-
-    Args:
-        settings: plain JSON values of `GenerationSettings`; `device` stays open, since any will do.
-    """
+    """One line for a POSIX shell; settings at their defaults are left out."""
     words = ["video-diffusion", "generate"]
     for name, usual in _defaults().items():
         value = settings.get(name)
@@ -85,12 +81,7 @@ class PlannedClip:
 
 
 def plan(design: Design, facts: Facts) -> Iterator[PlannedClip]:
-    """Every place of the comparison: prompt by prompt, seed by seed, arm by arm.
-
-    Args:
-        design: checked.
-        facts: weights and defaults of a model, see `jobs.model_facts`.
-    """
+    """Every place of the comparison: prompt by prompt, seed by seed, arm by arm."""
     for prompt in design.prompts:
         for place, seed in enumerate(design.seeds):
             for arm in design.arms:
@@ -112,20 +103,7 @@ def make_clips(
     verify: bool = False,
     overwrite: bool = False,
 ) -> Generator[Outcome, None, None]:
-    """Makes what is not made yet, as `run_jobs`; rows also hold prompt alignment.
-
-    Args:
-        jobs: of this process.
-        folder: of the comparison; it must exist, `clips/` in it is made.
-        pipelines: opens the models.
-        meter: measures prompt alignment before encoding.
-        batch_size: as in `run_jobs`.
-        verify: as in `run_jobs`.
-        overwrite: as in `run_jobs`.
-
-    Raises:
-        OSError: the folder cannot be written; what is finished stays.
-    """
+    """Makes what is not made yet, as `run_jobs`; rows also hold prompt alignment."""
     (folder / CLIPS).mkdir(exist_ok=True)
     yield from run_jobs(
         jobs, folder, pipelines, batch_size=batch_size, verify=verify, overwrite=overwrite, extra=meter
@@ -139,16 +117,6 @@ def collect(
 
     A finished clip that was made without what the meter measures is measured from its file, and its row is
     written again.
-
-    Args:
-        design: of the comparison.
-        planned: every place, not those of one shard.
-        folder: with the clips and results.jsonl.
-        meter: as in `make_clips`.
-        command: makes the comparison again.
-
-    Raises:
-        OSError: a row cannot be written.
     """
     results = Results(folder)
     written: dict[str, list[Mapping[str, Any]]] = {}

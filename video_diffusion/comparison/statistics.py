@@ -48,11 +48,7 @@ class Interval:
 
 
 def prompt_means(differences: Sequence[Numbers]) -> Numbers:
-    """The mean over seeds of each prompt: the numbers on which everything else rests.
-
-    Raises:
-        ValueError: no prompt, a prompt without a seed, or a number that is not finite.
-    """
+    """The mean over seeds of each prompt: the numbers on which everything else rests."""
     if not differences:
         raise ValueError("differences hold no prompt; give at least one pair")
     for place, row in enumerate(differences):
@@ -77,12 +73,6 @@ def bootstrap_interval(
     3.8), and the percentiles are stretched by t over normal (Hesterberg 2015, "expanded percentile
     interval"). With equal seeds per prompt the stated level is then kept within Monte-Carlo error, as
     `tests/comparison/test_coverage.py` shows.
-
-    Args:
-        differences: see the module; prompts may have different numbers of seeds.
-        rng: source of the draws.
-        level: between 0 and 1.
-        draws: bootstrap repetitions.
     """
     means = prompt_means(differences)
     n = len(means)

@@ -282,11 +282,7 @@ class ComparisonSummary:
 
     @classmethod
     def from_json(cls, text: str | bytes, where: str = SUMMARY_FILE) -> "ComparisonSummary":
-        """Reads what `to_json` wrote.
-
-        Raises:
-            ConfigError: not such a summary, with the first field that does not fit.
-        """
+        """Reads what `to_json` wrote."""
         try:
             return _ADAPTER.validate_json(text)
         except ValidationError as error:

@@ -58,13 +58,7 @@ class Guard:
 def judge(
     metrics: Sequence[MetricSummary], alpha: float, unbelievable: Mapping[str, int]
 ) -> tuple[Verdict, ...]:
-    """One verdict for each arm but the baseline; none without a headline.
-
-    Args:
-        metrics: as `compare_metrics` gives them.
-        alpha: level of the tests.
-        unbelievable: arm → places where the arm's motion can be measured and the baseline's cannot.
-    """
+    """One verdict for each arm but the baseline; none without a headline."""
     headline = next((metric for metric in metrics if metric.name == HEADLINE), None)
     if headline is None:
         return ()
@@ -215,14 +209,7 @@ def named(labels: Sequence[str]) -> str:
 
 
 def warnings(arms: Sequence[Arm], clips: Sequence[ClipResult], num_prompts: int, alpha: float) -> list[str]:
-    """Too few prompts, arms without the baseline's noise, failed clips, and clips of another shape.
-
-    Args:
-        arms: the baseline first.
-        clips: of all arms.
-        num_prompts: of the design.
-        alpha: level of the tests.
-    """
+    """Too few prompts, arms without the baseline's noise, failed clips, and clips of another shape."""
     told = []
     others = len(arms) - 1
     if p_reachable(num_prompts, others) > alpha:

@@ -213,11 +213,7 @@ def make_job(
 
 
 def parse_seeds(value: object) -> list[int]:
-    """Seeds from a number, a list of numbers, or a text such as "0-7" or "1, 5, 9-11".
-
-    Raises:
-        ValueError: none of these, or more than 10000 seeds.
-    """
+    """Seeds from a number, a list of numbers, or a text such as "0-7" or "1, 5, 9-11"."""
     rule = 'must be numbers such as 3, "0-7" or "1, 5, 9-11"'
     parts: list[object] = list(value) if isinstance(value, list) else [*str(value).split(",")]
     if isinstance(value, (bool, float, dict)) or value is None or not parts:
@@ -307,11 +303,7 @@ class Shard:
 
 
 def parse_shard(text: str) -> Shard:
-    """A shard from "0/4".
-
-    Raises:
-        ValueError: anything else.
-    """
+    """A shard from "0/4"."""
     found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text.strip())
     if found is None:
         raise ValueError(f"shard must be i/n, such as 0/4 for the first of four (given {text!r})")
@@ -319,11 +311,7 @@ def parse_shard(text: str) -> Shard:
 
 
 def shard_of_environment(environment: Mapping[str, str] = os.environ) -> Shard:
-    """The shard that a launcher gave this process, or everything.
-
-    Raises:
-        ValueError: the launcher's variables contradict each other.
-    """
+    """The shard that a launcher gave this process, or everything."""
     for own, all_of_them in LAUNCHERS:
         index, count = environment.get(own, ""), environment.get(all_of_them, "")
         if index.isdecimal() and count.isdecimal():

@@ -38,11 +38,7 @@ class Row:
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """Reads a job file row by row, in constant memory (a .yaml file, at most 1 MB, is read whole).
-
-    Raises:
-        ConfigError: the first thing wrong, with file, line and column name.
-    """
+    """Reads a job file row by row, in constant memory (a .yaml file, at most 1 MB, is read whole)."""
     readers: dict[str, Callable[[Path], Iterator[Row]]] = {
         ".txt": _text_rows,
         ".csv": _table_rows,

@@ -122,12 +122,6 @@ def finish(batches: Iterable[Batch[Finished]]) -> Generator[Finished, None, None
     Measuring and encoding need no model, and for large frames on a GPU they take as long as denoising: there
     a second thread finishes one batch while the next is made. The one after that waits. What has not begun
     when this ends early is dropped.
-
-    Args:
-        batches: Asked for the next while the calls of the last one are made, if those are to be behind.
-
-    Raises:
-        Exception: What a call raises, in its place.
     """
     thread = ThreadPoolExecutor(1, "finishing")
     waiting: list[Future[Finished]] = []
@@ -332,9 +326,6 @@ class ClipMaker:
         """Makes jobs together; if that fails, in halves (no memory) or one by one (anything else).
 
         So one clip that breaks down takes no other with it.
-
-        Raises:
-            OSError: the machine's fault, not a job's.
         """
         started, kind = time.perf_counter(), batch[0].batch_key
         try:

@@ -32,19 +32,6 @@ def encode_images(
 
     CLIP sees the square in the middle of a picture, at its own size. The encoder is in memory only while it
     computes, and what it said of the last pictures is remembered.
-
-    Args:
-        source: The adapter, with its encoder.
-        files: Pictures; of a video the first frame.
-        dtype: To compute in.
-        device: To compute on.
-
-    Returns:
-        Embeddings of the pictures, and those that stand for no picture: zeros, or the patches of black.
-
-    Raises:
-        VideoReadError: A picture cannot be read.
-        ModelLoadError: The encoder cannot be loaded.
     """
     by_patch = source.facts.kind != "image"
     known = (

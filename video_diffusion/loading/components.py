@@ -31,20 +31,7 @@ def load_diffusers(
     our_fields: Collection[str] = (),
     **changes: Any,
 ) -> Any:
-    """Load a diffusers model, in evaluation mode on the CPU.
-
-    Args:
-        kind: Its class, which must be the one that config.json names.
-        folder: Holds config.json and safetensors.
-        dtype: To convert the weights to.
-        allow_extra: Whether surplus tensors are left out instead of refused.
-        variant: Of the weights, see `find_weights`.
-        our_fields: Fields of config.json that are for us and not for its class.
-        changes: Fields to set in place of what config.json says.
-
-    Raises:
-        ModelLoadError: The configuration or the weights are not those of such a model.
-    """
+    """Load a diffusers model, in evaluation mode on the CPU."""
     read = read_json(folder / "config.json")
     config = {name: value for name, value in read.items() if name not in our_fields}
     _check_config(kind, config, folder)
@@ -68,11 +55,7 @@ def load_text_encoder(
 
 
 def load_tokenizer(kind: Any, folder: Path) -> Any:
-    """Load a tokenizer from its own folder.
-
-    Raises:
-        ModelLoadError: Its files are missing or damaged.
-    """
+    """Load a tokenizer from its own folder."""
     if not folder.is_dir():
         raise ModelLoadError(f"{folder}: no such folder; this is not a whole model folder")
     with quiet_libraries():
@@ -148,15 +131,7 @@ EXTRAS_FILE = "unet_extras.safetensors"
 
 
 def apply_unet_extras(unet: Any, file: Path) -> None:
-    """Put them in the place of the image U-Net's own.
-
-    Args:
-        unet: A `UNet2DConditionModel`.
-        file: Holds some of its parameters by name.
-
-    Raises:
-        ModelLoadError: The file is damaged, or of another image model.
-    """
+    """Put them in the place of the image U-Net's own."""
     stored = open_weights(file)
     parameters = dict(unet.named_parameters())
     for name, described in stored.tensors.items():

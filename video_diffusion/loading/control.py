@@ -58,15 +58,7 @@ def is_sparse_control(names: Iterable[str]) -> bool:
 
 
 def describe_sparse_layout(tensors: Mapping[str, StoredTensor], where: str) -> SparseLayout:
-    """Find out how a SparseCtrl encoder is built.
-
-    Args:
-        tensors: By the names they are stored under.
-        where: The file, for messages.
-
-    Raises:
-        ModelLoadError: They are none, or lack what tells how it is built.
-    """
+    """Find out how a SparseCtrl encoder is built."""
     if not is_sparse_control(tensors):
         raise ModelLoadError(
             f"{where}: not a SparseCtrl encoder (its tensors are {', '.join(sorted(tensors)[:3])}, …); "

@@ -43,11 +43,7 @@ class TrainingSummary:
 
 
 def read_training_summary(place: Path) -> TrainingSummary | None:
-    """Look for a training run at a folder or above it; None if it is not part of one.
-
-    Args:
-        place: A run, one of its checkpoints, or the weights in either.
-    """
+    """Look for a training run at a folder or above it; None if it is not part of one."""
     for folder in (place, *place.parents[:3]):
         if (folder / "metrics.jsonl").is_file() and (folder / "config.yaml").is_file():
             config = (folder / "config.yaml").read_text(encoding="utf-8", errors="replace")
@@ -64,16 +60,7 @@ def model_card(
     licence: str | None,
     training: TrainingSummary | None,
 ) -> str:
-    """Write the card as Markdown with the front matter that the Hugging Face hub reads.
-
-    Args:
-        facts: What the weights are, by name.
-        title: First line.
-        usage: A command that uses them.
-        base_model: The image model they belong to.
-        licence: An SPDX name or the hub's own; None leaves the field for the owner to fill.
-        training: How they were trained, if that is known.
-    """
+    """Write the card as Markdown with the front matter that the Hugging Face hub reads."""
     front = {"license": licence or "unknown", "library_name": "diffusers", "pipeline_tag": "text-to-video"}
     if base_model is not None:
         front["base_model"] = base_model
@@ -140,28 +127,7 @@ def convert(
     allow_extra: bool = False,
     overwrite: bool = False,
 ) -> Path:
-    """Write temporal weights in another layout; every number stays what it was.
-
-    Args:
-        source: A motion adapter, a training run or checkpoint, or a motion LoRA: file, folder or hub id; or
-            a file of a SparseCtrl encoder, which keeps its layout.
-        destination: A folder for an adapter in diffusers' layout, else a `.safetensors` file; a LoRA in
-            diffusers' layout may also be a folder.
-        layout: Of AnimateDiff and ComfyUI's nodes, or of diffusers.
-        dtype: To convert to; None keeps what is stored.
-        allow_pickle: Whether the source may be a `.ckpt` or the like, see `open_weights`.
-        allow_extra: Whether surplus tensors are left out instead of refused.
-        overwrite: Whether to replace what is at the destination.
-
-    Returns:
-        Where the weights now are.
-
-    Raises:
-        ModelLoadError: The source is neither, or damaged.
-        ValueError: A destination that does not suit the layout.
-        FileExistsError: There is something at the destination.
-        OSError: No space, no permission.
-    """
+    """Write temporal weights in another layout; every number stays what it was."""
     destination, place = Path(destination), find_temporal(source)
     is_file = destination.suffix == ".safetensors"
     if is_lora(place, allow_pickle):
@@ -222,12 +188,7 @@ def _copy_sparse_control(
 def write_card(
     source: str, destination: Path, base_model: str | None, licence: str | None, overwrite: bool = True
 ) -> Path:
-    """Write the card of converted weights: README.md in their folder, or name.md beside their file.
-
-    Raises:
-        FileExistsError: There is one and `overwrite` is False.
-        OSError: No space, no permission.
-    """
+    """Write the card of converted weights: README.md in their folder, or name.md beside their file."""
     facts = describe_weights(destination)
     shown = {key: value for key, value in facts.items() if key not in {"path", "use"} and value is not None}
     path = destination / "README.md" if destination.is_dir() else destination.with_suffix(".md")
@@ -245,11 +206,7 @@ def write_card(
 
 
 def find_temporal(source: str) -> Path:
-    """The file or folder that holds temporal weights; a pickle is found too, though not yet read.
-
-    Raises:
-        ModelLoadError: There is none.
-    """
+    """The file or folder that holds temporal weights; a pickle is found too, though not yet read."""
     pickle = find_pickle(source)
     if pickle is not None:
         return pickle
@@ -261,11 +218,7 @@ def find_temporal(source: str) -> Path:
 
 
 def is_lora(place: Path, allow_pickle: bool = False) -> bool:
-    """Whether a file holds a motion LoRA; a folder at this point is an adapter.
-
-    Raises:
-        ModelLoadError: A file that cannot be read, or a LoRA on the image model alone.
-    """
+    """Whether a file holds a motion LoRA; a folder at this point is an adapter."""
     if place.is_dir():
         return False
     names = open_weights(place, allow_pickle=allow_pickle).tensors

@@ -205,11 +205,7 @@ def _with_prefixes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _peft_metadata(file: WeightFile) -> dict[str, Any] | None:
-    """What peft wrote of scales and ranks, as far as it is about these: a file may say anything.
-
-    Raises:
-        ModelLoadError: It is damaged.
-    """
+    """What peft wrote of scales and ranks, as far as it is about these: a file may say anything."""
     text = file.metadata.get(PEFT_TAG)
     if text is None:
         return None

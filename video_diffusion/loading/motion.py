@@ -154,15 +154,7 @@ def original_names(name: str, num_attentions: int = 2) -> tuple[str, ...]:
 
 
 def describe_layout(tensors: Mapping[str, StoredTensor], where: str) -> MotionLayout:
-    """Find out what kind of motion module some tensors are, and how it is built.
-
-    Args:
-        tensors: By the names they are stored under.
-        where: The file, for messages.
-
-    Raises:
-        ModelLoadError: Not a motion module, or one that lacks what tells how it is built.
-    """
+    """Find out what kind of motion module some tensors are, and how it is built."""
     refused = _other_kind(tensors)
     if refused:
         raise ModelLoadError(f"{where}: {refused}")

@@ -174,12 +174,7 @@ _IMAGE_BLOCKS = {
 
 
 def split_motion_unet(motion_unet: Any, norm_scope: str) -> tuple[UNet2DConditionModel, MotionAdapter]:
-    """Split a `UNetMotionModel`; the weights are shared with it, not copied.
-
-    Args:
-        motion_unet: The fused model.
-        norm_scope: How its temporal layers were trained; the fused model does not say.
-    """
+    """Split a `UNetMotionModel`; the weights are shared with it, not copied."""
     config = dict(motion_unet.config)
     known = set(inspect.signature(UNet2DConditionModel.__init__).parameters)
     image_config = {key: value for key, value in config.items() if key in known}
@@ -253,26 +248,13 @@ def is_motion_lora(names: Iterable[str]) -> bool:
 
 
 def read_motion_lora(path: Path | str, *, allow_pickle: bool = False) -> dict[str, LowRank]:
-    """Read a motion LoRA: its changes, by our name of the layer.
-
-    Args:
-        path: A file in any of the layouts.
-        allow_pickle: Whether a `.ckpt` or the like may be read, see `open_weights`.
-
-    Raises:
-        ModelLoadError: Not a motion LoRA, or one with tensors that are missing, unknown or not finite.
-    """
+    """Read a motion LoRA: its changes, by our name of the layer."""
     file = open_weights(path, allow_pickle=allow_pickle)
     return gather_motion_lora(file, file.load())
 
 
 def gather_motion_lora(file: WeightFile, tensors: Mapping[str, Tensor]) -> dict[str, LowRank]:
-    """Pair the tensors of a motion LoRA; errors as `read_motion_lora`.
-
-    Args:
-        file: Where they come from.
-        tensors: Those of the temporal layers.
-    """
+    """Pair the tensors of a motion LoRA; errors as `read_motion_lora`."""
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         layer, part = _parsed(name)
@@ -299,18 +281,7 @@ def write_motion_lora(
     *,
     overwrite: bool = True,
 ) -> None:
-    """Write a motion LoRA as safetensors, its scale multiplied into `up` since neither layout knows alpha.
-
-    Args:
-        pairs: As `read_motion_lora` gives them.
-        path: Appears only when it is complete.
-        layout: "diffusers" for its `load_lora_weights`, "animatediff" for the original's and ComfyUI's nodes.
-        overwrite: False refuses an existing file.
-
-    Raises:
-        FileExistsError: See `overwrite`.
-        OSError: No space, no permission.
-    """
+    """Write a motion LoRA as safetensors, its scale multiplied into `up` since neither layout knows alpha."""
     tensors = {}
     for layer, change in pairs.items():
         halves = {"down": change.down, "up": change.up if change.scale == 1 else change.up * change.scale}
@@ -321,17 +292,7 @@ def write_motion_lora(
 
 
 def add_motion_lora(adapter: MotionAdapter, pairs: Mapping[str, LowRank], weight: float, where: str) -> None:
-    """Add a motion LoRA's changes to an adapter's weights, each computed in float32 and rounded once.
-
-    Args:
-        adapter: Is changed in place.
-        pairs: As `read_motion_lora` gives them.
-        weight: 1 is the LoRA as trained; 0 changes nothing, negative ones turn it around.
-        where: The file, for messages.
-
-    Raises:
-        ModelLoadError: The LoRA is for temporal layers of another shape; both are named.
-    """
+    """Add a motion LoRA's changes to an adapter's weights, each computed in float32 and rounded once."""
     parameters = dict(adapter.named_parameters())
     for layer, change in pairs.items():
         parameter, shape = parameters.get(f"{layer}.weight"), (len(change.up), change.down.shape[1])

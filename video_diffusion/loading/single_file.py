@@ -55,16 +55,7 @@ _OPEN_CLIP = (
 
 
 def find_tokenizer(path: Path, kind: str, second: bool = False) -> Any:
-    """Find and load a tokenizer; the network is never asked.
-
-    Args:
-        path: The model's file.
-        kind: A key of `SINGLE_FILE_KINDS`.
-        second: Whether the second one of SDXL is meant.
-
-    Raises:
-        ModelLoadError: There is none on this machine.
-    """
+    """Find and load a tokenizer; the network is never asked."""
     name = "tokenizer_2" if second else "tokenizer"
     sources = _OPEN_CLIP if second or kind == "sd2" else _OPENAI
     for folder in (path.parent / name, *_cached(sources)):
@@ -112,16 +103,7 @@ _SCHEDULER: Mapping[str, Any] = {
 
 
 def load_single_file(path: Path, dtype: torch.dtype, *, allow_extra: bool = False) -> dict[str, Any]:
-    """Load an image model: fields of `ModelParts`, all but the temporal layers, defaults and identity.
-
-    Args:
-        path: A `.safetensors` file of SD 1.x, SD 2.x or SDXL.
-        dtype: To convert the weights to.
-        allow_extra: Whether surplus tensors of a component are left out instead of refused.
-
-    Raises:
-        ModelLoadError: Another kind of file, one with wrong tensors, or no tokenizer on this machine.
-    """
+    """Load an image model: fields of `ModelParts`, all but the temporal layers, defaults and identity."""
     file = open_weights(path)
     kind = single_file_kind(file.tensors)
     if kind is None:

@@ -67,11 +67,7 @@ SCALING = {"sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.13025}
 
 
 def unet_config(shapes: Shapes, kind: str) -> dict[str, Any]:
-    """Fields of `UNet2DConditionModel`.
-
-    Raises:
-        KeyError: A tensor that every such model has is missing.
-    """
+    """Fields of `UNet2DConditionModel`."""
     num_blocks = SINGLE_FILE_KINDS[kind].num_blocks
     widths, depths = [], []
     for level in range(num_blocks):
@@ -109,11 +105,7 @@ def unet_config(shapes: Shapes, kind: str) -> dict[str, Any]:
 
 
 def vae_config(shapes: Shapes, kind: str) -> dict[str, Any]:
-    """Fields of `AutoencoderKL`.
-
-    Raises:
-        KeyError: As `unet_config`.
-    """
+    """Fields of `AutoencoderKL`."""
     levels = _count(shapes, f"{VAE}encoder.down.")
     widths = [shapes[f"{VAE}encoder.down.{level}.block.0.conv2.weight"][0] for level in range(levels)]
     return {
@@ -128,11 +120,7 @@ def vae_config(shapes: Shapes, kind: str) -> dict[str, Any]:
 
 
 def text_config(shapes: Shapes, kind: str) -> dict[str, Any]:
-    """Fields of `CLIPTextConfig` for OpenAI's text encoder.
-
-    Raises:
-        KeyError: As `unet_config`.
-    """
+    """Fields of `CLIPTextConfig` for OpenAI's text encoder."""
     prefix = CLIP[kind]
     vocabulary, width = shapes[f"{prefix}embeddings.token_embedding.weight"]
     return {
@@ -146,11 +134,7 @@ def text_config(shapes: Shapes, kind: str) -> dict[str, Any]:
 
 
 def open_clip_config(shapes: Shapes, kind: str) -> dict[str, Any]:
-    """Fields of `CLIPTextConfig` for OpenCLIP's text encoder; SD 2 leaves its last layer out.
-
-    Raises:
-        KeyError: As `unet_config`.
-    """
+    """Fields of `CLIPTextConfig` for OpenCLIP's text encoder; SD 2 leaves its last layer out."""
     prefix = OPEN_CLIP[kind]
     vocabulary, width = shapes[f"{prefix}token_embedding.weight"]
     return {

@@ -124,11 +124,7 @@ class HubId(NamedTuple):
 
 
 def parse_hub_id(name: str) -> HubId:
-    """Take a hub id apart.
-
-    Raises:
-        ModelLoadError: It is none.
-    """
+    """Take a hub id apart."""
     hub = _HUB_ID.fullmatch(name)
     if hub is None:
         raise ModelLoadError(
@@ -163,11 +159,7 @@ def _from_hub(name: str, hub: HubId) -> ModelSource:
 
 
 def find_pickle(name: str) -> Path | None:
-    """Find a pickle by its path or by its name on the hub, without reading it; None if the name is of none.
-
-    Raises:
-        ModelLoadError: It cannot be fetched.
-    """
+    """Find a pickle by its path or by its name on the hub, without reading it; None if the name is of none."""
     path = Path(name).expanduser()
     if path.suffix.lower() not in PICKLE_SUFFIXES:
         return None
@@ -175,18 +167,7 @@ def find_pickle(name: str) -> Path | None:
 
 
 def fetch_files(name: str, patterns: Sequence[str]) -> Path:
-    """Fetch some files of a hub repository, or take them from the cache if HF_HUB_OFFLINE is set.
-
-    Args:
-        name: A hub id; a file that it names does not matter.
-        patterns: Of the files' paths in the repository.
-
-    Returns:
-        The folder of the repository in the cache; files that the hub does not have are not in it.
-
-    Raises:
-        ModelLoadError: It cannot be fetched; each reason has its own sentence.
-    """
+    """Fetch some files of a hub repository, or take them from the cache if HF_HUB_OFFLINE is set."""
     from huggingface_hub import snapshot_download  # noqa: PLC0415  see above
 
     repo_id, file, revision, _ = parse_hub_id(name)
@@ -329,15 +310,7 @@ def is_ip_adapter(tensors: Mapping[str, StoredTensor]) -> bool:
 
 
 def ip_adapter_facts(tensors: Mapping[str, StoredTensor], where: str) -> IpAdapterFacts:
-    """Tell what an IP-Adapter is.
-
-    Args:
-        tensors: Of its file.
-        where: For messages.
-
-    Raises:
-        ModelLoadError: It is none.
-    """
+    """Tell what an IP-Adapter is."""
     if not is_ip_adapter(tensors):
         raise ModelLoadError(
             f"{where}: holds no IP-Adapter (tensors image_proj.… and ip_adapter.…); give one such as "

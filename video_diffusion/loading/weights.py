@@ -26,11 +26,7 @@ MAX_JSON_BYTES = 10_000_000
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Read a configuration file.
-
-    Raises:
-        ModelLoadError: It is missing, too large, not JSON, or not a mapping.
-    """
+    """Read a configuration file."""
     if not file.is_file():
         raise ModelLoadError(f"{file}: no such file; this is not a whole model folder")
     if file.stat().st_size > MAX_JSON_BYTES:
@@ -85,16 +81,7 @@ class StoredWeights:
 
 
 def find_weights(folder: Path, stem: str, wanted: str | None = None) -> StoredWeights:
-    """Find a component's safetensors, one file or shards, and read what they hold.
-
-    Args:
-        folder: The component's folder.
-        stem: Name without suffix: "diffusion_pytorch_model" in diffusers, "model" in transformers.
-        wanted: The variant to take, such as "fp16"; None takes the plain files, or "fp16" without these.
-
-    Raises:
-        ModelLoadError: No safetensors, or a file that is not whole.
-    """
+    """Find a component's safetensors, one file or shards, and read what they hold."""
     for variant in (None, "fp16") if wanted is None else (wanted,):
         name = stem if variant is None else f"{stem}.{variant}"
         plain = folder / f"{name}.safetensors"
@@ -118,12 +105,7 @@ def find_weights(folder: Path, stem: str, wanted: str | None = None) -> StoredWe
 
 
 def read_header(file: Path) -> dict[str, StoredTensor]:
-    """Read which tensors a safetensors file holds, having checked that it is one and is whole.
-
-    Raises:
-        ModelLoadError: It is not; the message says what it is instead, or how many bytes it has and should
-            have.
-    """
+    """Read which tensors a safetensors file holds, having checked that it is one and is whole."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         start = stream.read(64)
@@ -154,11 +136,7 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
 
 
 def read_metadata(file: Path) -> dict[str, str]:
-    """Read the texts that a safetensors file carries beside its tensors; anybody may have written them.
-
-    Raises:
-        ModelLoadError: The file's header is damaged.
-    """
+    """Read the texts that a safetensors file carries beside its tensors; anybody may have written them."""
     with file.open("rb") as stream:
         size = min(int.from_bytes(stream.read(8), "little"), MAX_HEADER_BYTES)
         texts = _parsed(stream.read(size), file).get("__metadata__", {})
@@ -166,16 +144,7 @@ def read_metadata(file: Path) -> dict[str, str]:
 
 
 def compare_weights(stored: StoredWeights, model: Any, allow_extra: bool) -> None:
-    """Check that a component's files hold exactly the floating-point tensors that its model has.
-
-    Args:
-        stored: What the files hold.
-        model: The model, built from its configuration; its tensors may be on the meta device.
-        allow_extra: Whether surplus tensors are let be.
-
-    Raises:
-        ModelLoadError: Tensors are missing, surplus, of another shape, or integers.
-    """
+    """Check that a component's files hold exactly the floating-point tensors that its model has."""
     found = {present_component_name(name): tensor for name, tensor in stored.tensors.items()}
     expected = {
         present_component_name(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()
@@ -275,14 +244,7 @@ class WeightFile:
     unpickled: "Mapping[str, Tensor] | None" = None
 
     def load(self, names: Collection[str] | None = None) -> "dict[str, Tensor]":
-        """Read the tensors, on the CPU, as they are stored.
-
-        Args:
-            names: Which ones; None means all.
-
-        Raises:
-            ModelLoadError: One of them holds NaN or infinity, or is no floating-point tensor.
-        """
+        """Read the tensors, on the CPU, as they are stored."""
         import torch  # noqa: PLC0415  files are looked at without torch
         from safetensors import safe_open  # noqa: PLC0415
 
@@ -304,16 +266,7 @@ class WeightFile:
 
 
 def open_weights(path: Path | str, *, allow_pickle: bool = False) -> WeightFile:
-    """Look at a weights file.
-
-    Args:
-        path: A `.safetensors` file; or a `.ckpt`, `.pt`, `.pth` or `.bin`, if allowed.
-        allow_pickle: Whether a pickle is read, through torch's reader that makes tensors and runs no code.
-
-    Raises:
-        ModelLoadError: No such file, one that is not whole, or a pickle that is not allowed or holds more
-            than tensors.
-    """
+    """Look at a weights file."""
     path = Path(path)
     if not path.is_file():
         raise ModelLoadError(f"{path}: no such file; check the spelling")

@@ -17,15 +17,7 @@ _BASES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stab
 
 
 def describe_weights(path: Path, *, allow_pickle: bool = False) -> dict[str, Any]:
-    """Facts about a weights file, or about a motion adapter's folder; `use` is a command line.
-
-    Args:
-        path: A file, or a folder with config.json and safetensors.
-        allow_pickle: Whether a `.ckpt` or the like may be read, see `open_weights`.
-
-    Raises:
-        ModelLoadError: The file is damaged, or a pickle that is not allowed.
-    """
+    """Facts about a weights file, or about a motion adapter's folder; `use` is a command line."""
     if path.is_dir():
         return _motion_module(path, allow_pickle)
     file = open_weights(path, allow_pickle=allow_pickle)

@@ -18,15 +18,7 @@ NumFrames = Callable[[], int | None]
 
 
 def pool_resnet_norms(unet: Any, num_frames: NumFrames) -> list[RemovableHandle]:
-    """Make every norm of the U-Net's resnets, and its last one, average over the frames of each video.
-
-    Args:
-        unet: A `UNet2DConditionModel`; it is what it was when the handles are removed.
-        num_frames: Tells the frames of a video in the running pass; None is a pass of pictures.
-
-    Returns:
-        Handles that take it off again.
-    """
+    """Make every norm of the U-Net's resnets, and its last one, average over the frames of each video."""
 
     def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor | None:
         count = num_frames()
@@ -61,17 +53,6 @@ def take_extra_channels(unet: Any, conv_in: nn.Conv2d, is_video: Callable[[], bo
     A convolution is linear, so it is the U-Net's own on its own channels plus the adapter's on the others.
     The adapter's weights for the first channels, and its bias, are not used: the image model's stand, so that
     any image model fits (as diffusers does for PIA).
-
-    Args:
-        unet: A `UNet2DConditionModel`; it is what it was when the handles are removed.
-        conv_in: The adapter's convolution over all channels.
-        is_video: Whether the running pass is one of videos; others go through untouched.
-
-    Returns:
-        Handles that take it off again.
-
-    Raises:
-        ValueError: The adapter's convolution is not made for this U-Net.
     """
     own = unet.conv_in.in_channels
     if conv_in.in_channels <= own or conv_in.weight.shape[2:] != unet.conv_in.weight.shape[2:]:
@@ -135,13 +116,7 @@ PER_VIDEO = {
 
 
 def one_by_one(model: Any, latents: Tensor, arguments: Mapping[str, Any]) -> Tensor:
-    """Ask a `VideoUNet` for each video of a batch alone.
-
-    Args:
-        model: Is called with one video and its own conditions at a time.
-        latents: Of all videos.
-        arguments: All others by name; see `PER_VIDEO` for those that are divided.
-    """
+    """Ask a `VideoUNet` for each video of a batch alone."""
     num_videos, _, num_frames, _, _ = latents.shape
     predictions = []
     for video in range(num_videos):
@@ -203,10 +178,6 @@ def resnet_in_halves(resnet: ResnetBlock2D, run: Region) -> Iterator[None]:
 
     What is kept are the inputs of its two norms. As one region, as diffusers has it, it would keep one of
     them less and compute its first convolution twice.
-
-    Args:
-        resnet: Of the kind that `is_plain_resnet` approves.
-        run: How a region is run, such as `region`.
     """
 
     def first(hidden_states: Tensor) -> Tensor:

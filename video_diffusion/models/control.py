@@ -21,11 +21,7 @@ from video_diffusion.shapes import Latents, PromptEmbeds, fold_frames, to_float,
 
 
 def normalise_each_frame(network: nn.Module) -> None:
-    """Make the first norm of diffusers' temporal layers average over each frame; as they are, over the clip.
-
-    Args:
-        network: Holds such layers, as SparseCtrl encoders do; changed for good.
-    """
+    """Make the first norm of diffusers' temporal layers average over each frame; as they are, over the clip."""
     for module in network.modules():
         if isinstance(module, AnimateDiffTransformer3D):
             vars(module.norm)["forward"] = MethodType(_normalise_each_frame, module.norm)
@@ -59,14 +55,7 @@ class FrameControl(Protocol):
         prompt_embeds: PromptEmbeds,
         frame_numbers: Int[Tensor, " f"],
     ) -> Residuals | None:
-        """Say what to add in one pass over some frames of a clip; None is nothing.
-
-        Args:
-            latents: Of these frames, noisy; all videos get the same control.
-            timestep: One for all videos.
-            prompt_embeds: Of each video, or of each of these frames.
-            frame_numbers: Which frames of the clip they are, counted from 0.
-        """
+        """Say what to add in one pass over some frames of a clip; None is nothing."""
         ...
 
 
@@ -208,15 +197,7 @@ class ControlledUNet:
         frame_numbers: Int[Tensor, " f"],
         **conditions: Any,
     ) -> Float[Tensor, "b c_out f h w"]:
-        """Predict for some frames of a clip.
-
-        Args:
-            latents: Of these frames.
-            timestep: One for all videos.
-            prompt_embeds: Of each video, or of each of these frames.
-            frame_numbers: Which frames of the clip they are: what controls are for.
-            conditions: Further arguments of the video U-Net.
-        """
+        """Predict for some frames of a clip."""
         if self.video_unet.one_by_one and len(latents) > 1:
             own = {"timestep": timestep, "prompt_embeds": prompt_embeds, "frame_numbers": frame_numbers}
             return one_by_one(self, latents, conditions | own)

@@ -77,12 +77,7 @@ class FrameLayout:
         )
 
     def check(self, motion_adapter: MotionAdapter) -> None:
-        """Refuse what an adapter cannot serve.
-
-        Raises:
-            ValueError: Too many frames, positions outside the table, windows that leave a frame out, or a
-                block without temporal layers.
-        """
+        """Refuse what an adapter cannot serve."""
         check_blocks("motion_scale_blocks", self.motion_scale_blocks, motion_adapter)
         check_blocks("motion_effect_blocks", self.motion_effect_blocks, motion_adapter)
         longest = self.num_frames if self.windows is None else self._check_windows(self.windows)

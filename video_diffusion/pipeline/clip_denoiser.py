@@ -57,14 +57,7 @@ def draw_noise(
     latent_size: tuple[int, int, int],
     moves: Sequence[np.ndarray] | None = None,
 ) -> Latents:
-    """Draw what each video is denoised from.
-
-    Args:
-        settings: Resolved, of all videos.
-        seeds: One for each video.
-        latent_size: Channels, height and width of the latents.
-        moves: Along which noise is carried, see `carry_noise`; None leaves it where it is.
-    """
+    """Draw what each video is denoised from."""
     windows = context_windows(settings)
     noise = []
     for seed in seeds:
@@ -180,16 +173,7 @@ def sample(
     input_latents: Latents | None,
     scheduler_config: Mapping[str, Any],
 ) -> Iterator[DenoisingStep]:
-    """Denoise as settings ask for it, yielding after every step.
-
-    Args:
-        denoiser: See `ClipDenoiser`.
-        settings: Resolved, of all videos.
-        noise: See `draw_noise`.
-        seeds: One for each video.
-        input_latents: Of the picture or video that the clips start from, if there is one.
-        scheduler_config: The model's own.
-    """
+    """Denoise as settings ask for it, yielding after every step."""
     scheduler = make_scheduler(settings.scheduler, scheduler_config)
 
     def run(start: Latents) -> Iterator[DenoisingStep]:

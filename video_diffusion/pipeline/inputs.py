@@ -27,13 +27,7 @@ if TYPE_CHECKING:
 
 
 def encode_prompts(parts: ModelParts, batch: Sequence[Any], negative: bool = False) -> PromptEmbeds:
-    """Encode the prompts of clips, or their negative prompts; per frame where one of them travels.
-
-    Args:
-        parts: The model.
-        batch: Resolved settings that agree on everything but prompts and seeds.
-        negative: Which ones.
-    """
+    """Encode the prompts of clips, or their negative prompts; per frame where one of them travels."""
     one = batch[0]
     keyframes = [prompt_keyframes(each, negative) for each in batch]
     return encode_travel_by(parts.encode_prompts, keyframes, one.num_frames, one.prompt_blend, one.loop)
@@ -45,19 +39,6 @@ def added_conditions(
     """Make what a U-Net is told besides prompts: SDXL's summaries and sizes, an IP-Adapter's pictures.
 
     Of prompts that travel, the first one's summary stands for the clip.
-
-    Args:
-        parts: The model.
-        batch: As in `encode_prompts`.
-        guided: Whether to make it for guidance's doubled batch.
-        ip_adapter: At work in the U-Net, if there is one.
-
-    Returns:
-        Arguments of the U-Net; none if it is told nothing else.
-
-    Raises:
-        VideoReadError: A picture cannot be read.
-        ModelLoadError: The image encoder cannot be loaded.
     """
     prompts = [prompt_keyframes(each, negative=True)[0][1] for each in batch] if guided else []
     prompts += [prompt_keyframes(each)[0][1] for each in batch]
@@ -72,20 +53,7 @@ def added_conditions(
 
 
 def noise_moves(settings: Any, latent_scale: int) -> list[np.ndarray] | None:
-    """Measure how the video that the noise follows moves: from each frame but the first to the one before.
-
-    Args:
-        settings: Resolved.
-        latent_scale: Pixels of a latent, along each side.
-
-    Returns:
-        Dense flow in latents, `h w 2`, to the right and downwards (zero in pictures too small for flow); None
-        if the noise follows no video.
-
-    Raises:
-        VideoReadError: It cannot be read.
-        ValueError: It has fewer frames than the clip.
-    """
+    """Measure how the video that the noise follows moves: from each frame but the first to the one before."""
     if settings.noise_video is None:
         return None
     size = (settings.height, settings.width)
@@ -100,12 +68,7 @@ def noise_moves(settings: Any, latent_scale: int) -> list[np.ndarray] | None:
 
 
 def encode_input(parts: ModelParts, settings: Any) -> Latents | None:
-    """Encode the video or picture that clips start from; None if there is none.
-
-    Raises:
-        VideoReadError: It cannot be read.
-        ValueError: It has fewer frames than the clip.
-    """
+    """Encode the video or picture that clips start from; None if there is none."""
     size = (settings.height, settings.width)
     if settings.init_video is not None:
         frames = read_input_video(settings.init_video, settings.num_frames, *size)
@@ -149,16 +112,7 @@ class ControlNetworks:
         self._kept: dict[str, tuple[str, nn.Module, str | None]] = {}
 
     def controls(self, settings: Any) -> ClipControls:
-        """Load and read all that steers clips.
-
-        Args:
-            settings: Resolved, of all clips that are made together.
-
-        Raises:
-            ModelLoadError: A network that is damaged, or made for another image model.
-            VideoReadError: A picture or video that cannot be read.
-            ValueError: A video with fewer frames than the clip, or more frames than a network knows.
-        """
+        """Load and read all that steers clips."""
         controls: list[FrameControl] = []
         sha256s: dict[str, str] = {}
         if settings.controlnet is not None:
@@ -243,15 +197,7 @@ class Additions:
 
 @contextmanager
 def at_work(parts: ModelParts, settings: Any) -> Iterator[Additions]:
-    """Put to work what settings name, for the length of a `with` block.
-
-    Args:
-        parts: The model; its weights change within the block.
-        settings: Resolved.
-
-    Raises:
-        ModelLoadError: A file that is missing, damaged, or made for another model.
-    """
+    """Put to work what settings name, for the length of a `with` block."""
     sha256s: dict[str, str] = {}
     ip_adapter = None
     with ExitStack() as stack:

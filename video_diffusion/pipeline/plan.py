@@ -45,17 +45,7 @@ def model_defaults(parts: ModelParts) -> dict[str, Any]:
 def resolve(
     settings: GenerationSettings, parts: ModelParts, device: torch.device, defaults: dict[str, Any]
 ) -> GenerationSettings:
-    """Fill in what settings leave open, and check what only this model can tell.
-
-    Args:
-        settings: Of one clip.
-        parts: The model.
-        device: It is on.
-        defaults: See `model_defaults`.
-
-    Raises:
-        ValueError: Size or length that the model cannot make, or settings that name another model.
-    """
+    """Fill in what settings leave open, and check what only this model can tell."""
     own = {
         "model": parts.identity.name,
         "motion_adapter": parts.identity.motion_adapter,
@@ -133,11 +123,7 @@ def context_windows(settings: GenerationSettings) -> ContextWindows:
 
 
 def prompt_keyframes(settings: GenerationSettings, negative: bool = False) -> list[tuple[float, str]]:
-    """List the prompts of a clip of resolved settings, or its negative prompts, and where each holds.
-
-    Raises:
-        ValueError: A frame outside the clip, or two prompts for one frame.
-    """
+    """List the prompts of a clip of resolved settings, or its negative prompts, and where each holds."""
     name = "negative_prompt" if negative else "prompt"
     keyframes = _placed(settings, name)
     if negative:
@@ -147,15 +133,7 @@ def prompt_keyframes(settings: GenerationSettings, negative: bool = False) -> li
 
 
 def numbers_along_frames(settings: GenerationSettings, name: str) -> float | Tensor:
-    """Tell the guidance scale or motion scale of a clip: one number, or one per frame if it travels.
-
-    Args:
-        settings: Resolved.
-        name: "guidance_scale", "motion_scale" or "motion_effect".
-
-    Raises:
-        ValueError: A frame outside the clip, or two numbers for one frame.
-    """
+    """Tell the guidance scale or motion scale of a clip: one number, or one per frame if it travels."""
     assert settings.num_frames is not None
     keyframes = _placed(settings, name)
     if len(keyframes) == 1:
@@ -164,11 +142,7 @@ def numbers_along_frames(settings: GenerationSettings, name: str) -> float | Ten
 
 
 def numbers_along_steps(settings: Any, name: str) -> list[float] | None:
-    """List a number for each step that the run of resolved settings does; None if it does not change.
-
-    Raises:
-        ValueError: A step outside the run, two numbers for one step, or a strength that leaves no step.
-    """
+    """List a number for each step that the run of resolved settings does; None if it does not change."""
     steps = getattr(settings, f"{name}_steps")
     if not steps:
         return None
@@ -193,11 +167,7 @@ def has_guidance(settings: Any) -> bool:
 
 
 def sparse_pictures(settings: Any) -> dict[int, str]:
-    """List the pictures for a SparseCtrl encoder by the frames of a clip of resolved settings.
-
-    Raises:
-        ValueError: A frame outside the clip, or two pictures for one frame.
-    """
+    """List the pictures for a SparseCtrl encoder by the frames of a clip of resolved settings."""
     return whole_frames("sparse_images", settings.sparse_images, settings.num_frames)
 
 

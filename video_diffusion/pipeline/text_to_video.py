@@ -142,14 +142,7 @@ class TextToVideoPipeline:
         on_frame: OnFrame | None = None,
         **settings: Any,
     ) -> GeneratedVideo:
-        """Make one clip.
-
-        Args:
-            prompt: What it shows.
-            on_step: Called after every denoising step.
-            on_frame: Called after every frame that is decoded or measured.
-            settings: Fields of `GenerationSettings`; what is left out is the model's own default.
-        """
+        """Make one clip."""
         asked = GenerationSettings.from_values({"prompt": prompt, **settings})
         return self.generate([asked], on_step, on_frame)[0]
 

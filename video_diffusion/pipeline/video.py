@@ -134,23 +134,7 @@ def make_record(
     accelerated: bool = False,
     low_memory: bool = False,
 ) -> RunRecord:
-    """Write down what made a clip.
-
-    Args:
-        frames: As they go to the encoder.
-        settings: With nothing left open.
-        report: Measured on these frames.
-        model: Names and hashes.
-        timings: Seconds by stage.
-        device: It was computed on.
-        num_threads: Of the CPU; sums are split among them, so the last bits depend on it.
-        window_starts: First frames of the context windows, if there were any.
-        inputs: SHA-256 of the files that the clip started from, by setting.
-        noise_sha256: Of the noise that denoising started from.
-        batch_size: How many clips were denoised together; the last bits depend on it too.
-        accelerated: Whether denoising took the faster ways of `acceleration`; likewise.
-        low_memory: Whether videos went through one after the other to save memory; likewise.
-    """
+    """Write down what made a clip."""
     hashes = {name: value for name, value in model.model_dump().items() if name.endswith("sha256")}
     if model.motion_adapter == "none":  # temporal layers switched off have no weights to be hashed
         hashes["motion_adapter"] = "none"

@@ -168,11 +168,7 @@ def carry_noise(
 
 
 def carried_places(move: Float[np.ndarray, "h w 2"]) -> tuple[np.ndarray, np.ndarray]:
-    """List the places that are carried to, and where each comes from, both as numbers in reading order.
-
-    Args:
-        move: As in `carry_noise`.
-    """
+    """List the places that are carried to, and where each comes from, both as numbers in reading order."""
     height, width = move.shape[:2]
     rows, columns = np.mgrid[:height, :width]
     rows = rows + np.rint(move[..., 1]).astype(np.int64)

@@ -166,15 +166,7 @@ class Windowed:
     def __call__(
         self, latents: Latents, timestep: Timestep, prompt_embeds: PromptEmbeds, **conditions: Any
     ) -> Float[Tensor, "b c_out f h w"]:
-        """Predict for all frames.
-
-        Args:
-            latents: Noisy latents.
-            timestep: One for all videos.
-            prompt_embeds: Of each video, or of each of its frames.
-            conditions: Further ones of the model; those of `PER_FRAME_CONDITIONS` may hold one per frame,
-                `added_cond_kwargs` one for each frame of each video, folded.
-        """
+        """Predict for all frames."""
         if float(timestep) != self._timestep:
             self._step, self._timestep = self._step + 1, float(timestep)
         windows = self.windows.at(self._step)

@@ -22,11 +22,7 @@ FrequencyFilter = Literal["butterworth", "gaussian", "ideal", "box"]
 
 
 def parse_interval(value: object) -> tuple[float, float] | None:
-    """Two shares from 0 to 1, the lower first: "0.2-0.8" or a list of two; None stays None.
-
-    Raises:
-        ValueError: anything else.
-    """
+    """Two shares from 0 to 1, the lower first: "0.2-0.8" or a list of two; None stays None."""
     if value is None:
         return None
     found = re.fullmatch(r"(\d(?:\.\d{1,9})?)-(\d(?:\.\d{1,9})?)", value) if isinstance(value, str) else None
@@ -109,33 +105,21 @@ def parse_fps(value: object) -> Fraction | None:
 
 
 def check_device(device: str) -> str:
-    """The device itself, if it is a name that devices have.
-
-    Raises:
-        ValueError: it is not.
-    """
+    """The device itself, if it is a name that devices have."""
     if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:\d{1,3})?", device):
         raise ValueError("must be auto, cpu, cuda, cuda:N, xpu, xpu:N or mps")
     return device
 
 
 def check_name(name: str | None) -> str | None:
-    """The name of a model itself, if it says something and can be stored; None stays None.
-
-    Raises:
-        ValueError: empty, only spaces, or refused by `check_text`.
-    """
+    """The name of a model itself, if it says something and can be stored; None stays None."""
     if name is not None and not name.strip():
         raise ValueError("is empty; name a folder or a hub id")
     return name if name is None else check_text(name)
 
 
 def check_path(path: str | None) -> str | None:
-    """The name of a file itself, if it says something and can be stored; None stays None.
-
-    Raises:
-        ValueError: empty, only spaces, or refused by `check_text`.
-    """
+    """The name of a file itself, if it says something and can be stored; None stays None."""
     if path is not None and not path.strip():
         raise ValueError("is empty; name a file or folder")
     return path if path is None else check_text(path)

@@ -67,11 +67,7 @@ SAID_DEFAULTS: Mapping[str, Any] = {"noise_type": "independent", "noise_alpha": 
 
 
 def without_effect(defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Values at which settings change no pixel: the defaults of all that came after the first.
-
-    Args:
-        defaults: of every setting, as plain JSON values.
-    """
+    """Values at which settings change no pixel: the defaults of all that came after the first."""
     later = {**defaults, **SAID_DEFAULTS}
     return {name: later[name] for name in defaults if name not in (*FIRST_FIELDS, *NO_PIXEL_FIELDS)}
 

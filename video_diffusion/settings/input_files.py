@@ -58,11 +58,7 @@ def lora_identity(entry: str) -> str:
 
 
 def check_loras(value: object) -> tuple[str, ...]:
-    """LoRAs as texts "PATH" or "PATH:WEIGHT"; one text alone is one LoRA.
-
-    Raises:
-        ValueError: something else, an empty one, or more than 32.
-    """
+    """LoRAs as texts "PATH" or "PATH:WEIGHT"; one text alone is one LoRA."""
     entries = (value,) if isinstance(value, str) else value
     if not isinstance(entries, list | tuple) or not all(isinstance(each, str) for each in entries):
         raise ValueError("must be a list of texts such as style.safetensors:0.8")
@@ -149,12 +145,7 @@ def input_sha256s(settings: Any) -> dict[str, str]:
 
 
 def content_in_place_of_paths(values: Mapping[str, Any], sha256s: Mapping[str, str]) -> dict[str, Any]:
-    """A clip's settings with hashes where they name files, so that it does not matter where these lie.
-
-    Args:
-        values: settings as plain JSON values.
-        sha256s: see `input_sha256s`; a file without keeps its path.
-    """
+    """A clip's settings with hashes where they name files, so that it does not matter where these lie."""
     by_frame = {
         name: {frame: sha256s.get(f"{name}.{frame}", path) for frame, path in values[name].items()}
         for name in FRAME_INPUT_FIELDS

@@ -22,12 +22,7 @@ _SHARE = re.compile(r"0?\.\d{1,9}|0\.|1\.0{0,9}")
 def keyframe_pairs(
     value: object, check: Callable[[Any], Value], unit: str = "frame"
 ) -> tuple[tuple[str, Value], ...]:
-    """A map from frames to values as pairs of text and value, in the order given; pairs stay pairs.
-
-    Raises:
-        ValueError: a frame that is written in no known way, a value that `check` refuses, or more than 1000
-            frames.
-    """
+    """A map from frames to values as pairs of text and value, in the order given; pairs stay pairs."""
     pairs: Sequence[Any]
     if isinstance(value, Mapping):
         pairs = tuple(value.items())
@@ -54,33 +49,21 @@ def keyframe_pairs(
 
 
 def keyframe_text(value: object) -> str:
-    """The text of one frame.
-
-    Raises:
-        ValueError: no text, or refused by `check_text`.
-    """
+    """The text of one frame."""
     if not isinstance(value, str):
         raise ValueError("must be text")
     return check_text(value)
 
 
 def keyframe_path(value: object) -> str:
-    """The file of one frame.
-
-    Raises:
-        ValueError: no text, or refused by `check_path`.
-    """
+    """The file of one frame."""
     if not isinstance(value, str):
         raise ValueError("must be a path")
     return str(check_path(value))
 
 
 def keyframe_number(value: object, highest: float) -> float:
-    """The number of one frame.
-
-    Raises:
-        ValueError: no number from 0 to `highest`.
-    """
+    """The number of one frame."""
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= highest:
         return float(value)
     raise ValueError(f"must be a number from 0 to {highest:g}")
@@ -239,11 +222,7 @@ WHOLE_CLIP = "0"  # a picture holds on both sides of its frames, so that of one 
 
 
 def check_image_ranges(value: object) -> tuple[tuple[str, str], ...]:
-    """Pairs of frames and the picture's path, from a map; from one path a picture for the whole clip.
-
-    Raises:
-        ValueError: frames that are written in no known way, no path, or more than 1000 pairs.
-    """
+    """Pairs of frames and the picture's path, from a map; from one path a picture for the whole clip."""
     if isinstance(value, list | tuple) and len(value) == 1 and isinstance(value[0], str):
         value = value[0]  # a cell of a table
     if isinstance(value, str):
@@ -338,12 +317,7 @@ HIGHEST = 10.0
 
 
 def block_factors(value: object) -> tuple[tuple[str, float], ...]:
-    """A map from blocks to factors as pairs, in the order given; pairs stay pairs.
-
-    Raises:
-        ValueError: no such map, a block that no U-Net has, one that is named twice, or a factor that is not a
-            number from 0 to 10.
-    """
+    """A map from blocks to factors as pairs, in the order given; pairs stay pairs."""
     pairs = tuple(value.items()) if isinstance(value, Mapping) else value
     if not isinstance(pairs, list | tuple) or not all(
         isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs

@@ -301,17 +301,7 @@ def open_sources(
     defaults: Mapping[str, Any],
     is_cached: Callable[[str], bool] | None = None,
 ) -> Sources:
-    """Read the manifests of all folders and plan their clips; no video is opened.
-
-    Args:
-        settings: Of the run.
-        defaults: The model's own size, length and rate.
-        is_cached: Whether the latents of a clip, by its key, need no frames to be read.
-
-    Raises:
-        ManifestError: A folder without a manifest, or a damaged one.
-        ValueError: A folder none of whose clips can be used.
-    """
+    """Read the manifests of all folders and plan their clips; no video is opened."""
     training, held_out, num_held_out = list[Weighted](), list[Clips](), list[int]()
     unused, captions = list[str](), list[str]()
     hashes, counts = dict[str, str](), dict[str, int]()

@@ -37,11 +37,7 @@ from video_diffusion.training.targets import Target, record_noise, set_temporari
 
 
 def make_optimizer(parameters: Sequence[nn.Parameter], settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """AdamW over the trained parameters.
-
-    Raises:
-        ValueError: The 8-bit one is asked for and bitsandbytes is not installed.
-    """
+    """AdamW over the trained parameters."""
     more: dict[str, Any] = {
         "lr": settings.learning_rate,
         "betas": (settings.beta1, settings.beta2),
@@ -86,11 +82,6 @@ def shard_frozen(unet: Any, num_processes: int, device_type: str) -> None:
     """Split an image U-Net over the processes by PyTorch's FSDP; each layer is gathered while it computes.
 
     What is trained stays whole on every process: it is small, and so are its moments and its average.
-
-    Args:
-        unet: A `UNet2DConditionModel`, frozen.
-        num_processes: Of the run, all of which call this.
-        device_type: cuda, or cpu for tests.
     """
     mesh = init_device_mesh(device_type, (num_processes,))
     blocks = [*unet.down_blocks, *([unet.mid_block] if unet.mid_block is not None else []), *unet.up_blocks]
@@ -152,10 +143,6 @@ def folded_frame_attention(unet: Any, num_frames: int) -> Iterator[None]:
 
     The same numbers but for rounding; with bfloat16 on a CPU a step of the embedded model takes 0.37 s
     instead of 0.61 s of one core. Attentions of another kind (IP-Adapter and the like) stay as they are.
-
-    Args:
-        unet: A `UNet2DConditionModel`.
-        num_frames: Of the clips.
     """
     folded, swaps = FoldedFrameAttention(), Swaps()
     folded.num_frames = num_frames
@@ -256,12 +243,7 @@ class Trainer:
             self.ema = EMAModel(parameters, decay=settings.ema_decay, foreach=True)
 
     def steps(self, stop_at: int | None = None) -> Iterator[TrainingStep]:
-        """Train from where the run stands to its end, or to `stop_at`, yielding after every step.
-
-        Raises:
-            NonFiniteLossError: The loss or the gradient is NaN or infinite; the weights are as before the
-                step.
-        """
+        """Train from where the run stands to its end, or to `stop_at`, yielding after every step."""
         last = min(self.settings.num_steps, stop_at or self.settings.num_steps)
         batches = iter(read_ahead(self.mix, self._numbers(last), self.settings.num_workers))
         started = time.perf_counter()

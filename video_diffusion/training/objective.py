@@ -68,11 +68,6 @@ def min_snr_weights(
 
     The formula for what the network predicts follows from the scheduler's `prediction_type`. At SNR 0 the
     weight for noise prediction is 1, its limit, where min(SNR, gamma) / SNR itself is 0 / 0.
-
-    Args:
-        scheduler: Holds `alphas_cumprod`.
-        timesteps: One for each video.
-        gamma: The paper uses 5.
     """
     # on the CPU: Apple's GPUs know no float64
     alphas_cumprod = scheduler.alphas_cumprod.cpu()[timesteps.cpu()].double()
@@ -95,11 +90,6 @@ def appearance_debiased(
 
     What the frames have in common, appearance, shrinks; what sets them apart, motion, stays. Source: Zhao et
     al. 2023 (MotionDirector), equation 7, who use beta 1.
-
-    Args:
-        values: A prediction, or what it should be.
-        anchors: For each video, the number of its anchor frame.
-        beta: How much of the anchor is taken out.
     """
     videos = torch.arange(len(values), device=values.device)
     anchor = values[videos, :, anchors.to(values.device)].unsqueeze(2)
@@ -141,15 +131,7 @@ def chance(seed: int, step: int, stream: Stream) -> np.random.Generator:
 
 
 def draw_step(seed: int, step: int, batch_size: int, loss: LossSettings) -> list[ItemDraws]:
-    """Draw for all items of a step; one level falls into each of `batch_size` equal parts of the schedule.
-
-    Args:
-        seed: The run's.
-        step: Counted from 0.
-        batch_size: Items of the step over all processes; the first items of a larger batch differ from those
-            of a smaller one.
-        loss: Says how levels and captions are drawn.
-    """
+    """Draw for all items of a step; one level falls into each of `batch_size` equal parts of the schedule."""
     noise_seeds = chance(seed, step, Stream.NOISE).integers(2**63, size=batch_size)
     rng = chance(seed, step, Stream.TIMESTEP)
     levels = (rng.permutation(batch_size) + rng.random(batch_size)) / batch_size
@@ -182,11 +164,7 @@ def _normal_quantile(share: float) -> float:
 
 
 def training_scheduler(config: Mapping[str, Any], loss: LossSettings) -> DDIMScheduler:
-    """The noise schedule that clips are noised by: the model's own, rescaled if that is asked for.
-
-    Raises:
-        ValueError: `zero_terminal_snr` for a model that predicts noise.
-    """
+    """The noise schedule that clips are noised by: the model's own, rescaled if that is asked for."""
     known = DDIMScheduler().config.keys()
     settings = {name: value for name, value in config.items() if name in known and not name.startswith("_")}
     prediction_type = settings.get("prediction_type", "epsilon")
@@ -252,13 +230,7 @@ class DenoisingObjective(nn.Module):
 def clip_noise(
     draws: Sequence[ItemDraws], shape: Sequence[int], loss: LossSettings
 ) -> Float[Tensor, "b c f h w"]:
-    """The noise of each clip, on the CPU in float32: a pure function of its draws.
-
-    Args:
-        draws: One for each clip.
-        shape: Channels, frames, rows and columns of the latents.
-        loss: Which kind of noise.
-    """
+    """The noise of each clip, on the CPU in float32: a pure function of its draws."""
     channels, num_frames, height, width = shape
     kind: dict[str, Any] = {}
     if loss.noise_type != "independent":

@@ -34,15 +34,7 @@ def model_card(
     validations: Sequence[Validation],
     steps: int,
 ) -> str:
-    """Markdown with the front matter that the Hugging Face hub reads.
-
-    Args:
-        settings: Of the run.
-        sources: Its clips.
-        identity: The base model's, see `ModelIdentity`.
-        validations: All so far.
-        steps: Optimizer steps done.
-    """
+    """Markdown with the front matter that the Hugging Face hub reads."""
     front = {
         "license": settings.license or "other",
         "base_model": identity.name,
@@ -151,16 +143,7 @@ QUARTERS = ("least noise", "some noise", "much noise", "most noise")
 
 
 def write_report(run: RunFolder, title: str, facts: Mapping[str, str]) -> Path:
-    """Write the page of a run from what its folder holds, and return its path.
-
-    Args:
-        run: Its rows and clips.
-        title: Of the page.
-        facts: Name to text, shown at the top.
-
-    Raises:
-        OSError: No space, no permission.
-    """
+    """Write the page of a run from what its folder holds, and return its path."""
     rows = run.rows()
     validations = [Validation.from_row(row) for row in rows if "validation" in row]
     lead = what_changed(validations[0], validations[-1]) if len(validations) > 1 else "still training"

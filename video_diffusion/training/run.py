@@ -30,17 +30,7 @@ LONGEST_WAIT = timedelta(hours=2)
 
 
 def make_accelerator(settings: TrainingSettings, folder: Path | None = None) -> Accelerator:
-    """Device, precision and processes, as `accelerate launch` and `torchrun` say.
-
-    Args:
-        settings: Of the run.
-        folder: Where trackers that write files put them, in a folder `logs`.
-
-    Raises:
-        ValueError: `log_with` names a tracker that accelerate does not know or that is not installed;
-            `device` is not the one that accelerate gives to this process.
-        DeviceError: There is no such device.
-    """
+    """Device, precision and processes, as `accelerate launch` and `torchrun` say."""
     if settings.log_with is not None:
         check_tracker(settings.log_with)
     asked = choose_device(settings.device)
@@ -66,11 +56,7 @@ def make_accelerator(settings: TrainingSettings, folder: Path | None = None) -> 
 
 
 def check_tracker(name: str) -> None:
-    """Refuse a tracker that cannot log here.
-
-    Raises:
-        ValueError: It is not one of accelerate's, or its package is not installed; those that are, are named.
-    """
+    """Refuse a tracker that cannot log here."""
     from accelerate.tracking import get_available_trackers  # noqa: PLC0415
 
     available = [str(getattr(tracker, "value", tracker)) for tracker in get_available_trackers()]
@@ -119,11 +105,7 @@ class Run:
     seconds: float = 0.0
 
     def save(self) -> None:
-        """Write a checkpoint of the run as it stands, and its weights for use; one process writes for all.
-
-        Raises:
-            OSError: No space, no permission; earlier checkpoints are as they were.
-        """
+        """Write a checkpoint of the run as it stands, and its weights for use; one process writes for all."""
         if self.trainer.accelerator.is_main_process:
             keep = self.trainer.settings.checkpoint.keep
             checkpoint = save_state(self.trainer, self.folder.checkpoints, self.facts, keep, self.seconds)
@@ -140,11 +122,7 @@ class Run:
         return float(accelerator.reduce(wish, "sum")) > 0
 
     def describe(self) -> None:
-        """Write what can be read of the run so far: report.html, and the card beside the weights.
-
-        Raises:
-            OSError: No space, no permission.
-        """
+        """Write what can be read of the run so far: report.html, and the card beside the weights."""
         trainer, settings = self.trainer, self.trainer.settings
         parts = trainer.pipeline.parts
         validations = self.validations()
@@ -168,17 +146,7 @@ class Run:
 
 
 def open_run(settings: TrainingSettings, folder: RunFolder, accelerator: Accelerator | None = None) -> Run:
-    """Load the model, open the data, and go to where the newest whole checkpoint left off, if there is one.
-
-    Args:
-        settings: Of the run.
-        folder: This process's own, see `owned`.
-        accelerator: None makes one as the settings say.
-
-    Raises:
-        ModelLoadError, ManifestError, ValueError: The model, the data or the settings cannot be used.
-        ResumeError: There is a checkpoint, of another run.
-    """
+    """Load the model, open the data, and go to where the newest whole checkpoint left off, if there is one."""
     check_target(settings.target)
     accelerator = accelerator or make_accelerator(settings, folder.folder)
     pipeline = load_pipeline(settings, accelerator)

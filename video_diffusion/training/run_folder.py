@@ -82,10 +82,6 @@ def owned(folder: Path) -> Iterator[RunFolder]:
     """Make the folder of a run this process's own inside the block; the system frees it if the process dies.
 
     A folder that was made for a run which then wrote nothing is taken away again.
-
-    Raises:
-        RunInUseError: Another process has it; the message names its number and machine.
-        OSError: No permission, no space.
     """
     import fcntl  # noqa: PLC0415  a Unix module: without it everything but training still works
 

@@ -33,20 +33,7 @@ def save_checkpoint(
     keep: int | None = 2,
     write_more: Callable[[Path], None] | None = None,
 ) -> Path:
-    """Write `run/step-00000123`: a safetensors file per group, the manifest with their sha256, then rename.
-
-    Args:
-        run: The run's folder, made when missing.
-        step: Steps finished.
-        groups: File stem to tensors, for example model, ema, optimizer.
-        facts: JSON values to find again on resume (settings, counters).
-        keep: Older checkpoints beyond this many are removed, only after the new one verifies; None keeps all.
-        write_more: Puts further files into the folder, which the manifest then lists too.
-
-    Raises:
-        OSError: No space, no permission, or a disk that does not give back what was written; earlier
-            checkpoints are as they were.
-    """
+    """Write `run/step-00000123`: a safetensors file per group, the manifest with their sha256, then rename."""
     run.mkdir(parents=True, exist_ok=True)
     final = run / f"step-{step:08d}"
     with atomic_path(final, verify=_refuse_incomplete) as part, disk_errors(final):
@@ -127,13 +114,7 @@ class ResumeError(ValueError):
 
 
 def agreement(settings: TrainingSettings, trainer: Trainer, data: Mapping[str, str]) -> Facts:
-    """What decides every weight of a run: its settings, its model and its data, as plain JSON values.
-
-    Args:
-        settings: Of the run.
-        trainer: Holds the model.
-        data: For each source of clips, the hash of its content.
-    """
+    """What decides every weight of a run: its settings, its model and its data, as plain JSON values."""
     identity = trainer.pipeline.parts.identity
     model = {
         "weights_sha256": identity.weights_sha256,
@@ -162,11 +143,7 @@ def differing(there: Facts, now: Facts) -> list[str]:
 
 
 def save_state(trainer: Trainer, checkpoints: Path, facts: Facts, keep: int | None, seconds: float) -> Path:
-    """Write a checkpoint of a run as it stands, with its weights ready for use inside.
-
-    Raises:
-        OSError: No space, no permission; earlier checkpoints are as they were.
-    """
+    """Write a checkpoint of a run as it stands, with its weights ready for use inside."""
     names = list(trainer.target.parameters)
     groups: dict[str, dict[str, Tensor]] = {
         # Copies: while they are written, the parameters themselves have their averaged values.
@@ -187,11 +164,7 @@ def save_state(trainer: Trainer, checkpoints: Path, facts: Facts, keep: int | No
 
 
 def load_state(trainer: Trainer, checkpoint: Path, facts: Facts) -> float:
-    """Put a trainer where a checkpoint left off; returns the seconds of training so far.
-
-    Raises:
-        ResumeError: The checkpoint is of another run.
-    """
+    """Put a trainer where a checkpoint left off; returns the seconds of training so far."""
     step, groups, there = load_checkpoint(checkpoint)
     lines = differing(there, facts)
     if lines:

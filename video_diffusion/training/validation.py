@@ -77,11 +77,7 @@ class Validator:
         self.held_out = [(clips, number) for clips in held_out for number in range(len(clips))]
 
     def validate(self) -> Validation:
-        """Measure the model as it stands, and write its clips; only the first process writes.
-
-        Raises:
-            OSError: No space, no permission.
-        """
+        """Measure the model as it stands, and write its clips; only the first process writes."""
         trainer = self.trainer
         on_gpu = trainer.accelerator.device.type != "cpu"
         precision = trainer.accelerator.autocast() if on_gpu else nullcontext()

@@ -174,10 +174,6 @@ def slug(text: str, max_bytes: int = MAX_BYTES) -> str:
     Letters and digits of every script stay (NFC, lower case); all else becomes single hyphens. At most
     `max_bytes` of UTF-8, cut between characters; never empty, never with a leading or trailing sign, never a
     device name of Windows.
-
-    Args:
-        text: anything, lone surrogates and control characters included.
-        max_bytes: 8 or more.
     """
     normal = unicodedata.normalize("NFC", text).lower()
     kept = "".join(sign if _is_word(sign) else " " for sign in normal)

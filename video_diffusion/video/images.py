@@ -19,19 +19,7 @@ from video_diffusion.video.reader import iter_frames
 def read_input_video(
     path: Path | str, num_frames: int, height: int, width: int, setting: str = "init_video"
 ) -> UInt8[np.ndarray, "f h w 3"]:
-    """Read the first frames of a clip, at the size asked for.
-
-    Args:
-        path: A video file, an animation or a folder of images.
-        num_frames: As many are read; their own rate does not matter.
-        height: To scale to.
-        width: To scale to. What sticks out beyond this shape is cut off evenly, with a warning.
-        setting: That names it, for messages.
-
-    Raises:
-        VideoReadError: It cannot be read.
-        ValueError: It has fewer frames.
-    """
+    """Read the first frames of a clip, at the size asked for."""
     frames = []
     for frame in iter_frames(path):
         frames.append(fit(frame.pixels, height, width))
@@ -48,11 +36,7 @@ def read_input_video(
 def read_input_image(
     path: Path | str, height: int, width: int, setting: str = "init_image"
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Read one picture, or the first frame of a clip, at the size asked for; see `read_input_video`.
-
-    Raises:
-        VideoReadError: It cannot be read.
-    """
+    """Read one picture, or the first frame of a clip, at the size asked for; see `read_input_video`."""
     pixels = next(iter(iter_frames(path))).pixels
     _warn_of_cut(f"{setting} {path}", pixels.shape, height, width)
     return fit(pixels, height, width)
@@ -103,17 +87,7 @@ def draw_contact_sheet(
     full_scale: float = 0.0,
     columns: int = 8,
 ) -> Picture:
-    """All frames in reading order, numbered, over a curve with one value a frame.
-
-    Args:
-        frames: the clip, RGB.
-        title: usually the prompt; wrapped to two lines.
-        facts: one grey line below it.
-        curve: a value for each frame, None where there is none; may be empty.
-        curve_label: what the curve shows, with its unit.
-        full_scale: the least that the height of the chart stands for, so that next to nothing looks like it.
-        columns: frames in a row.
-    """
+    """All frames in reading order, numbered, over a curve with one value a frame."""
     columns = min(columns, len(frames))
     cells = [_cell(frame) for frame in frames]
     width, height = cells[0].size
@@ -140,14 +114,7 @@ def draw_contact_sheet(
 
 
 def draw_filmstrip(rows: Sequence[Frames], labels: Sequence[str], title: str, facts: str) -> Picture:
-    """One row for each denoising step, top to bottom, one column for each frame.
-
-    Args:
-        rows: clips of equal shape, each the clean clip as predicted at its step.
-        labels: one for each row, such as "step 3".
-        title: usually the prompt.
-        facts: one grey line below it.
-    """
+    """One row for each denoising step, top to bottom, one column for each frame."""
     cells = [[_cell(frame) for frame in clip] for clip in rows]
     width, height = cells[0][0].size
     inner = max(len(cells[0]) * (width + GAP) - GAP, 480)
@@ -161,12 +128,7 @@ def draw_filmstrip(rows: Sequence[Frames], labels: Sequence[str], title: str, fa
 
 
 def save_picture(path: Path, picture: Picture, overwrite: bool = True) -> None:
-    """Writes a PNG, JPEG or WebP atomically, by suffix.
-
-    Raises:
-        ValueError: another suffix.
-        OSError: as `atomic_path`.
-    """
+    """Writes a PNG, JPEG or WebP atomically, by suffix."""
     if path.suffix.lower() not in _FORMATS:
         raise ValueError(f"path must end in {', '.join(_FORMATS)} (given {str(path)!r})")
     with atomic_path(path, overwrite=overwrite) as part, part.open("wb") as file:

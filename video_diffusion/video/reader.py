@@ -101,11 +101,7 @@ class FrameSource:
 
 
 def begin(source: FrameSource, frames: Iterator[Frame]) -> FrameSource:
-    """Reads the first frame, so that what cannot be read is known on opening, and so is the upright size.
-
-    Raises:
-        VideoReadError: from reading it.
-    """
+    """Reads the first frame, so that what cannot be read is known on opening, and so is the upright size."""
     first = next(frames)
     source.height, source.width = first.pixels.shape[:2]
     source.frames = chain([first], frames)
@@ -133,19 +129,7 @@ _MAX_TAG_CHARACTERS = 4_000_000
 def open_container(
     path: Path, limits: ReadLimits, allow_truncated: bool = False, near: Fraction | None = None
 ) -> Iterator[FrameSource]:
-    """Opens the first video stream of a file.
-
-    Args:
-        path: of the file.
-        limits: what is refused.
-        allow_truncated: a clip that ends too early gives the frames it has, and a note.
-        near: seconds; after the first frame, frames go on from the key frame before this time, as the file's
-            index gives it. Their `index` then only counts them, and the end is not judged.
-
-    Raises:
-        VideoReadError: not a plain video file, no video in it, beyond the limits, or HDR; while reading:
-            truncated or damaged (unless allowed, then it ends there with a note), or a change of size.
-    """
+    """Opens the first video stream of a file."""
     try:
         container = av.open(os.path.abspath(path), options=dict(_SAFE), metadata_errors="replace")  # noqa: PTH100 - resolve() would follow links
     except (av.FFmpegError, OSError) as error:
@@ -347,11 +331,7 @@ _BROWSER_DELAY = Fraction(1, 10)  # what players make of a delay of 0
 
 @contextmanager
 def open_image_file(path: Path, limits: ReadLimits) -> Iterator[FrameSource]:
-    """Opens one image; an animation gives all its frames with their own durations.
-
-    Raises:
-        VideoReadError: not an image, truncated, or beyond the limits.
-    """
+    """Opens one image; an animation gives all its frames with their own durations."""
     with _open(path, limits) as image:
         count = int(getattr(image, "n_frames", 1))
         if count > limits.max_frames:
@@ -365,11 +345,7 @@ def open_image_file(path: Path, limits: ReadLimits) -> Iterator[FrameSource]:
 
 @contextmanager
 def open_image_folder(path: Path, limits: ReadLimits, fps: Fraction | None) -> Iterator[FrameSource]:
-    """Opens a folder: its images by name, numbers in the names counted as numbers; other files do not matter.
-
-    Raises:
-        VideoReadError: no image in it, one that cannot be read, or images of different sizes.
-    """
+    """Opens a folder: its images by name, numbers in the names counted as numbers; other files do not matter."""
     files = [
         file
         for file in path.iterdir()

@@ -78,22 +78,7 @@ def plan_clips(
     repeat_frames: bool = False,
     allow_upscaling: bool = False,
 ) -> ClipPlan:
-    """Plans the clips of an epoch; `ClipDataset` reads exactly these, and `data check` counts them.
-
-    Args:
-        entries: rows of a manifest.
-        num_frames: of a training clip.
-        fps: of a training clip.
-        sizes: (width, height) to choose from, the nearest in aspect for each clip; None leaves every clip as
-            it is.
-        too_short: whether an entry shorter than the window is left out, or starts over at its end.
-        windows: one clip from every entry, or as many as fit side by side.
-        repeat_frames: takes videos slower than `fps` too, whose frames are then shown several times.
-        allow_upscaling: takes videos smaller than their size too, which are then blurred.
-
-    Raises:
-        ValueError: a count or rate that is not above 0.
-    """
+    """Plans the clips of an epoch; `ClipDataset` reads exactly these, and `data check` counts them."""
     _check(num_frames, fps, sizes)
     clips: list[PlannedClip] = []
     pictures: list[PlannedClip] = []
@@ -122,14 +107,7 @@ def plan_clips(
 
 
 def sample_times(clip: PlannedClip, num_frames: int, fps: Fraction, position: float) -> tuple[float, ...]:
-    """When the frames of a training clip are shown, in seconds of its file.
-
-    Args:
-        clip: the plan of it.
-        num_frames: how many.
-        fps: 1/fps seconds lie between them.
-        position: where the window starts, from 0 (as early as it may) to 1.
-    """
+    """When the frames of a training clip are shown, in seconds of its file."""
     rate = float(clip.entry.fps or 1)
     places = int((clip.last - clip.first + _FUZZ) * rate) + 1
     start = clip.first + min(int(position * places), places - 1) / rate
@@ -149,16 +127,7 @@ def nearest_size(entry: ClipEntry, sizes: Sequence[Size] | None) -> Size:
 
 
 def aspect_buckets(size: Size, multiple: int = 64, widest: float = 2.0) -> tuple[Size, ...]:
-    """Sizes of about the same area, upright to wide, for clips of mixed aspects.
-
-    Args:
-        size: width and height of the middle one; its area is that of all, within one `multiple` a side.
-        multiple: every side is one of these, in pixels.
-        widest: the largest aspect, and one over the smallest.
-
-    Raises:
-        ValueError: the sides of `size` are no multiples.
-    """
+    """Sizes of about the same area, upright to wide, for clips of mixed aspects."""
     if size[0] % multiple or size[1] % multiple or min(size) < multiple:
         raise ValueError(f"size must be multiples of {multiple} (given {size[0]}x{size[1]}); choose others")
     area = size[0] * size[1]
@@ -232,15 +201,7 @@ HELD_OUT_SHARE = 16  # one in so many, up to the number above
 
 
 def held_out_ids(plan: ClipPlan, num_held_out: int | None) -> frozenset[str]:
-    """Which clips are kept apart: by the hash of their ids, whatever their order.
-
-    Args:
-        plan: Of the whole folder; only what training could use is chosen from.
-        num_held_out: How many; None is a sixteenth, at most 16.
-
-    Raises:
-        ValueError: Nothing would be left to train on.
-    """
+    """Which clips are kept apart: by the hash of their ids, whatever their order."""
     usable = {clip.entry.id for clip in plan.clips}
     wanted = min(len(usable) // HELD_OUT_SHARE, MAX_HELD_OUT) if num_held_out is None else num_held_out
     if wanted and wanted >= len(usable):
@@ -259,15 +220,7 @@ WORTH_A_JUMP = 5.0  # seconds; earlier frames are reached by reading on
 
 
 def frames_at(path: Path, times: Sequence[float]) -> list[UInt8[np.ndarray, "h w 3"]]:
-    """The frame on show at each of some times, in their order; decoding stops after the last.
-
-    Args:
-        path: of a video or picture.
-        times: seconds from the first frame, in any order; a frame up to `ON_TIME` late is on show already.
-
-    Raises:
-        VideoReadError: not a video, or damaged before the last of the times.
-    """
+    """The frame on show at each of some times, in their order; decoding stops after the last."""
     wanted = sorted(set(times))
     found = None
     if wanted[0] > WORTH_A_JUMP:

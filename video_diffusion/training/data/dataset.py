@@ -142,13 +142,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
         return len(self.plan.clips)
 
     def __getitem__(self, draw: int | Draw) -> dict[str, Any]:
-        """Reads one clip.
-
-        Raises:
-            IndexError: beyond the last clip.
-            ClipChangedError: its file is not the one in the manifest.
-            VideoReadError: its file cannot be read any more.
-        """
+        """Reads one clip."""
         draw = draw if isinstance(draw, Draw) else Draw(0, draw)
         clip = self.sample(draw)
         item: dict[str, Any] = {
@@ -325,11 +319,7 @@ class LatentCache:
         self.folder, self._facts = Path(folder), [_FORMAT, encoder, dtype]
 
     def get_or_encode(self, key: str, encode: Callable[[], Tensor]) -> Tensor:
-        """The kept tensor, or else what `encode` returns, which is then kept: the same bits, on the CPU.
-
-        Raises:
-            OSError: no space, no permission.
-        """
+        """The kept tensor, or else what `encode` returns, which is then kept: the same bits, on the CPU."""
         kept = self.get(key)
         if kept is None:
             kept = encode().detach().cpu().contiguous()
@@ -346,11 +336,7 @@ class LatentCache:
         return None
 
     def put(self, key: str, value: Tensor) -> None:
-        """Keeps a tensor under a key, synced to disk.
-
-        Raises:
-            OSError: no space, no permission; nothing is left behind.
-        """
+        """Keeps a tensor under a key, synced to disk."""
         path, name = self._place(key)
         value = value.detach().cpu().contiguous()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -367,12 +353,7 @@ class LatentCache:
 
 
 def module_sha256(module: nn.Module, *further: Any) -> str:
-    """SHA-256 of a module's class, tensors (names, types, shapes, values) and configuration.
-
-    Args:
-        module: its `config`, if it has one, counts too: it holds scaling factors.
-        further: whatever else decides the encoding, as JSON values.
-    """
+    """SHA-256 of a module's class, tensors (names, types, shapes, values) and configuration."""
     config = getattr(module, "config", {})
     plain = config.to_dict() if hasattr(config, "to_dict") else dict(config)
     kept = {name: value for name, value in plain.items() if not name.startswith("_")}

@@ -53,16 +53,7 @@ class Source:
 
 
 def find_source(root: Path, wanted: str = "auto", list_file: Path | None = None) -> Source:
-    """Finds out where the captions of a folder are.
-
-    Args:
-        root: the folder.
-        wanted: one of `FORMATS`, or auto.
-        list_file: of the clips, wherever it lies; None looks in the folder.
-
-    Raises:
-        ConfigError: no folder, no such list, columns that no format has, or several lists to choose from.
-    """
+    """Finds out where the captions of a folder are."""
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "no such folder"
         raise ConfigError(f"{root}: {what}; name a folder of clips")
@@ -303,16 +294,7 @@ class FolderCheck:
     num_pictures: int = 0
 
     def steps(self, num_workers: int, allow_truncated: bool = False) -> Iterator[tuple[int, int]]:
-        """Does the work, yielding (files done, files in all); writes manifest and rejects at the end.
-
-        Args:
-            num_workers: processes that decode; 0 for none but this.
-            allow_truncated: takes videos that end too early, with the frames they have.
-
-        Raises:
-            ConfigError: the list file cannot be read to its end.
-            OSError: the folder cannot be written to.
-        """
+        """Does the work, yielding (files done, files in all); writes manifest and rejects at the end."""
         claims = read_claims(self.root, self.source)
         candidates, self.rejects = settle(self.root, claims.candidates)
         self.num_absent, self.num_pictures = claims.num_absent, claims.num_pictures

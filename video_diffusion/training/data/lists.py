@@ -25,11 +25,7 @@ class CaptionError(ValueError):
 
 
 def read_caption(path: Path) -> str:
-    """The caption in a text file.
-
-    Raises:
-        CaptionError: unreadable, too large, in another encoding, or empty.
-    """
+    """The caption in a text file."""
     try:
         if not path.is_file():
             raise CaptionError("is not a regular file")
@@ -52,11 +48,7 @@ def encoding_of(head: bytes) -> str:
 
 
 def checked_caption(value: object) -> str:
-    """A caption without the white space around it.
-
-    Raises:
-        CaptionError: not a text, empty, too long, or with characters that no text has.
-    """
+    """A caption without the white space around it."""
     if not isinstance(value, str):
         raise CaptionError("is missing" if value is None else f"is not a text but {type(value).__name__}")
     text = value.strip().strip("\ufeff").strip()
@@ -287,11 +279,7 @@ class ListRow:
 
 
 def read_list(path: Path) -> Iterator[ListRow]:
-    """Every row of a list file, in constant memory.
-
-    Raises:
-        ConfigError: not such a file, not text, or a quote that is never closed, after which nothing is sure.
-    """
+    """Every row of a list file, in constant memory."""
     readers = {".jsonl": _json_rows, ".csv": _table_rows, ".tsv": _table_rows, ".parquet": _parquet_rows}
     if path.suffix.lower() not in readers:
         raise ConfigError(f"{path}: a list of clips must end in {', '.join(LIST_SUFFIXES)}; rename it")
@@ -304,11 +292,7 @@ def read_list(path: Path) -> Iterator[ListRow]:
 
 
 def column_names(path: Path) -> list[str]:
-    """The columns of a table, or the keys of the first row of JSON lines; empty if there is none.
-
-    Raises:
-        ConfigError: as `read_list`.
-    """
+    """The columns of a table, or the keys of the first row of JSON lines; empty if there is none."""
     first = next(read_list(path), None)
     return [] if first is None else list(first.values)
 

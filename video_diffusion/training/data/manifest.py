@@ -201,14 +201,6 @@ def check_unchanged(entry: ClipEntry, root: Path, hash_always: bool = False) -> 
 
     So a folder that was copied without its times costs one hash a file and passes, and an edited file never
     does, unless both its size and its time were put back (then only `hash_always` sees it).
-
-    Args:
-        entry: the row.
-        root: the folder of the manifest.
-        hash_always: reads every byte of the file whatever its time says.
-
-    Raises:
-        ClipChangedError: no such file, or another one.
     """
     path = root / entry.path
     again = f"run `video-diffusion data check {root}` again"

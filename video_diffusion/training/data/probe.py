@@ -174,11 +174,7 @@ class ProbeRun:
         self.num_decoded = 0
 
     def results(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Probe]]:
-        """Every task with its result; what is known comes first.
-
-        Raises:
-            OSError: the folder cannot be written to.
-        """
+        """Every task with its result; what is known comes first."""
         fresh: list[Task] = []
         for task in tasks:
             known = self._recall(task)
