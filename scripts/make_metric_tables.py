@@ -21,10 +21,10 @@ import imageio_ffmpeg
 import numpy as np
 from synthetic_clips import DISTORTIONS, clean_clip
 
-from video_diffusion.io import atomic_path, read_video, write_video
 from video_diffusion.metrics import measure
 from video_diffusion.metrics.flow import DisFlow
 from video_diffusion.metrics.views import Frame, Pair, luma
+from video_diffusion.video import atomic_path, read_video, write_video
 
 PAGE = Path("docs/metrics.md")
 ENCODINGS: dict[str, tuple[str, dict[str, Any]]] = {

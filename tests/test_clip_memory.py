@@ -5,8 +5,8 @@ from tiny_models import SCHEDULER_CONFIG, tiny_adapter, tiny_text_encoder, tiny_
 
 from video_diffusion import TextToVideoPipeline
 from video_diffusion.acceleration.counting import peak_bytes
-from video_diffusion.io import ModelIdentity
 from video_diffusion.loading import ModelParts
+from video_diffusion.video import ModelIdentity
 
 WINDOW, LONG = 8, 64
 LATENT_BYTES = 4 * 8 * 12 * 4  # of one frame in float32

@@ -1,7 +1,7 @@
 """What no refactoring may move: job ids, resolved settings, records, frames, a summary, trained weights.
 
-`python tests/test_golden.py` writes `golden.json` anew from the code as it is. It was made at e56f8f9, on the tiny
-random model, in float64 where pixels count, so that rounding on another processor does not show.
+`python tests/test_golden.py` writes `golden.json` anew from the code as it is. It was made at e56f8f9, on the
+tiny random model, in float64 where pixels count, so that rounding on another processor does not show.
 """
 
 import hashlib
@@ -62,7 +62,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "speed": {"speed": 2},
     "speed by name": {"speed": "exact"},
     "guidance interval": {"guidance_interval": "0.2-0.8"},
-    "travel": {"prompt_travel": {"0": "a circle", "-1": "a square"}, "prompt_head": "best", "prompt_tail": "hd"},
+    "travel": {
+        "prompt_travel": {"0": "a circle", "-1": "a square"}, "prompt_head": "best", "prompt_tail": "hd",
+    },
     "travel without a prompt": {"prompt": None, "prompt_travel": {"2": "a circle"}},
     "negative travel": {"negative_prompt_travel": {"0.5": "dull"}, "prompt_blend": "slerp"},
     "guidance travel": {"guidance_scale_travel": {"0": 1, "3": 4.5}},

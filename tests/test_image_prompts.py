@@ -13,8 +13,8 @@ from tiny_models import relative_error, save_tiny_model, tiny_unet
 from torch import Tensor
 
 from video_diffusion import GenerationSettings, TextToVideoPipeline
-from video_diffusion.generation_settings import content_sha256
-from video_diffusion.io import read_record
+from video_diffusion.settings import content_sha256
+from video_diffusion.video import read_record
 
 DEFAULTS = {
     "num_frames": 4,

@@ -15,13 +15,13 @@ from safetensors.torch import save_file
 from tiny_models import save_tiny_model
 
 from video_diffusion import GeneratedVideo, GenerationSettings, TextToVideoPipeline
-from video_diffusion.clip_inputs import encode_input, noise_moves
-from video_diffusion.clip_sampling import draw_noise
-from video_diffusion.generation_settings import content_sha256
-from video_diffusion.generation_settings.input_files import lora_identity
-from video_diffusion.io import VideoReadError, read_record, write_video
 from video_diffusion.loading import ModelLoadError
+from video_diffusion.pipeline.clip_denoiser import draw_noise
+from video_diffusion.pipeline.inputs import encode_input, noise_moves
 from video_diffusion.sampling import DenoisingStep
+from video_diffusion.settings import content_sha256
+from video_diffusion.settings.input_files import lora_identity
+from video_diffusion.video import VideoReadError, read_record, write_video
 
 DEFAULTS = {
     "num_frames": 4,

@@ -13,10 +13,10 @@ from tiny_models import save_tiny_model
 
 from video_diffusion import GeneratedVideo, GenerationSettings, TextToVideoPipeline
 from video_diffusion.cli.main import main
-from video_diffusion.generation_settings import content_sha256
-from video_diffusion.generation_settings.input_files import network_sha256
-from video_diffusion.io import VideoReadError, read_record
 from video_diffusion.loading import ModelLoadError
+from video_diffusion.settings import content_sha256
+from video_diffusion.settings.input_files import network_sha256
+from video_diffusion.video import VideoReadError, read_record
 
 DEFAULTS = {
     "num_frames": 5, "height": 16, "width": 24, "fps": "8", "num_inference_steps": 3, "guidance_scale": 2.5,

@@ -24,10 +24,10 @@ from einops import rearrange
 
 from embedded.prompt_following import ATTRIBUTES, Verdict, accuracy, judge
 from video_diffusion import GenerationSettings, TextToVideoPipeline
-from video_diffusion.io import read_video, write_video
 from video_diffusion.procedural import Scene, World, caption, render_scenes
 from video_diffusion.procedural.scene import BACKGROUNDS, MOTIONS, SHAPES
 from video_diffusion.procedural.scene_reader import follow_objects
+from video_diffusion.video import read_video, write_video
 
 WORLD = World()
 WIDER = ("growing", "shrinking", "bouncing", "circling")

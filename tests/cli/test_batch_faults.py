@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from small_disk import small_disk
 
 from video_diffusion.cli.main import main
-from video_diffusion.comparison.folder import read_summary
+from video_diffusion.comparison.report import read_summary
 from video_diffusion.jobs import Pipelines, model_facts, read_jobs, run_jobs
 
 PATIENCE = 300
@@ -149,7 +149,7 @@ def test_a_run_that_is_stopped_says_how_far_it_came_and_goes_on_from_there(tmp_p
 
 def test_a_disk_that_fills_up_ends_the_run_and_with_more_space_it_goes_on(tmp_path, jobs, monkeypatch):
     """The estimate before the run is switched off, so that writing itself meets the full disk."""
-    from video_diffusion.cli import output_checks
+    from video_diffusion.cli import outputs as output_checks
 
     monkeypatch.setattr(output_checks, "SPARE_BYTES", 0)
     disk = tmp_path / "disk"

@@ -15,8 +15,8 @@ import pytest
 from click.testing import CliRunner
 
 from video_diffusion.cli.main import main
-from video_diffusion.comparison.folder import read_summary
-from video_diffusion.io import write_video
+from video_diffusion.comparison.report import read_summary
+from video_diffusion.video import write_video
 
 PROMPTS = ["a red circle", "=1+1", "</script><b>[x](y)|z"]
 

@@ -11,8 +11,8 @@ import pytest
 from measured_clips import CLEAN, FLICKERING, run
 from PIL import Image
 
-from video_diffusion.io import read_video
 from video_diffusion.metrics import ALL_METRICS, measure
+from video_diffusion.video import read_video
 
 pytestmark = pytest.mark.usefixtures("clean_and_flickering")
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from clip_commands import generate, run
 
-from video_diffusion.io import read_record, read_video
+from video_diffusion.video import read_record, read_video
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from tiny_run import write_tiny_clips, write_tiny_model
 
 from video_diffusion.cli.main import main
-from video_diffusion.training.checkpoint import is_complete, newest_checkpoint
+from video_diffusion.training.state import is_complete, newest_checkpoint
 
 CONFIG = """\
 data: {clips}

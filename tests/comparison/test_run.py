@@ -6,14 +6,12 @@ import numpy as np
 import pytest
 from tiny_models import save_tiny_model
 
-from video_diffusion.comparison.clip_command import clip_command
-from video_diffusion.comparison.declaration import design_from
-from video_diffusion.comparison.prompt_meter import ROW_KEY, PromptMeter
-from video_diffusion.comparison.run import collect, make_clips, num_missing, plan, unique_jobs
-from video_diffusion.comparison.summarise import summarise
-from video_diffusion.config import Layer
-from video_diffusion.generation_settings import GenerationSettings
+from video_diffusion.comparison.alignment import ROW_KEY, PromptMeter
+from video_diffusion.comparison.design import design_from
+from video_diffusion.comparison.run import clip_command, collect, make_clips, num_missing, plan, unique_jobs
+from video_diffusion.comparison.verdict import summarise
 from video_diffusion.jobs import Pipelines, model_facts
+from video_diffusion.settings import GenerationSettings, Layer
 
 
 @pytest.fixture(scope="module")
@@ -117,8 +115,8 @@ def test_a_clip_or_record_that_is_gone_is_missing_or_said(tmp_path, model):
 def test_the_command_makes_the_same_settings():
     import shlex
 
+    from video_diffusion.cli.flags import settings_from
     from video_diffusion.cli.generate import generate
-    from video_diffusion.cli.settings_flags import settings_from
 
     settings = GenerationSettings.from_values(
         {

@@ -13,9 +13,15 @@ import torch
 from tiny_models import save_tiny_model
 
 from video_diffusion.jobs import Pipelines, model_facts, read_jobs, run_jobs
-from video_diffusion.jobs.batch_size import AT_MOST, BatchSizes, fitting, is_out_of_memory
-from video_diffusion.jobs.finishing import finish
-from video_diffusion.jobs.runner import ClipMaker, flags_of
+from video_diffusion.jobs.runner import (
+    AT_MOST,
+    BatchSizes,
+    ClipMaker,
+    finish,
+    fitting,
+    flags_of,
+    is_out_of_memory,
+)
 
 
 @pytest.fixture(scope="module")

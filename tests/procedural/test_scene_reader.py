@@ -74,7 +74,7 @@ def test_two_objects_are_matched_by_colour() -> None:
 
 
 def test_reading_survives_the_video_file(tmp_path: Path) -> None:
-    from video_diffusion.io import read_video, write_video
+    from video_diffusion.video import read_video, write_video
 
     rng = np.random.default_rng(8)
     verdicts = []

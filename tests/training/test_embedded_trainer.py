@@ -7,7 +7,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from embedded.trainer import EmbeddedSettings, EmbeddedTrainer
 
-from video_diffusion.training.checkpoint import load_checkpoint, newest_checkpoint
+from video_diffusion.training.state import load_checkpoint, newest_checkpoint
 
 SETTINGS = EmbeddedSettings(
     num_steps=10, batch=2, widths=(16, 32), text_width=16, side=32, pool=20, all_frames_from=0.8

@@ -15,11 +15,10 @@ import torch
 from accelerate import Accelerator
 from tiny_run import tiny_settings, write_tiny_clips, write_tiny_model
 
-from video_diffusion.training.checkpoint import is_complete, load_checkpoint, newest_checkpoint
-from video_diffusion.training.fit import Run, fit, open_run
+from video_diffusion.settings.training import TrainingSettings
+from video_diffusion.training.run import Run, fit, open_run
 from video_diffusion.training.run_folder import RunFolder, RunInUseError, owned
-from video_diffusion.training.settings import TrainingSettings
-from video_diffusion.training.training_state import ResumeError
+from video_diffusion.training.state import ResumeError, is_complete, load_checkpoint, newest_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +122,7 @@ def test_killed_by_the_system_and_resumed_is_unbroken(home: Path, tmp_path: Path
         sys.path[:0] = {paths!r}
         from pathlib import Path
         from test_resume import opened, settings_in
-        from video_diffusion.training.fit import fit
+        from video_diffusion.training.run import fit
         settings = settings_in(Path({str(home)!r}), num_steps=6, checkpoint={{"every": 3}})
         for step in fit(opened(settings, Path(sys.argv[1]))):
             if step.step == 4:

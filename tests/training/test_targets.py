@@ -23,14 +23,14 @@ from tiny_run import (
 from torch import Tensor
 
 from video_diffusion.loading import ModelLoadError, load_model
-from video_diffusion.loading.conversion import convert
+from video_diffusion.loading.components import EXTRAS_FILE, apply_unet_extras
+from video_diffusion.loading.convert import convert
 from video_diffusion.loading.lora import load_motion_lora
-from video_diffusion.loading.unet_extras import EXTRAS_FILE, apply_unet_extras
 from video_diffusion.models import MotionAdapter, VideoUNet
 from video_diffusion.pipeline import TextToVideoPipeline
-from video_diffusion.training.clip_mix import Weighted
+from video_diffusion.training.clips import Weighted
+from video_diffusion.training.loop import Trainer
 from video_diffusion.training.targets import matching_parameters, merge_domain_lora, record_noise
-from video_diffusion.training.trainer import Trainer
 
 EXTRA = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"
 
@@ -88,7 +88,7 @@ def test_fresh_layers_learn_through_their_last_projection_first_and_then_everywh
 
 
 def trainer_draw(trainer: Trainer, step: int) -> list:  # type: ignore[type-arg]
-    from video_diffusion.training.draws import draw_step
+    from video_diffusion.training.objective import draw_step
 
     return draw_step(trainer.settings.seed, step, 4, trainer.settings.loss)
 

@@ -15,12 +15,11 @@ from tiny_xl import save_tiny_xl
 
 from video_diffusion.models import MotionAdapter
 from video_diffusion.pipeline import TextToVideoPipeline
-from video_diffusion.training.adamw import learning_rate_factor, make_optimizer
-from video_diffusion.training.clip_mix import Weighted
-from video_diffusion.training.draws import draw_step
-from video_diffusion.training.processes import check_tracker, make_accelerator
-from video_diffusion.training.settings import OptimizerSettings
-from video_diffusion.training.trainer import NonFiniteLossError, Trainer
+from video_diffusion.settings.training import OptimizerSettings
+from video_diffusion.training.clips import Weighted
+from video_diffusion.training.loop import NonFiniteLossError, Trainer, learning_rate_factor, make_optimizer
+from video_diffusion.training.objective import draw_step
+from video_diffusion.training.run import check_tracker, make_accelerator
 
 
 def test_one_batch_is_learned_by_heart() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from video_diffusion.cli.failures import CLIP_FAILED
-from video_diffusion.cli.output_checks import check_place
+from video_diffusion.cli.outputs import check_place
+from video_diffusion.cli.terminal import CLIP_FAILED
 
 
 def _words(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[str, ...] | None:

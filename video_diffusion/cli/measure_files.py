@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from video_diffusion.io import (
+from video_diffusion.metrics import ALL_METRICS, ConsistencyReport, Measurement, Metric, choose_metrics
+from video_diffusion.metrics.flow import FlowMethod, choose_flow
+from video_diffusion.metrics.measurement import as_window_starts, idle_cores
+from video_diffusion.metrics.shots import HeldFrames
+from video_diffusion.video import (
     FrameSource,
     ReadLimits,
     RecordError,
@@ -19,10 +23,6 @@ from video_diffusion.io import (
     open_video,
     read_record,
 )
-from video_diffusion.metrics import ALL_METRICS, ConsistencyReport, Measurement, Metric, choose_metrics
-from video_diffusion.metrics.flow import FlowMethod, choose_flow
-from video_diffusion.metrics.measurement import as_window_starts, idle_cores
-from video_diffusion.metrics.shots import HeldFrames
 
 if TYPE_CHECKING:
     from video_diffusion.metrics.learned.encoders import ImageEncoder
@@ -48,14 +48,7 @@ class Weights:
     raft_weights: str | None = None
 
     def metrics(self, own_prompt: str | None = None) -> tuple[Metric, ...]:
-        """Return the lines of the metrics that have weights.
-
-        Args:
-            own_prompt: of the clip's record.
-
-        Raises:
-            MetricWeightsError: weights that cannot be used.
-        """
+        """Return the lines of the metrics that have weights."""
         lines: tuple[Metric, ...] = ()
         if self.clip_model:
             from video_diffusion.metrics.learned import clip_metrics
@@ -68,11 +61,7 @@ class Weights:
         return lines
 
     def flow(self, name: str) -> FlowMethod:
-        """Return RAFT if it has weights, else the flow of that name.
-
-        Raises:
-            MetricWeightsError: weights that cannot be used.
-        """
+        """Return RAFT if it has weights, else the flow of that name."""
         return _raft(self.raft_weights) if self.raft_weights else choose_flow(name)
 
 
@@ -181,16 +170,7 @@ class MeasuredClip:
 def measure_file(
     path: str, request: Request, on_frame: Callable[[int, int | None], None] | None = None
 ) -> MeasuredClip:
-    """Measure a video file, an animation or a folder of images.
-
-    Args:
-        path: as the user wrote it.
-        request: what to measure.
-        on_frame: told after each frame how many were read, and how many there are if the file says so.
-
-    Returns:
-        The report, or the reason why there is none: a clip that cannot be read is no exception.
-    """
+    """Measure a video file, an animation or a folder of images."""
     try:
         with _opened(path, request) as source:
             held, num_frames = _held_frames(source)

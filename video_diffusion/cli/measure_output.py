@@ -15,12 +15,11 @@ import click
 import cv2
 import numpy as np
 
-from video_diffusion.cli.failures import MODEL
 from video_diffusion.cli.measure_files import MeasuredClip, Request, Weights, measure_file
-from video_diffusion.cli.terminal import Progress, printable, say
-from video_diffusion.io import atomic_path
+from video_diffusion.cli.terminal import MODEL, Progress, printable, say
 from video_diffusion.metrics import ALL_METRICS
 from video_diffusion.metrics.report import SCHEMA_VERSION, ConsistencyReport, format_value
+from video_diffusion.video import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -226,11 +225,7 @@ def worst_frames(report: ConsistencyReport, count: int = MARKED) -> list[int]:
 
 
 def draw_curves(clip: MeasuredClip, path: Path) -> None:
-    """Write the per-frame curves of a clip with its frames underneath, the worst ones marked.
-
-    Raises:
-        OSError: no space, no permission.
-    """
+    """Write the per-frame curves of a clip with its frames underneath, the worst ones marked."""
     report = clip.report
     assert report is not None
     names = [name for name in CURVES if name in report.values and any(report.values[name].series)]
@@ -278,11 +273,7 @@ def _draw_frames(axes: Any, thumbnails: dict[int, np.ndarray], marked: Sequence[
 
 
 def draw_worst(clip: MeasuredClip, path: Path) -> None:
-    """Write a sheet of the worst triples: the three frames, and where motion does not explain the middle one.
-
-    Raises:
-        OSError: no space, no permission.
-    """
+    """Write a sheet of the worst triples: the three frames, and where motion does not explain the middle one."""
     assert clip.worst
     height, width = clip.worst[0].residual.shape
     figure = _figure(10, 0.5 + len(clip.worst) * (2.4 * height / width + 0.25))
@@ -322,12 +313,7 @@ class Output:
 
 
 def run(paths: Sequence[str], against: str | None, request: Request, output: Output, jobs: int) -> int:
-    """Measure, print and draw; return how many clips could not be measured.
-
-    Raises:
-        click.UsageError: `against` has another length.
-        OSError: a picture cannot be written.
-    """
+    """Measure, print and draw; return how many clips could not be measured."""
     _load_weights(request)
     several = len(paths) > 1
     if output.form == "csv":

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers.utils import logging
 
-from video_diffusion.io import weights_sha256
+from video_diffusion.video import weights_sha256
 
 
 class MetricWeightsError(ValueError):
