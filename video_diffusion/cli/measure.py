@@ -4,6 +4,7 @@ import glob
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -43,6 +44,9 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str | Non
 @click.option(
     "--worst", type=click.IntRange(1, 50), metavar="N", help="Draw the N worst triples of one clip."
 )
+@click.option(
+    "--worst-by", type=click.Choice(["flicker", "morph"]), default="flicker", help="What --worst goes by."
+)
 @click.option("--sheet", metavar="FILE", help="Where --worst draws to; CLIP-worst.png here by default.")
 @click.option("--against", metavar="OTHER", help="Differences to another clip of equal length.")
 @click.option("--jobs", type=click.IntRange(1), default=1, metavar="N", help="Processes over many clips.")
@@ -69,6 +73,7 @@ def measure(
     series: bool,
     plot: str | None,
     worst: int | None,
+    worst_by: Literal["flicker", "morph"],
     sheet: str | None,
     against: str | None,
     jobs: int,
@@ -113,13 +118,14 @@ def measure(
 
     choose_metrics(metrics)
     request = Request(
-        metrics=(*metrics, "flicker") if metrics and (plot or worst) else metrics,
+        metrics=(*metrics, "flicker", "morph") if metrics and (plot or worst) else metrics,
         flow=flow,
         fps=fps,
         allow_truncated=allow_truncated,
         sample=sample,
         window_starts=window_starts,
         worst=worst or 0,
+        worst_by=worst_by,
         thumbnails=plot is not None,
         one_shot=one_shot,
         threads=threads,

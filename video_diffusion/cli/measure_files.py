@@ -6,13 +6,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from video_diffusion.metrics import ALL_METRICS, ConsistencyReport, Measurement, Metric, choose_metrics
 from video_diffusion.metrics.flow import FlowMethod, choose_flow
 from video_diffusion.metrics.measurement import as_window_starts, idle_cores
+from video_diffusion.metrics.morph import morphing
 from video_diffusion.metrics.shots import HeldFrames
 from video_diffusion.video import (
     FrameSource,
@@ -111,6 +112,7 @@ class Request:
         sample: so many evenly spaced triples instead of every frame; None for every frame.
         window_starts: first frames of the context windows.
         worst: so many triples to keep pictures of.
+        worst_by: "flicker" or "morph".
         thumbnails: whether to keep small pictures along the clip.
         one_shot: the clip is known to have no cut, as every clip with a record of ours is.
         threads: pairs that are looked at at the same time; None for as many as there are cores.
@@ -125,6 +127,7 @@ class Request:
     sample: int | None = None
     window_starts: tuple[int, ...] = ()
     worst: int = 0
+    worst_by: Literal["flicker", "morph"] = "flicker"
     thumbnails: bool = False
     one_shot: bool = False
     threads: int | None = None
@@ -134,12 +137,26 @@ class Request:
 
 @dataclass(frozen=True, order=True)
 class WorstTriple:
-    """Three frames and what motion does not explain of the middle one, in levels; `level` is its mean."""
+    """Three frames, and where they flicker and morph.
+
+    Attributes:
+        level: what they are the worst by.
+        index: number of the middle frame.
+        numbers: of all three.
+        frames: as they are.
+        residual: what motion does not explain of the middle one, in levels per pixel.
+        morph: how far its points go to and fro, in px at 256, 0 where there is none.
+        flicker, morph_level: means of these.
+    """
 
     level: float
     index: int
+    numbers: tuple[int, ...] = field(compare=False)
     frames: tuple[np.ndarray, ...] = field(compare=False)
     residual: np.ndarray = field(compare=False)
+    morph: np.ndarray = field(compare=False)
+    flicker: float = field(compare=False)
+    morph_level: float = field(compare=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,7 +229,10 @@ def _measure_source(
     record = _record(path)
     learned = request.weights.metrics(None if record is None else record.settings.prompt)
     named = ALL_METRICS if request.metrics is None else request.metrics
-    worst, thumbnails = _Worst(request.worst), _Thumbnails(NUM_THUMBNAILS if request.thumbnails else 0)
+    worst, thumbnails = (
+        _Worst(request.worst, request.worst_by),
+        _Thumbnails(NUM_THUMBNAILS if request.thumbnails else 0),
+    )
     measurement = Measurement(
         choose_metrics([*named, *learned]),
         request.weights.flow(request.flow),
@@ -265,27 +285,36 @@ def _record(path: str) -> RunRecord | None:
 
 
 class _Worst:
-    """Keeps the triples with the largest flicker; some in reserve, since those across a cut do not count."""
+    """Keeps the worst triples by flicker or morph; some in reserve, since those across a cut do not count."""
 
-    def __init__(self, count: int):
+    def __init__(self, count: int, by: str):
         self._count = count
+        self._by = by
         self._heap: list[WorstTriple] = []
 
     def add(self, triple: "Triple") -> None:
-        if not np.isfinite(triple.residual.level):
-            return
-        level, index = triple.residual.level, triple.centre.index
+        flicker, found = triple.residual.level, morphing(triple.points)
+        level, index = found.level if self._by == "morph" else flicker, triple.centre.index
         room = 3 * self._count + 8
-        if len(self._heap) == room and level <= self._heap[0].level:
+        if not np.isfinite(level) or (len(self._heap) == room and level <= self._heap[0].level):
             return
-        frames = tuple(view.rgb for view in (triple.before.first, triple.centre, triple.after.second))
-        kept = WorstTriple(level, index, frames, triple.residual.magnitude)
+        views = (triple.before.first, triple.centre, triple.after.second)
+        kept = WorstTriple(
+            level=level,
+            index=index,
+            numbers=tuple(view.index for view in views),
+            frames=tuple(view.rgb for view in views),
+            residual=triple.residual.magnitude,
+            morph=found.map,
+            flicker=flicker,
+            morph_level=found.level,
+        )
         (heapq.heappush if len(self._heap) < room else heapq.heappushpop)(self._heap, kept)
 
     def of(self, report: ConsistencyReport) -> tuple[WorstTriple, ...]:
         if not self._count:
             return ()
-        series = dict(zip(report.frame_numbers, report.values["flicker"].series, strict=False))
+        series = dict(zip(report.frame_numbers, report.values[self._by].series, strict=False))
         scored = [triple for triple in self._heap if series.get(triple.index) is not None]
         return tuple(sorted(scored, reverse=True)[: self._count])
 

@@ -24,7 +24,7 @@ from video_diffusion.video import atomic_path
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-HEADLINE = ("flicker", "motion", "sharpness", "mean_luma", "coverage", "drift", "raw_flicker")
+HEADLINE = ("flicker", "morph", "motion", "sharpness", "mean_luma", "coverage", "drift", "raw_flicker")
 """Columns of the table of many clips: flicker never without motion, sharpness and mean luma beside it."""
 
 Values = Mapping[str, float | None]
@@ -178,9 +178,9 @@ def _signed(value: float | None) -> str:
     return "—" if value is None else f"{value:+.3g}"
 
 
-CURVES = ("flicker", "luma_flicker", "warp_psnr", "motion", "flow_jitter", "mean_luma")
-FROM_ZERO = ("flicker", "luma_flicker", "motion", "flow_jitter")
-"""Their axis starts at 0 and reaches 1 at least, so that next to nothing looks like it."""
+CURVES = ("flicker", "morph", "luma_flicker", "warp_psnr", "motion", "flow_jitter", "mean_luma")
+FROM_ZERO = {"flicker": 1.0, "morph": 0.25, "luma_flicker": 1.0, "motion": 1.0, "flow_jitter": 1.0}
+"""Their axis starts at 0 and reaches so far at least, so that next to nothing looks like it."""
 INK, FAINT, ACCENT = "#1d2433", "#8b93a3", "#c8445a"
 MOST_POINTS = 2000
 MARKED = 3
@@ -246,7 +246,7 @@ def draw_curves(clip: MeasuredClip, path: Path) -> None:
         )
         axes.tick_params(labelsize=7, colors=FAINT)
         if name in FROM_ZERO:
-            axes.set_ylim(0, max(1.0, 1.1 * float(np.nanmax(heights))))
+            axes.set_ylim(0, max(FROM_ZERO[name], 1.1 * float(np.nanmax(heights))))
         axes.set_xlim(-0.02 * last, 1.02 * last)
         axes.spines[["top", "right"]].set_visible(False)
     _draw_frames(rows[-1], clip.thumbnails, marked)
@@ -273,23 +273,31 @@ def _draw_frames(axes: Any, thumbnails: dict[int, np.ndarray], marked: Sequence[
 
 
 def draw_worst(clip: MeasuredClip, path: Path) -> None:
-    """Write a sheet of the worst triples: the three frames, and where motion does not explain the middle one."""
+    """Write a sheet of the worst triples: the frames, what motion does not explain, and where it morphs."""
     assert clip.worst
     height, width = clip.worst[0].residual.shape
-    figure = _figure(10, 0.5 + len(clip.worst) * (2.4 * height / width + 0.25))
-    cells = figure.subplots(len(clip.worst), 4, squeeze=False)
-    ceiling = max(1.0, *(float(np.percentile(triple.residual, 99)) for triple in clip.worst))
+    figure = _figure(12, 0.5 + len(clip.worst) * (2.3 * height / width + 0.25))
+    cells = figure.subplots(len(clip.worst), 5, squeeze=False)
+    maps = [(triple.residual, triple.morph) for triple in clip.worst]
+    ceilings = [max(least, *(float(np.percentile(pair[place], 99)) for pair in maps))
+                for place, least in enumerate((1.0, 0.25))]  # fmt: skip
     for row, triple in zip(cells, clip.worst, strict=True):
-        for axes, step, pixels in zip(row, (-1, 0, 1), triple.frames, strict=False):
+        for axes, number, pixels in zip(row, triple.numbers, triple.frames, strict=False):
             axes.imshow(pixels)
-            axes.set_title(f"frame {triple.index + step}", fontsize=8, color=INK)
-        image = row[3].imshow(triple.residual, cmap="inferno", vmin=0, vmax=ceiling)
-        row[3].set_title(f"not explained by motion: {triple.level:.2f} levels", fontsize=8, color=ACCENT)
+            axes.set_title(f"frame {number}", fontsize=8, color=INK)
+        heats = (
+            (triple.residual, f"flicker {format_value(triple.flicker)} levels"),
+            (triple.morph, f"morph {format_value(triple.morph_level)} px"),
+        )
+        for axes, (heat, title), ceiling in zip(row[3:], heats, ceilings, strict=True):
+            image = axes.imshow(heat, cmap="inferno", vmin=0, vmax=ceiling, extent=(0, width, height, 0))
+            axes.set_title(title, fontsize=8, color=ACCENT)
+            if triple is clip.worst[-1]:
+                bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.8)
+                bar.ax.tick_params(labelsize=7)
         for axes in row:
             axes.set_axis_off()
-    bar = figure.colorbar(image, ax=cells[:, 3].tolist(), shrink=0.8)
-    bar.ax.tick_params(labelsize=7)
-    figure.suptitle(f"{Path(clip.path).name}: where it flickers most", fontsize=10, color=INK)
+    figure.suptitle(f"{Path(clip.path).name}: the worst triples of frames", fontsize=10, color=INK)
     _save(figure, path)
 
 

@@ -82,8 +82,8 @@ class Morphing:
 
     @property
     def map(self) -> Grid:
-        """Both on one grid, 0 where there is no point."""
-        return np.nan_to_num(np.fmax(self.moved, self.unexplained), nan=0)
+        """Both on one grid for the eye: each point three cells wide, 0 where there is none."""
+        return cv2.dilate(np.nan_to_num(np.fmax(self.moved, self.unexplained), nan=0), np.ones((3, 3)))
 
 
 def morphing(points: PointMotion) -> Morphing:

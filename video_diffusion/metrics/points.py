@@ -100,7 +100,7 @@ def flow_along_normals(points: PointGrid, there: Flow, back: Flow) -> NormalFlow
     return NormalFlow(along, error, points.steep & (error**2 <= allowed))
 
 
-def spread(values: Float32[np.ndarray, "rows columns *planes"], sigma: float) -> np.ndarray:
+def spread(values: Float32[np.ndarray, "rows columns *planes"], sigma: float | int) -> np.ndarray:
     """Add up in Gaussian windows of `sigma` cells; outside the grid there is nothing."""
     return cv2.GaussianBlur(values, (0, 0), sigma, borderType=cv2.BORDER_CONSTANT)
 
