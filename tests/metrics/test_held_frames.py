@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from synthetic_clips import DISTORTIONS, clean_clip
 
-from video_diffusion.io import read_video, write_video
+from video_diffusion.video import read_video, write_video
 from video_diffusion.metrics import measure
 from video_diffusion.metrics.shots import find_held
 

@@ -35,6 +35,20 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str | Non
     return tuple(sorted({int(word) for word in words}))
 
 
+def _crop(
+    context: click.Context, parameter: click.Parameter, text: str | None
+) -> tuple[int, int, int, int] | None:
+    if text is None:
+        return None
+    words = text.split(",")
+    if len(words) != 4 or not all(word.isascii() and word.isdigit() for word in words):
+        raise click.BadParameter(f"must be X,Y,WIDTH,HEIGHT in pixels, such as 0,0,256,256 (given {text!r})")
+    x, y, width, height = map(int, words)
+    if not (width and height):
+        raise click.BadParameter(f"must be at least one pixel wide and high (given {text!r})")
+    return x, y, width, height
+
+
 @click.command()
 @click.argument("clips", nargs=-1, required=True, metavar="CLIP...")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per clip and line on stdout.")
@@ -51,6 +65,7 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str | Non
 @click.option("--against", metavar="OTHER", help="Differences to another clip of equal length.")
 @click.option("--jobs", type=click.IntRange(1), default=1, metavar="N", help="Processes over many clips.")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Over pairs of frames; all cores.")
+@click.option("--crop", metavar="X,Y,W,H", callback=_crop, help="Only this part, as of a grid of clips.")
 @click.option("--one-shot", is_flag=True, help="The clip has no cut: its worst jump is scored.")
 @click.option("--sample", type=click.IntRange(1), metavar="N", help="Only N evenly spaced triples of frames.")
 @click.option("--metrics", metavar="NAMES", callback=_words, help="Only these, such as flicker,drift.")
@@ -78,6 +93,7 @@ def measure(
     against: str | None,
     jobs: int,
     threads: int | None,
+    crop: tuple[int, int, int, int] | None,
     one_shot: bool,
     sample: int | None,
     metrics: tuple[str, ...] | None,
@@ -127,6 +143,7 @@ def measure(
         worst=worst or 0,
         worst_by=worst_by,
         thumbnails=plot is not None,
+        crop=crop,
         one_shot=one_shot,
         threads=threads,
         keep_series=bool(series or plot or worst or against),

@@ -1,12 +1,12 @@
 """One clip file measured in constant memory, with the weights it needs, in any process."""
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from video_diffusion.metrics.measurement import as_window_starts, idle_cores
 from video_diffusion.metrics.morph import morphing
 from video_diffusion.metrics.shots import HeldFrames
 from video_diffusion.video import (
+    Frame,
     FrameSource,
     ReadLimits,
     RecordError,
@@ -98,6 +99,7 @@ LIMITS = ReadLimits(max_frames=2_000_000)
 """Frames are not kept, so hours are welcome."""
 
 NUM_THUMBNAILS = 12
+Crop: TypeAlias = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ class Request:
         worst: so many triples to keep pictures of.
         worst_by: "flicker" or "morph".
         thumbnails: whether to keep small pictures along the clip.
+        crop: x, y, width and height of the part to measure, such as one clip of a grid; None for all.
         one_shot: the clip is known to have no cut, as every clip with a record of ours is.
         threads: pairs that are looked at at the same time; None for as many as there are cores.
         keep_series: whether the report has the values of every frame.
@@ -129,6 +132,7 @@ class Request:
     worst: int = 0
     worst_by: Literal["flicker", "morph"] = "flicker"
     thumbnails: bool = False
+    crop: Crop | None = None
     one_shot: bool = False
     threads: int | None = None
     keep_series: bool = True
@@ -190,7 +194,7 @@ def measure_file(
     """Measure a video file, an animation or a folder of images."""
     try:
         with _opened(path, request) as source:
-            held, num_frames = _held_frames(source)
+            held, num_frames = _held_frames(_cropped(source.frames, path, request.crop))
         with _opened(path, request) as source:
             return _measure_source(path, source, request, held, num_frames, on_frame)
     except (VideoReadError, MemoryError) as error:
@@ -202,10 +206,24 @@ def _opened(path: str, request: Request) -> AbstractContextManager[FrameSource]:
     return open_video(path, fps=request.fps, limits=LIMITS, allow_truncated=request.allow_truncated)
 
 
-def _held_frames(source: FrameSource) -> tuple[frozenset[int], int]:
+def _cropped(frames: Iterator[Frame], path: str, crop: Crop | None) -> Iterator[Frame]:
+    """The frames, or a part of each."""
+    for frame in frames:
+        if crop is None:
+            yield frame
+            continue
+        x, y, width, height = crop
+        here = frame.pixels.shape
+        if x + width > here[1] or y + height > here[0]:
+            asked = ",".join(map(str, crop))
+            raise VideoReadError(f"{path}: is {here[1]}x{here[0]}; --crop {asked} reaches beyond it")
+        yield replace(frame, pixels=np.ascontiguousarray(frame.pixels[y : y + height, x : x + width]))
+
+
+def _held_frames(frames: Iterator[Frame]) -> tuple[frozenset[int], int]:
     """Which frames repeat the one before, and how many there are: one reading without flow."""
     held, num_frames = HeldFrames(), 0
-    for frame in source.frames:
+    for frame in frames:
         held.add(frame.pixels)
         num_frames += 1
     return held.numbers(), num_frames
@@ -242,7 +260,7 @@ def _measure_source(
         threads=request.threads or idle_cores(),
         on_triple=worst.add if request.worst else None,
     )
-    for frame in source.frames:
+    for frame in _cropped(source.frames, path, request.crop):
         thumbnails.add(frame.index, frame.pixels)
         if wanted is None or frame.index in wanted:
             measurement.add(frame.index, float(frame.time), frame.pixels)
