@@ -16,13 +16,13 @@ def morph() -> Figure:
     """A square whose outline breathes: what flicker and morph say of it, and where it goes to and fro."""
     bulges = np.random.default_rng(2).normal(0, 1, 12)
     strengths = (0, 0.5, 1, 2, 4)
-    reports = [measure(moving_square(strength * bulges, 160), 8).values for strength in strengths]
+    reports = [measure(moving_square((strength * bulges).tolist(), 160), 8).values for strength in strengths]
     figure, axes = panels(4, [1.5, 1, 1, 1], height=2.0)
     for name, colour in (("morph", RED), ("flicker", BLUE)):
         axes[0].plot(strengths, [each[name].value for each in reports], color=colour, marker=".", label=name)
     legend(axes[0])
     chart(axes[0], "morph and flicker", "RMS bulge of the sides, px at 256", "px at 256, levels")
-    frames = moving_square(4 * bulges, 160)
+    frames = moving_square((4 * bulges).tolist(), 160)
     place = int(np.nanargmax(np.array(reports[-1]["morph"].series, dtype=float)))
     found = morphing(triple(frames, place).points)
     picture(axes[1], frames[place], f"frame {place}")

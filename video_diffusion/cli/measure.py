@@ -63,6 +63,9 @@ def _crop(
 )
 @click.option("--sheet", metavar="FILE", help="Where --worst draws to; CLIP-worst.png here by default.")
 @click.option("--against", metavar="OTHER", help="Differences to another clip of equal length.")
+@click.option(
+    "--set", "reference", metavar="CLIPS", help="Do all CLIPs move like these? A folder or pattern."
+)
 @click.option("--jobs", type=click.IntRange(1), default=1, metavar="N", help="Processes over many clips.")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Over pairs of frames; all cores.")
 @click.option("--crop", metavar="X,Y,W,H", callback=_crop, help="Only this part, as of a grid of clips.")
@@ -91,6 +94,7 @@ def measure(
     worst_by: Literal["flicker", "morph"],
     sheet: str | None,
     against: str | None,
+    reference: str | None,
     jobs: int,
     threads: int | None,
     crop: tuple[int, int, int, int] | None,
@@ -126,6 +130,9 @@ def measure(
         raise click.UsageError("--sheet is where --worst draws to; give --worst N as well")
     if against and as_csv:
         raise click.UsageError("--against has a table and --json, no --csv")
+    if reference and (against or as_csv):
+        raise click.UsageError("--set has a line of text and --json; leave --against and --csv out")
+    references = _expand([f"{reference}/*" if Path(reference).is_dir() else reference]) if reference else []
     plot_to = _picture_path(plot, "--plot")
     sheet_to = _picture_path(sheet or (f"{Path(paths[0]).stem}-worst.png" if worst else None), "--sheet")
     from video_diffusion.cli.measure_files import Request, Weights
@@ -134,6 +141,7 @@ def measure(
 
     choose_metrics(metrics)
     request = Request(
+        motion_features=bool(references),
         metrics=(*metrics, "flicker", "morph") if metrics and (plot or worst) else metrics,
         flow=flow,
         fps=fps,
@@ -150,7 +158,7 @@ def measure(
         weights=Weights(clip_model, prompt, dino_model, lpips_weights, raft_weights),
     )
     output = Output("json" if as_json else "csv" if as_csv else "table", series, plot_to, sheet_to, quiet)
-    failed = run(paths, against, request, output, jobs)
+    failed = run(paths, against, references, request, output, jobs)
     if failed:
         raise click.exceptions.Exit(CLIP_FAILED)
 

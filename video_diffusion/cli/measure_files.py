@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
-from video_diffusion.metrics import ALL_METRICS, ConsistencyReport, Measurement, Metric, choose_metrics
+from video_diffusion.metrics import (
+    ALL_METRICS,
+    MOTION_FEATURES,
+    ConsistencyReport,
+    Measurement,
+    Metric,
+    choose_metrics,
+)
 from video_diffusion.metrics.flow import FlowMethod, choose_flow
 from video_diffusion.metrics.measurement import as_window_starts, idle_cores
 from video_diffusion.metrics.morph import morphing
@@ -116,6 +123,7 @@ class Request:
         worst: so many triples to keep pictures of.
         worst_by: "flicker" or "morph".
         thumbnails: whether to keep small pictures along the clip.
+        motion_features: whether to take the numbers for the distance of sets.
         crop: x, y, width and height of the part to measure, such as one clip of a grid; None for all.
         one_shot: the clip is known to have no cut, as every clip with a record of ours is.
         threads: pairs that are looked at at the same time; None for as many as there are cores.
@@ -132,6 +140,7 @@ class Request:
     worst: int = 0
     worst_by: Literal["flicker", "morph"] = "flicker"
     thumbnails: bool = False
+    motion_features: bool = False
     crop: Crop | None = None
     one_shot: bool = False
     threads: int | None = None
@@ -252,7 +261,7 @@ def _measure_source(
         _Thumbnails(NUM_THUMBNAILS if request.thumbnails else 0),
     )
     measurement = Measurement(
-        choose_metrics([*named, *learned]),
+        choose_metrics([*named, *learned, *([MOTION_FEATURES] if request.motion_features else [])]),
         request.weights.flow(request.flow),
         as_window_starts(request.window_starts),
         held=held,

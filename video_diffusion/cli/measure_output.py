@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +17,7 @@ import numpy as np
 
 from video_diffusion.cli.measure_files import MeasuredClip, Request, Weights, measure_file
 from video_diffusion.cli.terminal import MODEL, Progress, printable, say
-from video_diffusion.metrics import ALL_METRICS
+from video_diffusion.metrics import ALL_METRICS, features_of, set_distance
 from video_diffusion.metrics.report import SCHEMA_VERSION, ConsistencyReport, format_value
 from video_diffusion.video import atomic_path
 
@@ -320,7 +320,14 @@ class Output:
     quiet: bool = False
 
 
-def run(paths: Sequence[str], against: str | None, request: Request, output: Output, jobs: int) -> int:
+def run(
+    paths: Sequence[str],
+    against: str | None,
+    references: Sequence[str],
+    request: Request,
+    output: Output,
+    jobs: int,
+) -> int:
     """Measure, print and draw; return how many clips could not be measured."""
     _load_weights(request)
     several = len(paths) > 1
@@ -328,18 +335,21 @@ def run(paths: Sequence[str], against: str | None, request: Request, output: Out
         click.echo(csv_header())
     elif output.form == "table" and several:
         click.echo(header())
-    measured = []
-    for clip in _measure_all([*paths, against] if against else paths, request, jobs, output.quiet):
+    measured: list[MeasuredClip] = []
+    every = [*paths, *([against] if against else []), *references]
+    for clip in _measure_all(every, request, jobs, output.quiet):
         measured.append(clip)
         if clip.error:
             say(clip.error, "error", "red")
-        if not against:
+        if not against and len(measured) <= len(paths):
             _print_clip(clip, output, several)
         for note in () if output.quiet else clip.notes:
             say(f"{clip.path}: {note}", "note")
     failed = sum(1 for clip in measured if clip.error)
     if against and not failed:
         _print_difference(measured[0], measured[1], output)
+    if references:
+        _print_set_distance(measured[: len(paths)], measured[len(paths) :], output)
     _draw(measured[0], output)
     if failed and len(measured) > 1:
         say(f"{failed} of {len(measured)} clips could not be measured")
@@ -429,6 +439,31 @@ def _print_difference(clip: MeasuredClip, other: MeasuredClip, output: Output) -
         raise click.UsageError(f"--against: {found}; it compares clips of equal length")
     show = difference_json if output.form == "json" else difference_table
     click.echo(show(clip, other, clip.report, other.report))
+
+
+def _print_set_distance(
+    clips: Sequence[MeasuredClip], references: Sequence[MeasuredClip], output: Output
+) -> None:
+    """Whether the clips move like the references; paired where both have the same file names."""
+    found = [{Path(clip.path).stem: features_of(clip.report) for clip in side if clip.report is not None}
+             for side in (clips, references)]  # fmt: skip
+    sides = [{name: each for name, each in side.items() if each is not None} for side in found]
+    paired = len(sides[0]) == len(clips) and sorted(sides[0]) == sorted(sides[1])
+    ours, theirs = (
+        np.array([each for _, each in sorted(side.items())]).reshape(len(side), -1) for side in sides
+    )
+    try:
+        distance = set_distance(ours, theirs, paired=paired)
+    except ValueError as error:
+        raise click.UsageError(f"--set: {error}") from None
+    if output.form == "json":
+        click.echo(json.dumps({"schema_version": SCHEMA_VERSION, "set_distance": asdict(distance)}))
+        return
+    between = "" if distance.paired is None else f"; clips of the same name are {distance.paired:.2f} apart"
+    click.echo(
+        f"motion of {distance.num_clips[0]} clips against {distance.num_clips[1]}: distance "
+        f"{distance.distance:.3f} [{distance.low:.3f}, {distance.high:.3f}], p {distance.p:.2g}{between}"
+    )
 
 
 def _draw(clip: MeasuredClip, output: Output) -> None:

@@ -32,6 +32,7 @@ from video_diffusion.metrics.measurement import (
 from video_diffusion.metrics.morph import Coverage, Morph, WarpPsnr, WarpSsim
 from video_diffusion.metrics.motion import FlowJitter, Motion
 from video_diffusion.metrics.report import BESIDE_FLICKER, ConsistencyReport, Measure
+from video_diffusion.metrics.sets import MotionFeatures, SetDistance, features_of, set_distance
 from video_diffusion.metrics.shots import Cuts, DuplicatePairs, HeldFrames
 
 UNIT = (0.0, 1.0)
@@ -67,14 +68,23 @@ ALL_METRICS: tuple[Metric, ...] = (
 )
 """Every weight-free metric, in the order of reports. A new one is one class, one line here and one test."""
 
+MOTION_FEATURES = Metric(
+    "motion_features", "share of points", UNIT, "neither", "motion", "after FVMD, weight-free", MotionFeatures
+)
+"""Not of one clip but of sets: give it to `measure` and its report to `features_of`, then `set_distance`."""
+
 __all__ = [
     "ALL_METRICS",
+    "MOTION_FEATURES",
     "ConsistencyReport",
     "Measure",
     "Measurement",
     "Metric",
+    "SetDistance",
     "choose_metrics",
+    "features_of",
     "measure",
+    "set_distance",
 ]
 
 
