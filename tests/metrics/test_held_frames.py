@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from synthetic_clips import DISTORTIONS, clean_clip
 
-from video_diffusion.video import read_video, write_video
 from video_diffusion.metrics import measure
 from video_diffusion.metrics.shots import find_held
+from video_diffusion.video import read_video, write_video
 
 DISTINCT = DISTORTIONS["texture boiling"].apply(clean_clip("pebbles", "pan", 2, 16, 64, 88).frames, 1.5)
 

@@ -48,7 +48,7 @@ class MeanLuma(SeriesAccumulator):
         return Reading(self.series.mean(), "has_cut" if clip.cuts else "ok", self.series)
 
 
-Moment: TypeAlias = Float[np.ndarray, "h w"]
+Moment: TypeAlias = Float[np.ndarray, "*windows"]
 
 WINDOW = 11
 SIGMA = 1.5

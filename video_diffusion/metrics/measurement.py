@@ -258,6 +258,7 @@ class Measurement:
             known = change if shown is self._last_frame else None
             pair = Pair(self._last_frame, frame, self._flow, known)
         triple = Triple(self._last_pair, pair) if self._last_pair is not None and pair is not None else None
+        frame.arrival = pair
         self._last_frame, self._last_pair, self._unbroken = frame, pair, True
         self._steps.append(_Step(frame, pair, triple, self._submit(self._look, frame, pair)))
         self._proceed(self._delay)
@@ -306,6 +307,7 @@ class Measurement:
             step, seen = self._looking.popleft()
             rows, across = seen.result()
             before = None if step.pair is None else step.pair.first.index
+            step.frame.arrival = None  # a frame that kept its pair would keep all frames before it
             self._pending.append(_Observation(step.frame.index, before, step.looks.result(), rows, across))
             if step.triple is not None and self._on_triple is not None:
                 self._on_triple(step.triple)

@@ -118,7 +118,7 @@ def _to_and_fro(
     plain = tensor / np.maximum(tensor[:, :1] + tensor[:, 2:], 1e-9)
     at_p, at_q = plain[p], plain[q]
     along = np.stack([e_x * e_x, 2 * e_x * e_y, e_y * e_y], axis=-1)
-    weight = (np.einsum("ni,ni->n", at_p, along) * np.einsum("ni,ni->n", at_q, along)) ** 2
+    weight = ((at_p * along).sum(axis=1) * (at_q * along).sum(axis=1)) ** 2
     steps = []
     for motion, sign in ((to_before, -1), (to_after, 1)):
         there = here + motion[q] - motion[p]
@@ -260,34 +260,39 @@ class WarpPsnr(Accumulator):
     """PSNR in dB of the mean square error of warped against true frame, over believable pixels.
 
     Each pair is warped both ways and the errors averaged; the value is the PSNR of the mean error over
-    pairs.
+    pairs. Detail `warp_error`: E_warp as papers print it (Lai et al., ECCV 2018): mean over pairs of the mean
+    square error of the next frame fetched onto this one, intensities in 0…1, here with our flow and mask.
     """
 
     view = Pair
 
     def __init__(self) -> None:
         self._errors = Series()
+        self._onto_first = 0.0
 
-    def look(self, view: Pair) -> float | None:
-        """Return the mean square error of one pair, None when there is no believable pixel one way."""
+    def look(self, view: Pair) -> tuple[float, float] | None:
+        """Return the mean square errors both ways, None when there is no believable pixel one way."""
         onto_first = mean_square_error(view.second_on_first, view.first.levels, view.forward_valid)
         onto_second = mean_square_error(view.first_on_second, view.second.levels, view.backward_valid)
-        return None if onto_first is None or onto_second is None else (onto_first + onto_second) / 2
+        return None if onto_first is None or onto_second is None else (onto_first, onto_second)
 
-    def add(self, index: int, row: float | None) -> None:
-        """Remember the error."""
+    def add(self, index: int, row: tuple[float, float] | None) -> None:
+        """Remember the errors."""
         if row is not None:
-            self._errors.add(index, row)
+            self._errors.add(index, sum(row) / 2)
+            self._onto_first += row[0]
 
     def result(self, clip: ClipFacts) -> Reading:
-        """Return the PSNR, none when too little of the picture has believable flow."""
+        """Return the PSNR, none when too little of the image has believable flow."""
         if not len(clip.coverage):
             return Reading(None, "too_short", note="needs 2 frames of one shot")
         coverage = clip.coverage.mean()
         series = self._errors.replaced(lambda errors: [psnr(error) for error in errors.tolist()])
         if coverage < LEAST_COVERAGE:
             return Reading(None, "unmeasurable", series, coverage)
-        return Reading(psnr(self._errors.mean()), clip.status(len(self._errors), coverage), series, coverage)
+        details = {"warp_error": self._onto_first / len(self._errors) / 255**2}
+        status = clip.status(len(self._errors), coverage)
+        return Reading(psnr(self._errors.mean()), status, series, coverage, details)
 
 
 def similarity(warped: Levels, target: Frame, valid: Mask) -> float | None:

@@ -45,15 +45,15 @@ def noise_level(plane: Plane) -> float:
     return float(np.sqrt(np.pi / 2) / 6 * cv2.norm(left, cv2.NORM_L1) / plane.size)
 
 
-def steepest_points(plane: Plane) -> PointGrid:
-    """Choose the points of a frame: one to a cell, where luma is steepest."""
+def steepest_points(plane: Plane, num_cells: int = POINT_CELLS) -> PointGrid:
+    """Choose the points of a frame, one to a cell, of which there are `num_cells` along the shorter side."""
     height, width = plane.shape
-    cell = max(1.0, min(height, width) / POINT_CELLS)
+    cell = max(1.0, min(height, width) / num_cells)
     sigma = max(0.7, 0.8 * min(height, width) / 256)
     smooth = cv2.GaussianBlur(plane, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
     across = cv2.Scharr(smooth, cv2.CV_32F, 1, 0, scale=1 / 32, borderType=cv2.BORDER_REPLICATE)
     down = cv2.Scharr(smooth, cv2.CV_32F, 0, 1, scale=1 / 32, borderType=cv2.BORDER_REPLICATE)
-    slope = cv2.magnitude(across, down)
+    slope = np.sqrt(across * across + down * down)  # cv2.magnitude depends on where its arrays lie in memory
     # slope in 1/64 levels per pixel above, place below: one number finds the largest of a cell and its place
     key = (slope * 64).astype(np.int64) << 40 | np.arange(plane.size).reshape(plane.shape)
     rows, columns = (np.unique((np.arange(side / cell) * cell).astype(int)) for side in (height, width))
@@ -93,7 +93,7 @@ def flow_along_normals(points: PointGrid, there: Flow, back: Flow) -> NormalFlow
     flow = there[y, x]
     target = points.place + flow
     returning = cv2.remap(back, target, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    along, along_back = (np.einsum("rci,rci->rc", points.normal, each) for each in (flow, returning))
+    along, along_back = ((points.normal * each).sum(axis=-1) for each in (flow, returning))
     inside = (target >= 0).all(axis=-1) & (target[..., 0] <= width - 1) & (target[..., 1] <= height - 1)
     error = np.where(inside, np.abs(along + along_back), np.float32(np.inf))
     allowed = 0.01 * (along**2 + along_back**2) + 0.25

@@ -20,7 +20,7 @@ NUM_FEATURES = 2 * DIRECTIONS * len(BANDS)
 HALF_SAMPLES = 200
 PERMUTATIONS = 999
 
-Features = Float64[np.ndarray, "clips features"]
+Features = Float64[np.ndarray, "_ features"]
 
 
 def motion_histogram(points: PointMotion) -> Float64[np.ndarray, "features"]:
@@ -95,7 +95,7 @@ class SetDistance:
     num_clips: tuple[int, int]
 
 
-def _distances(first: Features, second: Features) -> Float64[np.ndarray, "first second"]:
+def _distances(first: Features, second: Features) -> Float64[np.ndarray, "_ _"]:
     return np.linalg.norm(first[:, np.newaxis] - second[np.newaxis], axis=-1)
 
 

@@ -146,6 +146,8 @@ class Frame:
         self.index = index
         self.time = time
         self.rgb = rgb
+        self.arrival: Pair | None = None
+        """The pair that ends with this frame, as long as it is looked at."""
 
     @computed_once
     def levels(self) -> Levels:
