@@ -61,7 +61,7 @@ def check_folder(folder: Path) -> None:
 
 
 def check_machine(summary: "JobSummary", folder: Path, encoding: EncodingFlags, suffix: str) -> list[str]:
-    """Whether every model and device is there, and every size can be encoded and stored; nothing is loaded."""
+    """Whether every model and device is there, and every size can be stored; nothing is loaded."""
     from video_diffusion.jobs import model_facts
     from video_diffusion.loading import check_quantize, choose_device
 

@@ -63,7 +63,7 @@ def check_before_loading(settings: "GenerationSettings", path: Path, encoding: E
 
 
 def check_inputs(settings: "GenerationSettings") -> None:
-    """Opens the videos and pictures that the clip starts from, up to their first frame; finds its adapters."""
+    """Open the videos and images that the clip starts from, up to their first frame; find its adapters."""
     check_image_prompt(settings)
     for name in ("model", "motion_adapter", *NETWORK_FIELDS):
         place = getattr(settings, name)

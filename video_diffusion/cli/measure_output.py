@@ -273,7 +273,7 @@ def _draw_frames(axes: Any, thumbnails: dict[int, np.ndarray], marked: Sequence[
 
 
 def draw_worst(clip: MeasuredClip, path: Path) -> None:
-    """Write a sheet of the worst triples: the three frames, and where motion does not explain the middle one."""
+    """Write a sheet of the worst triples: three frames, and where motion does not explain the middle one."""
     assert clip.worst
     height, width = clip.worst[0].residual.shape
     figure = _figure(10, 0.5 + len(clip.worst) * (2.4 * height / width + 0.25))

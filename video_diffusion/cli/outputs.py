@@ -93,7 +93,7 @@ def check_place(path: Path, flag: str, overwrite: bool) -> None:
 def check_clip_fits(
     path: Path, encoding: EncodingFlags, shape: tuple[int, int, int], fps: Fraction
 ) -> str | None:
-    """Whether the format holds such a clip, and disk and memory have room; returns a note about the timing."""
+    """Check that format, disk and memory have room for such a clip; return a note about the timing."""
     from video_diffusion.video.writer import check_clip, choose_encoding, timing_note
 
     num_frames, height, width = shape

@@ -99,7 +99,7 @@ def find_clips(folders: Mapping[str, Path]) -> tuple[list[FoundClip], list[str]]
 def measure_clips(
     clips: Sequence[FoundClip], folder: Path, meter: PromptMeter
 ) -> Iterator[tuple[FoundClip, Mapping[str, Any]]]:
-    """Measures what is not measured yet; every clip ends as a row of results.jsonl, by the hash of its file."""
+    """Measure what is not measured yet; every clip ends as a row of results.jsonl, by its file's hash."""
     results = Results(folder)
     done = {key: row for key, row in results.latest().items() if row["status"] == "ok"}
     for clip in clips:

@@ -327,7 +327,7 @@ class Design:
 
 
 def read_assignment(layer: Layer, assignment: str) -> Layer:
-    """Applies `--set key=value`: a part of the declaration (alpha=0.01), else a setting that all arms share."""
+    """Apply `--set key=value`: a part of the declaration (alpha=0.01), else a setting of all arms."""
     name = assignment.partition("=")[0].strip()
     first = name.split(".")[0]
     if first in FIELDS or first == "size":
