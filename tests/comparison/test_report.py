@@ -192,6 +192,7 @@ def test_sharpness_colours_grow_lighter():
     assert sharpness_colour(None, 0.0, 1.0) == sharpness_colour(math.nan, 0.0, 1.0) == "#8b94a5"
 
 
+@pytest.mark.full
 def test_two_axes_make_heat_maps_with_every_cell_in_its_place(tmp_path: Path):
     axes = (Axis("scheduler", ("ddim", "euler")), Axis("steps", ("4", "8", "12")))
     arms = {

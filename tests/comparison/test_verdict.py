@@ -214,6 +214,7 @@ def false_winners(repetitions, arms, prompts, seeds):
     return hits / repetitions
 
 
+@pytest.mark.full
 def test_ten_settings_that_do_nothing_rarely_make_a_winner():
     assert false_winners(15, 10, 9, 2) < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 15)
 
