@@ -31,6 +31,7 @@ SIZE_FIELDS = ("num_frames", "height", "width", "fps")
 
 def suffix_of(encoding: EncodingFlags) -> str:
     """What the clips end in."""
+    from video_diffusion.settings.errors import FieldError
     from video_diffusion.video.writer import CODECS, choose_encoding
 
     if encoding.codec == "png":
@@ -41,9 +42,8 @@ def suffix_of(encoding: EncodingFlags) -> str:
     suffix = known.suffixes[0] if known is not None else ".mp4"
     try:
         choose_encoding(f"clip{suffix}", encoding.codec, encoding.crf, encoding.pixel_format)
-    except ValueError as error:
-        flag = str(error).split(" ", 1)[0].replace("_", "-")
-        raise click.UsageError(f"--{flag}: {error}") from None
+    except FieldError as error:
+        raise click.UsageError(f"{error.flag}: {error}") from None
     return suffix
 
 
