@@ -172,7 +172,6 @@ def test_open_intervals_reach_the_edge_of_their_drawing(made):
 
 def test_strip_shows_every_pair_and_leads_to_its_clips(made):
     summary = made[0]
-    metric = summary.metrics[0]
     key = (HOSTILE[2], 3)
     chart, svg = drawn(few(summary), "strip-flicker", {key: "#pair-5"})
     differences = pair_differences(summary, "flicker")["on"]
