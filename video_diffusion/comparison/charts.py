@@ -18,8 +18,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from video_diffusion.comparison.statistics import GUARDS
-from video_diffusion.comparison.summary import ComparisonSummary, MetricSummary, ParetoPoint, Span
-from video_diffusion.comparison.tables import aim_of, arm_badges, interval_text, tone_of
+from video_diffusion.comparison.summary import (
+    ComparisonSummary,
+    MetricSummary,
+    ParetoPoint,
+    Span,
+    arm_badges,
+)
+from video_diffusion.comparison.tables import aim_of, interval_text, tone_of
 from video_diffusion.video import write_bytes
 from video_diffusion.web import BAD, GOOD, INK, RULE, SOFT, Hint, number, signed, visible
 
@@ -114,7 +120,7 @@ def _strip(
     links: Links,
 ) -> Chart:
     """Every pair's difference to the baseline, a row for each setting, with mean and interval."""
-    badges = arm_badges(summary)
+    badges = arm_badges(summary.arms)
     figure, axes = _figure(WIDTH, 0.85 + 0.62 * len(metric.differences))
     spans = [entry.span for entry in metric.differences if entry.span]
     floor = metric.noise_floor
@@ -173,7 +179,7 @@ def _pareto(summary: ComparisonSummary) -> Chart:
     """Flicker to the right, motion up, a letter for each setting, sharpness as colour."""
     points = summary.pareto
     flicker, motion = (next(m for m in summary.metrics if m.name == name) for name in ("flicker", "motion"))
-    badges = arm_badges(summary)
+    badges = arm_badges(summary.arms)
     sharp = sorted(point.sharpness for point in points if point.sharpness is not None)
     norm = BoundaryNorm([sharp[0] + (sharp[-1] - sharp[0]) * k / 9 for k in range(10)], 9) if (
         sharp and sharp[-1] > sharp[0]
@@ -243,7 +249,7 @@ def _pareto(summary: ComparisonSummary) -> Chart:
 def _heat_map(summary: ComparisonSummary, metric: MetricSummary) -> Chart:
     """The means of a two-axis grid, each in its place: green is better than the baseline, red worse."""
     down, across = summary.axes
-    badges = arm_badges(summary)
+    badges = arm_badges(summary.arms)
     means = {mean.arm: mean.span.estimate for mean in metric.means if mean.span}
     base = means.get(summary.baseline)
     better = {"lower": -1, "higher": 1, "neither": GUARDS.get(metric.name, 0)}[metric.direction]

@@ -15,15 +15,16 @@ from video_diffusion.comparison.summary import (
     ClipResult,
     ComparisonSummary,
     MetricSummary,
+    arm_badges,
+    short_label,
 )
 from video_diffusion.comparison.tables import (
+    UNITS,
     aim_of,
-    arm_badges,
     arm_rows,
     has_parquet,
     markdown,
     number_rows,
-    short_label,
     table_csv,
     write_parquet,
 )
@@ -88,7 +89,7 @@ def _view(
 ) -> ClipView:
     base = ClipView(
         title=short_label(arm),
-        badge=arm_badges(summary)[arm.label],
+        badge=arm_badges(summary.arms)[arm.label],
         description=f"{arm.label}: {prompt}, seed {seed}",
         is_reference=arm.is_baseline,
     )
@@ -189,8 +190,9 @@ def _draw(summary: ComparisonSummary, folder: Path) -> tuple[str, Sequence[Chart
     ]  # fmt: skip
     values = {
         "summary": summary,
-        "badges": arm_badges(summary),
+        "badges": arm_badges(summary.arms),
         "main_metrics": [(metric, aim_of(metric)) for metric in main],
+        "units": {metric.unit: UNITS[metric.unit] for metric in main if metric.unit in UNITS},
         "rows": arm_rows(summary),
         "numbers": number_rows(summary),
         "figures": [figure for is_main, figure in figures if is_main],
