@@ -16,8 +16,7 @@ from video_diffusion.cli.outputs import EncodingFlags, check_clip_fits
 from video_diffusion.cli.terminal import MachineError, Progress, warn
 from video_diffusion.loading import check_quantize, find_ip_adapter, find_lora, parse_lora
 from video_diffusion.loading.sources import parse_hub_id
-from video_diffusion.settings import check_image_prompt, shown
-from video_diffusion.settings.input_files import NETWORK_FIELDS
+from video_diffusion.settings import shown
 from video_diffusion.video import choose_encoding, codec_problem, iter_frames, sidecar_path, working_codecs
 
 if TYPE_CHECKING:
@@ -64,9 +63,8 @@ def check_before_loading(settings: "GenerationSettings", path: Path, encoding: E
 
 def check_inputs(settings: "GenerationSettings") -> None:
     """Open the videos and images that the clip starts from, up to their first frame; find its adapters."""
-    check_image_prompt(settings)
-    for name in ("model", "motion_adapter", *NETWORK_FIELDS):
-        place = getattr(settings, name)
+    settings.check_image_prompt()
+    for place in (settings.model, settings.motion_adapter, *settings.networks.values()):
         if place not in {None, "embedded", "none"} and not Path(place).expanduser().exists():
             parse_hub_id(place)
     for path in settings.input_files.values():

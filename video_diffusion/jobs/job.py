@@ -12,20 +12,18 @@ from typing import Any, TypeVar
 
 from video_diffusion.jobs.job_file import Row, read_rows
 from video_diffusion.settings import (
-    COMMON_DEFAULTS,
     ConfigError,
     GenerationSettings,
     Layer,
+    model_defaults,
     parse_size,
     shown,
     validate,
 )
-from video_diffusion.settings.input_files import NETWORK_FIELDS
 from video_diffusion.video import weights_sha256
 from video_diffusion.video.files import slug
 
 NOISE = ("noise_type", "noise_alpha")
-USUAL_NUM_FRAMES = 16
 
 
 @dataclass(frozen=True)
@@ -63,22 +61,9 @@ def model_facts(model: str, motion_adapter: str | None) -> ModelFacts:
         identity["motion_adapter_sha256"] = weights_sha256(adapter_folder)
         found = detect(adapter_folder)
         usual, trained = found.defaults, dict(found.config)
-    sizes = _sizes(unet, read(folder / "vae" / "config.json"), trained)
-    noise = {name: trained[name] for name in NOISE if name in trained}
-    own = read(folder / "generation_defaults.json")
-    return ModelFacts(identity, {**COMMON_DEFAULTS, **sizes, **noise, **own, **usual})
-
-
-def _sizes(unet: Mapping[str, Any], vae: Mapping[str, Any], adapter: Mapping[str, Any]) -> Mapping[str, int]:
-    """Length and size as `clip_plan.model_defaults` takes them from the loaded networks, from their files."""
-    levels = vae.get("block_out_channels") or vae.get("encoder_block_out_channels")
-    if unet.get("sample_size") is None or not levels:
-        return {}
-    side = unet["sample_size"]
-    height, width = (side, side) if isinstance(side, int) else side
-    scale = 2 ** (len(levels) - 1)
-    length = min(USUAL_NUM_FRAMES, adapter.get("motion_max_seq_length", USUAL_NUM_FRAMES))
-    return {"num_frames": length, "height": height * scale, "width": width * scale}
+    own = {**read(folder / "generation_defaults.json"), **usual}
+    vae = read(folder / "vae" / "config.json")
+    return ModelFacts(identity, model_defaults(unet, vae, trained, own, model))
 
 
 # A job: one clip's settings, its id, its file name and where it was asked for.
@@ -148,8 +133,7 @@ class JobSummary:
         self.models.setdefault(model, where)
         self.devices.setdefault(settings.device, where)
         self.quantize.setdefault(settings.quantize, where)
-        networks = [(name, getattr(settings, name)) for name in NETWORK_FIELDS]
-        files = (*settings.input_files.items(), *(each for each in networks if each[1]), *settings.loras)
+        files = (*settings.input_files.items(), *settings.networks.items(), *settings.loras)
         if files:
             self.inputs.setdefault(files, (where, settings))
         shape = (*model, settings.num_frames, settings.height, settings.width, settings.fps)

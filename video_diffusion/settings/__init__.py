@@ -17,18 +17,19 @@ from video_diffusion.settings.field_rules import (
     parse_size,
 )
 from video_diffusion.settings.generation import (
-    COMMON_DEFAULTS,
     PIXEL_FIELDS,
+    SETTINGS,
     WITHOUT_EFFECT,
     GenerationSettings,
+    Setting,
     ignored_settings,
+    named,
 )
 from video_diffusion.settings.input_files import content_sha256, network_sha256
 from video_diffusion.settings.keyframes import (
     TextKeyframes,
     along_frames,
     blends_between,
-    check_image_prompt,
     place_images,
     place_keyframes,
     whole_frames,
@@ -47,11 +48,13 @@ from video_diffusion.settings.layers import (
     shown,
     validate,
 )
+from video_diffusion.settings.resolved import CHANGING_NUMBERS, ResolvedSettings, model_defaults
 
 __all__ = [
-    "COMMON_DEFAULTS",
+    "CHANGING_NUMBERS",
     "PIXEL_FIELDS",
     "SCHEMA_VERSION",
+    "SETTINGS",
     "WITHOUT_EFFECT",
     "ConfigError",
     "ContextFuse",
@@ -65,19 +68,22 @@ __all__ = [
     "NoiseType",
     "PromptBlend",
     "QuantizeName",
+    "ResolvedSettings",
     "SchedulerName",
+    "Setting",
     "Size",
     "TextKeyframes",
     "along_frames",
     "assign",
     "blends_between",
-    "check_image_prompt",
     "check_prompt",
     "check_text",
     "content_sha256",
     "dump",
     "ignored_settings",
     "merge",
+    "model_defaults",
+    "named",
     "nearest",
     "network_sha256",
     "parse_fps",
