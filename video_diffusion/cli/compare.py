@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from video_diffusion.cli.outputs import EncodingFlags, check_folder
 from video_diffusion.cli.terminal import CLIP_FAILED, MODEL, Progress, Terminated, printable, say, warn
 
 if TYPE_CHECKING:
@@ -93,8 +94,6 @@ def compare(
     report.html, summary.md, summary.json, metrics.csv, config.yaml and the clips. The same command goes on
     from what is there; a setting or seed more runs only what is new.
     """
-    from video_diffusion.cli.batch_plan import check_folder
-
     folder = Path(out or _default_name(sources, clips))
     if folder.exists() and not folder.is_dir():
         raise click.UsageError(f"--out: {folder} is a file; name a folder")
@@ -178,7 +177,6 @@ def _run_design(design: "Design", flags: RunFlags, *, dry_run: bool) -> None:
     from video_diffusion.cli.batch import Tally, number_of, shard_of, until_failure
     from video_diffusion.cli.batch_plan import check_machine
     from video_diffusion.cli.clip_run import warnings_as_lines
-    from video_diffusion.cli.outputs import EncodingFlags
     from video_diffusion.comparison.report import CONFIG
     from video_diffusion.comparison.run import collect, make_clips, num_missing, plan, unique_jobs
     from video_diffusion.jobs import JobSummary, Pipelines, model_facts
