@@ -22,8 +22,8 @@ def test_settings_without_the_baselines_noise_share_one_warning():
 def test_too_few_prompts_are_told_with_how_many_are_enough():
     arms = [arm("base", True), arm("b", True)]
     assert warnings(arms, (), 5, 0.05) == [
-        "5 prompts cannot reach 0.05, whatever is seen: add prompts (6 can). 0.05 is how often a difference may "
-        "be found where none is"
+        "5 prompts cannot reach 0.05, whatever is seen: add prompts (6 can). 0.05 is how often a difference "
+        "may be found where none is"
     ]  # 2/2**5 = 0.0625
     assert warnings(arms, (), 6, 0.05) == []
     assert "1 prompt cannot reach" in warnings(arms, (), 1, 0.05)[0]
