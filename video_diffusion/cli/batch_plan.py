@@ -29,6 +29,7 @@ SIZE_FIELDS = ("num_frames", "height", "width", "fps")
 
 def suffix_of(encoding: EncodingFlags) -> str:
     """What the clips end in."""
+    from video_diffusion.settings.errors import FieldError
     from video_diffusion.video.writer import CODECS, choose_encoding
 
     if encoding.codec == "png":
@@ -39,16 +40,16 @@ def suffix_of(encoding: EncodingFlags) -> str:
     suffix = known.suffixes[0] if known is not None else ".mp4"
     try:
         choose_encoding(f"clip{suffix}", encoding.codec, encoding.crf, encoding.pixel_format)
-    except ValueError as error:
-        flag = str(error).split(" ", 1)[0].replace("_", "-")
-        raise click.UsageError(f"--{flag}: {error}") from None
+    except FieldError as error:
+        raise click.UsageError(f"{error.flag}: {error}") from None
     return suffix
 
 
 def check_machine(summary: "JobSummary", folder: Path, encoding: EncodingFlags, suffix: str) -> list[str]:
     """Whether every model and device is there, and every size can be stored; nothing is loaded."""
     from video_diffusion.jobs import model_facts
-    from video_diffusion.loading import check_quantize, choose_device
+    from video_diffusion.loading import choose_device
+    from video_diffusion.settings import check_quantize
 
     for where, settings in summary.inputs.values():
         with _told_with(where):

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 import click
 from annotated_types import Ge, Le
 
+from video_diffusion.cli.outputs import size_of
 from video_diffusion.settings import (
     SETTINGS,
     GenerationSettings,
@@ -16,7 +17,6 @@ from video_diffusion.settings import (
     Setting,
     assign,
     merge,
-    parse_size,
     read_config,
     set_value,
     validate,
@@ -161,18 +161,6 @@ def _ranges(
             raise click.UsageError(f"{option.opts[0]}: names frames {found[1]} twice; drop one")
         ranges[found[1]] = found[2]
     return ranges or None
-
-
-def size_of(text: str) -> tuple[int, int]:
-    """Width and height of "64x48".
-
-    Raises:
-        click.UsageError: anything else.
-    """
-    try:
-        return parse_size(text)
-    except ValueError as error:
-        raise click.UsageError(f"--size: {error} (given {text!r})") from None
 
 
 def plain_value(text: str) -> int | float | str:

@@ -23,8 +23,6 @@ from video_diffusion.settings import (
 from video_diffusion.video import weights_sha256
 from video_diffusion.video.files import slug
 
-NOISE = ("noise_type", "noise_alpha")
-
 
 @dataclass(frozen=True)
 class ModelFacts:
@@ -36,34 +34,43 @@ class ModelFacts:
 
 @cache
 def model_facts(model: str, motion_adapter: str | None) -> ModelFacts:
-    """Reads and hashes the files of a model, once per process; nothing is loaded.
+    """Read and hash the files of a model, once per process; nothing is loaded.
 
     Raises:
-        ModelLoadError: there is no such model.
+        ModelLoadError: There is no such model.
     """
-    # imported here: a job file is checked without importing torch
-    from video_diffusion.loading import detect, find_model  # noqa: PLC0415
+    from video_diffusion.loading import find_model  # noqa: PLC0415 - a job file is checked without torch
+
+    identity: dict[str, Any] = {
+        "weights_sha256": weights_sha256(find_model(model).folder),
+        "motion_adapter_sha256": None,
+    }
+    if motion_adapter == "none":
+        identity["motion_adapter"] = "none"
+    elif motion_adapter is not None:
+        identity["motion_adapter_sha256"] = weights_sha256(find_model(motion_adapter).adapter_folder)
+    return ModelFacts(identity, open_settings(model, motion_adapter))
+
+
+@cache
+def open_settings(model: str, motion_adapter: str | None) -> Mapping[str, Any]:
+    """What a model makes of settings that are left open, read from its files; see `model_defaults`."""
+    from video_diffusion.loading import detect, find_model  # noqa: PLC0415 - see above
     from video_diffusion.loading.weights import read_json  # noqa: PLC0415
 
     def read(file: Path) -> Mapping[str, Any]:
         return read_json(file) if file.is_file() else {}
 
     folder = find_model(model).folder
-    unet = read(folder / "unet" / "config.json")
-    trained = {**unet, **read(folder / "motion_adapter" / "config.json")}
-    identity: dict[str, Any] = {"weights_sha256": weights_sha256(folder), "motion_adapter_sha256": None}
-    usual: Mapping[str, Any] = {}
+    unet, vae = read(folder / "unet" / "config.json"), read(folder / "vae" / "config.json")
+    own = read(folder / "generation_defaults.json")
+    trained = {**unet, **read(folder / "motion_adapter" / "config.json")}  # diffusers' motion U-Net is fused
     if motion_adapter == "none":
-        identity["motion_adapter"] = "none"
-        trained = {name: value for name, value in trained.items() if name not in NOISE}
+        trained = {name: value for name, value in trained.items() if not name.startswith("noise_")}
     elif motion_adapter is not None:
-        adapter_folder = find_model(motion_adapter).adapter_folder
-        identity["motion_adapter_sha256"] = weights_sha256(adapter_folder)
-        found = detect(adapter_folder)
-        usual, trained = found.defaults, dict(found.config)
-    own = {**read(folder / "generation_defaults.json"), **usual}
-    vae = read(folder / "vae" / "config.json")
-    return ModelFacts(identity, model_defaults(unet, vae, trained, own, model))
+        found = detect(find_model(motion_adapter).adapter_folder)
+        own, trained = {**own, **found.defaults}, dict(found.config)
+    return model_defaults(unet, vae, trained, own, model)
 
 
 # A job: one clip's settings, its id, its file name and where it was asked for.

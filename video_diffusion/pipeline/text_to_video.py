@@ -15,7 +15,6 @@ from torch import nn
 from video_diffusion.acceleration import accelerate_unet, compiler_problem
 from video_diffusion.loading import (
     ModelParts,
-    check_quantize,
     choose_device,
     choose_dtype,
     load_model,
@@ -37,7 +36,7 @@ from video_diffusion.pipeline.inputs import (
 from video_diffusion.pipeline.plan import has_guidance, plan
 from video_diffusion.pipeline.video import DecodedVideo, GeneratedVideo, OnFrame, timed
 from video_diffusion.sampling import DenoisingStep, noise_sha256
-from video_diffusion.settings import GenerationSettings, ResolvedSettings, model_defaults
+from video_diffusion.settings import GenerationSettings, ResolvedSettings, check_quantize, model_defaults
 from video_diffusion.shapes import Latents, to_uint8
 
 OnStep = Callable[[DenoisingStep], None]
