@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 import click
 
 from video_diffusion.cli.flags import Given, layer_from
-from video_diffusion.cli.outputs import EncodingFlags
+from video_diffusion.cli.outputs import EncodingFlags, check_folder
 from video_diffusion.cli.terminal import CLIP_FAILED, MACHINE, MODEL, Terminated, say, warn
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def run_batch(
     quiet: bool,
 ) -> None:
     """Makes the clips of a job file; exits with 1 if one failed."""
-    from video_diffusion.cli.batch_plan import check_folder, check_machine, suffix_of
+    from video_diffusion.cli.batch_plan import check_machine, suffix_of
     from video_diffusion.jobs import check_jobs
 
     if prompt is not None:

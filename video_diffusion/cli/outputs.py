@@ -155,3 +155,16 @@ def available_memory() -> int | None:
         return None
     found = next((line for line in lines if line.startswith("MemAvailable:")), None)
     return int(found.split()[1]) * 1024 if found else None
+
+
+def check_folder(folder: Path) -> None:
+    """Whether clips can come into a folder that may not exist yet; nothing is made."""
+    if folder.exists() and not folder.is_dir():
+        raise click.UsageError(f"--out: {folder} is a file; with --jobs it must be a folder")
+    if "\0" in str(folder):
+        raise click.UsageError("--out: the name must be without NUL; rename it")
+    existing = existing_folder(folder)
+    check_place(existing / "results.jsonl", "--out", overwrite=True)
+    rows = folder / "results.jsonl"
+    if rows.exists() and not os.access(rows, os.R_OK | os.W_OK):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(rows))
