@@ -1,6 +1,6 @@
 """Figures of the package's structure: files, importers, what one clip runs through, what is annotated `Any`.
 
-`python scripts/house.py` prints the table; `--walk generate` lists the files that a clip passes, in their order.
+`python scripts/house.py` prints the table; `--walk generate` lists the files that a clip passes in order.
 """
 
 import argparse
@@ -64,13 +64,14 @@ def any_parameters(parsed: dict[str, ast.Module]) -> tuple[int, int]:
         for argument in (
             *node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs, node.args.vararg, node.args.kwarg
         )
-        if argument is not None and isinstance(argument.annotation, ast.Name) and argument.annotation.id == "Any"
+        if argument is not None and isinstance(argument.annotation, ast.Name)
+        and argument.annotation.id == "Any"
     ]  # fmt: skip
     return len(found), found.count("settings")
 
 
 class Walk:
-    """Which functions of the package run, in the order of their first call; validations and ffmpeg runs too."""
+    """Which functions of the package run, by their first call; validations and ffmpeg runs too."""
 
     def __init__(self) -> None:
         self.codes: dict[CodeType, None] = {}
@@ -115,7 +116,7 @@ def walk(words: Sequence[str]) -> Walk:
         popen(self, command, *args, **kwargs)
 
     GenerationSettings.__pydantic_validator__ = Counted()  # type: ignore[assignment]  # to count its calls
-    subprocess.Popen.__init__ = counted_popen  # type: ignore[method-assign]  # likewise
+    subprocess.Popen.__init__ = counted_popen  # type: ignore[method-assign, assignment]
     threading.setprofile(watch)
     sys.setprofile(watch)
     try:
@@ -125,7 +126,7 @@ def walk(words: Sequence[str]) -> Walk:
             raise
     finally:
         sys.setprofile(None)
-        threading.setprofile(None)  # type: ignore[arg-type]  # typeshed wants a function
+        threading.setprofile(None)
     return watch
 
 
@@ -172,9 +173,8 @@ def table() -> None:
         print(f"{kind}: {found['functions']} functions in {len(found['files'])} files")
         if kind == "generate":
             runs = found["ffmpeg_runs"] - 1
-            print(
-                f"{kind}: settings validated {found['validations']} times, {runs} ffmpeg runs beside the clip's"
-            )
+            print(f"{kind}: settings validated {found['validations']} times")
+            print(f"{kind}: {runs} ffmpeg runs beside the clip's")
 
 
 if __name__ == "__main__":

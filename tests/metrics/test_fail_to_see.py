@@ -46,6 +46,7 @@ def test_vbench_likes_a_pan_that_stutters_and_flow_jitter_does_not():
     assert stutters["duplicate_pairs"].value == 5
 
 
+@pytest.mark.full
 def test_a_region_that_turns_incoherent_counts_as_change_and_not_as_left_out():
     pan = clean_clip("waves", "pan", 2, 8).frames
     torn = pan.copy()

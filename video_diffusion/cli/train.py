@@ -91,7 +91,7 @@ def settings_from(
     flags: dict[str, Any],
     resume: bool,
 ) -> tuple["TrainingSettings", Path]:
-    """Lays the config file, `--set` texts and flags over each other, checks the result, and names the folder."""
+    """Lay config file, `--set` texts and flags over each other, check the result, and name the folder."""
     from video_diffusion.settings import Layer, assign, merge, read_config, set_value, validate
     from video_diffusion.settings.training import TrainingSettings
     from video_diffusion.training.run_folder import CONFIG_FILE

@@ -240,9 +240,10 @@ def _where(layer: Layer, at: tuple[str, ...]) -> str:
 
 
 # How much a guard may fall before a setting no longer wins: motion and sharpness as shares of the baseline's
-# mean, the rest in units of the metric. Flicker's is the difference that the power sentence asks for.
+# mean, the rest in units of the metric; morph by what a close look can see. Flicker's is the difference that
+# the power sentence asks for.
 DEFAULT_MARGINS: Mapping[str, float] = {
-    "flicker": 0.1, "motion": 0.2, "sharpness": 0.1, "prompt_alignment": 0.1, "cuts": 0.25,
+    "flicker": 0.1, "motion": 0.2, "morph": 0.1, "sharpness": 0.1, "prompt_alignment": 0.1, "cuts": 0.25,
 }  # fmt: skip
 OTHER_SEEDS_FROM = 1_000_000
 ALL_PARTS = ("title", "settings", "arms", "grid", "baseline", "prompts", "seeds", "margins", "alpha")
@@ -327,7 +328,7 @@ class Design:
 
 
 def read_assignment(layer: Layer, assignment: str) -> Layer:
-    """Applies `--set key=value`: a part of the declaration (alpha=0.01), else a setting that all arms share."""
+    """Apply `--set key=value`: a part of the declaration (alpha=0.01), else a setting of all arms."""
     name = assignment.partition("=")[0].strip()
     first = name.split(".")[0]
     if first in FIELDS or first == "size":

@@ -159,7 +159,7 @@ def _from_hub(name: str, hub: HubId) -> ModelSource:
 
 
 def find_pickle(name: str) -> Path | None:
-    """Find a pickle by its path or by its name on the hub, without reading it; None if the name is of none."""
+    """Find a pickle by its path or by its name on the hub, without reading it; None if it is none."""
     path = Path(name).expanduser()
     if path.suffix.lower() not in PICKLE_SUFFIXES:
         return None

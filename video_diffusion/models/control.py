@@ -21,7 +21,7 @@ from video_diffusion.shapes import Latents, PromptEmbeds, fold_frames, to_float,
 
 
 def normalise_each_frame(network: nn.Module) -> None:
-    """Make the first norm of diffusers' temporal layers average over each frame; as they are, over the clip."""
+    """Make the first norm of diffusers' temporal layers average over each frame, not over the clip."""
     for module in network.modules():
         if isinstance(module, AnimateDiffTransformer3D):
             vars(module.norm)["forward"] = MethodType(_normalise_each_frame, module.norm)

@@ -146,7 +146,7 @@ class Run:
 
 
 def open_run(settings: TrainingSettings, folder: RunFolder, accelerator: Accelerator | None = None) -> Run:
-    """Load the model, open the data, and go to where the newest whole checkpoint left off, if there is one."""
+    """Load the model, open the data, and go to where the newest whole checkpoint left off."""
     check_target(settings.target)
     accelerator = accelerator or make_accelerator(settings, folder.folder)
     pipeline = load_pipeline(settings, accelerator)

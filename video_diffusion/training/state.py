@@ -33,7 +33,7 @@ def save_checkpoint(
     keep: int | None = 2,
     write_more: Callable[[Path], None] | None = None,
 ) -> Path:
-    """Write `run/step-00000123`: a safetensors file per group, the manifest with their sha256, then rename."""
+    """Write `run/step-00000123`: a safetensors file per group, a manifest with their sha256, then rename."""
     run.mkdir(parents=True, exist_ok=True)
     final = run / f"step-{step:08d}"
     with atomic_path(final, verify=_refuse_incomplete) as part, disk_errors(final):

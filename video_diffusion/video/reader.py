@@ -377,7 +377,7 @@ def open_image_file(path: Path, limits: ReadLimits) -> Iterator[FrameSource]:
 
 @contextmanager
 def open_image_folder(path: Path, limits: ReadLimits, fps: Fraction | None) -> Iterator[FrameSource]:
-    """Opens a folder: its images by name, numbers in the names counted as numbers; other files do not matter."""
+    """Open a folder: its images by name, numbers in names counted as numbers; other files do not matter."""
     files = [
         file
         for file in path.iterdir()
