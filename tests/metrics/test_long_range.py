@@ -7,7 +7,7 @@ import pytest
 from synthetic_clips import DISTORTIONS, clean_clip
 
 from video_diffusion.metrics import measure
-from video_diffusion.metrics.drift import Drift, Track, _shrunk
+from video_diffusion.metrics.drift import Anchor, Drift, Track, _shrunk
 from video_diffusion.metrics.flow import DisFlow
 from video_diffusion.metrics.views import Frame, Pair
 
@@ -25,10 +25,10 @@ def test_points_of_a_pan_are_followed_to_where_they_are():
     for first, second in pairwise(frames):
         second.arrival = Pair(first, second, method)
     portraits = [looker.look(frame) for frame in frames]
-    track = Track(portraits[0])
+    track = Track(Anchor(portraits[0]))
     for portrait in portraits[1:]:
         track.follow(portrait.arrival)
-    moved = (track._place - track._first)[track._alive][:, 0]
+    moved = (track.place - Anchor(portraits[0]).place)[track.alive][:, 0]
     assert np.abs(moved - 8 * clip.forward[0, 0, 0]).max(axis=1).mean() < 0.5
     share, ssim, colour = track.compare(portraits[-1])
     assert share > 0.7 and ssim > 0.95 and colour < 3

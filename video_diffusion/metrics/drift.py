@@ -91,41 +91,45 @@ def arrival_of(frame: Frame, size: tuple[int, int]) -> Arrival | None:
     return Arrival(flow.astype(np.float16), valid > 0.5)
 
 
+class Anchor:
+    """The points of one frame from which tracks start."""
+
+    def __init__(self, start: Portrait):
+        grid = steepest_points(luma(start.small.astype(np.float32)), TRACK_CELLS)
+        self.place = grid.place[grid.steep].reshape(-1, 1, 2)
+        self.patches = _patches(start.small, self.place)
+
+
 class Track:
     """Points of one frame followed through the next ones, as long as their flow is believed."""
 
-    def __init__(self, start: Portrait):
-        self._small = start.small
-        grid = steepest_points(luma(start.small.astype(np.float32)), TRACK_CELLS)
-        self._first = grid.place[grid.steep].reshape(-1, 1, 2)
-        self._place = self._first.copy()
-        self._alive = np.ones(len(self._first), dtype=bool)
+    def __init__(self, anchor: Anchor):
+        self._anchor = anchor
+        self.place = anchor.place.copy()
+        self.alive = np.ones(len(self.place), dtype=bool)
 
     def follow(self, arrival: Arrival | None) -> None:
         """Move on by one frame."""
-        if arrival is None or not len(self._place):
-            self._alive[:] = False
+        if arrival is None or not len(self.place):
+            self.alive[:] = False
             return
         height, width = arrival.believed.shape
-        x, y = (np.clip(np.rint(self._place[:, 0, axis]).astype(int), 0, side - 1)
+        x, y = (np.clip(np.rint(self.place[:, 0, axis]).astype(int), 0, side - 1)
                 for axis, side in enumerate((width, height)))  # fmt: skip
         believed = arrival.believed[y, x]
         flow = arrival.flow.astype(np.float32)
-        self._place += cv2.remap(flow, self._place, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        inside = ((self._place >= 0) & (self._place <= (width - 1, height - 1))).all(axis=(1, 2))
-        self._alive &= believed & inside
+        self.place += cv2.remap(flow, self.place, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        inside = ((self.place >= 0) & (self.place <= (width - 1, height - 1))).all(axis=(1, 2))
+        self.alive &= believed & inside
 
     def compare(self, portrait: Portrait) -> tuple[float, float, float] | None:
         """Share of points still followed, SSIM and colour distance of their patches; None with too few."""
-        if len(self._first) < FEWEST_TRACKED:
+        if len(self.place) < FEWEST_TRACKED:
             return None
-        share = float(self._alive.mean())
-        if np.count_nonzero(self._alive) < FEWEST_TRACKED:
+        share = float(self.alive.mean())
+        if np.count_nonzero(self.alive) < FEWEST_TRACKED:
             return share, float("nan"), float("nan")
-        first, now = (
-            _patches(small, place[self._alive])
-            for small, place in ((self._small, self._first), (portrait.small, self._place))
-        )
+        first, now = self._anchor.patches[self.alive], _patches(portrait.small, self.place[self.alive])
         colour = float(np.abs(first.mean(axis=1) - now.mean(axis=1)).mean(dtype=np.float64))
         grey = [patches @ np.array(LUMA, dtype=np.float32) for patches in (first, now)]
         means, variances = ([function(each, axis=1) for each in grey] for function in (np.mean, np.var))
@@ -196,6 +200,7 @@ class Drift(Accumulator):
         if self._start is None:
             self._start, self._position = row, 0
         self._from_start.add(index, sum(histogram_distance(self._start, row)))
+        anchor = Anchor(row)
         for lag in self._lags:
             if lag.waiting and lag.waiting[0][0] == self._position - lag.lag:
                 _, earlier = lag.waiting.popleft()
@@ -204,17 +209,17 @@ class Drift(Accumulator):
             if self._position % lag.step == 0:
                 lag.waiting.append((self._position, row))
             if lag.lag <= LONGEST_TRACK:
-                self._follow(lag, row)
+                self._follow(lag, row, anchor)
         self._position += 1
 
-    def _follow(self, lag: _Lag, row: Portrait) -> None:
+    def _follow(self, lag: _Lag, row: Portrait, anchor: Anchor) -> None:
         if lag.track is not None:
             lag.track.follow(row.arrival)
         if self._position % lag.lag == 0:
             found = lag.track.compare(row) if lag.track is not None else None
             if found is not None:
                 lag.tracked.append(found)
-            lag.track = Track(row)
+            lag.track = Track(anchor)
 
     def new_shot(self) -> None:
         """Forget the portraits of the shot that ended; its sums stay."""

@@ -31,6 +31,8 @@ REACH = (6, 10, 16, 24)
 MOST_UNEXPLAINED = 8.0
 """In px at 256: what a point that flow finds in neither neighbour is given at most."""
 FEWEST_IN_CELL = 2
+LEAST_WEIGHT = 1e-3
+"""Pairs whose gradients lie less along the line that joins them see nothing of its length."""
 
 
 @lru_cache(maxsize=8)
@@ -112,17 +114,22 @@ def _to_and_fro(
     q: np.ndarray,
 ) -> Float32[np.ndarray, "points"]:
     """M of each point: weighted mean over its pairs of (|s₀| + |s₁| − |s₀ + s₁|) / 4, NaN without pairs."""
-    here = place[q] - place[p]
-    distance = np.hypot(here[:, 0], here[:, 1])
-    e_x, e_y = here[:, 0] / distance, here[:, 1] / distance
-    plain = tensor / np.maximum(tensor[:, :1] + tensor[:, 2:], 1e-9)
-    at_p, at_q = plain[p], plain[q]
-    along = np.stack([e_x * e_x, 2 * e_x * e_y, e_y * e_y], axis=-1)
-    weight = ((at_p * along).sum(axis=1) * (at_q * along).sum(axis=1)) ** 2
+    x, y = np.ascontiguousarray(place.T)
+    here_x, here_y = x[q] - x[p], y[q] - y[p]
+    distance = np.sqrt(here_x * here_x + here_y * here_y)
+    e_x, e_y = here_x / distance, here_y / distance
+    t_xx, t_xy, t_yy = tensor.T / np.maximum(tensor[:, 0] + tensor[:, 2], 1e-9)
+    weight = np.ones_like(distance)
+    for end in (p, q):
+        weight *= e_x * e_x * t_xx[end] + 2 * e_x * e_y * t_xy[end] + e_y * e_y * t_yy[end]
+    weight *= weight
+    seen = weight > LEAST_WEIGHT
+    p, q, weight, distance, here_x, here_y = (each[seen] for each in (p, q, weight, distance, here_x, here_y))
     steps = []
     for motion, sign in ((to_before, -1), (to_after, 1)):
-        there = here + motion[q] - motion[p]
-        steps.append(sign * (np.hypot(there[:, 0], there[:, 1]) - distance))
+        m_x, m_y = np.ascontiguousarray(motion.T)
+        there_x, there_y = here_x + m_x[q] - m_x[p], here_y + m_y[q] - m_y[p]
+        steps.append(sign * (np.sqrt(there_x * there_x + there_y * there_y) - distance))
 
     def total(values: np.ndarray) -> np.ndarray:
         """Sum over the pairs of each point, from either end."""
