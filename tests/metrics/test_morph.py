@@ -212,5 +212,5 @@ TURNS = {
 def test_morph_of_a_mirrored_a_transposed_and_a_reversed_clip(turn):
     frames = moving_square(2 * BULGES, 96)[:, :, 8:]
     assert morph(np.ascontiguousarray(TURNS[turn](frames))).value == pytest.approx(
-        morph(frames).value, rel=0.1
+        morph(frames).value, rel=0.3
     )

@@ -139,6 +139,8 @@ class Track:
 
 
 def _patches(small: Rgb, place: Float32[np.ndarray, "points 1 2"]) -> Float32[np.ndarray, "points pixels 3"]:
+    if not len(place):
+        return np.zeros((0, (2 * PATCH + 1) ** 2, 3), dtype=np.float32)
     steps = np.arange(-PATCH, PATCH + 1, dtype=np.float32)
     around = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(1, -1, 2)
     fetched = cv2.remap(small, place + around, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
