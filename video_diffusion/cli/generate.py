@@ -27,8 +27,17 @@ if TYPE_CHECKING:
 @settings_options
 @batch_options
 @click.option("--overwrite", is_flag=True, help="Replace what is there.")
-@click.option("--codec", metavar="NAME", help="libx264, libx264rgb (lossless), libvpx-vp9, png (folder), ...")
-@click.option("--crf", type=int, metavar="N", help="0 is best; 18 is the default of H.264.")
+@click.option(
+    "--codec",
+    metavar="NAME",
+    help="libx264, libx264rgb (lossless, false colours in Chromium), libvpx-vp9, png (folder), ...",
+)
+@click.option(
+    "--crf",
+    type=int,
+    metavar="N",
+    help="0 is best, and with yuv444p all but lossless; 18 is the default of H.264.",
+)
 @click.option("--pixel-format", metavar="NAME", help="yuv420p or yuv444p.")
 @click.option("--low-memory", is_flag=True, help="Slower in less memory; on a GPU networks wait outside.")
 @click.option("--strip", metavar="IMAGE", help="Filmstrip from noise to picture; rows are steps.")

@@ -66,6 +66,7 @@ def _crop(
 @click.option(
     "--set", "reference", metavar="CLIPS", help="Do all CLIPs move like these? A folder or pattern."
 )
+@click.option("--vbench", metavar="FOLDER", help="Lay the CLIPs out there as VBench's custom input.")
 @click.option("--jobs", type=click.IntRange(1), default=1, metavar="N", help="Processes over many clips.")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Over pairs of frames; all cores.")
 @click.option("--crop", metavar="X,Y,W,H", callback=_crop, help="Only this part, as of a grid of clips.")
@@ -95,6 +96,7 @@ def measure(
     sheet: str | None,
     against: str | None,
     reference: str | None,
+    vbench: str | None,
     jobs: int,
     threads: int | None,
     crop: tuple[int, int, int, int] | None,
@@ -133,6 +135,8 @@ def measure(
     if reference and (against or as_csv):
         raise click.UsageError("--set has a line of text and --json; leave --against and --csv out")
     references = _expand([f"{reference}/*" if Path(reference).is_dir() else reference]) if reference else []
+    if vbench and Path(vbench).exists() and (not Path(vbench).is_dir() or any(Path(vbench).iterdir())):
+        raise click.UsageError(f"--vbench: {vbench} is there already; give a new or an empty folder")
     plot_to = _picture_path(plot, "--plot")
     sheet_to = _picture_path(sheet or (f"{Path(paths[0]).stem}-worst.png" if worst else None), "--sheet")
     from video_diffusion.cli.measure_files import Request, Weights
@@ -157,7 +161,8 @@ def measure(
         keep_series=bool(series or plot or worst or against),
         weights=Weights(clip_model, prompt, dino_model, lpips_weights, raft_weights),
     )
-    output = Output("json" if as_json else "csv" if as_csv else "table", series, plot_to, sheet_to, quiet)
+    form: Literal["json", "csv", "table"] = "json" if as_json else "csv" if as_csv else "table"
+    output = Output(form, series, plot_to, sheet_to, Path(vbench) if vbench else None, quiet)
     failed = run(paths, against, references, request, output, jobs)
     if failed:
         raise click.exceptions.Exit(CLIP_FAILED)

@@ -182,6 +182,7 @@ class MeasuredClip:
         error: one line, empty when there is a report.
         notes: what was applied, ignored or assumed while reading.
         sampled: triples that were asked for, None when every frame was measured.
+        prompt: from the clip's own record, empty without one.
         before_encoding: value and series by metric from the clip's own record, empty without one.
         worst: the worst triples, worst first.
         thumbnails: frame number → small picture.
@@ -192,6 +193,7 @@ class MeasuredClip:
     error: str = ""
     notes: tuple[str, ...] = ()
     sampled: int | None = None
+    prompt: str = ""
     before_encoding: dict[str, float | None] = field(default_factory=dict)
     worst: tuple[WorstTriple, ...] = ()
     thumbnails: dict[int, np.ndarray] = field(default_factory=dict)
@@ -285,6 +287,7 @@ def _measure_source(
         report=report,
         notes=tuple(source.notes),
         sampled=request.sample if wanted is not None else None,
+        prompt="" if record is None else record.settings.prompt or "",
         before_encoding={}
         if record is None
         else {name: each.value for name, each in record.measures.items()},

@@ -3,6 +3,9 @@
 import csv
 import io
 import json
+import re
+import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -310,6 +313,7 @@ class Output:
         series: whether JSON has the values of every frame.
         plot_to: where the curves of the clip go, None for nowhere.
         sheet_to: where its worst triples go.
+        vbench_to: where the clips are laid out as VBench's custom input.
         quiet: nothing on stderr but errors.
     """
 
@@ -317,6 +321,7 @@ class Output:
     series: bool = False
     plot_to: Path | None = None
     sheet_to: Path | None = None
+    vbench_to: Path | None = None
     quiet: bool = False
 
 
@@ -348,6 +353,8 @@ def run(
     failed = sum(1 for clip in measured if clip.error)
     if against and not failed:
         _print_difference(measured[0], measured[1], output)
+    if output.vbench_to is not None:
+        _export_to_vbench([clip for clip in measured[: len(paths)] if not clip.error], output.vbench_to)
     if references:
         _print_set_distance(measured[: len(paths)], measured[len(paths) :], output)
     _draw(measured[0], output)
@@ -439,6 +446,28 @@ def _print_difference(clip: MeasuredClip, other: MeasuredClip, output: Output) -
         raise click.UsageError(f"--against: {found}; it compares clips of equal length")
     show = difference_json if output.form == "json" else difference_table
     click.echo(show(clip, other, clip.report, other.report))
+
+
+def _export_to_vbench(clips: Sequence[MeasuredClip], folder: Path) -> None:
+    """Copy clips as `PROMPT-INDEX.mp4`, by which VBench knows the prompt, and list the prompts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    counts: Counter[str] = Counter()
+    prompts: dict[str, str] = {}
+    for clip in clips:
+        source = Path(clip.path)
+        if source.suffix.lower() != ".mp4":
+            say(f"{clip.path}: VBench reads MP4 only; convert it first", "error", "red")
+            continue
+        prompt = clip.prompt or source.stem
+        name = re.sub(r'[/\\:*?"<>|\x00-\x1f]', " ", prompt)[:200].strip() or "clip"
+        target = folder / f"{name}-{counts[name]}.mp4"
+        counts[name] += 1
+        with atomic_path(target) as part:
+            shutil.copyfile(source, part)
+        prompts[str(target.resolve())] = prompt
+    with atomic_path(folder / "prompts.json") as part:
+        part.write_text(json.dumps(prompts, ensure_ascii=False, indent=1), encoding="utf-8")
+    say(f"{len(prompts)} clips and prompts.json are in {folder}, for VBench's --mode custom_input")
 
 
 def _print_set_distance(
