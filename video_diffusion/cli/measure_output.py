@@ -65,8 +65,9 @@ def header() -> str:
 def row(clip: MeasuredClip, report: ConsistencyReport) -> str:
     """One clip on one line; the status is that of flicker, or of motion when the clip does not move."""
     cells = [report.values[name].value if name in report.values else None for name in HEADLINE]
-    standing = report.values["motion"].status == "static" or "flicker" not in report.values
-    status = report.values["motion" if standing else "flicker"].status
+    told = {name: measured.status for name, measured in report.values.items()}
+    standing = told.get("motion") == "static" or "flicker" not in told
+    status = told.get("motion" if standing else "flicker") or next(iter(told.values()))
     sampled = "" if clip.sampled is None else f" ({clip.sampled} triples sampled)"
     return (
         " ".join(f"{format_value(cell):>11}" for cell in cells)
@@ -238,7 +239,11 @@ def draw_curves(clip: MeasuredClip, path: Path) -> None:
     last = max(report.num_frames - 1, 1)
     for axes, name in zip(rows, names, strict=False):
         measured = report.values[name]
-        frames, heights = _thinned(report.frame_numbers, measured.series)
+        numbers, series = report.frame_numbers, measured.series
+        if report.held_frames:  # they have no values: the curve goes on from one distinct frame to the next
+            known = [place for place, value in enumerate(series) if value is not None]
+            numbers, series = [numbers[place] for place in known], tuple(series[place] for place in known)
+        frames, heights = _thinned(numbers, series)
         axes.plot(frames, heights, color=INK, linewidth=1.2, marker="." if len(frames) <= 64 else None)
         for index in marked:
             axes.axvline(index, color=ACCENT, linewidth=0.8, alpha=0.6)
