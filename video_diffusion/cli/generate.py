@@ -52,7 +52,7 @@ def generate(
     """Make a clip from PROMPT, measure it, and write it with its record.
 
     Settings come from the model's defaults, then --config files, then --set, then flags. The clip's path goes
-    to stdout; its seed, flicker and motion to stderr. Beside clip.mp4 stands clip.json, which `rerun` reads.
+    to stdout; its seed, flicker, morph and motion to stderr. Beside clip.mp4 stands clip.json for `rerun`.
     """
     if flags.get("jobs") is not None:
         if low_memory:

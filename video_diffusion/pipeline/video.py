@@ -98,6 +98,7 @@ class DecodedVideo:
                 self.settings.fps,
                 window_starts=self.window_starts,
                 on_frame=partial(on_frame, "measure") if on_frame is not None else None,
+                one_shot=True,
             )
         record = make_record(
             self.frames,
