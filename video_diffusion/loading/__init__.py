@@ -17,7 +17,7 @@ if TYPE_CHECKING:
         quantize_weights,
         save_memory,
     )
-    from video_diffusion.loading.lora import LoadedLoras, load_loras, load_motion_lora
+    from video_diffusion.loading.lora import LoadedLoras, load_loras
     from video_diffusion.loading.model import ModelParts, load_model, save_model
     from video_diffusion.loading.motion import FAMILIES, MotionFamily, MotionFile, detect
     from video_diffusion.loading.motion_weights import read_motion_checkpoint, write_original_layout
@@ -51,7 +51,6 @@ __all__ = [
     "load_ip_adapter",
     "load_loras",
     "load_model",
-    "load_motion_lora",
     "load_sparse_control",
     "parse_lora",
     "quantize_weights",
@@ -82,7 +81,6 @@ _HOMES = {
     "load_ip_adapter": "adapters",
     "load_loras": "lora",
     "load_model": "model",
-    "load_motion_lora": "lora",
     "load_sparse_control": "control",
     "parse_lora": "sources",
     "quantize_weights": "device",

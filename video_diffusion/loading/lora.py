@@ -183,16 +183,6 @@ def load_loras(parts: ModelParts, loras: Sequence[tuple[str, float]]) -> LoadedL
     return loaded
 
 
-def load_motion_lora(adapter: MotionAdapter, path: Path | str, weight: float = 1.0) -> None:
-    """Add a motion LoRA to an adapter for good; `load_loras` is the way to take it out again.
-
-    Raises:
-        ModelLoadError: Not a motion LoRA, or one for temporal layers of another shape.
-    """
-    file = open_weights(find_lora(str(path)))
-    add_motion_lora(adapter, gather_motion_lora(file, file.load()), weight, str(file.path))
-
-
 def _text_encoders(parts: ModelParts) -> dict[str, Any]:
     second = {} if parts.text_encoder_2 is None else {"text_encoder_2": parts.text_encoder_2}
     return {"text_encoder": parts.text_encoder} | second
