@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, get_args
 import torch
 from torch import nn
 
-from video_diffusion.acceleration.kernels import Swaps, feed_forward, feed_forward_fits
+from video_diffusion.acceleration.accelerate import Swaps
+from video_diffusion.acceleration.kernels import feed_forward, feed_forward_fits
 from video_diffusion.loading.model import ModelParts
 from video_diffusion.loading.weights import DeviceError
 from video_diffusion.settings import DtypeName, QuantizeName
