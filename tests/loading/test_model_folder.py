@@ -166,10 +166,14 @@ def test_weights_that_overflow_in_the_precision_asked_for_are_refused(folder: Pa
         (
             "unet",
             {"block_out_chanels": [8, 16]},
-            "has no field 'block_out_chanels'; did someone mean 'block_out_channels'",
+            "has no field 'block_out_chanels'; did you mean 'block_out_channels'",
         ),
         ("unet", {"block_out_channels": [8, 10**6]}, "must have the shape"),
-        ("unet", {"block_out_channels": "wide"}, "cannot be built from its configuration"),
+        (
+            "unet",
+            {"block_out_channels": "wide"},
+            "block_out_channels must be a number, such as .*, but is 'wide'",
+        ),
         (
             "unet",
             {"down_block_types": ["NoSuchBlock", "DownBlock2D"]},

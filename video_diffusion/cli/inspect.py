@@ -147,7 +147,7 @@ def _weights(file: Path) -> dict[str, Any]:
     from video_diffusion.loading.weights import read_header
     from video_diffusion.video import weights_sha256
 
-    tensors = read_header(file)
+    tensors, _ = read_header(file)
     return {
         "path": str(file),
         "num_tensors": len(tensors),

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,14 +10,13 @@ import torch
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.controlnets.controlnet_sparsectrl import SparseControlNetModel
 
-from video_diffusion.loading.components import load_diffusers
+from video_diffusion.loading.components import build, fill, load_diffusers
 from video_diffusion.loading.model import ModelParts
 from video_diffusion.loading.motion import POSITIONS, present_name
 from video_diffusion.loading.sources import ModelSource
 from video_diffusion.loading.weights import (
     ModelLoadError,
     StoredTensor,
-    StoredWeights,
     compare_weights,
     open_weights,
     read_json,
@@ -38,7 +37,7 @@ class SparseLayout:
     """What the tensors of a SparseCtrl encoder tell.
 
     Attributes:
-        reads: Pictures ("rgb", through the autoencoder) or drawings ("scribble", as pixels).
+        reads: Images ("rgb", through the autoencoder) or drawings ("scribble", as pixels).
         config: Fields of diffusers' `SparseControlNetModel` that follow from the shapes; those that do not,
             such as heads, are Stable Diffusion 1.x's.
         stored_names: diffusers' name of each tensor to the name it is stored under.
@@ -100,9 +99,6 @@ def describe_sparse_layout(tensors: Mapping[str, StoredTensor], where: str) -> S
     return SparseLayout("rgb" if is_simple else "scribble", config, stored_names, bool(tables))
 
 
-# ControlNets and SparseCtrl encoders, from folders, hub ids and files, checked against their image model.
-
-
 NORM_SCOPES = ("frame", "clip")
 _SAME_AS_UNET = {
     "cross_attention_dim": "reads text of width",
@@ -133,8 +129,7 @@ def load_controlnet(source: ModelSource, parts: ModelParts) -> ControlNetModel:
         raise ModelLoadError(
             f"{place}: this ControlNet shuffles content instead of placing it, which is not supported"
         )
-    _check_pictures(network.config.conditioning_channels, 3, place)
-    _check_stride(network.config, parts, place)
+    _check_images(network, 3, parts, place)
     return network
 
 
@@ -165,11 +160,8 @@ def load_sparse_control(source: ModelSource, parts: ModelParts) -> SparseControl
     if norm_scope == "frame":
         normalise_each_frame(network)
     _check_base(network.config, parts, place)
-    if network.config.use_simplified_condition_embedding:
-        _check_pictures(network.config.conditioning_channels, parts.vae.config.latent_channels, place)
-    else:
-        _check_pictures(network.config.conditioning_channels, 3, place)
-        _check_stride(network.config, parts, place)
+    reads_latents = network.config.use_simplified_condition_embedding
+    _check_images(network, parts.vae.config.latent_channels if reads_latents else 3, parts, place)
     return network
 
 
@@ -190,31 +182,21 @@ def _from_file(path: Path, dtype: torch.dtype) -> SparseControlNetModel:
     """An encoder in AnimateDiff's own layout."""
     file = open_weights(path)
     layout = describe_sparse_layout(file.tensors, str(path))
-    try:
-        with torch.device("meta"):
-            network: Any = SparseControlNetModel(**layout.config)
-    except Exception as error:  # whatever wrong shapes lead to, deep inside the libraries
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelLoadError(f"{path}: cannot be built from what its shapes say ({reason})") from None
-    present = {ours: file.tensors[stored] for ours, stored in layout.stored_names.items()}
-    tables = {} if layout.has_positions else _position_tables(network)
-    present |= {name: StoredTensor("F32", tuple(table.shape)) for name, table in tables.items()}
-    compare_weights(StoredWeights(path, present, None, "the rest of the file"), network, allow_extra=False)
-    stored = file.load()
-    tensors = {ours: stored[name] for ours, name in layout.stored_names.items()}
-    network.load_state_dict(tensors | tables, assign=True)
-    return torch.nn.Module.to(network, dtype=dtype).eval()
-
-
-def _position_tables(network: Any) -> dict[str, torch.Tensor]:
-    return {
+    network = build(lambda: SparseControlNetModel(**layout.config), str(path), "what its shapes say")
+    tables = {
         name: SinusoidalPositions(tensor.shape[2], tensor.shape[1]).pe
         for name, tensor in network.state_dict().items()
-        if name.endswith("pos_embed.pe")
+        if name.endswith("pos_embed.pe") and not layout.has_positions
     }
+    described = {ours: file.tensors[stored] for ours, stored in layout.stored_names.items()}
+    described |= {name: StoredTensor("F32", tuple(table.shape)) for name, table in tables.items()}
+    compare_weights(replace(file, tensors=described), network, False, "the rest of the file")
+    stored = file.load()
+    tensors = {ours: stored[name] for ours, name in layout.stored_names.items()}
+    return fill(network, tensors | tables, dtype, str(path))
 
 
-def _check_base(config: Any, parts: ModelParts, place: Path) -> None:
+def _check_base(config: Mapping[str, Any], parts: ModelParts, place: Path) -> None:
     unet = parts.unet.config
     if unet.addition_embed_type == "text_time":
         raise ModelLoadError(
@@ -222,7 +204,12 @@ def _check_base(config: Any, parts: ModelParts, place: Path) -> None:
             "Diffusion 1.x or 2.x"
         )
     for field, words in _SAME_AS_UNET.items():
-        own, expected = _plain(config[field]), _plain(unet[field])
+        # A number for all blocks, or one for each; a list of equal numbers is one number.
+        own, expected = (
+            values[0] if isinstance(values, list | tuple) and len(set(values)) == 1 else values
+            for values in (config[field], unet[field])
+        )
+        own, expected = (tuple(each) if isinstance(each, list) else each for each in (own, expected))
         if own != expected:
             raise ModelLoadError(
                 f"{place}: is for an image model that {words} {own}, but this one's is {expected}; use one "
@@ -230,22 +217,20 @@ def _check_base(config: Any, parts: ModelParts, place: Path) -> None:
             )
 
 
-def _check_pictures(own: int, expected: int, place: Path) -> None:
-    if own != expected:
-        raise ModelLoadError(f"{place}: must read pictures of {expected} channels, but reads {own}")
-
-
-def _check_stride(config: Any, parts: ModelParts, place: Path) -> None:
-    own = 2 ** (len(config.conditioning_embedding_out_channels) - 1)
-    if own != latent_scale(parts.vae):
+def _check_images(
+    network: ControlNetModel | SparseControlNetModel, num_channels: int, parts: ModelParts, place: Path
+) -> None:
+    """Refuse a network that reads images of other channels, or shrinks them to another size than latents."""
+    config = network.config
+    if config.conditioning_channels != num_channels:
         raise ModelLoadError(
-            f"{place}: shrinks pictures {own} times, but this model's latents are {latent_scale(parts.vae)} "
-            "times smaller; use one for the same base model"
+            f"{place}: must read images of {num_channels} channels, but reads {config.conditioning_channels}"
         )
-
-
-def _plain(value: Any) -> Any:
-    """A number for all blocks, or one for each; a list of equal numbers is one number."""
-    if isinstance(value, list | tuple):
-        return value[0] if len(set(value)) == 1 else tuple(value)
-    return value
+    if config.get("use_simplified_condition_embedding"):
+        return  # it reads latents
+    stride, scale = 2 ** (len(config.conditioning_embedding_out_channels) - 1), latent_scale(parts.vae)
+    if stride != scale:
+        raise ModelLoadError(
+            f"{place}: shrinks images {stride} times, but this model's latents are {scale} times smaller; "
+            "use one for the same base model"
+        )

@@ -22,7 +22,7 @@ from video_diffusion.loading.motion_weights import (
     write_original_layout,
 )
 from video_diffusion.loading.sources import find_lora, find_model, find_pickle
-from video_diffusion.loading.weights import ModelLoadError, WeightFile, open_weights
+from video_diffusion.loading.weights import ModelLoadError, StoredWeights, open_weights
 from video_diffusion.loading.weights_facts import describe_weights
 from video_diffusion.video import atomic_path, write_bytes
 
@@ -171,7 +171,7 @@ def convert(
 
 
 def _copy_sparse_control(
-    file: WeightFile, destination: Path, dtype: torch.dtype | None, overwrite: bool
+    file: StoredWeights, destination: Path, dtype: torch.dtype | None, overwrite: bool
 ) -> Path:
     """A SparseCtrl encoder as safetensors, under the names that it has."""
     if destination.suffix != ".safetensors":

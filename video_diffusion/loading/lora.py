@@ -23,7 +23,7 @@ from video_diffusion.loading.components import quiet_libraries
 from video_diffusion.loading.model import ModelParts
 from video_diffusion.loading.motion_weights import PEFT_TAG, add_motion_lora, gather_motion_lora
 from video_diffusion.loading.sources import find_lora
-from video_diffusion.loading.weights import ModelLoadError, WeightFile, open_weights
+from video_diffusion.loading.weights import ModelLoadError, StoredWeights, open_weights
 from video_diffusion.models import MotionAdapter
 from video_diffusion.video import weights_sha256
 
@@ -114,7 +114,7 @@ class LoadedLoras:
             if name in parameters and name not in self._kept:
                 self._kept[name] = parameters[name].detach().cpu().clone()
 
-    def _add_spatial(self, file: WeightFile, tensors: Mapping[str, Tensor], weight: float) -> None:
+    def _add_spatial(self, file: StoredWeights, tensors: Mapping[str, Tensor], weight: float) -> None:
         if find_spec("peft") is None:
             raise ModelLoadError(f"{file.path}: a LoRA on the image model needs peft; pip install peft")
         encoders = _text_encoders(self._parts)
@@ -194,7 +194,7 @@ def _with_prefixes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"unet.{key}" if key.startswith(blocks) else key: tensor for key, tensor in tensors.items()}
 
 
-def _peft_metadata(file: WeightFile) -> dict[str, Any] | None:
+def _peft_metadata(file: StoredWeights) -> dict[str, Any] | None:
     """What peft wrote of scales and ranks, as far as it is about these: a file may say anything."""
     text = file.metadata.get(PEFT_TAG)
     if text is None:

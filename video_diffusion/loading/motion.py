@@ -11,7 +11,7 @@ from typing import Any, Literal
 from video_diffusion.loading.weights import (
     ModelLoadError,
     StoredTensor,
-    WeightFile,
+    StoredWeights,
     find_weights,
     open_weights,
     read_json,
@@ -289,7 +289,7 @@ class MotionFile:
     """
 
     path: Path
-    weights: WeightFile
+    weights: StoredWeights
     layout: MotionLayout
     family: str | None
     config: Mapping[str, Any]
@@ -344,8 +344,7 @@ def detect(path: Path | str, *, allow_pickle: bool = False, variant: str | None 
     path = Path(path)
     if path.is_dir():
         config = read_json(path / "config.json")
-        found = find_weights(path, "diffusion_pytorch_model", variant)
-        weights = WeightFile(path, found.tensors, {})
+        weights = find_weights(path, "diffusion_pytorch_model", variant)
     else:
         weights = open_weights(path, allow_pickle=allow_pickle)
         config = _own_config(weights)
@@ -378,7 +377,7 @@ def _named_family(layout: MotionLayout, path: Path) -> str | None:
     return "animatelcm" if "models--wangfuyun--AnimateLCM" in path.parts else layout.family
 
 
-def _own_config(weights: WeightFile) -> dict[str, Any]:
+def _own_config(weights: StoredWeights) -> dict[str, Any]:
     """What a file of ours says about itself, without believing anything that its shapes tell better."""
     text = weights.metadata.get(CONFIG_TAG)
     if text is None:

@@ -12,9 +12,10 @@ from video_diffusion.loading.weights import (
     PICKLE_SUFFIXES,
     ModelLoadError,
     StoredTensor,
-    WeightFile,
+    StoredWeights,
     open_weights,
     read_json,
+    refused_pickle,
 )
 from video_diffusion.settings.input_files import encoder_folders, ip_adapter_weights
 
@@ -104,11 +105,7 @@ def find_model(name: str) -> ModelSource:
     if path.is_dir():
         return ModelSource(name, path)
     if path.suffix in PICKLE_SUFFIXES:
-        raise ModelLoadError(
-            f"{name}: a {path.suffix} file is a pickle that could run code; convert it once with "
-            f"`video-diffusion convert {name} {path.with_suffix('.safetensors').name} --allow-pickle`, "
-            "which reads tensors only"
-        )
+        raise ModelLoadError(refused_pickle(name))
     if path.is_file():
         return ModelSource(name, path)
     return _from_hub(name, parse_hub_id(name))
@@ -299,7 +296,7 @@ class IpAdapterSource:
     """
 
     name: str
-    weights: WeightFile
+    weights: StoredWeights
     facts: IpAdapterFacts
     encoder: Path
 

@@ -94,7 +94,13 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> Scheduler:
         else:
             last_beta = 1 - SMALLEST_ALPHAS_CUMPROD / float(trained.alphas_cumprod[-2])
             settings["trained_betas"] = [*trained.betas.tolist()[:-1], last_beta]
-    return row.scheduler(**{key: value for key, value in settings.items() if key in known})
+    try:
+        return row.scheduler(**{key: value for key, value in settings.items() if key in known})
+    except Exception as error:  # whatever a wrong value leads to, deep inside the library
+        raise ValueError(
+            f"scheduler {name} cannot be made from this model's scheduler_config.json ({error}); "
+            "choose another"
+        ) from error
 
 
 def trained_schedule(config: Mapping[str, Any]) -> Scheduler:
