@@ -195,6 +195,7 @@ def golden(folder: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_ids_records_frames_summaries_and_weights_are_as_they_were(tmp_path: Path) -> None:
     found = json.loads(json.dumps(golden(tmp_path)))

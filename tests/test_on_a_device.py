@@ -27,6 +27,8 @@ from video_diffusion.sampling import SCHEDULERS
 from video_diffusion.settings.training import LossSettings
 from video_diffusion.training.objective import DenoisingObjective, training_scheduler
 
+pytestmark = pytest.mark.full
+
 Settings = dict[str, Any]
 CLIP: Settings = {
     "num_frames": 5, "height": 16, "width": 24, "num_inference_steps": 1, "seed": 3, "guidance_scale": 2.5,

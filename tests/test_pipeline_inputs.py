@@ -59,6 +59,7 @@ def distinct(videos: list[GeneratedVideo]) -> bool:
     return len(frames) == len({video.run_record.job_id for video in videos}) == len(videos)
 
 
+@pytest.mark.full
 def test_freenoise_makes_clips_of_any_length(pipeline: TextToVideoPipeline) -> None:
     settings = {"num_frames": 11, "freenoise": True, "num_inference_steps": 2}
     clips = [pipeline("a red ball", context_length=length, **settings) for length in (6, 8)]
@@ -70,6 +71,7 @@ def test_freenoise_makes_clips_of_any_length(pipeline: TextToVideoPipeline) -> N
     assert clips[0].record["settings"]["freenoise"] is True
 
 
+@pytest.mark.full
 def test_freeinit_denoises_again(pipeline: TextToVideoPipeline) -> None:
     steps: list[DenoisingStep] = []
     twice = pipeline("a red ball", freeinit=2, on_step=steps.append)

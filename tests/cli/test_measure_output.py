@@ -124,6 +124,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+@pytest.mark.full
 def test_memory_hardly_grows_with_the_length_of_the_clip():
     done = subprocess.run([sys.executable, "-c", LONG_WALK], check=True, capture_output=True, text=True)
     after_1000, after_3000, at_the_end = map(int, done.stdout.split())

@@ -49,7 +49,7 @@ def test_settings_are_paired_while_noise_is_the_same_and_equal_ones_are_made_onc
     }  # fmt: skip
     assert [arm.num_clips for arm in summary.arms] == [3, 3, 3, 3]
     assert summary.metric("flicker").differences[0].span.estimate == 0.0
-    assert any("mixed is unpaired" in text for text in summary.warnings)
+    assert any("D (mixed) is unpaired" in text for text in summary.warnings)
     clips = {clip.arm: clip for clip in summary.clips if clip.prompt == "a square"}
     assert clips["own"].path == clips["same"].path != clips["euler"].path
     assert clips["own"].series["flicker"] and clips["own"].fps == 12.0
@@ -71,6 +71,7 @@ def check_that_an_arm_and_a_seed_more_make_only_what_is_new(folder, model, arms)
     assert len(summary.clips) == 30
 
 
+@pytest.mark.full
 def test_the_baseline_against_itself_has_seeds_of_its_own(tmp_path, model):
     summary, statuses = run(tmp_path, model, {"grid": {"scheduler": ["ddim", "euler"]}}, itself=True)
     assert len(statuses) == 6
@@ -100,6 +101,7 @@ def test_a_clip_made_without_the_meter_is_measured_from_its_file(tmp_path, model
     assert len(path.read_text().splitlines()) == 12
 
 
+@pytest.mark.full
 def test_a_clip_or_record_that_is_gone_is_missing_or_said(tmp_path, model):
     values = {"grid": {"scheduler": ["ddim", "euler"]}}
     before, _ = run(tmp_path, model, values)

@@ -190,6 +190,7 @@ print(count, time.process_time() - started, peak.split()[1])
 """
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory of a process from /proc")
 def test_a_hundred_thousand_rows_are_checked_in_constant_memory_and_seconds(tmp_path):
     """Of each row only an id is kept, about 120 bytes."""

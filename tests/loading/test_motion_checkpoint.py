@@ -248,6 +248,7 @@ class Canary:
         return Path.touch, (str(self.path),)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("suffix", [".ckpt", ".pth"])
 def test_a_pickle_is_read_only_where_it_is_allowed(tmp_path: Path, suffix: str) -> None:
     file = tmp_path / f"mm_sd_v15{suffix}"

@@ -125,6 +125,7 @@ def test_cuts_are_judged_against_medians_and_flashes_need_the_neighbours_to_agre
     assert flash.tolist() == [False, False, False, True, False, False, False]
 
 
+@pytest.mark.full
 def test_long_clips_are_settled_in_pieces_with_the_same_result():
     shot = np.tile(
         clean_clip("waves", "pan", 1, 8, 16, 24).frames, (80, 1, 1, 1)

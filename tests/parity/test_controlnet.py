@@ -64,6 +64,7 @@ def found(pipeline: TextToVideoPipeline, num_videos: int, **changes: Any) -> Ten
     return steps[-1]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("guidance_scale", "steps"), [(7.5, None), (1.0, None), (2.5, (0.25, 0.8))])
 @pytest.mark.filterwarnings("ignore:negative_prompt is ignored at guidance_scale 1")
 def test_a_run_with_a_controlnet_equals_diffusers(

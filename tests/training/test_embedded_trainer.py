@@ -44,6 +44,7 @@ def trained(run: Path, vae: Path, *stops: int) -> dict[str, dict[str, torch.Tens
     return {**groups, "losses": {"all": torch.tensor(losses)}}
 
 
+@pytest.mark.full
 def test_two_halves_are_the_whole_bit_for_bit(tmp_path: Path, vae: Path) -> None:
     whole, halves = trained(tmp_path / "a", vae, 10), trained(tmp_path / "b", vae, 3, 10)
     for group, tensors in whole.items():

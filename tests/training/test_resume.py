@@ -99,6 +99,7 @@ def test_dropped_and_resumed_is_unbroken(home: Path, tmp_path: Path, changes: di
     assert_equal(state(tmp_path / "whole"), state(tmp_path / "broken"))
 
 
+@pytest.mark.full
 def test_cache_workers_and_validation_change_nothing(home: Path, tmp_path: Path) -> None:
     plain = settings_in(home, num_steps=3, clips={"held_out": 1}, latent_cache=False)
     train(plain, tmp_path / "plain")
@@ -113,6 +114,7 @@ def test_cache_workers_and_validation_change_nothing(home: Path, tmp_path: Path)
     assert any((tmp_path / "cache").rglob("*.safetensors"))
 
 
+@pytest.mark.full
 def test_killed_by_the_system_and_resumed_is_unbroken(home: Path, tmp_path: Path) -> None:
     settings = settings_in(home, num_steps=6, checkpoint={"every": 3})
     train(settings, tmp_path / "whole")
@@ -136,6 +138,7 @@ def test_killed_by_the_system_and_resumed_is_unbroken(home: Path, tmp_path: Path
     assert_equal(state(tmp_path / "whole"), state(tmp_path / "broken"))
 
 
+@pytest.mark.full
 def test_another_run_is_not_continued_and_the_differences_are_named(home: Path, tmp_path: Path) -> None:
     train(settings_in(home, num_steps=3), tmp_path / "run")
     for changes, named in (
@@ -162,6 +165,7 @@ def test_the_same_clips_in_another_place_are_the_same_run(home: Path, tmp_path: 
     assert opened(settings_in(home, num_steps=3, data=sources), tmp_path / "run").trainer.step == 3
 
 
+@pytest.mark.full
 def test_a_run_at_a_constant_rate_can_be_made_longer(home: Path, tmp_path: Path) -> None:
     rate = {"optimizer": {"schedule": "constant"}}
     train(settings_in(home, num_steps=6, **rate), tmp_path / "whole")

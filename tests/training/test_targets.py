@@ -127,6 +127,7 @@ def test_a_saved_adapter_is_the_averaged_one(tmp_path: Path) -> None:
     torch.testing.assert_close(answer(trainer), averaged, rtol=0, atol=0)
 
 
+@pytest.mark.full
 def test_a_run_that_trained_parts_of_the_image_model_brings_them_along(tmp_path: Path) -> None:
     model = write_tiny_model(tmp_path / "model")
     plain = load_model(str(model))
@@ -165,6 +166,7 @@ def test_a_motion_lora_keeps_to_the_noise_of_its_adapter() -> None:
     tiny_trainer(again, target="motion_lora", loss=noise)
 
 
+@pytest.mark.full
 def test_pure_noise_at_the_last_step_is_written_down_and_sampled_from(tmp_path: Path) -> None:
     model = write_tiny_model(tmp_path / "model")
     parts = tiny_parts(prediction_type="v_prediction")

@@ -37,9 +37,13 @@ OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj
 class ModelLoadError(ValueError):
     """A model folder, its configuration or its weights cannot be used; the message is one line."""
 
+    exit_code = 3
+
 
 class DeviceError(RuntimeError):
     """This machine has no such device; the message lists what it has."""
+
+    exit_code = 4
 
 
 def reason_of(error: Exception) -> str:
