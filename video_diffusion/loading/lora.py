@@ -11,26 +11,35 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from diffusers.loaders.lora_base import set_adapters_for_text_encoder
 from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin, StableDiffusionXLLoraLoaderMixin
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.utils import recurse_remove_peft_layers
 from torch import Tensor
+from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelWithProjection
 
 from video_diffusion.loading.components import quiet_libraries
 from video_diffusion.loading.model import ModelParts
 from video_diffusion.loading.motion_weights import PEFT_TAG, add_motion_lora, gather_motion_lora
 from video_diffusion.loading.sources import find_lora
-from video_diffusion.loading.weights import ModelLoadError, StoredWeights, open_weights
+from video_diffusion.loading.weights import ModelLoadError, StoredWeights, open_weights, reason_of
 from video_diffusion.models import MotionAdapter
 from video_diffusion.video import weights_sha256
+
+Carrier: TypeAlias = UNet2DConditionModel | CLIPTextModel | CLIPTextModelWithProjection
+"""A network that peft puts LoRAs into."""
 
 PEFT_FIELDS = {
     "r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules", "use_rslora", "use_dora",
     "lora_bias",
 }  # fmt: skip
+
+
+LYCORIS = {".hada_": "a LoHa", ".lokr_": "a LoKr", ".oft_": "an OFT adapter"}
+"""Marks in the names of tensors of changes that are of low rank in other ways."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +103,12 @@ class LoadedLoras:
         tensors = file.load()
         temporal = {key: tensor for key, tensor in tensors.items() if ".motion_modules." in key}
         spatial = {key: tensor for key, tensor in tensors.items() if key not in temporal}
+        other = next((kind for mark, kind in LYCORIS.items() if any(mark in key for key in tensors)), None)
+        if other is not None:
+            raise ModelLoadError(
+                f"{path}: this is {other} (LyCORIS), which is not supported; give a LoRA, whose tensors are "
+                "called lora_up and lora_down, or lora_A and lora_B"
+            )
         if not any("lora" in key.lower() for key in tensors):
             raise ModelLoadError(
                 f"{path}: holds no LoRA; a whole motion module is given as motion_adapter, a whole model as "
@@ -118,14 +133,14 @@ class LoadedLoras:
         if find_spec("peft") is None:
             raise ModelLoadError(f"{file.path}: a LoRA on the image model needs peft; pip install peft")
         encoders = _text_encoders(self._parts)
-        loader: Any = (
+        loader = (
             StableDiffusionXLLoraLoaderMixin
             if "text_encoder_2" in encoders
             else StableDiffusionLoraLoaderMixin
         )
         adapter_name = f"lora_{len(self._spatial)}"
         self._spatial.append(adapter_name)
-        names, weights = self._spatial, [*self._weights(), weight]
+        names, weights = self._spatial, [*(lora.weight for lora in self.loras if lora.num_spatial), weight]
         try:
             with quiet_libraries(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # peft warns of every LoRA after the first
@@ -152,11 +167,9 @@ class LoadedLoras:
         except ModelLoadError:
             raise
         except Exception as error:  # whatever strange tensors lead to, deep inside the libraries
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ModelLoadError(f"{file.path}: this LoRA does not fit the model ({reason})") from error
-
-    def _weights(self) -> list[float]:
-        return [lora.weight for lora in self.loras if lora.num_spatial]
+            raise ModelLoadError(
+                f"{file.path}: this LoRA does not fit the model ({reason_of(error)})"
+            ) from error
 
 
 def load_loras(parts: ModelParts, loras: Sequence[tuple[str, float]]) -> LoadedLoras:
@@ -183,7 +196,7 @@ def load_loras(parts: ModelParts, loras: Sequence[tuple[str, float]]) -> LoadedL
     return loaded
 
 
-def _text_encoders(parts: ModelParts) -> dict[str, Any]:
+def _text_encoders(parts: ModelParts) -> dict[str, CLIPTextModel | CLIPTextModelWithProjection]:
     second = {} if parts.text_encoder_2 is None else {"text_encoder_2": parts.text_encoder_2}
     return {"text_encoder": parts.text_encoder} | second
 
@@ -206,7 +219,7 @@ def _peft_metadata(file: StoredWeights) -> dict[str, Any] | None:
     return {key: value for key, value in values.items() if key.rpartition(".")[2] in PEFT_FIELDS}
 
 
-def _check_base(state: Mapping[str, Tensor], unet: Any, path: Path) -> None:
+def _check_base(state: Mapping[str, Tensor], unet: UNet2DConditionModel, path: Path) -> None:
     """Refuse a LoRA for a model that reads text of another width, such as SD 1.5's for SDXL."""
     expected = unet.config.cross_attention_dim
     for name, tensor in state.items():
@@ -218,7 +231,7 @@ def _check_base(state: Mapping[str, Tensor], unet: Any, path: Path) -> None:
             )
 
 
-def _set_weights(module: Any, weights: Mapping[str, float]) -> None:
+def _set_weights(module: Carrier, weights: Mapping[str, float]) -> None:
     """Weigh the adapters that a model or text encoder carries; it need not carry all."""
     own = [name for name in weights if name in getattr(module, "peft_config", {})]
     if not own:
@@ -230,7 +243,7 @@ def _set_weights(module: Any, weights: Mapping[str, float]) -> None:
         set_adapters_for_text_encoder(own, module, values)
 
 
-def _unload_text_encoder(encoder: Any) -> None:
+def _unload_text_encoder(encoder: CLIPTextModel | CLIPTextModelWithProjection) -> None:
     if getattr(encoder, "peft_config", None):
         recurse_remove_peft_layers(encoder)
         del encoder.peft_config

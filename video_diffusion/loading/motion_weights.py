@@ -3,7 +3,7 @@
 import inspect
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -220,11 +220,6 @@ class LowRank:
     def to(self, dtype: torch.dtype) -> "LowRank":
         """The same change in another precision."""
         return LowRank(self.down.to(dtype), self.up.to(dtype), self.scale)
-
-
-def is_motion_lora(names: Iterable[str]) -> bool:
-    """Whether tensors of these names hold a LoRA on temporal layers."""
-    return any("lora" in name.lower() and ".motion_modules." in name for name in names)
 
 
 def read_motion_lora(path: Path | str, *, allow_pickle: bool = False) -> dict[str, LowRank]:
