@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from safetensors.torch import save_file
 
 from video_diffusion.loading.components import EXTRAS_FILE, quiet_libraries
-from video_diffusion.loading.control import describe_sparse_layout
+from video_diffusion.loading.motion import describe_sparse_layout
 from video_diffusion.loading.motion_weights import (
     gather_motion_lora,
     read_motion_checkpoint,

@@ -6,8 +6,15 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from video_diffusion.loading.control import describe_sparse_layout, is_sparse_control
-from video_diffusion.loading.motion import FAMILIES, MotionFamily, MotionFile, detect, is_motion_module
+from video_diffusion.loading.motion import (
+    FAMILIES,
+    MotionFamily,
+    MotionFile,
+    describe_sparse_layout,
+    detect,
+    is_motion_module,
+    is_sparse_control,
+)
 from video_diffusion.loading.single_file_config import (
     SINGLE_FILE_KINDS,
     lacking_parts,
