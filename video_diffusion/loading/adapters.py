@@ -129,7 +129,7 @@ class LoadedIpAdapter:
         Args:
             keyframes: Images, see `place_images`; between two a frame gets some of both.
             num_frames: Of each video.
-            num_videos: Which all get the same pictures.
+            num_videos: Which all get the same images.
             guided: Whether those of guidance's negative half, which knows no image, come first.
             looped: Whether the last image goes over into the first.
 

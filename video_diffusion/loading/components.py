@@ -63,8 +63,8 @@ def load_diffusers(
             raise ModelLoadError(f"{file}: {kind.__name__} has no field {name!r}{nearest(name, usual)}")
     check_config(config, usual, len(stored.tensors), str(file))
     network = build(lambda: kind.from_config(config, **changes), str(folder))
-    compare_weights(stored, network, allow_extra)
-    return fill(network, stored.load(_own_names(network, stored.tensors)), dtype, str(folder))
+    names = compare_weights(stored, network, allow_extra)
+    return fill(network, stored.load(names), dtype, str(folder))
 
 
 def load_text_encoder(
@@ -80,8 +80,8 @@ def load_text_encoder(
     stored = find_weights(folder, "model", variant)
     check_config(config, kind.config_class().to_dict(), len(stored.tensors), f"{folder}/config.json")
     network = build(lambda: kind(kind.config_class.from_dict(config)), str(folder))
-    compare_weights(stored, network, allow_extra)
-    return fill(network, stored.load(_own_names(network, stored.tensors)), dtype, str(folder))
+    names = compare_weights(stored, network, allow_extra)
+    return fill(network, stored.load(names), dtype, str(folder))
 
 
 def load_tokenizer(kind: type[CLIPTokenizer], folder: Path) -> CLIPTokenizer:
@@ -142,12 +142,6 @@ def fill(network: Network, tensors: Mapping[str, Tensor], dtype: torch.dtype | N
                 assert name == "position_ids"
                 module.register_buffer(name, torch.arange(buffer.shape[-1])[None], persistent=False)
     return network.eval()
-
-
-def _own_names(network: nn.Module, stored: Collection[str]) -> list[str]:
-    """Names in a file of the tensors that a network has."""
-    own = {present_component_name(name) for name in network.state_dict()}
-    return [name for name in stored if present_component_name(name) in own]
 
 
 def check_config(

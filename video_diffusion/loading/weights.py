@@ -258,8 +258,8 @@ def _something_else(start: bytes) -> str | None:
 
 def compare_weights(
     stored: StoredWeights, model: "nn.Module", allow_extra: bool, described_by: str = "config.json"
-) -> None:
-    """Check that files hold exactly the floating-point tensors that a model has.
+) -> list[str]:
+    """Check that files hold exactly the floating-point tensors that a model has; tell under which names.
 
     Args:
         stored: The files; names may be older ones.
@@ -293,6 +293,7 @@ def compare_weights(
                 f"{stored.path}: {name} must be floating point, but is stored as {found[name].dtype}; "
                 "save the weights as float32, float16 or bfloat16"
             )
+    return [name for name in stored.tensors if present_component_name(name) in expected]
 
 
 def _named(names: list[str]) -> str:
