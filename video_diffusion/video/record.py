@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 from pydantic import BaseModel, ConfigDict, Field
 
-from video_diffusion.settings import GenerationSettings, Layer, shown, validate
+from video_diffusion.settings import GenerationSettings, Layer, file_sha256, shown, validate
 from video_diffusion.video.files import atomic_path
 from video_diffusion.video.reader import read_tags
 from video_diffusion.video.writer import SUFFIXES
@@ -234,16 +234,21 @@ def frames_sha256(frames: UInt8[np.ndarray, "f h w c"]) -> str:
 
 
 def weights_sha256(path: Path | str) -> str | None:
-    """SHA-256 over names and contents of a folder's safetensors files, or of one file; None without any."""
+    """SHA-256 over names and contents of a folder's safetensors files, or of one file; None without any.
+
+    Only a model's folder is looked through to its depths: any other place may hold a whole disk.
+    """
     path = Path(path)
-    files = [path] if path.is_file() else sorted(path.rglob("*.safetensors"))
+    is_model = any((path / name).is_file() for name in ("model_index.json", "config.json"))
+    patterns = ("**/*.safetensors",) if is_model else ("*.safetensors", "*/*.safetensors")
+    found = [path] if path.is_file() else {file for pattern in patterns for file in path.glob(pattern)}
+    files = sorted(file for file in found if file.is_file())
     if not files:
         return None
     digest = hashlib.sha256()
     for file in files:
         name = file.relative_to(path).as_posix() if path.is_dir() else ""
-        with file.open("rb") as stream:
-            digest.update(f"{name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+        digest.update(f"{name} {file_sha256(file)}\n".encode())
     return digest.hexdigest()
 
 
