@@ -22,7 +22,7 @@ from video_diffusion.loading.motion_weights import (
     write_original_layout,
 )
 from video_diffusion.loading.sources import find_lora, find_model, find_pickle
-from video_diffusion.loading.weights import ModelLoadError, WeightFile, open_weights
+from video_diffusion.loading.weights import WeightFile, open_weights
 from video_diffusion.loading.weights_facts import describe_weights
 from video_diffusion.video import atomic_path, write_bytes
 
@@ -130,6 +130,8 @@ def convert(
     """Write temporal weights in another layout; every number stays what it was."""
     destination, place = Path(destination), find_temporal(source)
     is_file = destination.suffix == ".safetensors"
+    if is_image_lora(place, allow_pickle):
+        return _copy_image_lora(open_weights(place, allow_pickle=allow_pickle), destination, dtype, overwrite)
     if is_lora(place, allow_pickle):
         if not is_file and layout == "animatediff":
             raise ValueError(
@@ -167,6 +169,16 @@ def convert(
         adapter.save_pretrained(part)
         if extras.is_file():
             shutil.copy2(extras, part / EXTRAS_FILE)
+    return destination
+
+
+def _copy_image_lora(file: WeightFile, destination: Path, dtype: torch.dtype | None, overwrite: bool) -> Path:
+    """A LoRA on the image model under the names that it has, which every program reads."""
+    tensors = {name: tensor.to(dtype or tensor.dtype).clone() for name, tensor in file.load().items()}
+    with atomic_path(destination, overwrite=overwrite) as part:
+        if destination.suffix != ".safetensors":
+            part.mkdir()
+        save_file(tensors, part / LORA_FILE if part.is_dir() else part, {"format": "pt"})
     return destination
 
 
@@ -212,7 +224,8 @@ def find_temporal(source: str) -> Path:
         return pickle
     found = find_model(source)
     folder = found.folder
-    if folder.is_dir() and ((folder / "motion_lora").is_dir() or (folder / LORA_FILE).is_file()):
+    has_lora = any((folder / inside).is_dir() for inside in ("motion_lora", "domain_lora"))
+    if folder.is_dir() and (has_lora or (folder / LORA_FILE).is_file()):
         return find_lora(source)
     return found.adapter_folder
 
@@ -221,11 +234,12 @@ def is_lora(place: Path, allow_pickle: bool = False) -> bool:
     """Whether a file holds a motion LoRA; a folder at this point is an adapter."""
     if place.is_dir():
         return False
+    return is_motion_lora(open_weights(place, allow_pickle=allow_pickle).tensors)
+
+
+def is_image_lora(place: Path, allow_pickle: bool = False) -> bool:
+    """Whether a file holds a LoRA on the image model, such as a domain LoRA."""
+    if place.is_dir():
+        return False
     names = open_weights(place, allow_pickle=allow_pickle).tensors
-    if is_motion_lora(names):
-        return True
-    if any("lora" in name.lower() for name in names):
-        raise ModelLoadError(
-            f"{place}: a LoRA on the image model, which needs no conversion; give it as a LoRA as it is"
-        )
-    return False
+    return any("lora" in name.lower() for name in names) and not is_motion_lora(names)

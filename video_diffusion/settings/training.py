@@ -30,12 +30,19 @@ class DataSource(BaseModel):
     Attributes:
         path: The folder.
         weight: Share of the clips that come from here, relative to the other folders.
+        max_missing: Share of the folder's files that may be missing or broken before the run saves and stops;
+            above 0 one file always may.
     """
 
     model_config = FROZEN
 
     path: Text
     weight: Annotated[float, Field(gt=0)] = 1.0
+    max_missing: Annotated[float, Field(ge=0, le=1)] = 0.01
+
+    def may_miss(self, num_files: int) -> int:
+        """How many of the folder's files may turn out to be missing or broken."""
+        return max(1, int(self.max_missing * num_files)) if self.max_missing else 0
 
 
 class ClipSettings(BaseModel):
@@ -296,6 +303,12 @@ class TrainingSettings(BaseModel):
                 f"one of {self.gradient_accumulation_steps}; change one of the two"
             )
         return self
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Every setting and section by its dotted name, as `--allow` may name it."""
+        plain = cls.model_validate({"data": "clips"}).model_dump(mode="json", exclude={"data"})
+        return ("data", *plain, *(name for name, _ in _flat(plain) if "." in name))
 
     def binding(self) -> Mapping[str, Any]:
         """The settings that a continuation of the run must share, dotted names to plain values."""

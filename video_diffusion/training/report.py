@@ -1,16 +1,18 @@
 """What a finished run says of itself: its model card, and `report.html`."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCardData
+
 from video_diffusion.settings import dump
 from video_diffusion.settings.training import TrainingSettings
 from video_diffusion.training.clips import Sources
 from video_diffusion.training.run_folder import RunFolder
-from video_diffusion.training.validation import Validation, what_changed
+from video_diffusion.training.validation import Validation, validations_of, what_changed
+from video_diffusion.video import ModelIdentity
 from video_diffusion.web import (
     ClipView,
     Line,
@@ -30,24 +32,23 @@ MEASURES = ("flicker", "motion", "warp_ssim", "sharpness")
 def model_card(
     settings: TrainingSettings,
     sources: Sources,
-    identity: Any,
+    identity: ModelIdentity,
     validations: Sequence[Validation],
     steps: int,
+    changes: Sequence[str] = (),
 ) -> str:
     """Markdown with the front matter that the Hugging Face hub reads."""
-    front = {
-        "license": settings.license or "other",
-        "base_model": identity.name,
-        "library_name": "diffusers",
-        "pipeline_tag": "text-to-video",
-        "tags": ["text-to-video", "diffusers", "animatediff", settings.target.replace("_", "-")],
-    }
-    # JSON values are YAML values, so that no text of the user's can add a line to the front matter.
-    head = "\n".join(f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in front.items())
+    front = ModelCardData(
+        license=settings.license or "other",
+        base_model=identity.name,
+        library_name="diffusers",
+        pipeline_tag="text-to-video",
+        tags=["text-to-video", "diffusers", "animatediff", settings.target.replace("_", "-")],
+    )
     return "\n".join(
         [
             "---",
-            head,
+            front.to_yaml(),
             "---",
             "",
             f"# {_TITLES[settings.target]}, {steps} steps",
@@ -77,6 +78,9 @@ def model_card(
             dump(settings).strip().replace("```", "'''"),
             "```",
             "",
+            *(["Changed while it was training:", ""] if changes else []),
+            *(f"- {_plain(line)}" for line in changes),
+            *([""] if changes else []),
         ]
     )
 
@@ -145,7 +149,7 @@ QUARTERS = ("least noise", "some noise", "much noise", "most noise")
 def write_report(run: RunFolder, title: str, facts: Mapping[str, str]) -> Path:
     """Write the page of a run from what its folder holds, and return its path."""
     rows = run.rows()
-    validations = [Validation.from_row(row) for row in rows if "validation" in row]
+    validations = validations_of(rows)
     lead = what_changed(validations[0], validations[-1]) if len(validations) > 1 else "still training"
     page = render_page(
         TEMPLATES,
