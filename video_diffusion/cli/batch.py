@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
-from video_diffusion.cli.flags import layer_from
+from video_diffusion.cli.flags import Given, layer_from
 from video_diffusion.cli.outputs import EncodingFlags
 from video_diffusion.cli.terminal import CLIP_FAILED, MACHINE, MODEL, NAMED, Terminated, say, warn
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MOST = 1024
 
 
-def shard_of(text: str | bool | None, *, quiet: bool) -> "Shard":
+def shard_of(text: Given, *, quiet: bool) -> "Shard":
     """The shard of `--shard`, or that of the launcher, which is told."""
     from video_diffusion.jobs.job import parse_shard, shard_of_environment
 
@@ -37,7 +37,7 @@ def shard_of(text: str | bool | None, *, quiet: bool) -> "Shard":
     return shard
 
 
-def number_of(flag: str, text: str | bool | None, *, has_auto: bool = False) -> int | None:
+def number_of(flag: str, text: Given, *, has_auto: bool = False) -> int | None:
     """A number from 1 to 1024; None where the flag is not given, or is "auto"."""
     if text is None or (has_auto and text == "auto"):
         return None
@@ -143,7 +143,7 @@ def batch_options(command: Command) -> Command:
     return command
 
 
-def refuse_without_jobs(flags: Mapping[str, str | bool | None]) -> None:
+def refuse_without_jobs(flags: Mapping[str, Given]) -> None:
     """Refuses flags that mean nothing for a single clip."""
     for (name, *_), _ in OPTIONS:
         if flags.get(name.removeprefix("--").replace("-", "_")):
@@ -155,7 +155,7 @@ def run_batch(
     out: str | None,
     configs: Sequence[str],
     assignments: Sequence[str],
-    flags: Mapping[str, str | bool | None],
+    flags: Mapping[str, Given],
     encoding: EncodingFlags,
     *,
     embed: bool,
@@ -276,7 +276,7 @@ def _encoding(encoding: EncodingFlags, embed: bool) -> dict[str, Any]:
     }
 
 
-def _engine(flags: Mapping[str, str | bool | None]) -> str:
+def _engine(flags: Mapping[str, Given]) -> str:
     engine = str(flags["engine"] or "local")
     if engine not in {"local", "ray"}:
         raise click.UsageError(f"--engine: must be local or ray (given {engine!r})")

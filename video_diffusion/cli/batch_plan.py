@@ -63,7 +63,8 @@ def check_folder(folder: Path) -> None:
 def check_machine(summary: "JobSummary", folder: Path, encoding: EncodingFlags, suffix: str) -> list[str]:
     """Whether every model and device is there, and every size can be stored; nothing is loaded."""
     from video_diffusion.jobs import model_facts
-    from video_diffusion.loading import check_quantize, choose_device
+    from video_diffusion.loading import choose_device
+    from video_diffusion.settings import check_quantize
 
     for where, settings in summary.inputs.values():
         with _told_with(where):

@@ -123,6 +123,20 @@ def check_clip_fits(
     return timing_note(chosen, fps)
 
 
+def size_of(text: str) -> tuple[int, int]:
+    """Width and height of "64x48".
+
+    Raises:
+        click.UsageError: anything else.
+    """
+    from video_diffusion.settings import parse_size
+
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise click.UsageError(f"--size: {error} (given {text!r})") from None
+
+
 def free_name(stem: str, suffix: str = ".mp4") -> str:
     """`stem.mp4`, or `stem-2.mp4` and so on where neither a clip nor a record stands yet."""
     number = 1

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
+import imageio.v3 as iio
 import imageio_ffmpeg
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from video_diffusion.video.files import atomic_path
 from video_diffusion.video.reader import VideoReadError, iter_frames
@@ -247,6 +247,11 @@ def codec_problem(name: str) -> str | None:
     return None
 
 
+def is_bundled_ffmpeg() -> bool:
+    """Whether clips are encoded by the ffmpeg that imageio-ffmpeg brings along, whose encoders are known."""
+    return Path(imageio_ffmpeg.__file__).parent in Path(imageio_ffmpeg.get_ffmpeg_exe()).parents
+
+
 def working_codecs() -> dict[str, str | None]:
     """Every codec of the table, tried: None if it works here, else why not."""
     return {name: codec_problem(name) for name in CODECS}
@@ -261,19 +266,8 @@ def _write_ffmpeg(
 ) -> None:
     _, height, width, _ = frames.shape
     muxer = _MUXERS[encoding.suffix]
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-nostats", "-loglevel", "error"]
-    command += [
-        "-f",
-        "rawvideo",
-        "-pix_fmt",
-        "rgb24",
-        "-s",
-        f"{width}x{height}",
-        "-r",
-        str(fps),
-        "-i",
-        "pipe:0",
-    ]
+    raw = f"-f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {fps} -i pipe:0"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-nostats", "-loglevel", "error", *raw.split()]
     with tempfile.NamedTemporaryFile(suffix=".ffmetadata") as tags, tempfile.TemporaryFile() as log:
         if metadata:
             tags.write(_ffmetadata(metadata).encode())
@@ -331,22 +325,28 @@ def _ffmetadata(metadata: Mapping[str, str]) -> str:
     return ";FFMETADATA1\n" + "\n".join(lines) + "\n"
 
 
+def image_bytes(
+    pixels: UInt8[np.ndarray, "h w 3"] | UInt8[np.ndarray, "f h w 3"], suffix: str, **options: Any
+) -> bytes:
+    """Encode an image, or the frames of an animation, by imageio.
+
+    In memory: where a disk is full, imageio complains again of the file that it could not close.
+    """
+    encoded: bytes = iio.imwrite("<bytes>", pixels, extension=suffix.lower(), plugin="pillow", **options)
+    return encoded
+
+
 def _write_webp(part: Path, frames: UInt8[np.ndarray, "f h w 3"], fps: Fraction) -> None:
     times = frame_times(len(frames), fps, 1000)
     durations = [end - start for start, end in pairwise(times)]
-    first, *rest = [Image.fromarray(frame) for frame in frames]
-    with part.open("wb") as file:
-        first.save(
-            file, "WEBP", save_all=True, append_images=rest, duration=durations, loop=0, quality=WEBP_QUALITY
-        )
+    part.write_bytes(image_bytes(frames, ".webp", duration=durations, loop=0, quality=WEBP_QUALITY))
 
 
 def _write_pngs(part: Path, frames: UInt8[np.ndarray, "f h w 3"]) -> None:
     part.mkdir()
     digits = max(4, len(str(len(frames) - 1)))
     for index, frame in enumerate(frames):
-        with (part / f"{index:0{digits}d}.png").open("wb") as file:
-            Image.fromarray(frame).save(file, "PNG")
+        (part / f"{index:0{digits}d}.png").write_bytes(image_bytes(frame, ".png"))
 
 
 def _verify(part: Path, path: Path, encoding: Encoding, num_frames: int, size: tuple[int, int]) -> None:
