@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 import click
 
 from video_diffusion.cli.flags import Given, layer_from
-from video_diffusion.cli.outputs import EncodingFlags
-from video_diffusion.cli.terminal import CLIP_FAILED, MACHINE, MODEL, NAMED, Terminated, say, warn
+from video_diffusion.cli.outputs import EncodingFlags, check_folder
+from video_diffusion.cli.terminal import CLIP_FAILED, MACHINE, MODEL, Terminated, say, warn
 
 if TYPE_CHECKING:
     from video_diffusion.jobs import Job, JobSummary, Outcome, Shard
@@ -99,8 +99,8 @@ class Tally:
         """Lists what failed. If nothing could even be loaded, that is the error of the whole run."""
         if not self.num_failed:
             return
-        whole_run = {MODEL, MACHINE}
-        if not self.made and all(NAMED.get(name) in whole_run for name in self.first_errors):
+        codes = {getattr(error, "exit_code", CLIP_FAILED) for error in self.first_errors.values()}
+        if not self.made and codes <= {MODEL, MACHINE}:
             for error in self.first_errors.values():
                 raise error
         say(f"{self.num_failed} failed; results.jsonl has each reason:")
@@ -164,7 +164,7 @@ def run_batch(
     quiet: bool,
 ) -> None:
     """Makes the clips of a job file; exits with 1 if one failed."""
-    from video_diffusion.cli.batch_plan import check_folder, check_machine, suffix_of
+    from video_diffusion.cli.batch_plan import check_machine, suffix_of
     from video_diffusion.jobs import check_jobs
 
     if prompt is not None:

@@ -174,6 +174,8 @@ class NonFiniteLossError(ArithmeticError):
         super().__init__(message)
         self.step = step
 
+    exit_code = 1
+
 
 @dataclass(frozen=True)
 class TrainingStep:
