@@ -170,11 +170,11 @@ class NonFiniteLossError(ArithmeticError):
         step: Which step broke and can be left out; None where the run as a whole did.
     """
 
+    exit_code = 1
+
     def __init__(self, message: str, step: int | None = None) -> None:
         super().__init__(message)
         self.step = step
-
-    exit_code = 1
 
 
 @dataclass(frozen=True)
