@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from video_diffusion.cli.terminal import INTERRUPTED, MACHINE, TERMINATED, MachineError, describe, say, warn
+from video_diffusion.cli.terminal import (
+    INTERRUPTED,
+    MACHINE,
+    TERMINATED,
+    MachineError,
+    Progress,
+    describe,
+    say,
+    warn,
+)
 
 if TYPE_CHECKING:
     from video_diffusion.settings.training import TrainingSettings
@@ -81,7 +90,9 @@ def train(
         if main and not dry_run and not (folder / CONFIG_FILE).exists():
             place.write_config(settings)  # so that --resume begins what is killed from here on
         with one_voice(main):
-            run = open_run(settings, place, allowed=allowed)
+            progress = Progress(quiet or not main, "clip of the teacher")
+            run = open_run(settings, place, allowed=allowed, on_clip=progress.step)
+            progress.clear()
         if strict and run.sources.unused:
             raise ValueError(f"--strict: {run.sources.unused[0]}")
         if main and not quiet:
@@ -165,7 +176,7 @@ def settings_from(
     for flag, value in flags.items():
         if value is not None:
             layer = set_value(layer, [named.get(flag, flag)], value, f"--{flag.replace('_', '-')}")
-    if "data" not in layer.values:
+    if not {"data", "distil"} & layer.values.keys():
         raise click.UsageError("CONFIG: is missing; give a config file, or --data DIR for the defaults")
     settings = validate(TrainingSettings, layer)
     name = output or settings.output or f"{RUNS_FOLDER}/{Path(config).stem if config else 'train'}"

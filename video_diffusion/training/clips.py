@@ -252,12 +252,12 @@ class ClipEncoder:
         self.parts, self.read_again, self.caches, self.chunk_size = parts, read_again, caches, chunk_size
         self._kept: dict[str, Tensor] = {}
 
-    def encode(self, items: Sequence[Item]) -> tuple[list[Item], Float[Tensor, "b c f h w"]]:
+    def encode(self, items: Sequence[Item]) -> tuple[list[Item], Float[Tensor, "b *k c f h w"]]:
         """The clips' latents, float32, on the CPU; and the clips themselves, some of them replaced."""
         pairs = [self._clip(item) for item in items]
         return [item for item, _ in pairs], torch.stack([latents for _, latents in pairs])
 
-    def latents(self, items: Sequence[Item]) -> Float[Tensor, "b c f h w"]:
+    def latents(self, items: Sequence[Item]) -> Float[Tensor, "b *k c f h w"]:
         """The clips' latents alone."""
         return self.encode(items)[1]
 
@@ -278,7 +278,9 @@ class ClipEncoder:
         added = self.parts.added_conditions([""], height, width) or {}
         return {"text_embeds": torch.cat(kept), "time_ids": added["time_ids"].cpu().expand(len(captions), -1)}
 
-    def _clip(self, item: Item) -> tuple[Item, Float[Tensor, "c f h w"]]:
+    def _clip(self, item: Item) -> tuple[Item, Float[Tensor, "*k c f h w"]]:
+        if "knots" in item:  # of a teacher, see `distil`
+            return item, item["knots"]
         kept = self.caches.latents.get(item["key"]) if self.caches else None
         if kept is not None:
             return item, kept

@@ -22,16 +22,14 @@ from torch.nn.parallel import DistributedDataParallel
 from video_diffusion.acceleration import kernels
 from video_diffusion.acceleration.kernels import Swaps
 from video_diffusion.pipeline import TextToVideoPipeline
-from video_diffusion.settings.training import OptimizerSettings, TrainingSettings
+from video_diffusion.settings.training import LossSettings, OptimizerSettings, TrainingSettings
 from video_diffusion.training.clips import ClipEncoder, ClipMix, EncodingCaches, Item, Weighted, read_ahead
+from video_diffusion.training.distil import KnotObjective, record_schedule, trailing
 from video_diffusion.training.objective import (
     DenoisingObjective,
     ItemDraws,
     Stream,
-    anchor_frames,
     chance,
-    clip_noise,
-    clip_timesteps,
     draw_step,
     training_scheduler,
 )
@@ -76,6 +74,8 @@ def learning_rate_factor(
         num_warmup_steps=settings.warmup_steps,
         num_training_steps=num_steps + 1,
     )
+    for group in optimizer.param_groups:  # which the schedule has set to its first value
+        group["lr"] = settings.learning_rate
     factor = schedule.lr_lambdas[0]
     return lambda done: float(factor(done + 1))
 
@@ -219,6 +219,7 @@ class Trainer:
         num_skipped: Of these, such that left the weights as they were; the schedule does not count them.
         broken_steps: Steps to leave out, since they broke before.
         target: What is trained.
+        loss: What of it decides the draws of a step.
         ema: Its running average, or None.
 
     Raises:
@@ -254,7 +255,15 @@ class Trainer:
         if settings.shard_frozen and accelerator.num_processes > 1:
             shard_frozen(parts.unet, accelerator.num_processes, accelerator.device.type)
         self.scheduler = training_scheduler(parts.scheduler_config, settings.loss)
-        self.objective = DenoisingObjective(pipeline.video_unet, self.scheduler, settings.loss)
+        self.objective: DenoisingObjective | KnotObjective
+        if settings.objective == "distil":
+            record_schedule(parts.motion_adapter, settings.distil)
+            steps = settings.distil.num_inference_steps
+            self.objective = KnotObjective(pipeline.video_unet, trailing(self.scheduler), steps)
+            self.loss = LossSettings(caption_dropout=0)
+        else:
+            self.objective = DenoisingObjective(pipeline.video_unet, self.scheduler, settings.loss)
+            self.loss = settings.loss
         self.raw_optimizer = make_optimizer(list(self.target.parameters.values()), settings.optimizer)
         self.rate = learning_rate_factor(settings.optimizer, settings.num_steps, self.raw_optimizer)
         leave_out_of_ddp(self.objective)
@@ -297,25 +306,21 @@ class Trainer:
     ) -> Tensor:
         """The loss of each clip, whose latents are given too, under given draws."""
         device, parts = self.accelerator.device, self.pipeline.parts
-        noise = clip_noise(draws, latents[0].shape, self.settings.loss)
         captions = [
             "" if draw.without_caption else item["caption"] for draw, item in zip(draws, items, strict=True)
         ]
         height, width = (side * self.pipeline.latent_scale for side in latents.shape[-2:])
         added = self.encoder.conditions(captions, height, width)
         losses: Tensor = model(
-            latents.to(device),
-            noise.to(device),
-            clip_timesteps(draws, self.scheduler).to(device),
-            self.encoder.prompts(captions).to(device, parts.unet.dtype),
-            anchor_frames(draws, latents.shape[2]).to(device),
-            None if added is None else {name: value.to(device) for name, value in added.items()},
+            **{name: value.to(device) for name, value in self.objective.inputs(latents, draws).items()},
+            prompt_embeds=self.encoder.prompts(captions).to(device, parts.unet.dtype),
+            added_cond_kwargs=added and {name: value.to(device) for name, value in added.items()},
         )
         return losses
 
     def _one_step(self, batches: Iterator[list[Item]], started: float) -> TrainingStep:
         settings, accelerator = self.settings, self.accelerator
-        draws = draw_step(settings.seed, self.step, settings.batch_size, settings.loss)
+        draws = draw_step(settings.seed, self.step, settings.batch_size, self.loss)
         turns = settings.gradient_accumulation_steps
         rate = settings.optimizer.learning_rate * self.rate(self.step - self.num_skipped)
         for group in self.raw_optimizer.param_groups:
@@ -372,7 +377,7 @@ class Trainer:
         self, items: Sequence[Item], latents: Tensor, draws: Sequence[ItemDraws], turns: int
     ) -> Tensor:
         """Add the gradients of one piece of the batch, and return its share of the loss."""
-        with self._fastest_attention(latents.shape[2]):
+        with self._fastest_attention(latents.shape[-3]):
             loss = self.losses(items, draws, self._model, latents).mean() / turns
             # A one-frame clip reaches no temporal layer; every process must still take part.
             self.accelerator.backward(loss if loss.requires_grad else loss + 0 * self._any_parameter())

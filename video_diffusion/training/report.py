@@ -62,11 +62,12 @@ def model_card(
             "",
             f"    {_USES[settings.target]}",
             "",
+            *(_few_steps(settings) if settings.objective == "distil" else []),
             "## Data",
             "",
             "| clips in training | share | held out | sha256 of the manifest |",
             "|---|---|---|---|",
-            *_data_rows(settings, sources),
+            *_data_rows(sources),
             "",
             "## What it measured",
             "",
@@ -97,13 +98,28 @@ _USES = {
 }
 
 
-def _data_rows(settings: TrainingSettings, sources: Sources) -> list[str]:
-    total = sum(source.weight for source in settings.data)
-    counts = list(sources.num_clips.values())
+def _few_steps(settings: TrainingSettings) -> list[str]:
+    """How a student is sampled."""
+    steps = settings.distil.num_inference_steps
+    return [
+        f"Distilled for {steps} steps without guidance, which `generate` takes by itself. In diffusers:",
+        "",
+        "    config = {**pipe.scheduler.config, 'timestep_spacing': 'trailing', 'clip_sample': False}",
+        "    pipe.scheduler = DDIMScheduler.from_config(config)",
+        f"    pipe(prompt, num_inference_steps={steps}, guidance_scale=1.0)",
+        "",
+        "LCMScheduler visits other noise levels and adds noise: it does not fit.",
+        "",
+    ]
+
+
+def _data_rows(sources: Sources) -> list[str]:
+    total = sum(source.weight for source in sources.training)
+    counts = sources.num_clips.values()
     return [
         f"| {count} | {source.weight / total:.0%} | {held} | `{digest.split(',')[0]}` |"
         for source, count, held, digest in zip(
-            settings.data, counts, sources.num_held_out, sources.hashes.values(), strict=True
+            sources.training, counts, sources.num_held_out, sources.hashes.values(), strict=True
         )
     ]
 

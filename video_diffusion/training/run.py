@@ -21,7 +21,9 @@ from video_diffusion.settings.training import TrainingSettings
 from video_diffusion.text import unknown_words
 from video_diffusion.training.clips import EncodingCaches, Sources, open_sources
 from video_diffusion.training.data.manifest import ClipChangedError
+from video_diffusion.training.distil import KnotClips, OnClip, teachers_clips
 from video_diffusion.training.loop import NonFiniteLossError, Trainer, TrainingStep
+from video_diffusion.training.objective import training_scheduler
 from video_diffusion.training.report import CARD_FILE, model_card, write_report
 from video_diffusion.training.run_folder import RunFolder
 from video_diffusion.training.state import Facts, agreement, load_state, newest_checkpoint, save_state
@@ -152,6 +154,7 @@ class Run:
         clips = sum(self.sources.num_clips.values())
         facts = {
             "trained": settings.target.replace("_", " "),
+            "objective": settings.objective,
             "base model": parts.identity.name,
             "steps": f"{trainer.step} of {settings.num_steps}",
             "clips": f"{clips}, {sum(self.sources.num_held_out)} more held out",
@@ -179,13 +182,13 @@ class Run:
             if self.trainer.accelerator.is_main_process:
                 self.folder.append({"step": self.trainer.step, "lost": reason})
                 warnings.warn(f"{reason}; the next clip takes its place", stacklevel=2)
-            if len(known) > self.sources.may_miss[source]:
+            may_miss = self.sources.may_miss[source]
+            if len(known) > may_miss:
                 self.save()
-                folder = self.trainer.settings.data[source]
                 raise ClipChangedError(
-                    f"{folder.path}: {len(known)} of its files cannot be read, above data.max_missing "
-                    f"{folder.max_missing:g}, the last: {reason}; the run is saved: put them back, or check "
-                    "the folder again and go on with --resume --allow data"
+                    f"{list(self.sources.num_clips)[source]}: {len(known)} of its files cannot be read, "
+                    f"data.max_missing allows {may_miss}, the last: {reason}; the run is saved: put them "
+                    "back, or check the folder again and go on with --resume --allow data"
                 )
 
 
@@ -194,6 +197,7 @@ def open_run(
     folder: RunFolder,
     accelerator: Accelerator | None = None,
     allowed: Collection[str] = (),
+    on_clip: OnClip = lambda done, total: None,
 ) -> Run:
     """Load the model, open the data, and go to where the newest whole checkpoint left off.
 
@@ -202,6 +206,7 @@ def open_run(
         folder: Where it is, or begins.
         accelerator: Device, precision and processes; None makes one.
         allowed: Settings and sections that may differ from those of the checkpoint.
+        on_clip: Told of each clip that a teacher makes before the training.
     """
     check_target(settings.target)
     checkpoint = newest_checkpoint(folder.checkpoints)  # before the model: that takes minutes
@@ -216,8 +221,17 @@ def open_run(
     is_cached = None if caches is None else caches.latents.__contains__
     sources = open_sources(settings, pipeline.defaults, is_cached)
     record_words(pipeline, sources.captions)
+    pool = None
+    if settings.objective == "distil":
+        scheduler = training_scheduler(parts.scheduler_config, settings.loss)
+        sources, pool = teachers_clips(settings, pipeline, sources, scheduler, folder.folder / "cache")
     trainer = Trainer(settings, pipeline, sources.training, accelerator, caches)
     validator = Validator(trainer, settings.validation, sources.held_out, folder.folder)
+    for clips in [*(source.clips for source in sources.training), *sources.held_out]:
+        if pool is not None and isinstance(
+            clips, KnotClips
+        ):  # before a checkpoint makes a student of the model
+            clips.fill(pool, accelerator, on_clip)
     run = Run(trainer, validator, folder, agreement(settings, trainer, sources.hashes), sources)
     if checkpoint is not None:
         run.seconds, run.changes = load_state(trainer, checkpoint, run.facts, allowed)
@@ -233,6 +247,8 @@ def load_pipeline(settings: TrainingSettings, accelerator: Accelerator) -> TextT
     parts = load_model(settings.model, settings.motion_adapter)
     if settings.loss.zero_terminal_snr:
         parts = replace(parts, scheduler_config={**parts.scheduler_config, **ZERO_TERMINAL_SNR})
+    if settings.objective == "distil":
+        parts = replace(parts, scheduler_config={**parts.scheduler_config, "timestep_spacing": "trailing"})
     return TextToVideoPipeline(parts, accelerator.device)
 
 

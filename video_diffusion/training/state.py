@@ -139,6 +139,8 @@ def differing(there: Facts, now: Facts) -> dict[str, str]:
     found = {}
     for section in ("settings", "data", "model"):
         before, after = there.get(section, {}), now.get(section, {})
+        if section == "settings":  # of an older version: what it did not know had its usual value
+            before = {**TrainingSettings.model_validate({"data": "clips"}).binding(), **before}
         for name in [*before, *(name for name in after if name not in before)]:
             was, now_is = before.get(name), after.get(name)
             if was != now_is:

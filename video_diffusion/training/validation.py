@@ -149,7 +149,7 @@ class Validator:
                     [item] * at_once,
                     draws[first : first + at_once],
                     self.trainer.objective,
-                    latents.repeat(at_once, 1, 1, 1, 1),
+                    latents.repeat(at_once, *[1] * (latents.ndim - 1)),
                 )
                 for first in range(0, NUM_QUARTILES, at_once)
             ]
@@ -209,7 +209,7 @@ class Validator:
 
     def _request(self, prompt: str, seed: int) -> GenerationSettings:
         training = self.trainer.settings.clips
-        asked = {
+        asked: dict[str, Any] = {
             "num_frames": training.num_frames,
             "height": training.height,
             "width": training.width,
@@ -218,6 +218,13 @@ class Validator:
             "guidance_scale": self.settings.guidance_scale,
             "decode_chunk_size": 1 if self.num_failed else None,
         }
+        if self.trainer.settings.objective == "distil":  # the student's own way to be sampled
+            student = {
+                "num_inference_steps": self.trainer.settings.distil.num_inference_steps,
+                "guidance_scale": 1.0,
+            }
+            asked |= {name: value for name, value in student.items() if asked[name] is None}
+            asked["scheduler"] = "ddim"
         given = {name: value for name, value in asked.items() if value is not None}
         return GenerationSettings.from_values({"prompt": prompt, "seed": seed, **given})
 
