@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from smooth_clips import smooth_clip
 
-from video_diffusion.video import read_video, write_video
+from video_diffusion.video import VideoReadError, open_video, read_video, write_video
 from video_diffusion.video.reader import PALETTE_NOTE
 
 FRAMES = np.stack([np.roll(smooth_clip(1, 48, 64)[0], 3 * step, axis=1) for step in range(10)])
@@ -86,3 +86,27 @@ def test_numbers_that_are_missing_or_stand_twice_in_a_folder_are_told(tmp_path):
     Image.fromarray(FRAMES[0]).save(tmp_path / "0000.jpg")
     notes = read_video(tmp_path, fps=Fraction(8)).notes
     assert any("such as 0000.jpg and 0000.png" in note for note in notes)
+
+
+@pytest.mark.parametrize(("kind", "transfer"), [("PQ", "smpte2084"), ("HLG", "arib-std-b67")])
+def test_hdr_is_tone_mapped_as_ffmpegs_filters_do_on_request(kind, transfer, tmp_path):
+    ramp = np.linspace(0, 255, 64).astype(np.uint8)
+    still = np.stack(
+        [np.broadcast_to(ramp, (48, 64)), np.broadcast_to(ramp[::-1], (48, 64)), FRAMES[0][..., 2]], -1
+    )
+    write_video(tmp_path / "clip.mp4", np.stack([still] * 3), Fraction(8), codec="libx264rgb")
+    tags = "scale=out_color_matrix=bt2020,setparams=colorspace=bt2020nc:color_primaries=bt2020"
+    tags += f":color_trc={transfer}"
+    ffmpeg(
+        "-i", tmp_path / "clip.mp4", "-vf", tags, "-pix_fmt", "yuv444p10le", "-crf", "0", tmp_path / "hdr.mp4"
+    )
+    filters = "zscale=t=linear:npl=100,format=gbrpf32le,zscale=p=bt709,tonemap=hable:desat=0:peak=10,"
+    filters += "zscale=t=bt709:m=gbr:r=full,format=gbrp"
+    ffmpeg("-i", tmp_path / "hdr.mp4", "-vf", filters, "-frames:v", "1", tmp_path / "shown.png")
+    with open_video(tmp_path / "hdr.mp4", tone_map=True) as source:
+        ours = next(source.frames).pixels.astype(int)
+        assert any(f"HDR ({kind}) is shown as SDR" in note for note in source.notes)
+    theirs = np.asarray(Image.open(tmp_path / "shown.png").convert("RGB")).astype(int)
+    assert np.abs(ours - theirs).mean() < 2
+    with pytest.raises(VideoReadError, match=rf"is HDR \({kind}\).*--tone-map"):
+        read_video(tmp_path / "hdr.mp4")

@@ -70,6 +70,7 @@ def _crop(
 @click.option("--jobs", type=click.IntRange(1), default=1, metavar="N", help="Processes over many clips.")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Over pairs of frames; all cores.")
 @click.option("--crop", metavar="X,Y,W,H", callback=_crop, help="Only this part, as of a grid of clips.")
+@click.option("--tone-map", is_flag=True, help="Show HDR (PQ, HLG) as SDR instead of refusing it.")
 @click.option("--one-shot", is_flag=True, help="The clip has no cut: its worst jump is scored.")
 @click.option("--sample", type=click.IntRange(1), metavar="N", help="Only N evenly spaced triples of frames.")
 @click.option("--metrics", metavar="NAMES", callback=_words, help="Only these, such as flicker,drift.")
@@ -100,6 +101,7 @@ def measure(
     jobs: int,
     threads: int | None,
     crop: tuple[int, int, int, int] | None,
+    tone_map: bool,
     one_shot: bool,
     sample: int | None,
     metrics: tuple[str, ...] | None,
@@ -156,6 +158,7 @@ def measure(
         worst_by=worst_by,
         thumbnails=plot is not None,
         crop=crop,
+        tone_map=tone_map,
         one_shot=one_shot,
         threads=threads,
         keep_series=bool(series or plot or worst or against),

@@ -125,6 +125,7 @@ class Request:
         thumbnails: whether to keep small pictures along the clip.
         motion_features: whether to take the numbers for the distance of sets.
         crop: x, y, width and height of the part to measure, such as one clip of a grid; None for all.
+        tone_map: show HDR as SDR instead of refusing it.
         one_shot: the clip is known to have no cut, as every clip with a record of ours is.
         threads: pairs that are looked at at the same time; None for as many as there are cores.
         keep_series: whether the report has the values of every frame.
@@ -142,6 +143,7 @@ class Request:
     thumbnails: bool = False
     motion_features: bool = False
     crop: Crop | None = None
+    tone_map: bool = False
     one_shot: bool = False
     threads: int | None = None
     keep_series: bool = True
@@ -214,7 +216,13 @@ def measure_file(
 
 
 def _opened(path: str, request: Request) -> AbstractContextManager[FrameSource]:
-    return open_video(path, fps=request.fps, limits=LIMITS, allow_truncated=request.allow_truncated)
+    return open_video(
+        path,
+        fps=request.fps,
+        limits=LIMITS,
+        allow_truncated=request.allow_truncated,
+        tone_map=request.tone_map,
+    )
 
 
 def _cropped(frames: Iterator[Frame], path: str, crop: Crop | None) -> Iterator[Frame]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import lru_cache
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import av
 import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8, UInt16
 from PIL import Image, ImageOps
 
 PALETTE_NOTE = "256 colours at most: where a palette is dithered, the pattern reads as flicker"
@@ -135,7 +136,11 @@ _MAX_TAG_CHARACTERS = 4_000_000
 
 @contextmanager
 def open_container(
-    path: Path, limits: ReadLimits, allow_truncated: bool = False, near: Fraction | None = None
+    path: Path,
+    limits: ReadLimits,
+    allow_truncated: bool = False,
+    near: Fraction | None = None,
+    tone_map: bool = False,
 ) -> Iterator[FrameSource]:
     """Opens the first video stream of a file."""
     try:
@@ -150,9 +155,11 @@ def open_container(
         codec.thread_count = 1
         limits.check_size(path, codec.width, codec.height)
         _check_length(container, stream, path, limits)
-        if int(codec.color_trc) in _HDR:
-            kind = _HDR[int(codec.color_trc)]
-            raise VideoReadError(f"{path}: is HDR ({kind}); convert it to BT.709 first")
+        kind = _HDR.get(int(codec.color_trc), "")
+        if kind and not tone_map:
+            raise VideoReadError(
+                f"{path}: is HDR ({kind}); convert it to BT.709 first, or measure --tone-map"
+            )
         tags = {name: text[:_MAX_TAG_CHARACTERS] for name, text in container.metadata.items()}
         rate = stream.average_rate or stream.guessed_rate
         format_name = codec.pix_fmt or "unknown"
@@ -170,6 +177,8 @@ def open_container(
             else _declared_seconds(container, stream),
             tags=tags,
         )
+        if kind:
+            source.note(f"HDR ({kind}) is shown as SDR by Hable's curve at 100 nits")
         _note_stream(source, container, stream)
         yield begin(source, _decode(container, stream, source, limits, allow_truncated, near))
 
@@ -239,7 +248,8 @@ def _note_stream(source: FrameSource, container: Any, stream: Any) -> None:
         source.note("transparency is dropped")
     if source.pixel_format == "pal8":
         source.note(PALETTE_NOTE)
-    if int(stream.codec_context.colorspace) in _BT2020:
+    is_hdr = int(stream.codec_context.color_trc) in _HDR
+    if int(stream.codec_context.colorspace) in _BT2020 and not is_hdr:
         source.note("BT.2020 colours are shown as BT.709 without a gamut conversion")
     if int(stream.codec_context.colorspace) == _UNTAGGED and source.pixel_format.startswith("yuv"):
         source.note(
@@ -316,9 +326,16 @@ def _upright_rgb(
     matrix = int(picture.colorspace) or None
     if matrix == _UNTAGGED:
         matrix = int(Colorspace.ITU709 if picture.height >= 720 else Colorspace.ITU601)
+    kind = _HDR.get(int(picture.color_trc), "")
     rgb = reformatter.reformat(
-        picture, format="rgb24", src_colorspace=matrix, interpolation=_ACCURATE, threads=1
+        picture,
+        format="rgb48le" if kind else "rgb24",
+        src_colorspace=matrix,
+        interpolation=_ACCURATE,
+        threads=1,
     ).to_ndarray()
+    if kind:
+        rgb = tone_mapped(rgb, kind)
     if picture.interlaced_frame:
         source.note("interlaced; its half-pictures are left woven")
     rotation = int(picture.rotation)
@@ -335,6 +352,40 @@ def _upright_rgb(
         here, first = f"{rgb.shape[1]}x{rgb.shape[0]}", f"{source.width}x{source.height}"
         raise VideoReadError(f"{source.path}: the size changes from {first} to {here}; one size per clip")
     return np.ascontiguousarray(rgb)
+
+
+_BT2020_TO_709 = np.array(
+    [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], dtype=np.float32
+)
+_PEAK = 10.0
+"""Of ffmpeg's tonemap where a file names none: 1000 nits, in units of the 100 nits of SDR's white."""
+
+
+@lru_cache(maxsize=2)
+def _light_of_codes(kind: str) -> Float32[np.ndarray, "65536"]:
+    """Displayed light of each 16-bit code in units of 100 nits (BT.2100).
+
+    HLG is light of the scene, which a display of 1000 nits shows with a gamma of 1.2, here by channel.
+    """
+    code = np.arange(65536) / 65535
+    if kind == "PQ":
+        power = code ** (32 / 2523)
+        ratio = np.maximum(power - 3424 / 4096, 0) / (2413 / 128 - 2392 / 128 * power)
+        return (100 * ratio ** (8192 / 1305)).astype(np.float32)
+    bright = (np.exp((code - 0.55991073) / 0.17883277) + 0.28466892) / 12
+    return (_PEAK * np.where(code <= 0.5, code**2 / 3, bright) ** 1.2).astype(np.float32)
+
+
+def _hable(light: Float32[np.ndarray, "..."] | float) -> Any:
+    return (light * (0.15 * light + 0.05) + 0.004) / (light * (0.15 * light + 0.5) + 0.06) - 0.02 / 0.3
+
+
+def tone_mapped(rgb: UInt16[np.ndarray, "h w 3"], kind: str) -> UInt8[np.ndarray, "h w 3"]:
+    """Show BT.2020 HDR as BT.709 SDR, as ffmpeg's zscale and tonemap=hable:desat=0 do with npl=100."""
+    light = _light_of_codes(kind)[rgb] @ _BT2020_TO_709.T
+    brightest = np.maximum(light.max(axis=-1, keepdims=True), np.float32(1e-6))
+    light = np.clip(light * (_hable(brightest) / _hable(_PEAK) / brightest), 0, 1)
+    return np.rint(255 * light ** np.float32(1 / 2.4)).astype(np.uint8)
 
 
 def _mirrored(picture: Any, rgb: np.ndarray) -> np.ndarray | None:
@@ -543,6 +594,7 @@ def open_video(
     allow_truncated: bool = False,
     suffix: str | None = None,
     near: Fraction | None = None,
+    tone_map: bool = False,
 ) -> AbstractContextManager[FrameSource]:
     """Opens a clip for streaming: a context manager whose value has the `frames` to iterate over.
 
@@ -553,6 +605,7 @@ def open_video(
         allow_truncated: a clip that ends too early gives the frames it has, and a note.
         suffix: how to read a file whose own name does not say it.
         near: seconds; after its first frame a video file goes on from the key frame before this time.
+        tone_map: show HDR as SDR instead of refusing it.
 
     Raises:
         VideoReadError: on entering or while reading, one line that names the file.
@@ -569,7 +622,7 @@ def open_video(
         raise VideoReadError(f"{path}: is not a regular file; give a video, an image or a folder of images")
     if (suffix if suffix is not None else path.suffix).lower() in IMAGE_SUFFIXES:
         return open_image_file(path, limits)
-    return open_container(path, limits, allow_truncated, near)
+    return open_container(path, limits, allow_truncated, near, tone_map)
 
 
 def iter_frames(
