@@ -21,7 +21,7 @@ STARTS_PER_LAG = 8
 
 TRACKED = 96
 """Shorter side in pixels of the images that points are tracked on."""
-TRACK_CELLS = 32
+TRACK_CELLS = 24
 LONGEST_TRACK = 256
 PATCH = 3
 """Pixels on each side of a tracked point that are compared: 7 × 7 of an image 96 high."""
