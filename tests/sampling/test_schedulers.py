@@ -31,7 +31,7 @@ def test_the_table_holds_the_names_that_settings_accept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("dimm", "did you mean 'ddim'"), ("zzz", "choose from ddim, ddpm")]
+    ("name", "hint"), [("dimm", "did you mean 'ddim'"), ("zzz", "known are ddim, ddpm")]
 )
 def test_an_unknown_name_is_answered_with_the_nearest(name: str, hint: str) -> None:
     with pytest.raises(ValueError, match=f"not '{name}'; {hint}"):
