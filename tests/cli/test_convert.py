@@ -96,11 +96,11 @@ def test_a_checkpoint_of_the_old_kind_is_made_safe_once(tmp_path: Path) -> None:
     [
         (("file", "out", "--to", "animatediff"), 2, "DST must end with .safetensors for layout animatediff"),
         (("file", "out.safetensors", "--to", "diffusers"), 2, "DST must be a folder"),
-        (("file", "no/out"), 2, "DST: no: no such folder"),
+        (("file", "s.safetensors/out"), 2, "DST: s.safetensors, or a folder above it, is a file"),
+        (("other", "no/such/out"), 3, "holds no temporal layers"),
         (("file", "out.ckpt"), 2, "DST: out.ckpt would be a pickle"),
         (("file", "file"), 2, "exists; add --overwrite"),
         (("nothing.safetensors", "out"), 3, "nothing.safetensors"),
-        (("spatial", "out"), 3, "a LoRA on the image model, which needs no conversion"),
         (("other", "out"), 3, "holds no temporal layers"),
         (("file", "out", "--license", "x y"), 2, "--license: must be a name"),
         (("file", "out", "--license", "mit"), 2, "add --card"),

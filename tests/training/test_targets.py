@@ -14,6 +14,7 @@ from tiny_run import (
     FRAMES,
     HEIGHT,
     WIDTH,
+    frozen_tensors,
     memory_clips,
     tiny_parts,
     tiny_settings,
@@ -37,7 +38,7 @@ EXTRA = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"
 
 
 def digests(trainer: Trainer) -> dict[str, str]:
-    frozen = dict(trainer.target.frozen_tensors())
+    frozen = frozen_tensors(trainer)
     return {name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in frozen.items()}
 
 

@@ -155,7 +155,8 @@ def convert(
             write_motion_lora(pairs, part / LORA_FILE, layout)
         return destination
     if file is not None and kind in SAFE_AS:
-        return _copy_safely(file, kind, destination, dtype, overwrite)
+        of_a_run = Path(source).expanduser().is_dir()
+        return _copy_safely(file, kind, destination, dtype, overwrite, of_a_run)
     if is_file == (layout == "diffusers"):
         rule = "be a folder, without a suffix," if is_file else "end with .safetensors"
         raise ValueError(f"DST must {rule} for layout {layout}, but is {destination}; name it so")
@@ -178,12 +179,18 @@ def convert(
 
 
 def _copy_safely(
-    file: StoredWeights, kind: str, destination: Path, dtype: torch.dtype | None, overwrite: bool
+    file: StoredWeights,
+    kind: str,
+    destination: Path,
+    dtype: torch.dtype | None,
+    overwrite: bool,
+    of_a_run: bool,
 ) -> Path:
-    """What keeps its layout, as safetensors under the names that it has."""
-    if file.unpickled is None and kind != "SparseCtrl encoder":
+    """What keeps its layout, as safetensors under the names that it has; a run's LoRA also into a folder."""
+    if file.unpickled is None and kind != "SparseCtrl encoder" and not of_a_run:
         raise ModelLoadError(f"{file.path}: {SAFE_AS[kind]} as it is")
-    if destination.suffix != ".safetensors":
+    into_folder = destination.suffix != ".safetensors"
+    if into_folder and not (of_a_run and kind == "LoRA"):
         article = "an" if kind[0] in "Ii" else "a"
         raise ValueError(
             f"DST must end with .safetensors for {article} {kind}, but is {destination}; name a file"
@@ -197,7 +204,9 @@ def _copy_safely(
         for name, tensor in file.load(numbers if kind == "image model in one file" else None).items()
     }
     with atomic_path(destination, overwrite=overwrite) as part:
-        save_file(tensors, part, {"format": "pt"})
+        if into_folder:
+            part.mkdir()
+        save_file(tensors, part / LORA_FILE if into_folder else part, {"format": "pt"})
     return destination
 
 
@@ -228,6 +237,7 @@ def find_temporal(source: str) -> Path:
         return pickle
     found = find_model(source)
     folder = found.folder
-    if folder.is_dir() and ((folder / "motion_lora").is_dir() or (folder / LORA_FILE).is_file()):
+    has_lora = any((folder / inside).is_dir() for inside in ("motion_lora", "domain_lora"))
+    if folder.is_dir() and (has_lora or (folder / LORA_FILE).is_file()):
         return find_lora(source)
     return found.adapter_folder

@@ -201,8 +201,8 @@ def load_model(
         identity = identity.model_copy(update={"motion_adapter": NO_TEMPORAL_LAYERS})
     elif adapter is None:
         warnings.warn(
-            f"{model} is an image model without temporal layers, so its frames will not be temporally "
-            "consistent; set motion_adapter to make videos with it",
+            f"{model} is an image model without temporal layers: frames will not be temporally consistent; "
+            "set motion_adapter to make videos with it",
             stacklevel=3,
         )
         adapter = MotionAdapter.for_unet(unet, norm_scope="clip")

@@ -1,8 +1,8 @@
 """All temporal weights of a model as one module, and where they sit in an image U-Net."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, cast, get_args
+from typing import Any, TypeAlias, cast, get_args
 
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
@@ -77,6 +77,8 @@ class MotionAdapter(ModelMixin, ConfigMixin):
             sampling must then start from.
         vocabulary: All words that it and its image model were trained on, if that is all they know; else
             empty.
+        distilled: The schedule that it was distilled for: `num_inference_steps`, `guidance_scale`,
+            `scheduler`, `timestep_spacing`. None where it was not.
 
     Raises:
         ValueError: A field is out of range or of the wrong length.
@@ -106,6 +108,7 @@ class MotionAdapter(ModelMixin, ConfigMixin):
         resnet_norm_scope: str = "frame",
         family: str | None = None,
         vocabulary: Sequence[str] = (),
+        distilled: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if noise_type not in get_args(NoiseType):
