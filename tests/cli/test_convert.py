@@ -49,13 +49,12 @@ def test_a_run_becomes_a_file_with_its_card(tmp_path: Path) -> None:
     done("convert", run_folder / "checkpoints" / "step-00000100", "mine.safetensors", *options)
     assert stored_bits(read_motion_checkpoint("mine.safetensors")) == stored_bits(adapter)
     card = Path("mine.md").read_text()
-    assert card.startswith('---\nlicense: "apache-2.0"\n')
-    assert 'base_model: "me/base"' in card
+    assert card.startswith("---\nbase_model: me/base\nlibrary_name: diffusers\nlicense: apache-2.0\n")
     assert "video-diffusion generate PROMPT --model MODEL --motion-adapter mine.safetensors" in card
     assert "````yaml\ndata: clips\n# ```\nmodel: embedded\n````" in card
     assert '"loss": 0.25' in card
     done("convert", run_folder / "checkpoints" / "step-00000100", "folder", "--card")
-    assert 'license: "unknown"' in Path("folder/README.md").read_text()
+    assert "license: unknown" in Path("folder/README.md").read_text()
 
 
 def test_a_motion_lora_goes_both_ways(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from video_diffusion.acceleration import kernels
-from video_diffusion.acceleration.kernels import Swaps
+from video_diffusion.acceleration.accelerate import Swaps
 from video_diffusion.pipeline import TextToVideoPipeline
 from video_diffusion.settings.training import LossSettings, OptimizerSettings, TrainingSettings
 from video_diffusion.training.clips import ClipEncoder, ClipMix, EncodingCaches, Item, Weighted, read_ahead
@@ -152,7 +152,7 @@ def folded_frame_attention(unet: UNet2DConditionModel, num_frames: int) -> Itera
     folded, swaps = FoldedFrameAttention(), Swaps()
     folded.num_frames = num_frames
     for module in unet.modules():
-        if kernels.fits(module):
+        if kernels.attention_fits(module):
             swaps.put(module, "processor", folded)
     try:
         yield
