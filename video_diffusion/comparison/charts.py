@@ -130,7 +130,7 @@ def _strip(
     hints: dict[str, Sequence[Hint]] = {}
     words = []
     if floor is not None and floor.low is not None and floor.high is not None:
-        axes.axvspan(floor.low, floor.high, color=SOFT, alpha=0.15, linewidth=0, gid="floor")
+        axes.axvspan(floor.low, floor.high, color=SOFT, alpha=0.1, linewidth=0, gid="floor")
         hints["floor"] = [Hint("The baseline against itself with other seeds")]
     axes.axvline(0, color=SOFT, linewidth=0.9)
     for row, entry in enumerate(metric.differences):
@@ -198,8 +198,9 @@ def _pareto(summary: ComparisonSummary) -> Chart:
         around = base.flicker.estimate
         axes.axvspan(around + floor.low, around + floor.high, color=SOFT, alpha=0.1, linewidth=0, gid="floor")
         hints["floor"] = [Hint("The baseline against itself with other seeds")]
+    has_morph = points[0].morph is not None
     front = sorted((p.flicker.estimate, p.motion.estimate) for p in points if p.on_front)
-    if len(front) > 1:
+    if len(front) > 1 and not has_morph:
         axes.plot([x for x, _ in front], [y for _, y in front], "--", color=SOFT, linewidth=1, gid="front")
         hints["front"] = [Hint("No setting is better in both")]
     letters = _free_places([_at(axes, point) for point in points])
@@ -217,7 +218,13 @@ def _pareto(summary: ComparisonSummary) -> Chart:
         if point.sharpness is not None:
             colour = to_hex(SHARPNESS(norm(point.sharpness) if norm else 4))
         axes.plot(
-            *place, "o", markersize=8, color=colour, markeredgecolor="white", zorder=4, gid=f"mark-{badge}"
+            *place,
+            "*" if point.on_front else "o",
+            markersize=13 if point.on_front else 8,
+            color=colour,
+            markeredgecolor="white",
+            zorder=4,
+            gid=f"mark-{badge}",
         )
         axes.annotate(
             badge, place, letter, textcoords="figure points", ha="center", va="center", weight="bold",
@@ -241,7 +248,8 @@ def _pareto(summary: ComparisonSummary) -> Chart:
         bar.outline.set_visible(False)
     return _chart(
         "pareto", None, "Flicker against motion",
-        "To the left less flicker, upwards more motion. Bars are intervals; at the frame they go on.",
+        "To the left less flicker, upwards more motion. Bars are intervals; at the frame they go on. Stars "
+        f"are the best so far: none is better in {'flicker, morph and motion' if has_morph else 'both'}.",
         "".join(words), figure, hints,
     )  # fmt: skip
 
@@ -412,11 +420,12 @@ def _thinned(pairs: Mapping[tuple[str, int], float]) -> dict[tuple[str, int], fl
 
 
 def _pareto_words(point: ParetoPoint, flicker_unit: str, motion_unit: str) -> str:
+    morph = f", morph {number(point.morph.estimate)} {motion_unit}" if point.morph is not None else ""
     sharp = f", sharpness {number(point.sharpness)}" if point.sharpness is not None else ""
     return (
         f"{point.arm}: flicker {number(point.flicker.estimate)} {flicker_unit} "
         f"{interval_text(point.flicker)}, motion {number(point.motion.estimate)} {motion_unit} "
-        f"{interval_text(point.motion)}{sharp}"
+        f"{interval_text(point.motion)}{morph}{sharp}"
     )
 
 

@@ -229,12 +229,14 @@ class ArmRow:
     Attributes:
         short: see `short_label`.
         changes: what its label does not say already, in words.
+        is_best: it is on the front of flicker, morph and motion.
     """
 
     badge: str
     arm: Arm
     short: str
     changes: tuple[str, ...]
+    is_best: bool
     outcome: str
     tone: str
     words: str
@@ -266,6 +268,7 @@ def arm_rows(summary: ComparisonSummary) -> list[ArmRow]:
                 arm=arm,
                 short=short_label(arm),
                 changes=tuple(map(_told_change, (c for c in arm.changes if c.setting not in arm.place))),
+                is_best=any(point.on_front for point in summary.pareto if point.arm == arm.label),
                 outcome=outcome,
                 tone="bad" if verdict and verdict.lost and outcome != "trades" else OUTCOME_TONES[outcome],
                 words=verdict.words if verdict else "baseline",
@@ -315,6 +318,13 @@ def aim_of(metric: MetricSummary) -> str:
     if metric.role == "guard":
         return "must not rise" if GUARDS.get(metric.name, 1) < 0 else "must not fall"
     return "" if metric.direction == "neither" else f"{metric.direction} is better"
+
+
+def worse_of(metric: MetricSummary) -> int:
+    """+1 where more of it is worse, -1 where less is; what only describes counts as the former."""
+    if metric.direction == "neither":
+        return -GUARDS.get(metric.name, -1)
+    return 1 if metric.direction == "lower" else -1
 
 
 def _html_cell(metric: MetricSummary, arm: str) -> MetricCell:

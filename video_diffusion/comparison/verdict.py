@@ -462,7 +462,11 @@ def headline_sentence(verdicts: Sequence[Verdict], arms: Sequence[Arm]) -> str:
     badges = arm_badges(arms)
     short = {arm.label: f"{badges[arm.label]} ({short_label(arm)})" for arm in arms}
     groups: dict[str, list[str]] = {}
-    for verdict in sorted(verdicts, key=lambda each: (not each.lost, WORST_FIRST.index(each.outcome))):
+
+    def kindness(each: Verdict) -> tuple[bool, bool, int]:
+        return not each.lost, "may be higher" not in each.words, WORST_FIRST.index(each.outcome)
+
+    for verdict in sorted(verdicts, key=kindness):
         groups.setdefault(verdict.words, []).append(short[verdict.arm])
     parts = "; ".join(f"{words}: {named(members)}" for words, members in groups.items())
     return f"Against {short[arms[0].label]}, of {len(verdicts)} settings: {parts}."
@@ -483,13 +487,27 @@ def _pareto(metrics: Sequence[MetricSummary], baseline: str) -> tuple[ParetoPoin
         metric.name: {mean.arm: mean.span for mean in metric.means if mean.span is not None}
         for metric in metrics
     }
-    flicker, motion, sharpness = (means.get(name, {}) for name in (HEADLINE, "motion", "sharpness"))
+    flicker, motion, sharpness, morph = (
+        means.get(name, {}) for name in (HEADLINE, "motion", "sharpness", "morph")
+    )
     arms = [arm for arm in flicker if arm in motion]
+    if not all(arm in morph for arm in arms):
+        morph = {}
+    costs = {
+        arm: (
+            flicker[arm].estimate,
+            -motion[arm].estimate,
+            *([morph[arm].estimate] if morph else []),
+        )
+        for arm in arms
+    }
 
     def is_beaten(arm: str) -> bool:
-        own = flicker[arm].estimate, -motion[arm].estimate
-        others = [(flicker[other].estimate, -motion[other].estimate) for other in arms if other != arm]
-        return any(other != own and other[0] <= own[0] and other[1] <= own[1] for other in others)
+        own = costs[arm]
+        return any(
+            other != own and all(mine >= theirs for mine, theirs in zip(own, other, strict=True))
+            for other in costs.values()
+        )
 
     return tuple(
         ParetoPoint(
@@ -498,6 +516,7 @@ def _pareto(metrics: Sequence[MetricSummary], baseline: str) -> tuple[ParetoPoin
             flicker=flicker[arm],
             motion=motion[arm],
             sharpness=sharpness[arm].estimate if arm in sharpness else None,
+            morph=morph.get(arm),
             on_front=not is_beaten(arm),
         )
         for arm in arms

@@ -1,6 +1,7 @@
 """A clip as a page shows it: its relative address, small still images, and what the template needs."""
 
 import base64
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -139,7 +140,7 @@ class ClipView:
         series_peak: what the top of the curve's box stands for: the same in all cells that are compared.
         facts: name → text, below the clip.
         is_reference: the others of its row can show their difference to it.
-        keys: names → numbers, for sorting rows.
+        values: names → numbers, for sorting rows.
         pictures: see `with_pictures`; None shows none.
     """
 
@@ -159,7 +160,7 @@ class ClipView:
     series_peak: float = 0.0
     facts: Mapping[str, str] = field(default_factory=dict)
     is_reference: bool = False
-    keys: Mapping[str, float] = field(default_factory=dict)
+    values: Mapping[str, float] = field(default_factory=dict)
     pictures: ClipPictures | None = None
 
     @property
@@ -176,6 +177,18 @@ class ClipView:
     def curve(self) -> str:
         """The series as an SVG path in a box of `num_frames` by 100: frame i at i + ½; "" without values."""
         return draw_curve(self.series, self.series_peak)
+
+    @property
+    def values_json(self) -> str:
+        """The values as an attribute holds them."""
+        return json.dumps({name: float(f"{value:.5g}") for name, value in self.values.items()})
+
+    @property
+    def series_json(self) -> str:
+        """The series likewise: null where there is no number."""
+        return json.dumps(
+            [None if v is None or not math.isfinite(v) else float(f"{v:.4g}") for v in self.series]
+        )
 
     @property
     def slice_label(self) -> str:
