@@ -16,7 +16,8 @@ HEAD = """\
 
 Made by `python scripts/make_settings_page.py` from `video_diffusion/settings/generation.py`, where each
 setting is declared once. The names are keys of `--config` files, of job files, of `--set key=value`, of
-`pipeline(prompt, ...)` and of records. Where no default stands, the model's own holds (`generation_defaults.json` in its folder).
+`pipeline(prompt, ...)` and of records. Where no default stands, the model's own holds
+(`generation_defaults.json` in its folder).
 
 What is marked † does not change the pixels, so it is no part of a job's id.
 
@@ -40,11 +41,9 @@ def values_of(field: FieldInfo) -> str:
 
 def default_of(value: Any) -> str:
     """A default as it is written in a file; nothing where the model decides or nothing is set."""
-    if value in (None, (), "") or value is PydanticUndefined:
+    if value in {None, (), ""} or value is PydanticUndefined:
         return ""
     return f"`{str(value).lower() if value is False else value}`"
-        "" if repr(value) == "PydanticUndefined" else f"`{str(value).lower() if value is False else value}`"
-    )
 
 
 def page() -> str:

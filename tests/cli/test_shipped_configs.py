@@ -43,5 +43,5 @@ def test_the_readme_of_the_first_clip_and_its_config_agree() -> None:
 
 def test_the_page_of_settings_is_made_of_their_declarations() -> None:
     script = Path(__file__).parents[2] / "scripts" / "make_settings_page.py"
-    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

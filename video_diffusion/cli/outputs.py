@@ -12,7 +12,7 @@ import click
 
 from video_diffusion.cli.terminal import MachineError
 
-MAX_NAME_BYTES = 220  # leaves room for the dot, process id and .part of the temporary name
+MAX_NAME_BYTES = 220  # leaves room for the dot, the token, .part and .lock of the temporary name
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 SPARE_BYTES = 4_000_000
 
