@@ -318,26 +318,32 @@ def scores(clips: Clips, metric: str, places: Sequence[Place]) -> list[Numbers]:
 
 HEADLINE = "flicker"
 # guard → +1 if it must not fall, -1 if it must not rise; one that nothing measured guards nothing
-GUARDS: Mapping[str, int] = {"motion": 1, "morph": -1, "sharpness": 1, "prompt_alignment": 1, "cuts": -1}
-RELATIVE_MARGINS = frozenset({"flicker", "motion", "sharpness", "prompt_alignment"})
+GUARDS: Mapping[str, int] = {
+    "motion": 1, "morph": -1, "steady_sharpness": 1, "sharpness": 1, "prompt_alignment": 1, "cuts": -1,
+}  # fmt: skip
+STEADY = {"sharpness": "steady_sharpness"}
+"""Guards that step back where a better measure of the same is there, which takes their margin: between
+methods, sharpness of one frame may be the flickering texture itself."""
+RELATIVE_MARGINS = frozenset({"flicker", "motion", "sharpness", "steady_sharpness", "prompt_alignment"})
 DRAWS: Mapping[Role, int] = {"headline": 5000, "guard": 5000, "other": 2000}
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a metric is called and which way is better, as in `metrics.Metric`."""
+    """What a metric is called and which way is better, as in `metrics.Metric`; whether it may be a guard."""
 
     name: str
     unit: str
     direction: Direction
     group: str
+    may_guard: bool = True
 
     @property
     def role(self) -> Role:
         """What the metric decides."""
         if self.name == HEADLINE:
             return "headline"
-        return "guard" if self.name in GUARDS else "other"
+        return "guard" if self.name in GUARDS and self.may_guard else "other"
 
 
 @dataclass(frozen=True)
@@ -368,6 +374,14 @@ def compare_metrics(material: Material, kinds: Sequence[Kind]) -> tuple[MetricSu
     p is adjusted by Holm over the arms in the headline, and by Benjamini and Hochberg over all arms and all
     other metrics together.
     """
+    measured = {
+        name
+        for clips in material.arms.values()
+        for clip in clips.values()
+        for name in STEADY.values()
+        if value_of(clip, name) is not None
+    }
+    kinds = [replace(kind, may_guard=STEADY.get(kind.name) not in measured) for kind in kinds]
     found = [_compare(material, kind) for kind in sorted(kinds, key=_rank)]
     known = [metric for metric in found if metric is not None]
     headline = [metric for metric in known if metric.role == "headline"]
@@ -383,7 +397,7 @@ def p_reachable(num_prompts: int, num_tests: int = 1) -> float:
 def _rank(kind: Kind) -> int:
     """Where a metric stands: the headline, the guards in their order, all else as it was."""
     names = [HEADLINE, *GUARDS]
-    return names.index(kind.name) if kind.name in names else len(names)
+    return names.index(kind.name) if kind.role != "other" else len(names)
 
 
 def _compare(material: Material, kind: Kind) -> MetricSummary | None:
@@ -415,9 +429,10 @@ def _mean(material: Material, kind: Kind, label: str) -> ArmMean:
 
 
 def _margin(material: Material, kind: Kind, base: float | None) -> float | None:
-    if kind.name not in material.margins:
+    declared = {**{better: material.margins.get(name) for name, better in STEADY.items()}, **material.margins}
+    margin = declared.get(kind.name)
+    if margin is None or kind.role == "other":
         return None
-    margin = material.margins[kind.name]
     if kind.name in RELATIVE_MARGINS:
         return None if base is None else margin * abs(base)
     return margin

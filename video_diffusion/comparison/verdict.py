@@ -39,7 +39,7 @@ from video_diffusion.web import counted
 GuardState: TypeAlias = Literal["holds", "falls", "unclear", "not comparable", "nothing to lose"]
 LEAST_SHARE = 0.5
 """Of the places that must be measured on both sides before anything is said of an arm."""
-SPOKEN = {"morph": "shape", "levels": "levels of 255"}
+SPOKEN = {"morph": "shape", "steady_sharpness": "sharpness", "levels": "levels of 255"}
 """Names and units as sentences say them, where that is not the name itself."""
 
 
@@ -130,12 +130,10 @@ def _judge_price(arm: str, falls: str, guards: Sequence[Guard]) -> Verdict:
 
 def _guards(metrics: Sequence[MetricSummary], arm: str, unbelievable: Mapping[str, int]) -> tuple[Guard, ...]:
     """Every guard that was measured at all, in the order of `GUARDS`."""
-    known = {metric.name: metric for metric in metrics}
     found: list[Guard] = []
-    for name in sorted(known.keys() & GUARDS.keys(), key=list(GUARDS).index):
-        metric = known[name]
+    for metric in sorted((m for m in metrics if m.role == "guard"), key=lambda m: list(GUARDS).index(m.name)):
         difference = next(each for each in metric.differences if each.arm == arm)
-        found.append(Guard(name, _state(metric, difference), difference, metric.unit, metric.margin))
+        found.append(Guard(metric.name, _state(metric, difference), difference, metric.unit, metric.margin))
     return tuple(_excused(guard, found, unbelievable.get(arm, 0)) for guard in found)
 
 
@@ -488,8 +486,9 @@ def _pareto(metrics: Sequence[MetricSummary], baseline: str) -> tuple[ParetoPoin
         for metric in metrics
     }
     flicker, motion, sharpness, morph = (
-        means.get(name, {}) for name in (HEADLINE, "motion", "sharpness", "morph")
+        means.get(name, {}) for name in (HEADLINE, "motion", "steady_sharpness", "morph")
     )
+    sharpness = sharpness or means.get("sharpness", {})
     arms = [arm for arm in flicker if arm in motion]
     if not all(arm in morph for arm in arms):
         morph = {}
