@@ -164,7 +164,7 @@ def test_numbers_marked_unmeasurable_do_not_enter_quietly():
     assert (
         summary.metric("flicker").differences[0].num_doubtful == 2
     )  # places 0 and 1, the latter on both sides
-    assert "in 2 of 16 pairs a number is marked unmeasurable" in summary.verdict("arm").sentence
+    assert "; in 2 of 16 pairs a flicker is marked unmeasurable" in summary.verdict("arm").sentence
 
 
 def test_between_methods_sharpness_is_that_of_what_stays():

@@ -16,6 +16,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from video_diffusion.comparison.statistics import GUARDS
 from video_diffusion.comparison.summary import (
@@ -39,7 +40,7 @@ DOTS_PER_INCH = 200
 MAX_LABEL = 48
 MOST_DOTS = 200  # in a row of a strip plot: the extremes, and every so many of the rest
 WIDTH = 5.0  # inches; on the page as wide as its card
-LETTER = 0.068  # inches, about, at the size of the labels
+LETTER = 0.078  # inches, about, at the size of the labels
 
 Links = Mapping[tuple[str, int], str]
 """(prompt, seed) → address of the card of its clips."""
@@ -121,7 +122,7 @@ def _strip(
 ) -> Chart:
     """Every pair's difference to the baseline, a row for each setting, with mean and interval."""
     badges = arm_badges(summary.arms)
-    figure, axes = _figure(WIDTH, 0.85 + 0.62 * len(metric.differences))
+    figure, axes = _figure(WIDTH, 0.95 + 0.64 * len(metric.differences))
     spans = [entry.span for entry in metric.differences if entry.span]
     floor = metric.noise_floor
     ends = [end for span in (*spans, *([floor] if floor else [])) for end in (span.low, span.high)]
@@ -159,13 +160,14 @@ def _strip(
             va="center", color=SOFT, parse_math=False,
         )  # fmt: skip
         words.append(f"{entry.arm} {said}. ")
+    axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.set_yticks([])
     axes.set_ylim(len(metric.differences) - 0.5, -0.5)
     axes.set_xlim(low, high)
     axes.spines["left"].set_visible(False)
     aim = f"; {aim_of(metric)}" if aim_of(metric) else ""
     axes.set_xlabel(f"{_name(metric)}: difference to the baseline, {metric.unit}")
-    figure.subplots_adjust(0.02, 0.52 / figure.get_figheight(), 0.98, 1 - 0.04 / figure.get_figheight())
+    figure.subplots_adjust(0.02, 0.58 / figure.get_figheight(), 0.98, 1 - 0.04 / figure.get_figheight())
     most = max(len(own) for own in pairs.values())
     dots_note = f" {MOST_DOTS} of {most} dots are drawn, the extremes among them." if most > MOST_DOTS else ""
     return _chart(
@@ -184,10 +186,10 @@ def _pareto(summary: ComparisonSummary) -> Chart:
     norm = BoundaryNorm([sharp[0] + (sharp[-1] - sharp[0]) * k / 9 for k in range(10)], 9) if (
         sharp and sharp[-1] > sharp[0]
     ) else None  # fmt: skip
-    figure, axes = _figure(WIDTH, 3.9 + 0.17 * len(points))
-    room = 0.17 * len(points) + 0.6
+    figure, axes = _figure(WIDTH, 3.9 + 0.2 * len(points))
+    room = 0.2 * len(points) + 0.65
     figure.subplots_adjust(
-        0.12, room / figure.get_figheight(), 0.87 if norm else 0.98, 1 - 0.06 / figure.get_figheight()
+        0.13, room / figure.get_figheight(), 0.87 if norm else 0.98, 1 - 0.06 / figure.get_figheight()
     )
     axes.set_xlim(*_plane_limits([point.flicker for point in points]))
     axes.set_ylim(*_plane_limits([point.motion for point in points]))
@@ -234,7 +236,7 @@ def _pareto(summary: ComparisonSummary) -> Chart:
     axes.set_xlabel(f"flicker, {flicker.unit}")
     axes.set_ylabel(f"motion, {motion.unit}")
     for row, point in enumerate(points):
-        top = room - 0.62 - 0.17 * row
+        top = room - 0.68 - 0.2 * row
         figure.text(
             0.03, max(top, 0.03) / figure.get_figheight(),
             f"{badges[point.arm]}  {_label(point.arm)}{' (baseline, ringed)' if point.is_baseline else ''}",
@@ -264,8 +266,8 @@ def _heat_map(summary: ComparisonSummary, metric: MetricSummary) -> Chart:
     changes = {arm: better * (mean - base) for arm, mean in means.items()} if base is not None else {}
     most = max((abs(change) for change in changes.values()), default=0.0)
     columns, rows = ([textwrap.fill(_label(v), 13) for v in axis.values] for axis in (across, down))
-    left = 0.45 + LETTER * max(len(line) for row in rows for line in row.split("\n"))
-    bottom = 0.45 + 0.15 * max(column.count("\n") + 1 for column in columns)
+    left = 0.5 + LETTER * max(len(line) for row in rows for line in row.split("\n"))
+    bottom = 0.5 + 0.17 * max(column.count("\n") + 1 for column in columns)
     width, height = left + 0.95 * len(across.values), bottom + 0.55 * len(down.values) + 0.05
     figure, axes = _figure(width, height)
     figure.subplots_adjust(left / width, bottom / height, 1 - 0.02 / width, 1 - 0.05 / height)
@@ -291,7 +293,7 @@ def _heat_map(summary: ComparisonSummary, metric: MetricSummary) -> Chart:
             )
             axes.add_patch(frame)
         axes.text(column, row + 0.08, number(means.get(arm.label)), ha="center", va="center", weight="bold")
-        axes.text(column - 0.42, row - 0.28, badges[arm.label], va="center", fontsize=7, color=SOFT)
+        axes.text(column - 0.42, row - 0.28, badges[arm.label], va="center", fontsize=8, color=SOFT)
         hints[gid] = [Hint(f"{arm.label}: {number(means.get(arm.label))} {metric.unit}")]
         words.append(f"{hints[gid][0].words}. ")
     axes.set_xlim(-0.5, len(across.values) - 0.5)
@@ -347,7 +349,7 @@ def _paper_style() -> Iterator[None]:
         rcdefaults()
         rcParams["svg.hashsalt"] = "video-diffusion"
         rcParams["svg.fonttype"] = "none"
-        rcParams["font.size"] = 9.5
+        rcParams["font.size"] = 10.5
         rcParams["axes.edgecolor"] = SOFT
         rcParams["axes.labelcolor"] = INK
         rcParams["xtick.color"] = rcParams["ytick.color"] = SOFT

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from statistics import median_low
 from typing import Literal, TypeAlias
@@ -65,7 +65,9 @@ class Guard:
             return f"{self.words} can be compared in {_of_pairs(self.difference)} only"
         margin = f", margin {self.margin:.3g}" if self.margin is not None else ""
         name = f"{self.name.replace('_', ' ')}" if self.name == "morph" else self.words
-        return f"{name} {told(span, self.unit)}{margin}{_doubt(self.difference)}"
+        doubtful = self.difference.num_doubtful
+        marked = f" ({doubtful} of its pairs marked unmeasurable)" if doubtful else ""
+        return f"{name} {told(span, self.unit)}{margin}{marked}"
 
 
 def judge(
@@ -89,18 +91,19 @@ def _judge_arm(
     lost = [guard for guard in guards if guard.state == "falls"]
     names = tuple(guard.words for guard in lost)
     loses = f", but loses {_list(names)}" if lost else ""
-    also = f"; but {', '.join(map(str, lost))}" if lost else ""
+    also = f"{'; but ' + ', '.join(map(str, lost)) if lost else ''}{_doubt(found)}"
     if span is None or p is None or not _is_comparable(found):
         why = f"flicker could be compared in {_of_pairs(found)} only{also}"
         return Verdict(arm, "cannot be compared", f"cannot be compared{loses}", why, names)
     if p <= alpha and excludes_zero(span):
-        change = f"{_by(span, found.relative, headline.unit)}{_doubt(found)}"
+        change = _by(span, found.relative, headline.unit)
         if span.estimate > 0:
             words = f"flickers more{f' and loses {_list(names)}' if lost else ''}"
             return Verdict(arm, "flickers more", words, f"flicker rises by {change}{also}", names)
-        return _judge_price(arm, f"flicker falls by {change}", guards)
+        paid = _judge_price(arm, f"flicker falls by {change}", guards)
+        return replace(paid, sentence=f"{paid.sentence}{_doubt(found)}")
     maybe = ", flicker may be higher" if excludes_zero(span) and span.estimate > 0 else ""
-    seen = f"flicker {told(span, headline.unit)}{_doubt(found)}"
+    seen = f"flicker {told(span, headline.unit)}"
     if p_reachable(len(found.prompts), num_arms) > alpha:
         arms = "" if num_arms == 1 else f" with {num_arms} settings"
         needed = prompts_to_reach(alpha, num_arms)
@@ -193,8 +196,8 @@ def _doubt(difference: Difference) -> str:
     if not difference.num_doubtful:
         return ""
     return (
-        f" (in {difference.num_doubtful} of {counted(difference.num_pairs, 'pair')} a number is marked "
-        "unmeasurable: motion explains less than half of the picture)"
+        f"; in {difference.num_doubtful} of {counted(difference.num_pairs, 'pair')} a flicker is marked "
+        "unmeasurable: motion explains less than half of the picture"
     )
 
 
