@@ -166,8 +166,11 @@ def _strip(
     axes.set_xlim(low, high)
     axes.spines["left"].set_visible(False)
     aim = f"; {aim_of(metric)}" if aim_of(metric) else ""
-    axes.set_xlabel(f"{_name(metric)}: difference to the baseline, {metric.unit}")
-    figure.subplots_adjust(0.02, 0.58 / figure.get_figheight(), 0.98, 1 - 0.04 / figure.get_figheight())
+    below = textwrap.wrap(f"{_name(metric)}: difference to the baseline, {metric.unit}", 52)
+    axes.set_xlabel("\n".join(below))
+    figure.set_figheight(figure.get_figheight() + 0.17 * (len(below) - 1))
+    height = figure.get_figheight()
+    figure.subplots_adjust(0.02, (0.41 + 0.17 * len(below)) / height, 0.98, 1 - 0.04 / height)
     most = max(len(own) for own in pairs.values())
     dots_note = f" {MOST_DOTS} of {most} dots are drawn, the extremes among them." if most > MOST_DOTS else ""
     return _chart(
