@@ -18,7 +18,7 @@ from metric_flicker_figures import (
     raw_flicker,
     seam_excess,
 )
-from metric_morph_figures import coverage, drift, warp_psnr, warp_ssim
+from metric_morph_figures import coverage, drift, morph, warp_psnr, warp_ssim
 from metric_motion_figures import cuts, duplicate_pairs, flow_jitter, motion
 from metric_sharpness_figures import mean_luma, sharpness
 from PIL import Image
@@ -34,6 +34,7 @@ FIGURES = {
         luma_spectrum,
         seam_excess,
         flash_safety,
+        morph,
         warp_psnr,
         warp_ssim,
         coverage,

@@ -70,7 +70,7 @@ def test_weights_come_in_the_precision_asked_for(whole: Path, dtype: torch.dtype
 def test_an_image_model_gets_idle_temporal_layers_and_a_warning(folder: Path) -> None:
     edit(folder / "model_index.json", lambda index: index.pop("motion_adapter"))
     edit(folder / "model_index.json", lambda index: index.update(_class_name="StableDiffusionPipeline"))
-    with pytest.warns(UserWarning, match="its frames will not hold together; set motion_adapter"):
+    with pytest.warns(UserWarning, match="its frames will not be temporally consistent; set motion_adapter"):
         parts = load_model(str(folder))
     assert all(not p.any() for n, p in parts.motion_adapter.named_parameters() if ".proj_out." in n)
     with warnings.catch_warnings():
@@ -166,10 +166,14 @@ def test_weights_that_overflow_in_the_precision_asked_for_are_refused(folder: Pa
         (
             "unet",
             {"block_out_chanels": [8, 16]},
-            "has no field 'block_out_chanels'; did someone mean 'block_out_channels'",
+            "has no field 'block_out_chanels'; did you mean 'block_out_channels'",
         ),
         ("unet", {"block_out_channels": [8, 10**6]}, "must have the shape"),
-        ("unet", {"block_out_channels": "wide"}, "cannot be built from its configuration"),
+        (
+            "unet",
+            {"block_out_channels": "wide"},
+            "block_out_channels must be a number, such as .*, but is 'wide'",
+        ),
         (
             "unet",
             {"down_block_types": ["NoSuchBlock", "DownBlock2D"]},
@@ -285,6 +289,16 @@ def test_an_adapter_of_a_published_family_brings_its_schedule_and_settings(
     facts = model_facts(str(folder), str(tmp_path / "adapter.safetensors"))
     assert expected.items() <= facts.defaults.items()
     assert parts.identity.motion_adapter_sha256 == facts.identity["motion_adapter_sha256"]
+
+
+def test_a_distilled_adapter_brings_its_steps_and_its_guidance(tmp_path: Path, whole: Path) -> None:
+    adapter = shutil.copytree(whole / "motion_adapter", tmp_path / "student")
+    schedule = {"num_inference_steps": 4, "guidance_scale": 1.0, "scheduler": "ddim"}
+    edit(adapter / "config.json", lambda c: c.update(distilled={**schedule, "timestep_spacing": "trailing"}))
+    parts = load_model(str(whole), motion_adapter=str(adapter))
+    assert schedule.items() <= parts.defaults.items()
+    assert schedule.items() <= model_facts(str(whole), str(adapter)).defaults.items()
+    assert "guidance_scale" not in load_model(str(whole)).defaults
 
 
 def test_an_adapter_for_another_base_is_one_line_with_both_widths(tmp_path: Path, whole: Path) -> None:

@@ -175,7 +175,7 @@ def _measured(clip: FoundClip, meter: PromptMeter) -> dict[str, Any]:
     where = {"file": str(clip.path), "where": f"{clip.arm} · {clip.prompt[:60]}"}
     try:
         video = read_video(clip.path)
-        report = measure(video.frames, video.fps or ASSUMED_FPS)
+        report = measure(video.frames, video.fps or ASSUMED_FPS, one_shot=clip.record is not None)
     except ValueError as error:
         return {"status": "failed", **where, "error": f"{type(error).__name__}: {error}"}
     found = meter.measure(video.frames, clip.record.settings) if clip.record is not None else {}

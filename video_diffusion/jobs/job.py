@@ -41,6 +41,7 @@ def model_facts(model: str, motion_adapter: str | None) -> ModelFacts:
     """
     from video_diffusion.loading import find_model  # noqa: PLC0415 - a job file is checked without torch
 
+    settings = open_settings(model, motion_adapter)  # first: what is no adapter is not hashed
     identity: dict[str, Any] = {
         "weights_sha256": weights_sha256(find_model(model).folder),
         "motion_adapter_sha256": None,
@@ -49,7 +50,7 @@ def model_facts(model: str, motion_adapter: str | None) -> ModelFacts:
         identity["motion_adapter"] = "none"
     elif motion_adapter is not None:
         identity["motion_adapter_sha256"] = weights_sha256(find_model(motion_adapter).adapter_folder)
-    return ModelFacts(identity, open_settings(model, motion_adapter))
+    return ModelFacts(identity, settings)
 
 
 @cache

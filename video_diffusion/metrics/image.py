@@ -6,8 +6,9 @@ import cv2
 import numpy as np
 from jaxtyping import Float
 
+from video_diffusion.metrics.flow import Plane
 from video_diffusion.metrics.report import ClipFacts, Reading, SeriesAccumulator
-from video_diffusion.metrics.views import Frame, Plane, Triple
+from video_diffusion.metrics.views import Frame, Triple
 
 
 class Sharpness(SeriesAccumulator):
@@ -18,6 +19,7 @@ class Sharpness(SeriesAccumulator):
     """
 
     view = Frame
+    needs_shots = False
 
     def look(self, view: Frame) -> float:
         """Return the gradient of one frame."""
@@ -60,6 +62,7 @@ class MeanLuma(SeriesAccumulator):
     """Mean of Y = 0.299 R + 0.587 G + 0.114 B over pixels and frames, in 8-bit levels."""
 
     view = Frame
+    needs_shots = False
 
     def look(self, view: Frame) -> float:
         """Return mean luma of one frame."""
@@ -70,7 +73,7 @@ class MeanLuma(SeriesAccumulator):
         return Reading(self.series.mean(), "has_cut" if clip.cuts else "ok", self.series)
 
 
-Moment: TypeAlias = Float[np.ndarray, "h w"]
+Moment: TypeAlias = Float[np.ndarray, "*windows"]
 
 WINDOW = 11
 SIGMA = 1.5

@@ -11,7 +11,7 @@ import sys
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
 
@@ -79,20 +79,29 @@ def part_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
 
 
-def reserve(path: Path) -> FileLock | None:
-    """Lock a name for an output that is still to be made, until the lock is released or the process ends.
+@contextmanager
+def _holding(lock: FileLock) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        lock.release()
+        _remove(Path(lock.lock_file))
+
+
+def reserve(path: Path) -> AbstractContextManager[None] | None:
+    """Lock a name for an output that is still to be made, to be held by a `with` block.
 
     Returns:
-        The lock; None if somebody else holds it.
+        None if somebody else holds it; where a file system has no locks, nobody does.
     """
     lock = FileLock(path.with_name(f".{path.name}.making.lock"))
     try:
         lock.acquire(blocking=False)
     except Timeout:
         return None
-    except (NotImplementedError, OSError):  # the file system has no locks; the name is then taken at the end
-        return lock
-    return lock
+    except (NotImplementedError, OSError):
+        return nullcontext()
+    return _holding(lock)
 
 
 def remove_dead_parts(directory: Path) -> list[Path]:

@@ -8,6 +8,7 @@ import os
 import re
 import stat
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -18,9 +19,13 @@ from typing import Any
 
 import av
 import numpy as np
+from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
+
+PALETTE_NOTE = "256 colours at most: where a palette is dithered, the pattern reads as flicker"
+"""Of GIF and other palette images; the same clip can read 0.6 levels without and 7.5 with dithering."""
 
 
 class VideoReadError(ValueError):
@@ -117,8 +122,11 @@ def begin(source: FrameSource, frames: Iterator[Frame]) -> FrameSource:
 # ffmpeg must not follow a playlist, a concat script or a URL that a file names.
 _SAFE = {
     "protocol_whitelist": "file",
-    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpegts",
+    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpegts,flv,asf,mpeg,ogg,"
+    "yuv4mpegpipe,mpegvideo,h264,hevc",
 }
+_NO_INDEX = {"yuv4mpegpipe", "mpegvideo", "h264", "hevc"}
+"""Bare streams: ffmpeg guesses their length from their size, and their frames have no times."""
 _ACCURATE = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 _UNTAGGED, _BT2020 = 2, {9, 10}  # AVColorSpace
 _HDR = {16: "PQ", 18: "HLG"}  # AVColorTransferCharacteristic
@@ -157,7 +165,9 @@ def open_container(
             pixel_format=format_name,
             frames=iter(()),
             declared_frames=stream.frames or None,
-            declared_seconds=_declared_seconds(container, stream),
+            declared_seconds=None
+            if container.format.name in _NO_INDEX
+            else _declared_seconds(container, stream),
             tags=tags,
         )
         _note_stream(source, container, stream)
@@ -191,7 +201,8 @@ def _is_cover(stream: Any) -> bool:
 
 
 def _check_length(container: Any, stream: Any, path: Path, limits: ReadLimits) -> None:
-    seconds = _declared_seconds(container, stream)
+    bare = container.format.name in _NO_INDEX
+    seconds = None if bare else _declared_seconds(container, stream)
     if seconds is not None and seconds > limits.max_seconds:
         raise VideoReadError(
             f"{path}: declares {float(seconds):.0f} s, above the limit of {limits.max_seconds}"
@@ -226,6 +237,8 @@ def _note_stream(source: FrameSource, container: Any, stream: Any) -> None:
     alpha = pixels is not None and any(component.is_alpha for component in pixels.components)
     if alpha or stream.metadata.get("alpha_mode") == "1":
         source.note("transparency is dropped")
+    if source.pixel_format == "pal8":
+        source.note(PALETTE_NOTE)
     if int(stream.codec_context.colorspace) in _BT2020:
         source.note("BT.2020 colours are shown as BT.709 without a gamut conversion")
     if int(stream.codec_context.colorspace) == _UNTAGGED and source.pixel_format.startswith("yuv"):
@@ -309,7 +322,11 @@ def _upright_rgb(
     if picture.interlaced_frame:
         source.note("interlaced; its half-pictures are left woven")
     rotation = int(picture.rotation)
-    if rotation % 90:
+    mirrored = _mirrored(picture, rgb)
+    if mirrored is not None:
+        rgb = mirrored
+        source.note("mirrored as the file asks, as front cameras do")
+    elif rotation % 90:
         source.note(f"a rotation of {rotation} degrees is ignored")
     elif rotation:
         rgb = np.rot90(rgb, k=rotation // 90)
@@ -320,11 +337,24 @@ def _upright_rgb(
     return np.ascontiguousarray(rgb)
 
 
+def _mirrored(picture: Any, rgb: np.ndarray) -> np.ndarray | None:
+    """Show a frame as its display matrix asks if that mirrors it by quarter turns, else None."""
+    data = picture.side_data.get(SideDataType.DISPLAYMATRIX)
+    if data is None:
+        return None
+    a, b, _, c, d, *_ = (number / 65536 for number in np.frombuffer(bytes(data), dtype=np.int32).tolist())
+    if a * d - b * c >= 0:
+        return None
+    if abs(a) + abs(d) > abs(b) + abs(c):
+        return rgb[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+    return rgb.transpose(1, 0, 2)[:: -1 if b < 0 else 1, :: -1 if c < 0 else 1]
+
+
 # Pictures through Pillow: one image, an animated GIF, WebP or PNG, or a folder of images in their order.
 
 
-IMAGE_SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp")
-_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP")  # nothing that runs a program (EPS) or reads a list
+IMAGE_SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".avif")
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP", "AVIF")  # none that runs programs
 ASSUMED_FOLDER_FPS = Fraction(8)
 _BROWSER_DELAY = Fraction(1, 10)  # what players make of a delay of 0
 
@@ -338,6 +368,8 @@ def open_image_file(path: Path, limits: ReadLimits) -> Iterator[FrameSource]:
             raise VideoReadError(f"{path}: has {count} frames, above the limit of {limits.max_frames}")
         name = (image.format or "image").lower()
         source = FrameSource(path, None, *image.size, name, image.mode, iter(()), count)
+        if image.format == "GIF" or image.mode == "P":
+            source.note(PALETTE_NOTE)
         if count > 1:
             source.fps = count / _total_duration(image, count, source)
         yield begin(source, _animation(image, count, source))
@@ -362,9 +394,29 @@ def open_image_folder(path: Path, limits: ReadLimits, fps: Fraction | None) -> I
         size, mode, name = image.size, image.mode, (image.format or "image").lower()
     rate = fps or ASSUMED_FOLDER_FPS
     source = FrameSource(path, rate, *size, name, mode, iter(()), len(files))
+    _note_numbers(files, source)
+    if mode == "P":
+        source.note(PALETTE_NOTE)
     if fps is None:
         source.note(f"a folder has no frame rate; {ASSUMED_FOLDER_FPS} fps is assumed (give fps)")
     yield begin(source, _folder(files, source, limits, rate))
+
+
+def _note_numbers(files: list[Path], source: FrameSource) -> None:
+    """Tell of numbers that are missing or that two files have: the frames are then not what they seem."""
+    numbers = [int(found[-1]) for file in files if (found := re.findall(r"\d+", file.stem))]
+    if len(numbers) < len(files) or not numbers:
+        return
+    counts = Counter(numbers)
+    twice = sorted(number for number, count in counts.items() if count > 1)
+    missing = max(counts) - min(counts) + 1 - len(counts)
+    if twice:
+        same = [file.name for file, number in zip(files, numbers, strict=True) if number == twice[0]]
+        names = " and ".join(same)
+        source.note(f"{len(twice)} numbers stand for more than one image, such as {names}; all are read")
+    if 0 < missing <= len(counts):
+        first = next(number for number in range(min(counts), max(counts)) if number not in counts)
+        source.note(f"{missing} numbers are missing, the first is {first}; its neighbours follow each other")
 
 
 def _folder(files: list[Path], source: FrameSource, limits: ReadLimits, fps: Fraction) -> Iterator[Frame]:
@@ -395,8 +447,8 @@ def _total_duration(image: Image.Image, count: int, source: FrameSource) -> Frac
     try:
         for index in range(count):
             image.seek(index)
-            if image.format == "WEBP":
-                image.load()  # WebP tells a frame's duration only when it is decoded
+            if image.format in ("WEBP", "AVIF"):
+                image.load()  # these tell a frame's duration only when it is decoded
             total += _duration(image, source)
         image.seek(0)
     except (EOFError, OSError) as error:
