@@ -136,7 +136,7 @@ def collect(
         video = read_video(folder / job.file)
         again = dict(row)
         if not is_measured(row):
-            again["metrics"] = as_row(measure(video.frames, video.fps or 8))
+            again["metrics"] = as_row(measure(video.frames, video.fps or 8, one_shot=True))
             num_again += 1
         if meter.wants(row):
             settings = GenerationSettings.from_values(row["settings"])
