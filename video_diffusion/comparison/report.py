@@ -1,7 +1,7 @@
 """`report.html` and the folder it stands in: everything a comparison found."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ from markupsafe import Markup
 from video_diffusion.comparison.charts import Chart, draw_charts, write_plots
 from video_diffusion.comparison.summary import (
     SUMMARY_FILE,
-    ClipMeasure,
     ClipResult,
     ComparisonSummary,
     MetricSummary,
@@ -122,18 +121,17 @@ def _view(
         series=clip.series.get(curve.name, ()) if curve else (),
         series_label=f"{curve.name} in {curve.unit}" if curve else "",
         series_peak=peak,
-        facts={name.replace("_", " "): _fact(measure) for name, measure in measured.items()},
+        facts={
+            name.replace("_", " "): number(each.value)
+            + ("" if each.status == "ok" else f" {each.status.replace('_', ' ')}")
+            for name, each in measured.items()
+        },
         values={
             name: measure.value
             for name, measure in clip.measures.items()
             if measure.value is not None and math.isfinite(measure.value)
         },
     )
-
-
-def _fact(measure: ClipMeasure) -> str:
-    """The value, and what there is to know about it."""
-    return number(measure.value) + ("" if measure.status == "ok" else f" {measure.status.replace('_', ' ')}")
 
 
 def _curve_metric(summary: ComparisonSummary) -> MetricSummary | None:
@@ -158,6 +156,7 @@ def _peak(summary: ComparisonSummary, curve: MetricSummary | None) -> float:
 REPORT_FILE = "report.html"
 PLOTS = "plots"
 TEMPLATES = Path(__file__).parent / "templates"
+PARTS = {"styles": ("report.css",), "scripts": ("report.js",)}
 MOST_CLIPS_OF_ONE_PAGE = 600
 CLIPS_OF_A_PAGE = 160  # where there are more than that
 
@@ -193,7 +192,7 @@ def write_report(summary: ComparisonSummary, folder: Path) -> Path:
     for number_of_page, link in enumerate(links[1:], start=1):
         cards = view_pairs(summary, folder, link.first - 1, link.last, pictures=False)
         values = {**_values(summary, links, number_of_page), "pairs": cards, "is_first": False}
-        write_page(folder / link.file, _rendered(values))
+        write_page(folder / link.file, render_page(TEMPLATES, "report.html", values, **PARTS))
     write_plots(charts, folder / PLOTS)
     for path in folder.glob("report-*.html"):  # of an earlier comparison with more clips
         if path.name not in {link.file for link in links} and path.stem.removeprefix("report-").isdigit():
@@ -231,10 +230,6 @@ def _values(summary: ComparisonSummary, links: Sequence[PageLink], current: int)
     }
 
 
-def _rendered(values: Mapping[str, Any]) -> str:
-    return render_page(TEMPLATES, "report.html", values, styles=("report.css",), scripts=("report.js",))
-
-
 def _draw(summary: ComparisonSummary, folder: Path, links: Sequence[PageLink]) -> tuple[str, Sequence[Chart]]:
     """The first page, and the charts on it."""
     keys = dict.fromkeys(clip.key for clip in summary.clips)
@@ -262,7 +257,7 @@ def _draw(summary: ComparisonSummary, folder: Path, links: Sequence[PageLink]) -
         "pairs": view_pairs(summary, folder, 0, links[0].last if links else None),
         "is_first": True,
     }
-    return _rendered(values), charts
+    return render_page(TEMPLATES, "report.html", values, **PARTS), charts
 
 
 # The folder of a comparison: what is written when its clips are there, and what earlier looks left in it.

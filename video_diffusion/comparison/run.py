@@ -177,11 +177,6 @@ def as_row(report: ConsistencyReport) -> dict[str, dict[str, Any]]:
     }
 
 
-def num_missing(planned: Sequence[PlannedClip], findings: Findings) -> int:
-    """Places that have neither a clip nor a failure: another process's, or not made yet."""
-    return len(planned) - len(findings.clips)
-
-
 def _job(design: Design, arm: DeclaredArm, prompt: str, place: int, facts: Facts) -> Job:
     seed = (arm.seeds or design.seeds)[place]
     settings = GenerationSettings.from_values({**design.base, **arm.values, "prompt": prompt, "seed": seed})

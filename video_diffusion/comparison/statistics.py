@@ -382,7 +382,11 @@ def compare_metrics(material: Material, kinds: Sequence[Kind]) -> tuple[MetricSu
         if value_of(clip, name) is not None
     }
     kinds = [replace(kind, may_guard=STEADY.get(kind.name) not in measured) for kind in kinds]
-    found = [_compare(material, kind) for kind in sorted(kinds, key=_rank)]
+    order = {"headline": -1, **{name: at for at, name in enumerate(GUARDS)}}
+    kinds = sorted(
+        kinds, key=lambda kind: order.get(kind.name if kind.role == "guard" else kind.role, len(order))
+    )
+    found = [_compare(material, kind) for kind in kinds]
     known = [metric for metric in found if metric is not None]
     headline = [metric for metric in known if metric.role == "headline"]
     rest = [metric for metric in known if metric.role != "headline"]
@@ -392,12 +396,6 @@ def compare_metrics(material: Material, kinds: Sequence[Kind]) -> tuple[MetricSu
 def p_reachable(num_prompts: int, num_tests: int = 1) -> float:
     """The smallest Holm-adjusted p that so many prompts can reach with so many arms."""
     return min(1.0, minimum_p(num_prompts) * max(1, num_tests))
-
-
-def _rank(kind: Kind) -> int:
-    """Where a metric stands: the headline, the guards in their order, all else as it was."""
-    names = [HEADLINE, *GUARDS]
-    return names.index(kind.name) if kind.role != "other" else len(names)
 
 
 def _compare(material: Material, kind: Kind) -> MetricSummary | None:
