@@ -38,7 +38,7 @@ from video_diffusion.web import (
     inline_svg,
     number,
     render_page,
-    with_pictures,
+    with_images,
     write_page,
 )
 
@@ -59,7 +59,7 @@ class PairCard:
 
 
 def view_pairs(
-    summary: ComparisonSummary, folder: Path, first: int = 0, last: int | None = None, pictures: bool = True
+    summary: ComparisonSummary, folder: Path, first: int = 0, last: int | None = None, images: bool = True
 ) -> list[PairCard]:
     """Cards in the declared order; the slices of a card follow the same line, the baseline's choice.
 
@@ -68,7 +68,7 @@ def view_pairs(
         folder: of the page.
         first: number of the first card.
         last: number of the first card that is left out; None for all.
-        pictures: whether posters and slices are drawn, which reads every clip.
+        images: whether posters and slices are drawn, which reads every clip.
     """
     clips = {(clip.key, clip.arm): clip for clip in summary.clips}
     keys = list(dict.fromkeys(clip.key for clip in summary.clips))
@@ -87,12 +87,12 @@ def view_pairs(
                 is_reference=arm.is_baseline,
             )
             view = _view(summary, base, clips.get(((prompt, seed), arm.label)), curve, peak)
-            if pictures:
-                view = with_pictures(view, folder, line)
+            if images:
+                view = with_images(view, folder, line)
             elif view.path and not (folder / view.path).exists():
                 view = replace(view, problem="The file is not there")
-            if arm.is_baseline and view.pictures is not None:
-                line = view.pictures.line
+            if arm.is_baseline and view.images is not None:
+                line = view.images.line
             cells.append(view)
         cards.append(PairCard(f"pair-{index}", prompt, seed, tuple(cells)))
     return cards
@@ -183,14 +183,14 @@ class PageLink:
 def write_report(summary: ComparisonSummary, folder: Path) -> Path:
     """Writes the page into a comparison's folder, its plots into `plots/` there, and returns the page's path.
 
-    Clips are read for their still pictures; one that is missing or damaged is shown as that. Of many clips,
-    further pages hold those that the first has no room for, without pictures.
+    Clips are read for their still images; one that is missing or damaged is shown as that. Of many clips,
+    further pages hold those that the first has no room for, without images.
     """
     links = _page_links(summary)
     page, charts = _draw(summary, folder, links)
     write_page(folder / REPORT_FILE, page)
     for number_of_page, link in enumerate(links[1:], start=1):
-        cards = view_pairs(summary, folder, link.first - 1, link.last, pictures=False)
+        cards = view_pairs(summary, folder, link.first - 1, link.last, images=False)
         values = {**_values(summary, links, number_of_page), "pairs": cards, "is_first": False}
         write_page(folder / link.file, render_page(TEMPLATES, "report.html", values, **PARTS))
     write_plots(charts, folder / PLOTS)

@@ -143,11 +143,11 @@ def _inline(text: str) -> str:
 Tone: TypeAlias = Literal["good", "bad", "even"]
 UNITS = {
     "levels": "steps of brightness, of which 255 lead from black to white",
-    "px/frame at 256": "pixels from one frame to the next, as if the picture were 256 high",
+    "px/frame at 256": "pixels from one frame to the next, as if the image were 256 high",
     "levels/px": "steps of brightness from one pixel to its neighbour",
     "share of what is named": "1 if colours, shapes, sizes and motions are all as the prompt says",
     "cuts": "jumps from one frame to the next, as between two takes",
-    "100 × cosine": "100 where picture and prompt mean the same to CLIP",
+    "100 × cosine": "100 where image and prompt mean the same to CLIP",
 }
 """Units as someone who never met them reads them; where a unit first stands, its line stands beside it."""
 OUTCOME_TONES = {

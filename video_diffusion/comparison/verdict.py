@@ -197,7 +197,7 @@ def _doubt(difference: Difference) -> str:
         return ""
     return (
         f"; in {difference.num_doubtful} of {counted(difference.num_pairs, 'pair')} a flicker is marked "
-        "unmeasurable: motion explains less than half of the picture"
+        "unmeasurable: motion explains less than half of the image"
     )
 
 
@@ -348,7 +348,7 @@ def metric_notes(metrics: Sequence[MetricSummary], clips: Sequence[ClipResult]) 
     if counts:
         told = ", ".join(f"{arm} {count}" for arm, count in counts.items())
         notes.append(
-            "Clips with believable motion in less than half of the picture, whose flicker is mostly change "
+            "Clips with believable motion in less than half of the image, whose flicker is mostly change "
             f"that nothing explains (it counts): {told}."
         )
     return notes
@@ -450,7 +450,7 @@ def summarise(found: Findings) -> ComparisonSummary:
 
 
 def headline_sentence(verdicts: Sequence[Verdict], arms: Sequence[Arm]) -> str:
-    """The verdict on everything in one sentence, never kinder than the worst of them.
+    """The verdict on everything in one sentence, never milder than the worst of them.
 
     Several arms are told by letter and short label, with what each loses, the worst first.
     """
