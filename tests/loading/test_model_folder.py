@@ -70,7 +70,7 @@ def test_weights_come_in_the_precision_asked_for(whole: Path, dtype: torch.dtype
 def test_an_image_model_gets_idle_temporal_layers_and_a_warning(folder: Path) -> None:
     edit(folder / "model_index.json", lambda index: index.pop("motion_adapter"))
     edit(folder / "model_index.json", lambda index: index.update(_class_name="StableDiffusionPipeline"))
-    with pytest.warns(UserWarning, match="its frames will not be temporally consistent; set motion_adapter"):
+    with pytest.warns(UserWarning, match="frames will not be temporally consistent; set motion_adapter"):
         parts = load_model(str(folder))
     assert all(not p.any() for n, p in parts.motion_adapter.named_parameters() if ".proj_out." in n)
     with warnings.catch_warnings():

@@ -180,7 +180,7 @@ class ReusingGuided(Guided):
         num_first: int,
         model: PromptedModel,
         prompt_embeds: PromptEmbeds,
-        negative_prompt_embeds: PromptEmbeds | None,
+        negative_prompt_embeds: Tensor | None,
         guidance_scale: FrameNumbers | StepNumbers,
         **conditions: object,
     ) -> None:

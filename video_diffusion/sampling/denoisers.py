@@ -94,7 +94,7 @@ class Guided:
         self,
         model: PromptedModel,
         prompt_embeds: PromptEmbeds,
-        negative_prompt_embeds: PromptEmbeds | None,
+        negative_prompt_embeds: Tensor | None,
         guidance_scale: FrameNumbers | StepNumbers,
         **conditions: object,
     ) -> None:
