@@ -227,4 +227,4 @@ def test_shipped_configs_are_valid_and_headed():
             assert part in heading, (path.name, part)
         assert f"configs/train/{path.name}" in heading
         settings, _ = settings_from(str(path), (), None, (), {}, resume=False)
-        assert settings.data
+        assert settings.data or settings.distil.prompts

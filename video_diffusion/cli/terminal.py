@@ -130,8 +130,9 @@ def report(error: BaseException, debug: bool) -> int:
         saved = _save_traceback(error)
         reason = _first_line(error)
         line = f"unexpected {type(error).__name__}: {reason}; the traceback is {saved}"
-    if line:
-        say(line, "error", "red")
+    told = getattr(error, "problems", None) or [line]  # of a job file each wrong row
+    for each in filter(None, told):
+        say(each, "error", "red")
     return code
 
 

@@ -20,7 +20,7 @@ from video_diffusion.metrics.flicker import (
     SeamExcess,
 )
 from video_diffusion.metrics.flow import FlowMethod, choose_flow
-from video_diffusion.metrics.image import MeanLuma, Sharpness
+from video_diffusion.metrics.image import MeanLuma, Sharpness, SteadySharpness
 from video_diffusion.metrics.measurement import (
     Measurement,
     Metric,
@@ -64,6 +64,9 @@ ALL_METRICS: tuple[Metric, ...] = (
     Metric("duplicate_pairs", "pairs", UPWARDS, "lower", "motion", "equal neighbours", DuplicatePairs),
     Metric("cuts", "cuts", UPWARDS, "neither", "motion", "coverage and change by medians", Cuts),
     Metric("sharpness", "levels/px", LEVELS, "neither", "sharpness", "RMS luma gradient", Sharpness),
+    Metric(
+        "steady_sharpness", "levels/px", LEVELS, "neither", "sharpness", "along the flow", SteadySharpness
+    ),
     Metric("mean_luma", "levels", LEVELS, "neither", "sharpness", "mean BT.601 luma", MeanLuma),
 )
 """Every weight-free metric, in the order of reports. A new one is one class, one line here and one test."""

@@ -20,7 +20,7 @@ from video_diffusion.web import (
     draw_line_chart,
     number,
     render_page,
-    with_pictures,
+    with_images,
     write_page,
 )
 
@@ -216,7 +216,7 @@ def clip_rows(validations: Sequence[Validation], folder: Path) -> list[dict[str,
         for each in chosen:
             clip = next((c for c in each.clips if (c["prompt"], c["seed"]) == (prompt, seed)), None)
             if clip is not None:
-                views.append(with_pictures(_view(each.step, clip), folder))
+                views.append(with_images(_view(each.step, clip), folder))
         rows.append({"prompt": prompt, "seed": seed, "views": views})
     return rows
 
