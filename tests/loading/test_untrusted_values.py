@@ -79,7 +79,7 @@ def assert_loads_or_says_why(folder: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*is an image model without temporal layers")
 @pytest.mark.parametrize("name", CONFIGS)
 @settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None
 )
 @given(data=st.data())
 def test_any_value_in_any_place_of_a_configuration(whole: Path, name: str, data: st.DataObject) -> None:

@@ -1,4 +1,4 @@
-"""`video-diffusion convert`: temporal weights from one layout to another."""
+"""`video-diffusion convert`: temporal weights from one layout to another, pickles to safetensors."""
 
 import json
 import re
@@ -52,8 +52,9 @@ def convert(
 
     SRC is a file, a folder or a hub id. A LoRA on the image model (of a run of target domain_lora) keeps its
     layout. An adapter in diffusers' layout is a folder; AnimateDiff's layout,
-    which ComfyUI's nodes and the original read, is a .safetensors file. Every number stays what it was. A
-    SparseCtrl encoder's file keeps its layout: this makes safetensors of a pickle.
+    which ComfyUI's nodes and the original read, is a .safetensors file. Every number stays what it was.
+    A pickle of anything else that can be used here (a LoRA, an IP-Adapter, a SparseCtrl encoder, an image
+    model in one file) becomes safetensors in the layout that it has.
     """
     path = Path(destination)
     if licence is not None and not _LICENCE.fullmatch(licence):

@@ -47,9 +47,11 @@ class DeviceError(RuntimeError):
 
 
 def reason_of(error: Exception) -> str:
-    """The first line of what a library says, or the kind of error where it says nothing."""
+    """The first sentence of what a library says, or the kind of error where it says nothing."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip(" '\"")]
-    return lines[0][:200] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    return " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])[:200]
 
 
 def read_json(file: Path) -> dict[str, Any]:
