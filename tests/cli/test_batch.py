@@ -199,7 +199,7 @@ def test_flags_for_many_clips_are_refused_for_one(words):
         (["a prompt"], "PROMPT: cannot be given together with --jobs"),
         (["--shard", "2/2"], "--shard: shard must be i/n"),
         (["--batch-size", "0"], "--batch-size: must be auto or a number"),
-        (["--seed", "-4"], "jobs.csv:2: seed must be"),
+        (["--seed", "-4"], "--seed: seed must be"),
     ],
 )
 def test_what_is_wrong_is_told_before_a_model_is_loaded(tmp_path, jobs, words, message):

@@ -24,7 +24,7 @@ from video_diffusion.video import ModelIdentity, RunRecord
 def test_broken_inputs_are_refused_before_loading(
     content: bytes | None, flag: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("video_diffusion.pipeline.load_model", None)  # whoever loads, fails
+    monkeypatch.setattr("video_diffusion.pipeline.text_to_video.load_model", None)  # whoever loads, fails
     path = tmp_path / ("in.mp4" if flag == "--init-video" else "in.png")
     if content is not None:
         path.write_bytes(content)
