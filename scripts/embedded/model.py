@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from safetensors.torch import load_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -118,11 +120,11 @@ def build_motion_adapter(unet: UNet2DConditionModel, max_num_frames: int = 32) -
     return adapter
 
 
-def build_scheduler() -> DDIMScheduler:
-    """Shifted cosine, v-prediction, steps counted from pure noise."""
+def build_scheduler(prediction_type: str = "v_prediction") -> DDIMScheduler:
+    """Shifted cosine, steps counted from pure noise."""
     return DDIMScheduler(
         trained_betas=shifted_cosine_betas(),
-        prediction_type="v_prediction",
+        prediction_type=prediction_type,
         timestep_spacing="trailing",
         clip_sample=False,
         set_alpha_to_one=True,
@@ -138,6 +140,38 @@ DEFAULTS = {
 }
 
 
+def load_weights(folder: Path, tokenizer: Any, text_encoder: Any, unet: Any, motion_adapter: Any) -> None:
+    """Give the parts the weights of a model folder; words that it did not know keep their fresh embedding."""
+    state = load_file(folder / "text_encoder" / "model.safetensors")
+    theirs = CLIPTokenizer.from_pretrained(folder / "tokenizer").get_vocab()
+    (name,) = [name for name in state if name.endswith("token_embedding.weight")]
+    embeddings = text_encoder.get_input_embeddings().weight.detach().clone()
+    for token, row in tokenizer.get_vocab().items():
+        if token in theirs:
+            embeddings[row] = state[name][theirs[token]].float()
+    text_encoder.load_state_dict({**state, name: embeddings})
+    for module, part in ((unet, "unet"), (motion_adapter, "motion_adapter")):
+        module.load_state_dict(load_file(folder / part / "diffusion_pytorch_model.safetensors"))
+
+
+def load_model(folder: Path, device: str = "cpu") -> dict[str, Any]:
+    """The parts of a model folder in float32, by the names that `save_embedded_model` takes."""
+    parts: dict[str, Any] = {
+        "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        "text_encoder": CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32),
+        "unet": UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32),
+        "vae": AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32),
+        "scheduler": DDIMScheduler.from_pretrained(folder / "scheduler"),
+    }
+    parts["motion_adapter"] = build_motion_adapter(parts["unet"])
+    parts["motion_adapter"].load_state_dict(
+        load_file(folder / "motion_adapter" / "diffusion_pytorch_model.safetensors")
+    )
+    for name in ("text_encoder", "unet", "vae", "motion_adapter"):
+        nn.Module.to(parts[name], device=device)
+    return parts
+
+
 def save_embedded_model(
     folder: Path,
     tokenizer: Any,
@@ -147,10 +181,12 @@ def save_embedded_model(
     vae: Any,
     scheduler: Any,
     world: World,
+    defaults: Mapping[str, Any] | None = None,
 ) -> None:
     """Write all parts in half precision, with `model_index.json` and our generation defaults beside them.
 
     `world` is what the model is said to know: its words are the vocabulary that prompts are held against.
+    `defaults` stand in for some of `DEFAULTS`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder / "tokenizer")
@@ -172,8 +208,8 @@ def save_embedded_model(
     }
     _write_json(folder / "model_index.json", index)
     side = int(unet.config.sample_size) * 2 ** (len(vae.config.block_out_channels) - 1)
-    defaults = {**DEFAULTS, "height": side, "width": side, "vocabulary": vocabulary(world)}
-    _write_json(folder / "generation_defaults.json", defaults)
+    values = {**DEFAULTS, "height": side, "width": side, **(defaults or {}), "vocabulary": vocabulary(world)}
+    _write_json(folder / "generation_defaults.json", values)
 
 
 def _save_half(module: Any, folder: Path) -> None:
