@@ -287,6 +287,16 @@ def test_an_adapter_of_a_published_family_brings_its_schedule_and_settings(
     assert parts.identity.motion_adapter_sha256 == facts.identity["motion_adapter_sha256"]
 
 
+def test_a_distilled_adapter_brings_its_steps_and_its_guidance(tmp_path: Path, whole: Path) -> None:
+    adapter = shutil.copytree(whole / "motion_adapter", tmp_path / "student")
+    schedule = {"num_inference_steps": 4, "guidance_scale": 1.0, "scheduler": "ddim"}
+    edit(adapter / "config.json", lambda c: c.update(distilled={**schedule, "timestep_spacing": "trailing"}))
+    parts = load_model(str(whole), motion_adapter=str(adapter))
+    assert schedule.items() <= parts.defaults.items()
+    assert schedule.items() <= model_facts(str(whole), str(adapter)).defaults.items()
+    assert "guidance_scale" not in load_model(str(whole)).defaults
+
+
 def test_an_adapter_for_another_base_is_one_line_with_both_widths(tmp_path: Path, whole: Path) -> None:
     file = published_file(tmp_path, "hotshot-xl")
     with pytest.raises(

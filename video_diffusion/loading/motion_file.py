@@ -25,6 +25,7 @@ ZERO_TERMINAL_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "traili
 # published names differ.
 _LIGHTNING = re.compile(r"animatediff_lightning_(?P<steps>[1248])step")
 _OURS = {"norm_scope", "family"}
+_DISTILLED = ("num_inference_steps", "guidance_scale", "scheduler")
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,15 @@ class MotionFile:
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """Usual generation settings of its family, and all words it knows where these are few."""
+        """Usual generation settings of its family or distillation, and all words it knows where few."""
         kind = FAMILIES.get(self.family or "")
         if kind is None:
             listed = self.config.get("vocabulary")
             words = [word for word in listed if isinstance(word, str)] if isinstance(listed, list) else []
-            return {"vocabulary": words} if words else {}
+            distilled = self.config.get("distilled")
+            told = distilled if isinstance(distilled, Mapping) else {}
+            schedule = {name: told[name] for name in _DISTILLED if name in told}
+            return schedule | ({"vocabulary": words} if words else {})
         length = min(int(kind.defaults["num_frames"]), int(self.config["motion_max_seq_length"]))
         named = _LIGHTNING.search(self.path.name)
         steps = {"num_inference_steps": int(named["steps"])} if named else {}
