@@ -216,6 +216,9 @@ class Distiller:
         self.optimizer = MuonWithAdamW([self.adapter], settings.muon_lr, settings.adamw_lr)
         self.ema = EMAModel(self.optimizer.parameters, decay=settings.ema)
         self.knots = student_knots(self.student["scheduler"], settings.student_steps)
+        self.schedule = {"num_inference_steps": settings.student_steps, "guidance_scale": 1.0}
+        told = {**self.schedule, "scheduler": "ddim", "timestep_spacing": "trailing"}
+        self.student["motion_adapter"].register_to_config(distilled=told)
 
     def run(self, save_every: int = 100) -> Iterator[dict[str, float]]:
         """Train from the newest checkpoint to the end, saving on the way; the pool must be full.
@@ -269,14 +272,9 @@ class Distiller:
         save_checkpoint(self.run_folder, step, groups, facts)
         self.ema.store(self.optimizer.parameters)
         self.ema.copy_to(self.optimizer.parameters)
-        schedule = {"num_inference_steps": self.settings.student_steps, "guidance_scale": 1.0}
         save_embedded_model(
-            self.run_folder / "model", **self.student, world=self.pool.world, defaults=schedule
+            self.run_folder / "model", **self.student, world=self.pool.world, defaults=self.schedule
         )
-        config = self.run_folder / "model" / "motion_adapter" / "config.json"
-        values = json.loads(config.read_text(encoding="utf-8"))
-        values["distilled"] = {**schedule, "scheduler": "ddim", "timestep_spacing": "trailing"}
-        config.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         self.ema.restore(self.optimizer.parameters)
 
     def _resume(self) -> tuple[int, float]:

@@ -4,7 +4,7 @@ Its state dict is the checkpoint and its parameters are the training set. Keys, 
 name are those of `diffusers.MotionAdapter`, so either library opens what the other saved.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast, get_args
 
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -60,6 +60,8 @@ class MotionAdapter(ModelMixin, ConfigMixin):
             sampling must then start from.
         vocabulary: All words that it and its image model were trained on, if that is all they know; else
             empty.
+        distilled: The schedule that it was distilled for: `num_inference_steps`, `guidance_scale`,
+            `scheduler`, `timestep_spacing`. None where it was not.
 
     Raises:
         ValueError: A field is out of range or of the wrong length.
@@ -89,6 +91,7 @@ class MotionAdapter(ModelMixin, ConfigMixin):
         resnet_norm_scope: str = "frame",
         family: str | None = None,
         vocabulary: Sequence[str] = (),
+        distilled: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if noise_type not in get_args(NoiseType):
