@@ -19,10 +19,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from video_diffusion.acceleration import FeatureReuse, accelerate_unet
 from video_diffusion.acceleration.counting import count_flops, count_operations, peak_bytes
-from video_diffusion.generation_settings import ContextSchedule
 from video_diffusion.models import VideoUNet, decode_latents, usual_chunk_size
-from video_diffusion.models.temporal_transformer import TemporalTransformer
+from video_diffusion.models.temporal import TemporalTransformer
 from video_diffusion.sampling import ContextWindows, Windowed
+from video_diffusion.settings import ContextSchedule
 
 START_UP = {
     "--help": [sys.executable, "-m", "video_diffusion", "--help"],

@@ -16,11 +16,10 @@ from itertools import pairwise
 
 import cv2
 import numpy as np
+from synthetic_clips import clean_clip, frame_noise
 
 from video_diffusion.metrics import measure
-from video_diffusion.metrics.distortions import frame_noise
-from video_diffusion.metrics.optical_flow import DisFlow
-from video_diffusion.metrics.synthetic_clips import clean_clip
+from video_diffusion.metrics.flow import DisFlow
 
 
 def vbench_formula(frames: np.ndarray) -> float:

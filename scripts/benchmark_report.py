@@ -13,7 +13,7 @@ from typing import Any
 from benchmark_facts import LONG_CLIPS
 from benchmark_models import SHAPES
 
-from video_diffusion.acceleration.linear import processor_maker
+from video_diffusion.acceleration.kernels import processor_maker
 
 NOTES = Path(__file__).with_name("benchmark_notes.md")
 ABOUT = (

@@ -28,10 +28,10 @@ FRAMES, SIDE = 16, 64
 def our_step(batch: int, precision: str, recompute: bool) -> Callable[[], float]:
     """One optimizer step of `video-diffusion train`, from latents that are kept."""
     from video_diffusion.pipeline import TextToVideoPipeline
-    from video_diffusion.training.clip_mix import MemoryClips, Weighted
-    from video_diffusion.training.processes import make_accelerator
-    from video_diffusion.training.settings import TrainingSettings
-    from video_diffusion.training.trainer import Trainer
+    from video_diffusion.settings.training import TrainingSettings
+    from video_diffusion.training.clips import MemoryClips, Weighted
+    from video_diffusion.training.loop import Trainer
+    from video_diffusion.training.run import make_accelerator
 
     settings = TrainingSettings.model_validate(
         {
@@ -55,7 +55,7 @@ def plain_step(batch: int, precision: str, recompute: bool) -> Callable[[], floa
 
     from video_diffusion.loading import load_model
     from video_diffusion.text import encode_prompt
-    from video_diffusion.training.loss import training_target
+    from video_diffusion.training.objective import training_target
 
     parts = load_model("embedded")
     own: Any = parts.motion_adapter

@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from einops import rearrange
 from embedded.prompt_following import judge
+from synthetic_clips import brightness_flicker, slow_drift, texture_boiling
 
 from video_diffusion import GenerationSettings, TextToVideoPipeline
-from video_diffusion.io.contact_sheet import draw_contact_sheet, draw_filmstrip, evenly, save_picture
 from video_diffusion.metrics import measure
-from video_diffusion.metrics.distortions import brightness_flicker, slow_drift, texture_boiling
 from video_diffusion.pipeline import GeneratedVideo
 from video_diffusion.procedural import Scene, SceneObject, caption, render_scenes
 from video_diffusion.sampling import initial_noise, make_scheduler
+from video_diffusion.video.images import draw_contact_sheet, draw_filmstrip, evenly, save_picture
 
 SCENE = Scene("pink", (SceneObject("blue", "square", "large", "right"),))
 PROMPT = caption(SCENE)

@@ -19,10 +19,10 @@ import numpy as np
 from PIL import Image
 
 from video_diffusion import TextToVideoPipeline
-from video_diffusion.io.contact_sheet import draw_filmstrip, evenly, save_picture
 from video_diffusion.metrics import measure
-from video_diffusion.metrics.seam_excess import excess
+from video_diffusion.metrics.flicker import excess
 from video_diffusion.pipeline import GeneratedVideo
+from video_diffusion.video.images import draw_filmstrip, evenly, save_picture
 
 COLUMNS = 12
 MOVING = "a red circle moving right on a white background"

@@ -23,7 +23,7 @@ from metric_motion_figures import cuts, duplicate_pairs, flow_jitter, motion
 from metric_sharpness_figures import mean_luma, sharpness
 from PIL import Image
 
-from video_diffusion.io import atomic_path
+from video_diffusion.video import atomic_path
 
 FIGURES = {
     draw.__name__: draw

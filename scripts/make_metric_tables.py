@@ -19,14 +19,12 @@ from typing import Any
 import cv2
 import imageio_ffmpeg
 import numpy as np
+from synthetic_clips import DISTORTIONS, clean_clip
 
-from video_diffusion.io import atomic_path, read_video, write_video
 from video_diffusion.metrics import measure
-from video_diffusion.metrics.distortions import DISTORTIONS
-from video_diffusion.metrics.luma import luma
-from video_diffusion.metrics.optical_flow import DisFlow
-from video_diffusion.metrics.synthetic_clips import clean_clip
-from video_diffusion.metrics.views import Frame, Pair
+from video_diffusion.metrics.flow import DisFlow
+from video_diffusion.metrics.views import Frame, Pair, luma
+from video_diffusion.video import atomic_path, read_video, write_video
 
 PAGE = Path("docs/metrics.md")
 ENCODINGS: dict[str, tuple[str, dict[str, Any]]] = {

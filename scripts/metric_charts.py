@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from synthetic_clips import clean_clip
 
-from video_diffusion.metrics.optical_flow import DisFlow
+from video_diffusion.metrics.flow import DisFlow
 from video_diffusion.metrics.report import ConsistencyReport
-from video_diffusion.metrics.synthetic_clips import clean_clip
 from video_diffusion.metrics.views import Frame, Pair, Triple
 
 INK, FAINT, BLUE, RED, GREEN = "#1d2433", "#8b93a3", "#2f6fb3", "#c8445a", "#3b8f5a"

@@ -18,12 +18,11 @@ from metric_charts import (
     triple,
     value_of,
 )
+from synthetic_clips import DISTORTIONS, WINDOW_STARTS
 
 from video_diffusion.metrics import measure
-from video_diffusion.metrics.distortions import DISTORTIONS, WINDOW_STARTS
-from video_diffusion.metrics.flash_safety import relative_luminance
-from video_diffusion.metrics.luma import cell_means
-from video_diffusion.metrics.luma_spectrum import periodogram
+from video_diffusion.metrics.flicker import periodogram, relative_luminance
+from video_diffusion.metrics.views import cell_means
 
 
 def raw_flicker() -> Figure:

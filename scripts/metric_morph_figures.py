@@ -3,12 +3,11 @@
 import numpy as np
 from matplotlib.figure import Figure
 from metric_charts import BLUE, GREEN, PAN, RED, chart, legend, panels, picture, triple, value_of
+from synthetic_clips import DISTORTIONS, clean_clip
 
 from video_diffusion.metrics import measure
-from video_diffusion.metrics.distortions import DISTORTIONS
 from video_diffusion.metrics.drift import Drift, histogram_distance
-from video_diffusion.metrics.structural_similarity import similarity_map
-from video_diffusion.metrics.synthetic_clips import clean_clip
+from video_diffusion.metrics.image import similarity_map
 from video_diffusion.metrics.views import Frame
 
 

@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from metric_charts import BLUE, FAINT, FAST_PAN, GREEN, PAN, RED, chart, legend, line, panels, picture, triple
+from synthetic_clips import DISTORTIONS, clean_clip
 
 from video_diffusion.metrics import measure
-from video_diffusion.metrics.distortions import DISTORTIONS
-from video_diffusion.metrics.optical_flow import DisFlow
-from video_diffusion.metrics.synthetic_clips import clean_clip
+from video_diffusion.metrics.flow import DisFlow
 from video_diffusion.metrics.views import Frame, Pair
 
 

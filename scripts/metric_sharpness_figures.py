@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 from matplotlib.figure import Figure
 from metric_charts import PAN, panels, picture
+from synthetic_clips import DISTORTIONS
 
 from video_diffusion.metrics import measure
-from video_diffusion.metrics.distortions import DISTORTIONS
 
 
 def sharpness() -> Figure:

@@ -1,12 +1,13 @@
 """How much lives at once while a long clip is made: counted tensors, on the real pipeline."""
 
+import pytest
 import torch
 from tiny_models import SCHEDULER_CONFIG, tiny_adapter, tiny_text_encoder, tiny_tokenizer, tiny_unet, tiny_vae
 
 from video_diffusion import TextToVideoPipeline
 from video_diffusion.acceleration.counting import peak_bytes
-from video_diffusion.io import ModelIdentity
 from video_diffusion.loading import ModelParts
+from video_diffusion.video import ModelIdentity
 
 WINDOW, LONG = 8, 64
 LATENT_BYTES = 4 * 8 * 12 * 4  # of one frame in float32
@@ -29,6 +30,7 @@ def pipeline() -> TextToVideoPipeline:
     )
 
 
+@pytest.mark.full
 def test_a_clip_eight_times_as_long_takes_the_memory_of_one_window() -> None:
     """To a tenth, latents and all: what grows with the length are a few copies of them and the prompts."""
     made = pipeline()

@@ -10,8 +10,16 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict
 
-from video_diffusion.config import ConfigError, Layer, assign, dump, merge, read_config, validate
-from video_diffusion.generation_settings import GenerationSettings
+from video_diffusion.settings import (
+    ConfigError,
+    GenerationSettings,
+    Layer,
+    assign,
+    dump,
+    merge,
+    read_config,
+    validate,
+)
 
 
 class Optimizer(BaseModel):

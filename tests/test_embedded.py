@@ -50,6 +50,7 @@ def test_no_file_is_too_large_to_ship() -> None:
     assert not [name for name in sizes if name.endswith((".bin", ".pt", ".ckpt", ".pkl"))]
 
 
+@pytest.mark.full
 def test_clips_follow_their_prompts() -> None:
     found = told()
     assert found["colour"] == found["background"] == 1.0
@@ -57,6 +58,7 @@ def test_clips_follow_their_prompts() -> None:
     assert found["joint"] >= 4 / 6
 
 
+@pytest.mark.full
 def test_a_seed_locks_the_clip_and_another_seed_is_another_clip() -> None:
     first, again, other = (pipeline()(caption(ASKED[0]), seed=seed) for seed in (7, 7, 8))
     assert first.frames_sha256 == again.frames_sha256
@@ -72,6 +74,7 @@ def test_temporal_layers_lower_the_flicker() -> None:
     assert 3 * flicker[0] < flicker[1]
 
 
+@pytest.mark.full
 def test_one_frame_is_a_picture_of_the_prompt() -> None:
     pictures = [pipeline()(caption(each), num_frames=1, seed=2).frames for each in ASKED[:3]]
     for asked, picture in zip(ASKED, pictures, strict=False):
@@ -81,6 +84,7 @@ def test_one_frame_is_a_picture_of_the_prompt() -> None:
         assert right["background"]
 
 
+@pytest.mark.full
 def test_guidance_strengthens_the_prompt() -> None:
     """Without guidance and words the object's colour is left to chance; with them it is as asked."""
     few = ASKED[:3]

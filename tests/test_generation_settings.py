@@ -7,12 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from video_diffusion.generation_settings import (
-    PIXEL_FIELDS,
-    WITHOUT_EFFECT,
-    GenerationSettings,
-    parse_fps,
-)
+from video_diffusion.settings import PIXEL_FIELDS, WITHOUT_EFFECT, GenerationSettings, parse_fps
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from tiny_models import relative_error, save_tiny_model, tiny_unet
 from torch import Tensor
 
 from video_diffusion import GenerationSettings, TextToVideoPipeline
-from video_diffusion.generation_settings import content_sha256
-from video_diffusion.io import read_record
+from video_diffusion.settings import content_sha256
+from video_diffusion.video import read_record
 
 DEFAULTS = {
     "num_frames": 4,
@@ -78,6 +78,7 @@ def test_ranges_that_name_one_picture_are_the_whole_clip(
     assert torch.equal(latents(pipeline, ip_adapter=adapter, ip_image=ranges), whole)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["image", "plus"])
 @pytest.mark.parametrize(
     "more",
@@ -174,6 +175,7 @@ def test_a_lora_may_be_at_work_too(
     assert set(clip.record["inputs"]) == {"loras.0", "ip_adapter", "ip_adapter.image_encoder", "ip_image.0"}
 
 
+@pytest.mark.full
 def test_a_controlnet_may_steer_too(
     pipeline: TextToVideoPipeline, adapter: str, pictures: tuple[str, str], tmp_path: Path
 ) -> None:

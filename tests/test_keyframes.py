@@ -6,12 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from video_diffusion.generation_settings import (
-    GenerationSettings,
-    along_frames,
-    blends_between,
-    place_keyframes,
-)
+from video_diffusion.settings import GenerationSettings, along_frames, blends_between, place_keyframes
 
 
 def place(travel: dict[str, str], num_frames: int, first: str = "first") -> list[tuple[float, str]]:

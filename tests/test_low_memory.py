@@ -13,12 +13,12 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from video_diffusion.acceleration.counting import peak_bytes
-from video_diffusion.generation_settings import GenerationSettings
-from video_diffusion.io import ModelIdentity
 from video_diffusion.loading import ModelParts, load_model, save_memory
 from video_diffusion.models import MotionAdapter, VideoUNet
-from video_diffusion.models.temporal_transformer import GatedGelu
+from video_diffusion.models.temporal import GatedGelu
 from video_diffusion.pipeline import TextToVideoPipeline
+from video_diffusion.settings import GenerationSettings
+from video_diffusion.video import ModelIdentity
 
 
 def clips(num_clips: int) -> list[GenerationSettings]:
@@ -32,7 +32,7 @@ def clips(num_clips: int) -> list[GenerationSettings]:
 
 @pytest.mark.parametrize("save", [save_tiny_model, save_tiny_xl], ids=["sd", "sdxl"])
 def test_the_same_clips_in_less_memory(tmp_path: Path, save: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("video_diffusion.acceleration.feed_forward.MAX_BYTES", 2**12)
+    monkeypatch.setattr("video_diffusion.acceleration.kernels.MAX_BYTES", 2**12)
     folder = str(save(tmp_path / "model"))  # type: ignore[operator]  # both take a folder
     usual = TextToVideoPipeline.from_pretrained(folder, dtype="float64", device="cpu")
     expected = usual.generate(clips(2))

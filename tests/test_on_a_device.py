@@ -19,15 +19,15 @@ from tiny_run import tiny_parts
 from torch import Tensor
 
 from video_diffusion.jobs import Pipelines, model_facts, read_jobs
-from video_diffusion.jobs.batch_size import BatchSizes
-from video_diffusion.jobs.finishing import finish
-from video_diffusion.jobs.runner import ClipMaker
+from video_diffusion.jobs.runner import BatchSizes, ClipMaker, finish
 from video_diffusion.loading import load_model
 from video_diffusion.models import VideoUNet
 from video_diffusion.pipeline import TextToVideoPipeline
 from video_diffusion.sampling import SCHEDULERS
-from video_diffusion.training.denoising_objective import DenoisingObjective, training_scheduler
-from video_diffusion.training.settings import LossSettings
+from video_diffusion.settings.training import LossSettings
+from video_diffusion.training.objective import DenoisingObjective, training_scheduler
+
+pytestmark = pytest.mark.full
 
 Settings = dict[str, Any]
 CLIP: Settings = {

@@ -15,13 +15,13 @@ from safetensors.torch import save_file
 from tiny_models import save_tiny_model
 
 from video_diffusion import GeneratedVideo, GenerationSettings, TextToVideoPipeline
-from video_diffusion.clip_inputs import encode_input, noise_moves
-from video_diffusion.clip_sampling import draw_noise
-from video_diffusion.generation_settings import content_sha256
-from video_diffusion.generation_settings.input_files import lora_identity
-from video_diffusion.io import VideoReadError, read_record, write_video
 from video_diffusion.loading import ModelLoadError
+from video_diffusion.pipeline.clip_denoiser import draw_noise
+from video_diffusion.pipeline.inputs import encode_input, noise_moves
 from video_diffusion.sampling import DenoisingStep
+from video_diffusion.settings import content_sha256
+from video_diffusion.settings.input_files import lora_identity
+from video_diffusion.video import VideoReadError, read_record, write_video
 
 DEFAULTS = {
     "num_frames": 4,
@@ -59,6 +59,7 @@ def distinct(videos: list[GeneratedVideo]) -> bool:
     return len(frames) == len({video.run_record.job_id for video in videos}) == len(videos)
 
 
+@pytest.mark.full
 def test_freenoise_makes_clips_of_any_length(pipeline: TextToVideoPipeline) -> None:
     settings = {"num_frames": 11, "freenoise": True, "num_inference_steps": 2}
     clips = [pipeline("a red ball", context_length=length, **settings) for length in (6, 8)]
@@ -70,6 +71,7 @@ def test_freenoise_makes_clips_of_any_length(pipeline: TextToVideoPipeline) -> N
     assert clips[0].record["settings"]["freenoise"] is True
 
 
+@pytest.mark.full
 def test_freeinit_denoises_again(pipeline: TextToVideoPipeline) -> None:
     steps: list[DenoisingStep] = []
     twice = pipeline("a red ball", freeinit=2, on_step=steps.append)

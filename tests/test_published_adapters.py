@@ -12,10 +12,10 @@ from small_bases import save_small_bases
 from tiny_models import SCHEDULER_CONFIG
 from torch import nn
 
-from video_diffusion.generation_settings import GenerationSettings
 from video_diffusion.models import MotionAdapter, VideoUNet
 from video_diffusion.pipeline import TextToVideoPipeline
 from video_diffusion.sampling import Guided, denoise, make_scheduler
+from video_diffusion.settings import GenerationSettings
 
 CLIP = {"num_frames": 3, "height": 16, "width": 24}
 

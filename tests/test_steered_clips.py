@@ -13,10 +13,10 @@ from tiny_models import save_tiny_model
 
 from video_diffusion import GeneratedVideo, GenerationSettings, TextToVideoPipeline
 from video_diffusion.cli.main import main
-from video_diffusion.generation_settings import content_sha256
-from video_diffusion.generation_settings.input_files import network_sha256
-from video_diffusion.io import VideoReadError, read_record
 from video_diffusion.loading import ModelLoadError
+from video_diffusion.settings import content_sha256
+from video_diffusion.settings.input_files import network_sha256
+from video_diffusion.video import VideoReadError, read_record
 
 DEFAULTS = {
     "num_frames": 5, "height": 16, "width": 24, "fps": "8", "num_inference_steps": 3, "guidance_scale": 2.5,
@@ -58,6 +58,7 @@ def distinct(videos: list[GeneratedVideo]) -> bool:
     return len(frames) == len({video.run_record.job_id for video in videos}) == len(videos)
 
 
+@pytest.mark.full
 def test_every_setting_changes_the_clip_and_its_id(
     pipeline: TextToVideoPipeline, folder: Path, controlled: dict[str, Any], sparse: dict[str, Any]
 ) -> None:
@@ -77,6 +78,7 @@ def test_scale_0_is_no_control(
     assert off.frames_sha256 == pipeline("a red ball").frames_sha256
 
 
+@pytest.mark.full
 def test_the_steps_of_a_controlnet_are_shares_of_those_that_are_done(
     pipeline: TextToVideoPipeline, folder: Path, controlled: dict[str, Any]
 ) -> None:
@@ -105,6 +107,7 @@ def test_the_steps_of_a_controlnet_are_shares_of_those_that_are_done(
         pipeline("a", **controlled, **ten, controlnet_steps="0.45-0.55")
 
 
+@pytest.mark.full
 def test_windows_loops_freenoise_and_travel(
     pipeline: TextToVideoPipeline, controlled: dict[str, Any], sparse: dict[str, Any]
 ) -> None:
@@ -178,6 +181,7 @@ def test_the_record_names_networks_and_inputs_by_content(
     assert job_id(**{**here, "sparse_images": {"1": str(copy), "-1": pictures["-1"]}}) != before
 
 
+@pytest.mark.full
 def test_from_the_command_line_and_again(
     folder: Path, controlled: dict[str, Any], sparse: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -210,6 +214,7 @@ def test_from_the_command_line_and_again(
     assert "is not the controlnet of the record" in other.stderr
 
 
+@pytest.mark.full
 def test_jobs_are_steered_too(folder: Path, controlled: dict[str, Any], tmp_path: Path) -> None:
     rows = [{"prompt": "a", "seed": seed, **controlled} for seed in (1, 2)] + [{"prompt": "a", "seed": 1}]
     (tmp_path / "jobs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -17,15 +17,15 @@ from tiny_models import (
     tiny_vae,
 )
 
-from video_diffusion.io import ModelIdentity, write_video
 from video_diffusion.loading import ModelParts
 from video_diffusion.models import MotionAdapter
 from video_diffusion.pipeline import TextToVideoPipeline
-from video_diffusion.training.clip_mix import MemoryClips, Weighted
+from video_diffusion.settings.training import TrainingSettings
+from video_diffusion.training.clips import MemoryClips, Weighted
 from video_diffusion.training.data import ClipEntry, write_manifest
-from video_diffusion.training.data.clip_file import file_sha256
-from video_diffusion.training.settings import TrainingSettings
-from video_diffusion.training.trainer import Trainer
+from video_diffusion.training.data.manifest import file_sha256
+from video_diffusion.training.loop import Trainer
+from video_diffusion.video import ModelIdentity, write_video
 
 FRAMES, HEIGHT, WIDTH = 5, 16, 24
 DEFAULTS = {"num_frames": FRAMES, "height": HEIGHT, "width": WIDTH, "fps": "8", "num_inference_steps": 2,

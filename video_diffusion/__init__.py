@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from video_diffusion.generation_settings import GenerationSettings
     from video_diffusion.pipeline import GeneratedVideo, TextToVideoPipeline
+    from video_diffusion.settings import GenerationSettings
 
 __all__ = ["GeneratedVideo", "GenerationSettings", "TextToVideoPipeline", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "GenerationSettings":
-        from video_diffusion.generation_settings import GenerationSettings
+        from video_diffusion.settings import GenerationSettings
 
         return GenerationSettings
     if name in {"GeneratedVideo", "TextToVideoPipeline"}:

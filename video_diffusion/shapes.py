@@ -44,24 +44,12 @@ def fold_frames(video: Float[Tensor, "b c f h w"]) -> Float[Tensor, "bf c h w"]:
 
 
 def unfold_frames(frames: Float[Tensor, "bf c h w"], num_frames: int) -> Float[Tensor, "b c f h w"]:
-    """Undo `fold_frames`.
-
-    Args:
-        frames: Folded frames; their number is a multiple of `num_frames`.
-        num_frames: Frames of one video.
-    """
+    """Undo `fold_frames`."""
     return rearrange(frames, "(b f) c h w -> b c f h w", f=num_frames)
 
 
 def to_uint8(frames: Float[Tensor, "f c h w"]) -> UInt8[np.ndarray, "f h w c"]:
-    """Round a finished video to the 256 levels of a file; nearest, where diffusers' exporter truncates.
-
-    Args:
-        frames: Values in [0, 1]; what lies outside is clipped.
-
-    Raises:
-        ValueError: A value is NaN or infinite: there is no right level for it.
-    """
+    """Round a finished video to the 256 levels of a file; nearest, where diffusers' exporter truncates."""
     if not bool(torch.isfinite(frames).all()):
         raise ValueError(
             "frames must be finite, but some values are NaN or infinite; decode in float32 or bfloat16"

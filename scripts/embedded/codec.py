@@ -22,8 +22,8 @@ from torch import Tensor
 
 from video_diffusion.procedural.render import paint
 from video_diffusion.procedural.scene import MOTIONS, SHAPES, Trajectory, World, sample_trajectory
-from video_diffusion.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from video_diffusion.training.optimizer import MuonWithAdamW, trapezoid
+from video_diffusion.training.state import load_checkpoint, newest_checkpoint, save_checkpoint
 
 WORLD = World(shapes=SHAPES, motions=MOTIONS, two_objects_share=0.3)
 

@@ -33,9 +33,9 @@ from embedded.train import add_flags, settings_of
 from embedded.trainer import EmbeddedSettings
 from video_diffusion.models import VideoUNet
 from video_diffusion.procedural.scene import Scene, World, caption
-from video_diffusion.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
-from video_diffusion.training.cpu_attention import FoldedFrameAttention
+from video_diffusion.training.loop import FoldedFrameAttention
 from video_diffusion.training.optimizer import MuonWithAdamW, trapezoid
+from video_diffusion.training.state import load_checkpoint, newest_checkpoint, save_checkpoint
 
 Knots = Float[Tensor, "b k c f h w"]
 

@@ -29,10 +29,10 @@ from embedded.prompt_following import ATTRIBUTES, Verdict, judge
 from embedded.rigidity import Rigidity, rigidity
 from embedded.trainer import EmbeddedSettings
 from video_diffusion import GenerationSettings, TextToVideoPipeline
-from video_diffusion.io import read_video, write_video
 from video_diffusion.metrics import measure
 from video_diffusion.procedural import Scene, World, caption, render_scenes
 from video_diffusion.procedural.scene import BACKGROUNDS, MOTIONS, SHAPES
+from video_diffusion.video import read_video, write_video
 
 Frames = UInt8[np.ndarray, "f h w 3"]
 FPS = 8

@@ -18,7 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from video_diffusion.models import MotionAdapter
 from video_diffusion.procedural import World, vocabulary
-from video_diffusion.training.loss import shifted_cosine_betas
+from video_diffusion.training.objective import shifted_cosine_betas
 
 MAX_TOKENS = 32
 

@@ -31,10 +31,10 @@ from embedded.model import (
 from embedded.pool import LatentPool
 from video_diffusion.models import VideoUNet
 from video_diffusion.procedural.scene import Scene, World, caption, vocabulary
-from video_diffusion.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
-from video_diffusion.training.cpu_attention import FoldedFrameAttention
-from video_diffusion.training.loss import stratified_timesteps, training_target
+from video_diffusion.training.loop import FoldedFrameAttention
+from video_diffusion.training.objective import stratified_timesteps, training_target
 from video_diffusion.training.optimizer import MuonWithAdamW, trapezoid
+from video_diffusion.training.state import load_checkpoint, newest_checkpoint, save_checkpoint
 
 CLIP_FRAMES = 16
 NUM_TIMESTEPS = 1000

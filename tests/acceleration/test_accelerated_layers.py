@@ -8,11 +8,15 @@ from small_passes import root_mean_square_error
 from tiny_models import relative_error
 from torch import nn
 
-from video_diffusion.acceleration.convolution import convolution_fits, convolution_forward
 from video_diffusion.acceleration.counting import count_operations
-from video_diffusion.acceleration.feed_forward import feed_forward
-from video_diffusion.acceleration.linear import linear_forward, uses_onednn
-from video_diffusion.models.temporal_transformer import FeedForward
+from video_diffusion.acceleration.kernels import (
+    convolution_fits,
+    convolution_forward,
+    feed_forward,
+    linear_forward,
+    uses_onednn,
+)
+from video_diffusion.models.temporal import FeedForward
 
 
 @torch.no_grad()
@@ -65,5 +69,5 @@ def test_feed_forward_in_pieces_equals_the_whole(monkeypatch: pytest.MonkeyPatch
     tokens = torch.randn(3, 11, 16, dtype=torch.float64)
     expected = layer(tokens)
     for num_bytes in (1, 3 * 128 * 8, 2**25):
-        monkeypatch.setattr("video_diffusion.acceleration.feed_forward.MAX_BYTES", num_bytes)
+        monkeypatch.setattr("video_diffusion.acceleration.kernels.MAX_BYTES", num_bytes)
         assert relative_error(feed_forward(layer, tokens), expected) <= 1e-13

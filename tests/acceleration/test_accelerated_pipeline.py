@@ -45,6 +45,7 @@ def test_nothing_is_left_on_the_model_after_a_clip(pipeline: TextToVideoPipeline
     assert [set(vars(module)) for module in pipeline.video_unet.modules()] == before
 
 
+@pytest.mark.full
 def test_a_clip_made_before_there_was_acceleration_repeats(
     pipeline: TextToVideoPipeline, tmp_path: Path
 ) -> None:

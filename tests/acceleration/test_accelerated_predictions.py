@@ -167,7 +167,7 @@ def test_with_a_gradient_everything_is_plain_bit_for_bit() -> None:
 def test_whole_models_of_few_pixels_stay_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     model, args = video_unet(blocks="three"), (latents_of(), 500, prompts_of())
     expected = model(*args)
-    monkeypatch.setattr("video_diffusion.acceleration.convolution.MAX_PIXELS_PER_CHANNEL", 1e9)
+    monkeypatch.setattr("video_diffusion.acceleration.kernels.MAX_PIXELS_PER_CHANNEL", 1e9)
     with accelerate_unet(model):
         assert count_operations(lambda: model(*args))["aten.convolution"] == 0
         assert relative_error(model(*args), expected) <= 1e-12

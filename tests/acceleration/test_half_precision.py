@@ -6,7 +6,7 @@ from tiny_models import save_tiny_model
 from torch.nn import functional
 
 from video_diffusion import TextToVideoPipeline
-from video_diffusion.acceleration.attention import scaled_dot_product_attention
+from video_diffusion.acceleration.kernels import scaled_dot_product_attention
 
 ONE_ROUNDING = 2.0**-8  # of bfloat16, relative
 

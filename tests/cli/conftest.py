@@ -7,7 +7,7 @@ import pytest
 from measured_clips import CLEAN, FLICKERING
 from tiny_models import save_tiny_model
 
-from video_diffusion.io import write_video
+from video_diffusion.video import write_video
 
 
 @pytest.fixture(scope="session")

@@ -44,6 +44,7 @@ def test_every_job_becomes_a_clip_a_record_and_a_row_and_is_made_once(tmp_path, 
     assert len(rows(tmp_path)) == 3
 
 
+@pytest.mark.full
 def test_a_file_that_changed_between_two_runs_makes_what_is_new_and_keeps_what_is_gone(tmp_path, jobs):
     first = set(run(*jobs)[1].splitlines())
     file = tmp_path / "jobs.csv"
@@ -54,6 +55,7 @@ def test_a_file_that_changed_between_two_runs_makes_what_is_new_and_keeps_what_i
     assert len(rows(tmp_path)) == 4 == len(list((tmp_path / "clips").glob("*.mp4")))
 
 
+@pytest.mark.full
 def test_a_clip_that_is_gone_or_changed_is_made_again(tmp_path, jobs):
     before = run(*jobs)[1].splitlines()
     first = hashes(tmp_path)
@@ -67,6 +69,7 @@ def test_a_clip_that_is_gone_or_changed_is_made_again(tmp_path, jobs):
     assert hashes(tmp_path) == first
 
 
+@pytest.mark.full
 def test_batches_and_shards_make_the_same_jobs(tmp_path, jobs):
     run(*jobs)
     whole = set(hashes(tmp_path))
@@ -97,12 +100,14 @@ def test_a_dry_run_makes_nothing(tmp_path, jobs):
     assert not (tmp_path / "clips").exists()
 
 
+@pytest.mark.full
 def test_words_that_the_model_never_learned_are_told_once_with_their_row(tmp_path, jobs):
     (tmp_path / "jobs.csv").write_text("prompt\na red circle\na red unicorn\na unicorn\n")
     assert run(*jobs)[2].count("never learned") == 1
     assert f"{tmp_path}/jobs.csv:3: {jobs[5]} never learned 'unicorn'" in run(*jobs, "--dry-run")[2]
 
 
+@pytest.mark.full
 def test_a_dry_run_counts_what_is_done_and_shows_rows(tmp_path, jobs):
     run(*jobs, "--shard", "0/3")
     code, out, err = run(*jobs, "--dry-run", "--json")

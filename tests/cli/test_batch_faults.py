@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from small_disk import small_disk
 
 from video_diffusion.cli.main import main
-from video_diffusion.comparison.folder import read_summary
+from video_diffusion.comparison.report import read_summary
 from video_diffusion.jobs import Pipelines, model_facts, read_jobs, run_jobs
 
 PATIENCE = 300
@@ -130,6 +130,7 @@ def test_a_folder_that_is_taken_away_ends_the_run_with_what_was_made_intact(tmp_
         assert clip.stat().st_size == row["bytes"] and clip.with_suffix(".json").exists()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_run_that_is_stopped_says_how_far_it_came_and_goes_on_from_there(tmp_path, jobs, number, code):
     folder = tmp_path / "clips"
@@ -147,9 +148,10 @@ def test_a_run_that_is_stopped_says_how_far_it_came_and_goes_on_from_there(tmp_p
     assert len(hashes(folder)) == 20 == len(list(folder.glob("*.mp4")))
 
 
+@pytest.mark.full
 def test_a_disk_that_fills_up_ends_the_run_and_with_more_space_it_goes_on(tmp_path, jobs, monkeypatch):
     """The estimate before the run is switched off, so that writing itself meets the full disk."""
-    from video_diffusion.cli import output_checks
+    from video_diffusion.cli import outputs as output_checks
 
     monkeypatch.setattr(output_checks, "SPARE_BYTES", 0)
     disk = tmp_path / "disk"

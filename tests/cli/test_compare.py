@@ -15,8 +15,8 @@ import pytest
 from click.testing import CliRunner
 
 from video_diffusion.cli.main import main
-from video_diffusion.comparison.folder import read_summary
-from video_diffusion.io import write_video
+from video_diffusion.comparison.report import read_summary
+from video_diffusion.video import write_video
 
 PROMPTS = ["a red circle", "=1+1", "</script><b>[x](y)|z"]
 
@@ -92,6 +92,7 @@ def check_tables(folder):
     assert "| **flicker** |" in text and "<" not in text.replace("\\<", "")
 
 
+@pytest.mark.full
 def test_a_failing_arm_is_told_and_the_rest_is_compared(tmp_path, grid):
     grid[1] = "num_frames=[5, 4000]"
     code, out, err = run(*grid)
@@ -103,6 +104,7 @@ def test_a_failing_arm_is_told_and_the_rest_is_compared(tmp_path, grid):
     assert summary.verdict("num_frames=4000").outcome == "too few to tell"
 
 
+@pytest.mark.full
 def test_fail_fast_stops_at_the_first_failing_clip(tmp_path, grid):
     grid[1] = "num_frames=[5, 4000]"
     code, out, err = run(*grid, "--fail-fast")
@@ -114,6 +116,7 @@ def test_fail_fast_stops_at_the_first_failing_clip(tmp_path, grid):
     assert (tmp_path / "out" / "report.html").is_file()
 
 
+@pytest.mark.full
 def test_all_clips_are_made_again_on_request(tmp_path, grid):
     first, again, overwritten = run(*grid), run(*grid), run(*grid, "--overwrite")
     assert (first[0], again[0], overwritten[0]) == (0, 0, 0)
@@ -221,6 +224,7 @@ def test_foreign_clips_are_paired_by_name_measured_once_and_judged(tmp_path):
     assert read_summary(tmp_path / "out").metric("flicker").differences[0].num_lost == 1
 
 
+@pytest.mark.full
 def test_shards_share_a_folder_and_clips_with_records_pair_by_prompt_and_seed(tmp_path, grid):
     code, out, err = run(*grid, "--seeds", "0-1", "--shard", "0/2")  # the first clip of each pair: ddim's
     assert (code, out) == (0, "") and "6 clips left to other processes" in err

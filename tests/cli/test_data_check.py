@@ -16,9 +16,9 @@ from painted_clips import paint_video
 from PIL import Image
 
 from video_diffusion.cli.main import main
+from video_diffusion.settings.training import TrainingSettings
+from video_diffusion.training.clips import open_sources
 from video_diffusion.training.data import read_manifest
-from video_diffusion.training.settings import TrainingSettings
-from video_diffusion.training.sources import open_sources
 
 
 def data(*words: object) -> Result:

@@ -8,9 +8,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from video_diffusion.cli.main import main
-from video_diffusion.io import iter_frames, read_video
 from video_diffusion.procedural import read_scene
 from video_diffusion.procedural.scene import Scene, SceneObject, is_held_out
+from video_diffusion.video import iter_frames, read_video
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -126,7 +126,7 @@ def test_a_folder_of_something_else_is_left_alone(empty_folder: Path) -> None:
 
 
 def test_an_interrupted_folder_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    import video_diffusion.io as io
+    import video_diffusion.video as io
 
     written, real = [], io.write_video
 

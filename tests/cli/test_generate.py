@@ -9,7 +9,7 @@ from clip_commands import generate, run
 from folder_names import names
 from PIL import Image
 
-from video_diffusion.io import frames_sha256, read_record, read_video
+from video_diffusion.video import frames_sha256, read_record, read_video
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

@@ -111,7 +111,7 @@ def test_a_disk_that_fills_up_exits_with_4_and_leaves_nothing(
     tiny_model: Path, empty_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The estimate before the run is switched off, so that writing itself meets the full disk."""
-    from video_diffusion.cli import output_checks
+    from video_diffusion.cli import outputs as output_checks
 
     monkeypatch.setattr(output_checks, "SPARE_BYTES", 0)
     disk = empty_folder / "disk"

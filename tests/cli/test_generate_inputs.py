@@ -8,8 +8,8 @@ from click.testing import CliRunner
 
 from video_diffusion.cli.main import main
 from video_diffusion.cli.rerun import settings_to_repeat
-from video_diffusion.generation_settings import GenerationSettings
-from video_diffusion.io import ModelIdentity, RunRecord
+from video_diffusion.settings import GenerationSettings
+from video_diffusion.video import ModelIdentity, RunRecord
 
 
 @pytest.mark.parametrize(

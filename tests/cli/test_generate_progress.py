@@ -5,6 +5,8 @@ import pty
 import subprocess
 import sys
 
+import pytest
+
 from video_diffusion.cli.terminal import Progress
 
 
@@ -52,6 +54,7 @@ def test_a_terminal_is_told_of_every_stage_in_turn(tmp_path, tiny_model):
     assert -1 not in places and places == sorted(places)
 
 
+@pytest.mark.full
 def test_nothing_moves_in_a_pipe(tmp_path, tiny_model):
     lines = generate(tmp_path, tiny_model, subprocess.PIPE).stderr.decode().splitlines()
     assert lines and not [line for line in lines if "\r" in line or "loading" in line or "frame 5/5" in line]

@@ -140,7 +140,7 @@ def test_machine_problems_have_their_own_exit_code(monkeypatch: pytest.MonkeyPat
     )
     if sys.platform != "darwin":
         check(run("a", "--device", "mps"), 4, "--device: mps is Apple's GPU and this is not a Mac")
-    from video_diffusion.cli import output_checks
+    from video_diffusion.cli import outputs as output_checks
 
     monkeypatch.setattr(output_checks, "available_memory", lambda: 10**6)
     expected = (
@@ -166,7 +166,7 @@ def test_a_read_only_disk(empty_folder: Path) -> None:
 
 
 def test_flags_win_over_set_over_configs_over_defaults(empty_folder: Path) -> None:
-    from video_diffusion.cli.settings_flags import settings_from
+    from video_diffusion.cli.flags import settings_from
 
     (empty_folder / "one.yaml").write_text(
         "prompt: from one\nseed: 1\nnum_frames: 11\nheight: 16\nwidth: 24\n"
@@ -203,8 +203,8 @@ def test_refusals_never_import_torch() -> None:
 def test_every_scheduler_of_the_sampler_can_be_asked_for() -> None:
     from typing import get_args
 
-    from video_diffusion.generation_settings import SchedulerName
     from video_diffusion.sampling import SCHEDULERS
+    from video_diffusion.settings import SchedulerName
 
     assert get_args(SchedulerName) == tuple(SCHEDULERS)
 

@@ -41,7 +41,7 @@ def test_inspect_of_what_is_none_of_these() -> None:
 def test_a_clip_without_a_record_is_still_shown(tiny_model: Path) -> None:
     from fractions import Fraction
 
-    from video_diffusion.io import write_video
+    from video_diffusion.video import write_video
 
     write_video(
         "c.mp4", np.zeros((3, 16, 24, 3), np.uint8), Fraction(8), {"video_diffusion": '{"\\u001b[2J": 1}'}

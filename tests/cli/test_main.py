@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from video_diffusion import __version__
-from video_diffusion.cli import failures, terminal
+from video_diffusion.cli import terminal
+from video_diffusion.cli import terminal as failures
 from video_diffusion.cli.main import COMMANDS, main
 
 HEAVY = {"torch", "numpy", "diffusers", "transformers", "pydantic", "av", "PIL", "cv2", "ruamel"}

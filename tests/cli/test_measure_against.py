@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from measured_clips import CLEAN, run
 
 from video_diffusion.cli.main import main
-from video_diffusion.io import read_video, write_video
 from video_diffusion.metrics import measure
+from video_diffusion.video import read_video, write_video
 
 pytestmark = pytest.mark.usefixtures("clean_and_flickering")
 

@@ -12,7 +12,7 @@ from ffmpeg_program import ffmpeg
 from measured_clips import CLEAN, run
 from PIL import Image
 
-from video_diffusion.io import write_video
+from video_diffusion.video import write_video
 
 pytestmark = pytest.mark.usefixtures("clean_and_flickering")
 

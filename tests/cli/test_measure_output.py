@@ -11,8 +11,8 @@ import pytest
 from measured_clips import CLEAN, FLICKERING, run
 from PIL import Image
 
-from video_diffusion.io import read_video
 from video_diffusion.metrics import ALL_METRICS, measure
+from video_diffusion.video import read_video
 
 pytestmark = pytest.mark.usefixtures("clean_and_flickering")
 
@@ -110,7 +110,7 @@ from fractions import Fraction
 import cv2
 import numpy as np
 from video_diffusion.metrics import ALL_METRICS, Measurement
-from video_diffusion.metrics.optical_flow import DisFlow
+from video_diffusion.metrics.flow import DisFlow
 
 cv2.setNumThreads(1)
 frames = np.random.default_rng(1).integers(0, 256, (16, 16, 24, 3), dtype=np.uint8)
@@ -124,6 +124,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+@pytest.mark.full
 def test_memory_hardly_grows_with_the_length_of_the_clip():
     done = subprocess.run([sys.executable, "-c", LONG_WALK], check=True, capture_output=True, text=True)
     after_1000, after_3000, at_the_end = map(int, done.stdout.split())

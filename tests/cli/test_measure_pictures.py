@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from measured_clips import CLEAN, FLICKERING, run
 from PIL import Image
+from synthetic_clips import clean_clip
 
 from video_diffusion.cli.measure_files import Request, measure_file
-from video_diffusion.cli.measure_pictures import worst_frames
-from video_diffusion.io import read_video, write_video
+from video_diffusion.cli.measure_output import worst_frames
 from video_diffusion.metrics import measure
-from video_diffusion.metrics.synthetic_clips import clean_clip
+from video_diffusion.video import read_video, write_video
 
 pytestmark = pytest.mark.usefixtures("clean_and_flickering")
 

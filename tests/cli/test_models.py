@@ -12,9 +12,9 @@ import torch
 from motion_files import published
 
 from video_diffusion.cli.doctor import published_models_that_fit
-from video_diffusion.config import read_config
 from video_diffusion.loading import detect
 from video_diffusion.loading.model_catalogue import CATALOGUE, SD1, what_fits
+from video_diffusion.settings import read_config
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "generate"
 

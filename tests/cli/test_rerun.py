@@ -36,6 +36,7 @@ def clips(tmp_path, tiny_model):
     return paths
 
 
+@pytest.mark.full
 def test_many_clips_get_a_verdict_each_and_one_that_fails_stops_no_other(clips):
     code, out, err = run("rerun", clips[3], *clips[:3], "-q")
     lines = out.splitlines()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from clip_commands import generate, run
 
-from video_diffusion.io import read_record, read_video
+from video_diffusion.video import read_record, read_video
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -31,6 +31,7 @@ def changed_record(name: str, **changes: Any) -> None:
     Path(name).write_text(json.dumps(record))
 
 
+@pytest.mark.full
 def test_rerun_says_why_a_clip_is_not_the_same(tiny_model: Path) -> None:
     generate(tiny_model, "a red circle", "-o", "c.mp4", "-q")
     changed_record("x.json", frames_sha256="0" * 64, versions__torch="1.0", model__weights_sha256="1" * 64)

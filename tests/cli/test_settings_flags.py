@@ -7,8 +7,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from video_diffusion.cli.settings_flags import settings_from, settings_options
-from video_diffusion.generation_settings import GenerationSettings
+from video_diffusion.cli.flags import settings_from, settings_options
+from video_diffusion.settings import GenerationSettings
 
 
 def parsed(*arguments: str) -> GenerationSettings | str:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from video_diffusion.comparison.declaration import design_from
-from video_diffusion.comparison.differences import p_reachable
-from video_diffusion.config import read_config
+from video_diffusion.comparison.design import design_from
+from video_diffusion.comparison.statistics import p_reachable
+from video_diffusion.settings import read_config
 
 FOLDER = Path(__file__).parents[2] / "configs" / "compare"
 CONFIGS = sorted(FOLDER.glob("*.yaml"))

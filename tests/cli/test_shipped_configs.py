@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from video_diffusion.cli.settings_flags import settings_from
-from video_diffusion.config import read_config
+from video_diffusion.cli.flags import settings_from
+from video_diffusion.settings import read_config
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "generate").glob("*.yaml"))
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from tiny_run import write_tiny_clips, write_tiny_model
 
 from video_diffusion.cli.main import main
-from video_diffusion.training.checkpoint import is_complete, newest_checkpoint
+from video_diffusion.training.state import is_complete, newest_checkpoint
 
 CONFIG = """\
 data: {clips}
@@ -153,6 +153,7 @@ def test_a_device_that_is_not_here_exits_with_4_and_trains_nothing(home, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_at_the_next_step_and_resume_goes_on(home, tmp_path, number, code):
     folder = tmp_path / "a run"
@@ -170,6 +171,7 @@ def test_a_signal_saves_at_the_next_step_and_resume_goes_on(home, tmp_path, numb
     assert logged[-1] == int(newest.name.removeprefix("step-"))
 
 
+@pytest.mark.full
 def test_a_full_disk_ends_with_4_and_the_checkpoint_before_it_verifies(home, tmp_path):
     folder = tmp_path / "run"
     program = (

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from video_diffusion.comparison.summarise import Findings, summarise
 from video_diffusion.comparison.summary import Arm, Axis, Change, ClipMeasure, ClipResult, ComparisonSummary
-from video_diffusion.io import write_video
+from video_diffusion.comparison.verdict import Findings, summarise
 from video_diffusion.metrics import measure
+from video_diffusion.video import write_video
 
 NUM_FRAMES, HEIGHT, WIDTH, FPS = 10, 32, 48, 8
 HOSTILE = (

@@ -1,7 +1,7 @@
 """What a reader must know, said once however many settings it is about."""
 
-from video_diffusion.comparison.caveats import named, warnings
 from video_diffusion.comparison.summary import Arm
+from video_diffusion.comparison.verdict import named, warnings
 
 
 def arm(label, paired, num_failed=0):

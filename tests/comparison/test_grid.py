@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from video_diffusion.comparison.declaration import Design, design_from, read_assignment
-from video_diffusion.config import ConfigError, Layer, read_config
+from video_diffusion.comparison.design import Design, design_from, read_assignment
+from video_diffusion.settings import ConfigError, Layer, read_config
 
 
 def declared(tmp_path: Path, text: str, name: str = "compare.yaml") -> Design:

@@ -6,9 +6,9 @@ import torch
 from tiny_models import save_tiny_model, tiny_tokenizer
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
-from video_diffusion.comparison.prompt_meter import ROW_KEY, PromptMeter, kinds
-from video_diffusion.generation_settings import GenerationSettings
-from video_diffusion.metrics.learned.local_weights import MetricWeightsError
+from video_diffusion.comparison.alignment import ROW_KEY, PromptMeter, kinds
+from video_diffusion.metrics.learned.weights import MetricWeightsError
+from video_diffusion.settings import GenerationSettings
 
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
 

@@ -16,13 +16,17 @@ import pytest
 from matplotlib import rc_context, rcParams
 from painted_comparison import HOSTILE, painted_comparison
 
-from video_diffusion.comparison.plots import write_plots
+from video_diffusion.comparison.charts import (
+    draw_heat_maps,
+    draw_pareto,
+    draw_strip,
+    pair_differences,
+    sharpness_colour,
+    write_plots,
+)
 from video_diffusion.comparison.report import render_report, write_report
-from video_diffusion.comparison.report_heat_map import draw_heat_maps
-from video_diffusion.comparison.report_pareto import draw_pareto, sharpness_colour
-from video_diffusion.comparison.report_strips import draw_strip, pair_differences
-from video_diffusion.comparison.report_table import arm_badges, arm_rows, tone_of
 from video_diffusion.comparison.summary import Axis, ComparisonSummary, Difference, MetricSummary, Span
+from video_diffusion.comparison.tables import arm_badges, arm_rows, tone_of
 
 
 class Page(HTMLParser):
@@ -188,6 +192,7 @@ def test_sharpness_colours_grow_lighter():
     assert sharpness_colour(None, 0.0, 1.0) == sharpness_colour(math.nan, 0.0, 1.0) == "#8b94a5"
 
 
+@pytest.mark.full
 def test_two_axes_make_heat_maps_with_every_cell_in_its_place(tmp_path: Path):
     axes = (Axis("scheduler", ("ddim", "euler")), Axis("steps", ("4", "8", "12")))
     arms = {

@@ -6,14 +6,12 @@ import numpy as np
 import pytest
 from tiny_models import save_tiny_model
 
-from video_diffusion.comparison.clip_command import clip_command
-from video_diffusion.comparison.declaration import design_from
-from video_diffusion.comparison.prompt_meter import ROW_KEY, PromptMeter
-from video_diffusion.comparison.run import collect, make_clips, num_missing, plan, unique_jobs
-from video_diffusion.comparison.summarise import summarise
-from video_diffusion.config import Layer
-from video_diffusion.generation_settings import GenerationSettings
+from video_diffusion.comparison.alignment import ROW_KEY, PromptMeter
+from video_diffusion.comparison.design import design_from
+from video_diffusion.comparison.run import clip_command, collect, make_clips, num_missing, plan, unique_jobs
+from video_diffusion.comparison.verdict import summarise
 from video_diffusion.jobs import Pipelines, model_facts
+from video_diffusion.settings import GenerationSettings, Layer
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +71,7 @@ def check_that_an_arm_and_a_seed_more_make_only_what_is_new(folder, model, arms)
     assert len(summary.clips) == 30
 
 
+@pytest.mark.full
 def test_the_baseline_against_itself_has_seeds_of_its_own(tmp_path, model):
     summary, statuses = run(tmp_path, model, {"grid": {"scheduler": ["ddim", "euler"]}}, itself=True)
     assert len(statuses) == 6
@@ -102,6 +101,7 @@ def test_a_clip_made_without_the_meter_is_measured_from_its_file(tmp_path, model
     assert len(path.read_text().splitlines()) == 12
 
 
+@pytest.mark.full
 def test_a_clip_or_record_that_is_gone_is_missing_or_said(tmp_path, model):
     values = {"grid": {"scheduler": ["ddim", "euler"]}}
     before, _ = run(tmp_path, model, values)
@@ -117,8 +117,8 @@ def test_a_clip_or_record_that_is_gone_is_missing_or_said(tmp_path, model):
 def test_the_command_makes_the_same_settings():
     import shlex
 
+    from video_diffusion.cli.flags import settings_from
     from video_diffusion.cli.generate import generate
-    from video_diffusion.cli.settings_flags import settings_from
 
     settings = GenerationSettings.from_values(
         {

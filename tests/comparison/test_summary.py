@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from video_diffusion.comparison import summary as own
-from video_diffusion.comparison.folder import read_summary
-from video_diffusion.config import ConfigError
+from video_diffusion.comparison.report import read_summary
+from video_diffusion.settings import ConfigError
 
 NASTY = "</script><script>x=1</script>\u202e =1+1 ☃ \x1b[2J"
 
@@ -84,7 +84,7 @@ def small_summary() -> own.ComparisonSummary:
 
 def test_what_is_written_is_what_is_read(tmp_path):
     summary = small_summary()
-    (tmp_path / own.FILE_NAME).write_text(summary.to_json())
+    (tmp_path / own.SUMMARY_FILE).write_text(summary.to_json())
     assert read_summary(tmp_path) == summary
     assert summary.to_json() == read_summary(tmp_path).to_json()
 

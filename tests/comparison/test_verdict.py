@@ -6,11 +6,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from video_diffusion.comparison.declaration import DEFAULT_MARGINS
-from video_diffusion.comparison.differences import Kind, Material, compare_metrics
-from video_diffusion.comparison.summarise import KINDS, Findings, summarise
+from video_diffusion.comparison.design import DEFAULT_MARGINS
+from video_diffusion.comparison.statistics import Kind, Material, compare_metrics
 from video_diffusion.comparison.summary import Arm, ClipMeasure, ClipResult
-from video_diffusion.comparison.verdict import judge
+from video_diffusion.comparison.verdict import KINDS, Findings, judge, summarise
 
 USUAL = {"flicker": 3.0, "motion": 5.0, "sharpness": 12.0, "prompt_alignment": 0.8, "cuts": 0.0}
 
@@ -215,6 +214,7 @@ def false_winners(repetitions, arms, prompts, seeds):
     return hits / repetitions
 
 
+@pytest.mark.full
 def test_ten_settings_that_do_nothing_rarely_make_a_winner():
     assert false_winners(15, 10, 9, 2) < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 15)
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from video_diffusion.jobs.finishing import Batch, finish
+from video_diffusion.jobs.runner import Batch, finish
 
 LONG = 30  # seconds that nothing here takes unless it hangs
 

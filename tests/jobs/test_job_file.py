@@ -8,11 +8,9 @@ from typing import Literal, get_args, get_origin
 
 import pytest
 
-from video_diffusion.config import ConfigError
-from video_diffusion.generation_settings import GenerationSettings
 from video_diffusion.jobs import check_jobs, read_jobs
-from video_diffusion.jobs.job import make_job, parse_seeds
-from video_diffusion.jobs.model_facts import ModelFacts
+from video_diffusion.jobs.job import ModelFacts, make_job, parse_seeds
+from video_diffusion.settings import ConfigError, GenerationSettings
 
 
 def facts(model, motion_adapter):
@@ -183,7 +181,7 @@ def test_what_is_no_list_of_seeds_is_refused(text):
 CHECK = """
 import sys, time
 from pathlib import Path
-from video_diffusion.generation_settings import GenerationSettings
+from video_diffusion.settings import GenerationSettings
 from video_diffusion.jobs import check_jobs
 started = time.process_time()
 count = check_jobs(Path(sys.argv[1]), {}).count
@@ -192,6 +190,7 @@ print(count, time.process_time() - started, peak.split()[1])
 """
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory of a process from /proc")
 def test_a_hundred_thousand_rows_are_checked_in_constant_memory_and_seconds(tmp_path):
     """Of each row only an id is kept, about 120 bytes."""

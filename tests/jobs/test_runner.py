@@ -13,9 +13,15 @@ import torch
 from tiny_models import save_tiny_model
 
 from video_diffusion.jobs import Pipelines, model_facts, read_jobs, run_jobs
-from video_diffusion.jobs.batch_size import AT_MOST, BatchSizes, fitting, is_out_of_memory
-from video_diffusion.jobs.finishing import finish
-from video_diffusion.jobs.runner import ClipMaker, flags_of
+from video_diffusion.jobs.runner import (
+    AT_MOST,
+    BatchSizes,
+    ClipMaker,
+    finish,
+    fitting,
+    flags_of,
+    is_out_of_memory,
+)
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +63,7 @@ def test_a_clip_that_breaks_down_takes_no_other_of_its_batch_with_it(tmp_path, m
     assert sorted(path.suffix for path in folder.iterdir()) == [".json"] * 3 + [".jsonl"] + [".mp4"] * 3
 
 
+@pytest.mark.full
 def test_clips_finished_behind_the_next_are_those_finished_at_once(tmp_path, model):
     asked = jobs(tmp_path, model, *({"prompt": "a cat", "seed": seed} for seed in range(3)))
     rows = []
@@ -89,6 +96,7 @@ def _make_with_little_memory(asked, folder):
     list(run_jobs(asked, folder, pipelines, batch_size=8))
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of a process")
 def test_a_batch_that_does_not_fit_into_memory_is_made_in_smaller_ones(tmp_path, model, folder):
     size = {"num_frames": 9, "width": 64, "height": 64, "num_inference_steps": 1}
@@ -112,6 +120,7 @@ def test_the_errors_that_a_smaller_batch_can_help_are_told_from_others():
     assert not is_out_of_memory(RuntimeError("shapes differ"))
 
 
+@pytest.mark.full
 def test_batch_sizes_are_given_or_measured_and_halved_when_memory_ran_out():
     sizes = BatchSizes(6)
     assert (sizes.get("kind"), sizes.groups) == (6, True)
@@ -136,6 +145,7 @@ def test_odd_clips_are_flagged():
     assert flags_of(noise[:1]) == ["constant"]
 
 
+@pytest.mark.full
 def test_a_clip_made_by_two_processes_at_once_counts_as_finished_whosoever_row_came_last(
     tmp_path, model, folder
 ):

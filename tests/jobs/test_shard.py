@@ -3,7 +3,7 @@
 import pytest
 
 from video_diffusion.jobs import Shard
-from video_diffusion.jobs.shard import parse_shard, shard_of_environment
+from video_diffusion.jobs.job import parse_shard, shard_of_environment
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])

@@ -73,6 +73,7 @@ def test_sparse_encoders_for_another_model_are_refused(
         load_sparse_control(find_model(str(folder / name)), parts)
 
 
+@pytest.mark.full
 def test_sdxl_is_refused(tmp_path: Path) -> None:
     tiny_controlnet().save_pretrained(tmp_path / "controlnet")
     xl = load_model(str(save_tiny_xl(tmp_path / "xl")))

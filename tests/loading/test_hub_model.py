@@ -58,6 +58,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+@pytest.mark.full
 def test_a_cached_model_is_loaded_by_revision_and_variant(cache: Path) -> None:
     names = ("owner/tiny", "owner/tiny@old", "owner/tiny:fp16", f"owner/tiny:fp16@{MAIN}", "owner/tiny:bf16")
     file = "owner/pictures/models/ip-adapter-image.safetensors"

@@ -13,7 +13,7 @@ from motion_files import published_file
 from safetensors.torch import load_file, save_file
 from tiny_models import save_tiny_model, tiny_adapter, tiny_unet
 
-from video_diffusion.jobs.model_facts import model_facts
+from video_diffusion.jobs.job import model_facts
 from video_diffusion.loading import ModelLoadError, load_model, write_original_layout
 from video_diffusion.models import VideoUNet
 

@@ -248,6 +248,7 @@ class Canary:
         return Path.touch, (str(self.path),)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("suffix", [".ckpt", ".pth"])
 def test_a_pickle_is_read_only_where_it_is_allowed(tmp_path: Path, suffix: str) -> None:
     file = tmp_path / f"mm_sd_v15{suffix}"
@@ -272,8 +273,8 @@ def test_a_pickle_never_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", SHAPES)
 def test_the_real_size_has_the_published_parameters(tmp_path: Path, family: str) -> None:
     """Real widths, every name and shape, without numbers: on the meta device."""
-    from video_diffusion.loading.motion_layout import describe_layout, original_names
-    from video_diffusion.loading.weight_files import StoredTensor
+    from video_diffusion.loading.motion import describe_layout, original_names
+    from video_diffusion.loading.weights import StoredTensor
 
     widths = (320, 640, 1280, 1280)[: len(SHAPES[family][0])]
     tensors = published(family, widths=widths, device="meta")

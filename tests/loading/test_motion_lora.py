@@ -14,7 +14,7 @@ from tiny_models import TEXT_WIDTH, relative_error, tiny_adapter, tiny_unet
 from torch import Tensor
 
 from video_diffusion.loading import ModelLoadError, load_motion_lora
-from video_diffusion.loading.motion_lora import read_motion_lora, write_motion_lora
+from video_diffusion.loading.motion_weights import read_motion_lora, write_motion_lora
 from video_diffusion.models import MotionAdapter, VideoUNet
 
 

@@ -91,6 +91,7 @@ def test_every_tensor_finds_its_place(tmp_path: Path, kind: str) -> None:
     assert len(parts.identity.weights_sha256 or "") == 64
 
 
+@pytest.mark.full
 def test_a_file_says_what_it_predicts(tmp_path: Path) -> None:
     file = write(tmp_path, "sd1", components("sd1"), v_pred=torch.zeros(1), ztsnr=torch.zeros(1))
     config = load_model(str(file), dtype=torch.bfloat16).scheduler_config

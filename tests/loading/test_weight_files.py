@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from video_diffusion.loading import ModelLoadError
-from video_diffusion.loading.weight_files import compare_weights, find_weights, read_header
+from video_diffusion.loading.weights import compare_weights, find_weights, read_header
 
 TENSORS = {"a.weight": torch.randn(2, 3), "b": torch.zeros(4, dtype=torch.float16)}
 

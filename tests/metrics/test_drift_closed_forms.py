@@ -14,6 +14,7 @@ def test_histogram_distance_of_frames_r_levels_apart_is_r_per_frame():
         assert histogram_distance(portraits[0], later) == pytest.approx((levels, 0), abs=1e-9)
 
 
+@pytest.mark.full
 def test_drift_is_carried_over_many_lags_and_ignores_flicker_of_every_period():
     frames = still(np.arange(70) - 35, (16, 20))
     assert measure_still(frames, metrics=["drift"]).values["drift"].value == pytest.approx(1, rel=1e-9)

@@ -4,12 +4,12 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from synthetic_clips import clean_clip
 
 from video_diffusion.metrics import ALL_METRICS, measure
-from video_diffusion.metrics.cuts import find_cuts
+from video_diffusion.metrics.flow import DisFlow, FarnebackFlow, SuppliedFlow
 from video_diffusion.metrics.measurement import HORIZON, Measurement
-from video_diffusion.metrics.optical_flow import DisFlow, FarnebackFlow, SuppliedFlow
-from video_diffusion.metrics.synthetic_clips import clean_clip
+from video_diffusion.metrics.shots import find_cuts
 
 
 def statuses(report):
@@ -125,6 +125,7 @@ def test_cuts_are_judged_against_medians_and_flashes_need_the_neighbours_to_agre
     assert flash.tolist() == [False, False, False, True, False, False, False]
 
 
+@pytest.mark.full
 def test_long_clips_are_settled_in_pieces_with_the_same_result():
     shot = np.tile(
         clean_clip("waves", "pan", 1, 8, 16, 24).frames, (80, 1, 1, 1)

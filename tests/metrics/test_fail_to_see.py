@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
+from synthetic_clips import DISTORTIONS, clean_clip
 
 from video_diffusion.metrics import measure
-from video_diffusion.metrics.distortions import DISTORTIONS
-from video_diffusion.metrics.synthetic_clips import clean_clip
 
 
 def values(frames, **settings):
@@ -45,6 +44,7 @@ def test_raw_flicker_likes_a_pan_on_twos_and_flow_jitter_does_not():
     assert on_twos["duplicate_pairs"] == 8
 
 
+@pytest.mark.full
 def test_a_region_that_turns_incoherent_counts_as_change_and_not_as_left_out():
     pan = clean_clip("waves", "pan", 2, 8).frames
     torn = pan.copy()

@@ -6,11 +6,10 @@ import subprocess
 import imageio_ffmpeg
 import numpy as np
 import pytest
+from synthetic_clips import DISTORTIONS, clean_clip
 
 from video_diffusion.metrics import measure
-from video_diffusion.metrics.distortions import DISTORTIONS
-from video_diffusion.metrics.structural_similarity import similarity_of_moments
-from video_diffusion.metrics.synthetic_clips import clean_clip
+from video_diffusion.metrics.image import similarity_of_moments
 
 FPS = 8
 HEIGHT, WIDTH = 48, 72

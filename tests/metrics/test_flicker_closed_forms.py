@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from exact_clips import every_length, every_size, measure_still, still, values
 
-from video_diffusion.metrics.warp_psnr import psnr
+from video_diffusion.metrics.morph import psnr
 
 
 @every_size

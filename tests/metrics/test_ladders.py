@@ -12,10 +12,9 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
+from synthetic_clips import DISTORTIONS, TEXTURES, WINDOW_STARTS, clean_clip
 
 from video_diffusion.metrics import measure
-from video_diffusion.metrics.distortions import DISTORTIONS, WINDOW_STARTS
-from video_diffusion.metrics.synthetic_clips import TEXTURES, clean_clip
 
 SCENES = list(product(TEXTURES, ("pan", "rotation", "zoom")))
 CLEAN_SPEEDS = (0.5, 1, 2, 3, 4, 6, 8)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from synthetic_clips import clean_clip
 from tiny_models import tiny_tokenizer
 from transformers.models.clip.configuration_clip import CLIPConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -17,13 +18,12 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 from transformers.models.vit.modeling_vit import ViTModel
 
 from video_diffusion.cli.main import main
-from video_diffusion.io import weights_sha256
 from video_diffusion.metrics import ALL_METRICS, measure
 from video_diffusion.metrics.learned import clip_metrics, dino_metrics, lpips_metrics
-from video_diffusion.metrics.learned.image_encoder import load_clip, load_dino
-from video_diffusion.metrics.learned.local_weights import MetricWeightsError, load_published, optional_package
-from video_diffusion.metrics.learned.raft_flow import RaftFlow
-from video_diffusion.metrics.synthetic_clips import clean_clip
+from video_diffusion.metrics.learned.along_flow import RaftFlow
+from video_diffusion.metrics.learned.encoders import load_clip, load_dino
+from video_diffusion.metrics.learned.weights import MetricWeightsError, load_published, optional_package
+from video_diffusion.video import weights_sha256
 
 FRAMES = clean_clip("pebbles", "pan", 4, 6, 40, 56).frames
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -269,7 +269,7 @@ def test_own_lines_go_into_the_report_beside_the_named_ones(clip_folder):
 def test_the_command_takes_local_weights_and_the_prompt(clip_folder, dino_folder, tmp_path):
     from fractions import Fraction
 
-    from video_diffusion.io import write_video
+    from video_diffusion.video import write_video
 
     path = tmp_path / "clip.mp4"
     write_video(path, FRAMES, Fraction(8), codec="libx264rgb")

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from synthetic_clips import clean_clip
 
 from video_diffusion.metrics import ALL_METRICS, measure
-from video_diffusion.metrics.synthetic_clips import clean_clip
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (5, 40, 56, 3), dtype=np.uint8)
 

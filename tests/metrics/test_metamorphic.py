@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
+from synthetic_clips import DISTORTIONS, clean_clip
 
 from video_diffusion.metrics import measure
-from video_diffusion.metrics.distortions import DISTORTIONS
-from video_diffusion.metrics.synthetic_clips import clean_clip
 
 EXACT = ("raw_flicker", "luma_flicker", "luma_spectrum", "duplicate_pairs", "mean_luma", "sharpness", "drift")
 BY_FLOW = ("flicker", "warp_psnr", "warp_ssim", "coverage", "motion", "flow_jitter")

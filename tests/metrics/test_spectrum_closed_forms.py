@@ -5,7 +5,7 @@ import pytest
 from exact_clips import still
 
 from video_diffusion.metrics import measure
-from video_diffusion.metrics.luma_spectrum import periodogram
+from video_diffusion.metrics.flicker import periodogram
 
 
 @pytest.mark.parametrize("num_frames", [9, 17, 65])

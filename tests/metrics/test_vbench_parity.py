@@ -8,11 +8,10 @@ import av
 import cv2
 import numpy as np
 import pytest
+from synthetic_clips import DISTORTIONS, clean_clip
 
-from video_diffusion.io import read_video, write_video
 from video_diffusion.metrics import measure
-from video_diffusion.metrics.distortions import DISTORTIONS
-from video_diffusion.metrics.synthetic_clips import clean_clip
+from video_diffusion.video import read_video, write_video
 
 # 9 distortions at 4 strengths: 36 clips, on three textures and three motions in turn
 CASES = [(name, rung) for name in DISTORTIONS for rung in (0, 2, 4, 6)]

@@ -17,7 +17,7 @@ from video_diffusion.models import (
     SparseControl,
     VideoUNet,
 )
-from video_diffusion.models.frame_norm import normalise_each_frame
+from video_diffusion.models.control import normalise_each_frame
 from video_diffusion.sampling import ContextWindows, Windowed
 
 NUM_FRAMES, HEIGHT, WIDTH = 7, 6, 10

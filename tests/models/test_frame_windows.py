@@ -8,7 +8,7 @@ from tiny_models import randomised, relative_error, tiny_adapter, tiny_unet
 from torch import Tensor
 
 from video_diffusion.models import VideoUNet
-from video_diffusion.models.temporal_transformer import TemporalTransformer
+from video_diffusion.models.temporal import TemporalTransformer
 from video_diffusion.sampling import ContextWindows
 from video_diffusion.shapes import FrameWindow
 

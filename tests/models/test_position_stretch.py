@@ -7,7 +7,7 @@ from torch import Tensor
 
 from video_diffusion.acceleration import accelerate_unet
 from video_diffusion.models import VideoUNet
-from video_diffusion.models.temporal_attention import SinusoidalPositions
+from video_diffusion.models.temporal import SinusoidalPositions
 
 WIDTH = 6
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tiny_models import randomised, relative_error
 from torch import Tensor
 
-from video_diffusion.models.temporal_attention import SinusoidalPositions, TemporalAttention
+from video_diffusion.models.temporal import SinusoidalPositions, TemporalAttention
 
 
 def attention_by_hand(attention: TemporalAttention, frames: Tensor, motion_scale: float = 1) -> Tensor:

@@ -5,7 +5,7 @@ from tiny_models import randomised, relative_error
 from torch import Tensor
 
 from video_diffusion.models import NormScope
-from video_diffusion.models.temporal_transformer import TemporalTransformer, TemporalTransformerBlock
+from video_diffusion.models.temporal import TemporalTransformer, TemporalTransformerBlock
 
 NUM_VIDEOS, NUM_FRAMES, CHANNELS, GROUPS = 2, 3, 8, 4
 

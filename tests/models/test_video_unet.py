@@ -111,6 +111,7 @@ def test_nothing_is_copied() -> None:
     }
 
 
+@pytest.mark.full
 def test_the_graph_compiles_whole() -> None:
     """In a process of its own: the shape checks of the test run are not traceable; users have none."""
     program = """

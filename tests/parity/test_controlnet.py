@@ -20,9 +20,9 @@ from PIL import Image
 from tiny_models import relative_error, save_tiny_model
 from torch import Tensor
 
-from video_diffusion.generation_settings import GenerationSettings
 from video_diffusion.pipeline import TextToVideoPipeline
 from video_diffusion.sampling import initial_noise
+from video_diffusion.settings import GenerationSettings
 
 NUM_FRAMES, HEIGHT, WIDTH, NUM_STEPS, TOLERANCE = 5, 16, 24, 4, 1e-12
 PROMPTS, NEGATIVES, SEEDS = ["a red ball", "blue"], ["dull", ""], [3, 2**40]
@@ -64,6 +64,7 @@ def found(pipeline: TextToVideoPipeline, num_videos: int, **changes: Any) -> Ten
     return steps[-1]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("guidance_scale", "steps"), [(7.5, None), (1.0, None), (2.5, (0.25, 0.8))])
 @pytest.mark.filterwarnings("ignore:negative_prompt is ignored at guidance_scale 1")
 def test_a_run_with_a_controlnet_equals_diffusers(

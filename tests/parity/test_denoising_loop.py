@@ -12,9 +12,9 @@ from diffusers_pipelines import diffusers_pipeline
 from tiny_models import SCHEDULER_CONFIG, relative_error, save_tiny_model
 from torch import Tensor
 
-from video_diffusion.generation_settings import GenerationSettings
 from video_diffusion.pipeline import TextToVideoPipeline
 from video_diffusion.sampling import SCHEDULERS, initial_noise, make_scheduler
+from video_diffusion.settings import GenerationSettings
 
 NUM_FRAMES, HEIGHT, WIDTH, NUM_STEPS = 5, 16, 24, 4
 PROMPTS, NEGATIVES, SEEDS = ["a red ball", "blue"], ["dull", ""], [3, 2**40]

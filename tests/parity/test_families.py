@@ -15,7 +15,7 @@ from small_bases import save_small_bases
 from tiny_models import relative_error
 from torch import Tensor
 
-from video_diffusion.loading.conversion import convert
+from video_diffusion.loading.convert import convert
 from video_diffusion.pipeline import TextToVideoPipeline
 from video_diffusion.sampling import initial_noise
 

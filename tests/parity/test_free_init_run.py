@@ -12,7 +12,7 @@ from tiny_models import relative_error, save_tiny_model
 from torch import Tensor
 
 from video_diffusion import TextToVideoPipeline
-from video_diffusion.clip_sampling import FREE_INIT_STEPS
+from video_diffusion.pipeline.clip_denoiser import FREE_INIT_STEPS
 from video_diffusion.sampling import initial_noise, step_noise
 
 FRAMES, SEED, SIZE = 5, 3, (4, 8, 12)

@@ -12,10 +12,10 @@ from tiny_models import relative_error
 from tiny_xl import POOLED_WIDTH, save_tiny_xl
 from torch import Tensor
 
-from video_diffusion.generation_settings import GenerationSettings
 from video_diffusion.loading import ModelLoadError, load_model
 from video_diffusion.pipeline import TextToVideoPipeline
 from video_diffusion.sampling import initial_noise
+from video_diffusion.settings import GenerationSettings
 
 NUM_FRAMES, HEIGHT, WIDTH, NUM_STEPS, SEED = 5, 16, 24, 3, 2**40
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from red_ball import clip
 
 from video_diffusion import TextToVideoPipeline
-from video_diffusion.io import frames_sha256, read_record, read_video
 from video_diffusion.sampling import DenoisingStep, NonFiniteLatentsError
+from video_diffusion.video import frames_sha256, read_record, read_video
 
 
 def test_a_prompt_becomes_a_measured_clip(pipeline: TextToVideoPipeline, folder: Path) -> None:

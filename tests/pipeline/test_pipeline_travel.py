@@ -3,11 +3,13 @@
 from typing import Any
 
 import numpy as np
+import pytest
 from red_ball import clip
 
 from video_diffusion import GeneratedVideo, TextToVideoPipeline
 
 
+@pytest.mark.full
 def test_windows_make_clips_of_any_length(pipeline: TextToVideoPipeline) -> None:
     def make(**changes: Any) -> GeneratedVideo:
         return pipeline("a red ball", num_frames=13, context_length=6, num_inference_steps=2, **changes)

@@ -20,6 +20,7 @@ def clip(scene: Scene, seed: int, num_frames: int = 16, side: int = 64) -> UInt8
     return (frames * 255).round().byte().permute(0, 2, 3, 1).numpy()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("motion", MOTIONS)
 def test_every_attribute_is_read_back_from_ground_truth(motion: str) -> None:
     world = replace(EVERYTHING, motions=(motion,))
@@ -33,6 +34,7 @@ def test_every_attribute_is_read_back_from_ground_truth(motion: str) -> None:
     )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("motion", ["left", "right", "bouncing", "circling"])
 def test_nothing_else_is_taken_for_a_zigzag(motion: str) -> None:
     world, rng = replace(EVERYTHING, motions=(motion,)), np.random.default_rng(13)
@@ -64,6 +66,7 @@ def test_an_empty_clip_has_no_scene(level: int) -> None:
     assert not any(judge(scene, frames).right.values())
 
 
+@pytest.mark.full
 def test_two_objects_are_matched_by_colour() -> None:
     world = replace(World(shapes=("circle", "square")), two_objects_share=1.0)
     rng = np.random.default_rng(11)
@@ -73,8 +76,9 @@ def test_two_objects_are_matched_by_colour() -> None:
     assert accuracy(apart)["joint"] >= 0.75  # paths may cross: one object then hides the other
 
 
+@pytest.mark.full
 def test_reading_survives_the_video_file(tmp_path: Path) -> None:
-    from video_diffusion.io import read_video, write_video
+    from video_diffusion.video import read_video, write_video
 
     rng = np.random.default_rng(8)
     verdicts = []

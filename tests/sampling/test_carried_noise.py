@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from video_diffusion.sampling import step_noise
-from video_diffusion.sampling.carried_noise import carried_places, carry_noise
+from video_diffusion.sampling.noise import carried_places, carry_noise
 
 
 def own(num_frames: int, height: int = 5, width: int = 7, seed: int = 3) -> torch.Tensor:

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from video_diffusion.generation_settings import NoiseType
 from video_diffusion.sampling import MAX_SEED, frame_generators, initial_noise, step_noise
+from video_diffusion.settings import NoiseType
 
 seeds = st.integers(0, MAX_SEED)
 noise_types = st.sampled_from(get_args(NoiseType))

@@ -7,8 +7,8 @@ from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteSchedule
 from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 from tiny_models import SCHEDULER_CONFIG
 
-from video_diffusion.generation_settings import SchedulerName
 from video_diffusion.sampling import SCHEDULERS, make_scheduler
+from video_diffusion.settings import SchedulerName
 
 NO_SIGNAL = {
     "num_train_timesteps": 1000,

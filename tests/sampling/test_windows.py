@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from video_diffusion.generation_settings import ContextFuse, ContextSchedule
 from video_diffusion.sampling import ContextWindows
 from video_diffusion.sampling.windows import van_der_corput
+from video_diffusion.settings import ContextFuse, ContextSchedule
 
 
 @st.composite

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from video_diffusion.training.checkpoint import (
+from video_diffusion.training.state import (
     MANIFEST,
     is_complete,
     load_checkpoint,

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 from tiny_run import memory_clips, tiny_frames
 
-from video_diffusion.training.clip_mix import ClipMix, MemoryClips, Weighted, read_ahead
+from video_diffusion.training.clips import ClipMix, MemoryClips, Weighted, read_ahead
 
 
 def names(mix: ClipMix, numbers: range) -> list[list[str]]:

@@ -7,15 +7,16 @@ import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from tiny_run import tiny_parts, tiny_settings, tiny_trainer
 
-from video_diffusion.training.denoising_objective import (
+from video_diffusion.settings.training import LossSettings
+from video_diffusion.training.objective import (
     anchor_frames,
+    appearance_debiased,
     clip_noise,
     clip_timesteps,
+    draw_step,
+    min_snr_weights,
     training_scheduler,
 )
-from video_diffusion.training.draws import draw_step
-from video_diffusion.training.loss import appearance_debiased, min_snr_weights
-from video_diffusion.training.settings import LossSettings
 
 
 def test_a_fresh_adapter_has_the_loss_of_the_image_model() -> None:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from video_diffusion.training.draws import draw_step, shifted_level
-from video_diffusion.training.settings import LossSettings
+from video_diffusion.settings.training import LossSettings
+from video_diffusion.training.objective import draw_step, shifted_level
 
 
 def test_a_step_can_be_drawn_again_and_no_other_is_like_it() -> None:

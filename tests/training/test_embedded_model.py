@@ -19,7 +19,7 @@ from transformers import CLIPTokenizer
 
 from video_diffusion.models import VideoUNet
 from video_diffusion.procedural import World, vocabulary
-from video_diffusion.training.cpu_attention import FoldedFrameAttention
+from video_diffusion.training.loop import FoldedFrameAttention
 
 
 def test_every_word_is_one_token_also_after_saving(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from embedded.trainer import EmbeddedSettings, EmbeddedTrainer
 
-from video_diffusion.training.checkpoint import load_checkpoint, newest_checkpoint
+from video_diffusion.training.state import load_checkpoint, newest_checkpoint
 
 SETTINGS = EmbeddedSettings(
     num_steps=10, batch=2, frames=5, widths=(16, 32), text_width=16, side=32, pool=20, all_frames_from=0.8
@@ -46,6 +46,7 @@ def trained(run: Path, vae: Path, *stops: int) -> dict[str, dict[str, torch.Tens
     return {**groups, "losses": {"all": torch.tensor(losses)}}
 
 
+@pytest.mark.full
 def test_two_halves_are_the_whole_bit_for_bit(tmp_path: Path, vae: Path) -> None:
     whole, halves = trained(tmp_path / "a", vae, 10), trained(tmp_path / "b", vae, 3, 10)
     for group, tensors in whole.items():

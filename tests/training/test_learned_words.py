@@ -9,8 +9,8 @@ from tiny_run import DEFAULTS, tiny_settings, write_tiny_clips, write_tiny_model
 
 from video_diffusion.jobs import model_facts
 from video_diffusion.pipeline import TextToVideoPipeline
-from video_diffusion.training.learned_words import record_words
-from video_diffusion.training.sources import open_sources
+from video_diffusion.training.clips import open_sources
+from video_diffusion.training.run import record_words
 
 
 def trained_on_clips(model: Path, tmp_path: Path) -> Path:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
-from video_diffusion.training.loss import shifted_cosine_betas, stratified_timesteps, training_target
+from video_diffusion.training.objective import shifted_cosine_betas, stratified_timesteps, training_target
 
 
 def test_the_schedule_is_the_shifted_cosine_and_ends_without_signal() -> None:

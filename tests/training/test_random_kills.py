@@ -12,7 +12,7 @@ import pytest
 from test_resume import assert_equal, settings_in, state, train
 from tiny_run import write_tiny_clips, write_tiny_model
 
-from video_diffusion.training.checkpoint import load_checkpoint, newest_checkpoint
+from video_diffusion.training.state import load_checkpoint, newest_checkpoint
 
 KILLS, STEPS = 50, 150
 
@@ -32,7 +32,7 @@ def test_fifty_kills(tmp_path: Path) -> None:
         sys.path[:0] = {paths!r}
         from pathlib import Path
         from test_resume import opened, settings_in
-        from video_diffusion.training.fit import fit
+        from video_diffusion.training.run import fit
         for _ in sys.stdin:
             child = os.fork()
             if child == 0:

@@ -15,11 +15,10 @@ import torch
 from accelerate import Accelerator
 from tiny_run import tiny_settings, write_tiny_clips, write_tiny_model
 
-from video_diffusion.training.checkpoint import is_complete, load_checkpoint, newest_checkpoint
-from video_diffusion.training.fit import Run, fit, open_run
+from video_diffusion.settings.training import TrainingSettings
+from video_diffusion.training.run import Run, fit, open_run
 from video_diffusion.training.run_folder import RunFolder, RunInUseError, owned
-from video_diffusion.training.settings import TrainingSettings
-from video_diffusion.training.training_state import ResumeError
+from video_diffusion.training.state import ResumeError, is_complete, load_checkpoint, newest_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +99,7 @@ def test_dropped_and_resumed_is_unbroken(home: Path, tmp_path: Path, changes: di
     assert_equal(state(tmp_path / "whole"), state(tmp_path / "broken"))
 
 
+@pytest.mark.full
 def test_cache_workers_and_validation_change_nothing(home: Path, tmp_path: Path) -> None:
     plain = settings_in(home, num_steps=3, clips={"held_out": 1}, latent_cache=False)
     train(plain, tmp_path / "plain")
@@ -114,6 +114,7 @@ def test_cache_workers_and_validation_change_nothing(home: Path, tmp_path: Path)
     assert any((tmp_path / "cache").rglob("*.safetensors"))
 
 
+@pytest.mark.full
 def test_killed_by_the_system_and_resumed_is_unbroken(home: Path, tmp_path: Path) -> None:
     settings = settings_in(home, num_steps=6, checkpoint={"every": 3})
     train(settings, tmp_path / "whole")
@@ -123,7 +124,7 @@ def test_killed_by_the_system_and_resumed_is_unbroken(home: Path, tmp_path: Path
         sys.path[:0] = {paths!r}
         from pathlib import Path
         from test_resume import opened, settings_in
-        from video_diffusion.training.fit import fit
+        from video_diffusion.training.run import fit
         settings = settings_in(Path({str(home)!r}), num_steps=6, checkpoint={{"every": 3}})
         for step in fit(opened(settings, Path(sys.argv[1]))):
             if step.step == 4:
@@ -137,6 +138,7 @@ def test_killed_by_the_system_and_resumed_is_unbroken(home: Path, tmp_path: Path
     assert_equal(state(tmp_path / "whole"), state(tmp_path / "broken"))
 
 
+@pytest.mark.full
 def test_another_run_is_not_continued_and_the_differences_are_named(home: Path, tmp_path: Path) -> None:
     train(settings_in(home, num_steps=3), tmp_path / "run")
     for changes, named in (
@@ -163,6 +165,7 @@ def test_the_same_clips_in_another_place_are_the_same_run(home: Path, tmp_path: 
     assert opened(settings_in(home, num_steps=3, data=sources), tmp_path / "run").trainer.step == 3
 
 
+@pytest.mark.full
 def test_a_run_at_a_constant_rate_can_be_made_longer(home: Path, tmp_path: Path) -> None:
     rate = {"optimizer": {"schedule": "constant"}}
     train(settings_in(home, num_steps=6, **rate), tmp_path / "whole")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from video_diffusion.io import write_video
 from video_diffusion.training.report import REPORT_FILE, clip_rows, held_out_chart, loss_chart, write_report
 from video_diffusion.training.run_folder import RunFolder
 from video_diffusion.training.validation import Validation
+from video_diffusion.video import write_video
 
 PROMPT = "</script><img src=x onerror=alert(1)> \x1b[2J"
 

@@ -23,14 +23,14 @@ from tiny_run import (
 from torch import Tensor
 
 from video_diffusion.loading import ModelLoadError, load_model
-from video_diffusion.loading.conversion import convert
+from video_diffusion.loading.components import EXTRAS_FILE, apply_unet_extras
+from video_diffusion.loading.convert import convert
 from video_diffusion.loading.lora import load_motion_lora
-from video_diffusion.loading.unet_extras import EXTRAS_FILE, apply_unet_extras
 from video_diffusion.models import MotionAdapter, VideoUNet
 from video_diffusion.pipeline import TextToVideoPipeline
-from video_diffusion.training.clip_mix import Weighted
+from video_diffusion.training.clips import Weighted
+from video_diffusion.training.loop import Trainer
 from video_diffusion.training.targets import matching_parameters, merge_domain_lora, record_noise
-from video_diffusion.training.trainer import Trainer
 
 EXTRA = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"
 
@@ -88,7 +88,7 @@ def test_fresh_layers_learn_through_their_last_projection_first_and_then_everywh
 
 
 def trainer_draw(trainer: Trainer, step: int) -> list:  # type: ignore[type-arg]
-    from video_diffusion.training.draws import draw_step
+    from video_diffusion.training.objective import draw_step
 
     return draw_step(trainer.settings.seed, step, 4, trainer.settings.loss)
 
@@ -126,6 +126,7 @@ def test_a_saved_adapter_is_the_averaged_one(tmp_path: Path) -> None:
     torch.testing.assert_close(answer(trainer), averaged, rtol=0, atol=0)
 
 
+@pytest.mark.full
 def test_a_run_that_trained_parts_of_the_image_model_brings_them_along(tmp_path: Path) -> None:
     model = write_tiny_model(tmp_path / "model")
     plain = load_model(str(model))
@@ -164,6 +165,7 @@ def test_a_motion_lora_keeps_to_the_noise_of_its_adapter() -> None:
     tiny_trainer(again, target="motion_lora", loss=noise)
 
 
+@pytest.mark.full
 def test_pure_noise_at_the_last_step_is_written_down_and_sampled_from(tmp_path: Path) -> None:
     model = write_tiny_model(tmp_path / "model")
     parts = tiny_parts(prediction_type="v_prediction")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from video_diffusion.config import ConfigError, Layer, dump, read_config, validate
-from video_diffusion.training.settings import TrainingSettings
+from video_diffusion.settings import ConfigError, Layer, dump, read_config, validate
+from video_diffusion.settings.training import TrainingSettings
 
 
 def settings(**values: object) -> TrainingSettings:

@@ -15,12 +15,11 @@ from tiny_xl import save_tiny_xl
 
 from video_diffusion.models import MotionAdapter
 from video_diffusion.pipeline import TextToVideoPipeline
-from video_diffusion.training.adamw import learning_rate_factor, make_optimizer
-from video_diffusion.training.clip_mix import Weighted
-from video_diffusion.training.draws import draw_step
-from video_diffusion.training.processes import check_tracker, make_accelerator
-from video_diffusion.training.settings import OptimizerSettings
-from video_diffusion.training.trainer import NonFiniteLossError, Trainer
+from video_diffusion.settings.training import OptimizerSettings
+from video_diffusion.training.clips import Weighted
+from video_diffusion.training.loop import NonFiniteLossError, Trainer, learning_rate_factor, make_optimizer
+from video_diffusion.training.objective import draw_step
+from video_diffusion.training.run import check_tracker, make_accelerator
 
 
 def test_one_batch_is_learned_by_heart() -> None:
@@ -44,6 +43,7 @@ def test_one_batch_is_learned_by_heart() -> None:
     assert losses[-1] < 0.05 * losses[0]
 
 
+@pytest.mark.full
 def test_a_batch_in_pieces_is_the_batch() -> None:
     runs = []
     for turns in (1, 2, 4):
@@ -60,6 +60,7 @@ def test_a_batch_in_pieces_is_the_batch() -> None:
         torch.testing.assert_close(pieces, weights, rtol=0, atol=1e-4)
 
 
+@pytest.mark.full
 def test_recomputed_activations_give_the_same_training() -> None:
     plain, recomputed = (tiny_trainer(gradient_checkpointing=on) for on in (False, True))
     assert all(
@@ -73,6 +74,7 @@ def test_recomputed_activations_give_the_same_training() -> None:
         assert other.grad_norm == pytest.approx(one.grad_norm, rel=1e-5)
 
 
+@pytest.mark.full
 def test_bfloat16_trains_beside_float32() -> None:
     AcceleratorState._reset_state()
     try:
@@ -89,6 +91,7 @@ def test_bfloat16_trains_beside_float32() -> None:
     assert {p.dtype for p in half.target.parameters.values()} == {torch.float32}
 
 
+@pytest.mark.full
 def test_a_lora_with_dropout_draws_from_the_step_and_leaves_the_global_state() -> None:
     lora = {"rank": 2, "dropout": 0.5}
     first, second = (tiny_trainer(target="motion_lora", lora=lora) for _ in range(2))
@@ -137,6 +140,7 @@ def test_a_tracker_that_is_not_there_is_refused() -> None:
         check_tracker("wandbb")
 
 
+@pytest.mark.full
 def test_an_sdxl_model_is_trained_with_its_size_conditions(tmp_path: Path) -> None:
     save_tiny_xl(tmp_path)
     pipeline = TextToVideoPipeline.from_pretrained(str(tmp_path), device="cpu")

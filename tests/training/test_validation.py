@@ -9,13 +9,12 @@ import pytest
 from painted_clips import entry_of
 from tiny_run import memory_clips, tiny_trainer
 
-from video_diffusion.training.clip_mix import Weighted
+from video_diffusion.settings.training import ValidationSettings
+from video_diffusion.training.clips import Weighted
 from video_diffusion.training.data import ClipEntry
-from video_diffusion.training.data.clip_plan import plan_clips
-from video_diffusion.training.data.held_out import held_out_ids
+from video_diffusion.training.data.cutting import held_out_ids, plan_clips
 from video_diffusion.training.report import write_report
 from video_diffusion.training.run_folder import RunFolder
-from video_diffusion.training.settings import ValidationSettings
 from video_diffusion.training.validation import Validation, Validator, held_out_draws, what_changed
 
 FOUND = Validation(0, 0.5, (0.1, 0.2, 0.3, 1.4), {"flicker": 2.0, "motion": 1.0}, ())

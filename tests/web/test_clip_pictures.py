@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from video_diffusion.io import VideoReadError, write_video
+from video_diffusion.video import VideoReadError, write_video
 from video_diffusion.web import SliceLine, draw_clip_pictures
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from video_diffusion.web import ClipView, with_pictures
-from video_diffusion.web.clip_view import draw_curve
+from video_diffusion.web.clips import draw_curve
 
 
 def test_a_curve_stands_on_its_frames_and_is_open_where_nothing_is():

@@ -4,7 +4,7 @@ import math
 import re
 
 from video_diffusion.web import Line, LineChart, draw_line_chart
-from video_diffusion.web.line_chart import BOTTOM, HEIGHT, LEFT, MOST_POINTS, RIGHT, TOP, WIDTH
+from video_diffusion.web.charts import BOTTOM, HEIGHT, LEFT, MOST_POINTS, RIGHT, TOP, WIDTH
 
 
 def drawn(*lines: Line, log: bool = False) -> LineChart:

@@ -2,10 +2,10 @@
 
 from video_diffusion.acceleration.accelerate import Acceleration, accelerate_unet
 from video_diffusion.acceleration.compiling import compiler_problem
-from video_diffusion.acceleration.feature_reuse import FeatureReuse
-from video_diffusion.acceleration.reusing_guided import (
+from video_diffusion.acceleration.feature_reuse import (
     FIRST_SHARE,
     FULL_STEP_EVERY,
+    FeatureReuse,
     ReusingGuided,
     prompts_half,
 )

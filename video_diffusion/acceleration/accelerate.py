@@ -7,13 +7,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from video_diffusion.acceleration import attention, convolution, feed_forward, linear, resnet, temporal
+from video_diffusion.acceleration import kernels
 from video_diffusion.acceleration.compiling import compiled, compiles
-from video_diffusion.acceleration.prompt_cache import PromptCache
-from video_diffusion.acceleration.swaps import Swaps
 from video_diffusion.models import VideoUNet
-from video_diffusion.models.recomputation import is_plain_resnet
-from video_diffusion.models.temporal_transformer import TemporalTransformer
+from video_diffusion.models.base_changes import is_plain_resnet
+from video_diffusion.models.temporal import TemporalTransformer
 
 CACHEABLE_PROMPTS = {None, "text_proj"}
 """Ways of a U-Net to prepare prompts that look at nothing but the prompt (`encoder_hid_dim_type`).
@@ -43,8 +41,8 @@ class Acceleration:
 
     def __init__(self, video_unet: VideoUNet, reuse_prompts: bool = True, compiling: bool = False) -> None:
         self.video_unet = video_unet
-        self.prompt_cache = PromptCache()
-        self._swaps = Swaps()
+        self.prompt_cache = kernels.PromptCache()
+        self._swaps = kernels.Swaps()
         self._handles: list[RemovableHandle] = []
         config = video_unet.unet.config
         # The attribute, which a loaded IP-Adapter sets; diffusers leaves the configuration's entry as it was.
@@ -54,26 +52,26 @@ class Acceleration:
                 video_unet.register_forward_pre_hook(self._enter, with_kwargs=True),
                 video_unet.register_forward_hook(self._leave, always_call=True),
             ]
-        once_per_prompt = attention.OncePerPrompt(self.prompt_cache)
+        once_per_prompt = kernels.OncePerPrompt(self.prompt_cache)
         for module in video_unet.modules():
-            if attention.fits(module):
+            if kernels.fits(module):
                 self._swaps.put(module, "processor", once_per_prompt)
             elif isinstance(module, TemporalTransformer):
                 whole = compiling and compiles(module)
                 self._swaps.put_forward(
-                    module, temporal.compiled_temporal_forward if whole else temporal.temporal_forward
+                    module, kernels.compiled_temporal_forward if whole else kernels.temporal_forward
                 )
             elif is_plain_resnet(module):
-                self._put(module, resnet.resnet_forward, compiling)
-            elif feed_forward.feed_forward_fits(module):
+                self._put(module, kernels.resnet_forward, compiling)
+            elif kernels.feed_forward_fits(module):
                 # A temporal layer's is compiled with the block that it is in.
-                self._put(module, feed_forward.feed_forward, compiling and feed_forward.is_spatial(module))
-            elif feed_forward.gated_gelu_fits(module):
-                self._swaps.put_forward(module, feed_forward.gated_gelu)
-            elif convolution.convolution_fits(module):
-                self._swaps.put_forward(module, convolution.convolution_forward)
+                self._put(module, kernels.feed_forward, compiling and kernels.is_spatial(module))
+            elif kernels.gated_gelu_fits(module):
+                self._swaps.put_forward(module, kernels.gated_gelu)
+            elif kernels.convolution_fits(module):
+                self._swaps.put_forward(module, kernels.convolution_forward)
             elif type(module) is nn.Linear:
-                self._swaps.put_forward(module, linear.linear_forward)
+                self._swaps.put_forward(module, kernels.linear_forward)
 
     def _put(self, module: nn.Module, forward: Callable[..., Any], compiling: bool) -> None:
         self._swaps.put_forward(module, compiled(forward) if compiling and compiles(module) else forward)
@@ -84,7 +82,7 @@ class Acceleration:
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        self.prompt_cache = PromptCache()
+        self.prompt_cache = kernels.PromptCache()
         return self.video_unet
 
     def __enter__(self) -> "Acceleration":

@@ -20,12 +20,7 @@ MAX_SHAPES = 64
 
 @cache
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let PyTorch compile a function for each shape that it is called with, when it first is.
-
-    Args:
-        function: Of a module and tensors. It is called without a gradient only; with one, the module's own
-            forward runs.
-    """
+    """Let PyTorch compile a function for each shape that it is called with, when it first is."""
     limits: Any = torch._dynamo.config
     limits.recompile_limit = max(limits.recompile_limit, MAX_SHAPES)
     with warnings.catch_warnings():

@@ -1,23 +1,126 @@
-"""`video-diffusion generate --jobs FILE`: the checks, the run with its progress, and its end."""
+"""`video-diffusion generate --jobs FILE`: its flags, the run with its progress, and its end."""
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, redirect_stdout
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
-from video_diffusion.cli.batch_flags import number_of, shard_of
-from video_diffusion.cli.batch_progress import Tally
-from video_diffusion.cli.failures import Terminated
-from video_diffusion.cli.output_checks import EncodingFlags
-from video_diffusion.cli.settings_flags import layer_from
-from video_diffusion.cli.terminal import say, warn
+from video_diffusion.cli.flags import layer_from
+from video_diffusion.cli.outputs import EncodingFlags
+from video_diffusion.cli.terminal import CLIP_FAILED, MACHINE, MODEL, NAMED, Terminated, say, warn
 
 if TYPE_CHECKING:
-    from video_diffusion.jobs import Job, JobSummary, Outcome
+    from video_diffusion.jobs import Job, JobSummary, Outcome, Shard
+
+
+MOST = 1024
+
+
+def shard_of(text: str | bool | None, *, quiet: bool) -> "Shard":
+    """The shard of `--shard`, or that of the launcher, which is told."""
+    from video_diffusion.jobs.job import parse_shard, shard_of_environment
+
+    try:
+        if text is not None:
+            return parse_shard(str(text))
+        shard = shard_of_environment()
+    except ValueError as error:
+        raise click.UsageError(f"--shard: {error}") from None
+    if shard.count > 1 and not quiet:
+        say(f"part {shard.index} of {shard.count}, as the launcher says; --shard 0/1 makes everything")
+    return shard
+
+
+def number_of(flag: str, text: str | bool | None, *, has_auto: bool = False) -> int | None:
+    """A number from 1 to 1024; None where the flag is not given, or is "auto"."""
+    if text is None or (has_auto and text == "auto"):
+        return None
+    if not str(text).isdecimal() or not 1 <= int(str(text)) <= MOST:
+        rule = "auto or a number" if has_auto else "a number"
+        raise click.UsageError(f"{flag}: must be {rule} from 1 to {MOST} (given {text!r})")
+    return int(str(text))
+
+
+# How far a run over many clips is, in one line; and its end, with the failures listed.
+
+
+LISTED = 20
+
+
+@dataclass
+class Tally:
+    """Counts of a run.
+
+    Attributes:
+        total: jobs of this process.
+        failed: the first few failures.
+        first_errors: what the first failure of each kind of exception raised.
+    """
+
+    total: int
+    made: int = 0
+    skipped: int = 0
+    num_failed: int = 0
+    failed: list[Mapping[str, Any]] = field(default_factory=list)
+    first_errors: dict[str, Exception] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+
+    def add(self, outcome: "Outcome") -> None:
+        """Counts one job."""
+        self.made += outcome.status == "ok"
+        self.skipped += outcome.status == "skipped"
+        if outcome.status != "failed":
+            return
+        self.num_failed += 1
+        if len(self.failed) < LISTED:
+            self.failed.append(outcome.row)
+        if outcome.error is not None:
+            self.first_errors.setdefault(type(outcome.error).__name__, outcome.error)
+
+    def line(self) -> str:
+        """Done, failed and left, with the rate and the time left once a clip was made."""
+        left = self.total - self.made - self.skipped - self.num_failed
+        text = (
+            f"{self.made + self.skipped} done ({self.skipped} before), {self.num_failed} failed, {left} left"
+        )
+        tried = self.made + self.num_failed
+        if not tried:
+            return text
+        seconds = (time.monotonic() - self.started) / tried
+        return f"{text} · {60 / max(seconds, 1e-9):.1f} clips/min · {duration(seconds * left)} to go"
+
+    def end(self) -> None:
+        """Lists what failed. If nothing could even be loaded, that is the error of the whole run."""
+        if not self.num_failed:
+            return
+        whole_run = {MODEL, MACHINE}
+        if not self.made and all(NAMED.get(name) in whole_run for name in self.first_errors):
+            for error in self.first_errors.values():
+                raise error
+        say(f"{self.num_failed} failed; results.jsonl has each reason:")
+        for row in self.failed:
+            say(f"  {row['where']} {row['job_id']}: {row['error']}")
+        if self.num_failed > len(self.failed):
+            say(f"  and {self.num_failed - len(self.failed)} more")
+        raise click.exceptions.Exit(CLIP_FAILED)
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: 40 s, 12 min, 3 h 05 min."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+# `video-diffusion generate --jobs FILE`: the checks, the run with its progress, and its end.
+
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 MAX_WORDS = 50  # that are told of
@@ -41,11 +144,7 @@ def batch_options(command: Command) -> Command:
 
 
 def refuse_without_jobs(flags: Mapping[str, str | bool | None]) -> None:
-    """Refuses flags that mean nothing for a single clip.
-
-    Raises:
-        click.UsageError: the first of them.
-    """
+    """Refuses flags that mean nothing for a single clip."""
     for (name, *_), _ in OPTIONS:
         if flags.get(name.removeprefix("--").replace("-", "_")):
             raise click.UsageError(f"{name}: works on many clips; give it together with --jobs FILE")
@@ -64,14 +163,8 @@ def run_batch(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Makes the clips of a job file; exits with 1 if one failed.
-
-    Raises:
-        ConfigError, click.UsageError: the first thing wrong, before any model is loaded.
-        ModelLoadError, DeviceError: a model or device that the file names is not there.
-        OSError: the folder cannot be written.
-    """
-    from video_diffusion.cli.batch_checks import check_folder, check_machine, suffix_of
+    """Makes the clips of a job file; exits with 1 if one failed."""
+    from video_diffusion.cli.batch_plan import check_folder, check_machine, suffix_of
     from video_diffusion.jobs import check_jobs
 
     if prompt is not None:
@@ -145,8 +238,8 @@ def _show(outcome: "Outcome", folder: Path, stdout: TextIO, *, as_json: bool) ->
 
 def _telling_unknown_words(jobs: Iterator["Job"]) -> Iterator["Job"]:
     """Says of each word that a model never learned, once, in which row it stands first."""
-    from video_diffusion.config import shown
     from video_diffusion.jobs import model_facts
+    from video_diffusion.settings import shown
     from video_diffusion.text import unknown_words
 
     told: set[str] = set()

@@ -1,25 +1,125 @@
-"""`generate --jobs FILE --dry-run`: every job, and what all of them will take in time and on disk."""
+"""What is known of a job file before it runs: what would go wrong; with `--dry-run` its time and size."""
 
+import errno
 import json
+import os
 import shutil
 import time
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from video_diffusion.cli.batch_checks import clip_bytes
-from video_diffusion.cli.batch_progress import duration
-from video_diffusion.cli.clip_run import warnings_as_lines
-from video_diffusion.cli.output_checks import existing_folder
+from video_diffusion.cli.batch import duration
+from video_diffusion.cli.clip_run import check_codec, check_inputs, warnings_as_lines
+from video_diffusion.cli.outputs import EncodingFlags, check_clip_fits, check_place, existing_folder
 from video_diffusion.cli.terminal import say, warn
 
 if TYPE_CHECKING:
-    from video_diffusion.generation_settings import GenerationSettings
-    from video_diffusion.jobs import Job, Pipelines
+    from video_diffusion.jobs import Job, JobSummary, Pipelines
     from video_diffusion.sampling import DenoisingStep
+    from video_diffusion.settings import GenerationSettings
+
+
+RECORD_BYTES = 20_000
+SIZE_FIELDS = ("num_frames", "height", "width", "fps")
+
+
+def suffix_of(encoding: EncodingFlags) -> str:
+    """What the clips end in."""
+    from video_diffusion.video.writer import CODECS, choose_encoding
+
+    if encoding.codec == "png":
+        raise click.UsageError(
+            "--codec: png makes a folder of each clip; with --jobs take libx264rgb, which is lossless too"
+        )
+    known = CODECS.get(encoding.codec or "")
+    suffix = known.suffixes[0] if known is not None else ".mp4"
+    try:
+        choose_encoding(f"clip{suffix}", encoding.codec, encoding.crf, encoding.pixel_format)
+    except ValueError as error:
+        flag = str(error).split(" ", 1)[0].replace("_", "-")
+        raise click.UsageError(f"--{flag}: {error}") from None
+    return suffix
+
+
+def check_folder(folder: Path) -> None:
+    """Whether clips can come into a folder that may not exist yet; nothing is made."""
+    if folder.exists() and not folder.is_dir():
+        raise click.UsageError(f"--out: {folder} is a file; with --jobs it must be a folder")
+    if "\0" in str(folder):
+        raise click.UsageError("--out: the name must be without NUL; rename it")
+    existing = existing_folder(folder)
+    check_place(existing / "results.jsonl", "--out", overwrite=True)
+    rows = folder / "results.jsonl"
+    if rows.exists() and not os.access(rows, os.R_OK | os.W_OK):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(rows))
+
+
+def check_machine(summary: "JobSummary", folder: Path, encoding: EncodingFlags, suffix: str) -> list[str]:
+    """Whether every model and device is there, and every size can be stored; nothing is loaded."""
+    from video_diffusion.jobs import model_facts
+    from video_diffusion.loading import check_quantize, choose_device
+
+    for where, settings in summary.inputs.values():
+        with _told_with(where):
+            check_inputs(settings)
+    place = existing_folder(folder) / f"clip{suffix}"
+    check_codec(place, encoding)
+    defaults: dict[tuple[str, str | None], Mapping[str, Any]] = {}
+    for model, where in summary.models.items():
+        with _told_with(where):
+            defaults[model] = model_facts(*model).defaults
+    for device, where in summary.devices.items():
+        with _told_with(where):
+            choose_device(device)
+    for name, where in summary.quantize.items():
+        with _told_with(where):
+            check_quantize(name)
+    notes: set[str] = set()
+    needed = 0
+    for (model_name, adapter, *given), (where, count) in summary.shapes.items():
+        filled: dict[str, Any] = {
+            name: defaults[model_name, adapter].get(name) if value is None else value
+            for name, value in zip(SIZE_FIELDS, given, strict=True)
+        }
+        if None in filled.values():
+            continue  # such a model tells its size only when it is loaded
+        shape = (filled["num_frames"], filled["height"], filled["width"])
+        with _told_with(where):
+            note = check_clip_fits(place, encoding, shape, Fraction(filled["fps"]))
+        needed += count * clip_bytes(*shape)
+        notes |= {note} if note else set()
+    free = shutil.disk_usage(place.parent).free
+    if needed > free:
+        notes.add(f"these clips take up to {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free")
+    return sorted(notes)
+
+
+def clip_bytes(num_frames: int, height: int, width: int) -> int:
+    """What a clip, its record and its row take on disk, at most: noise takes a third of the raw frames."""
+    return num_frames * height * width + RECORD_BYTES
+
+
+@contextmanager
+def _told_with(where: str) -> Iterator[None]:
+    """Puts the row before the message of what goes wrong inside."""
+    try:
+        yield
+    except click.UsageError as error:
+        raise click.UsageError(f"{where}: {error.message}") from None
+    except OSError:
+        raise
+    except (ValueError, RuntimeError) as error:
+        raise type(error)(f"{where}: {error}") from error
+
+
+# `generate --jobs FILE --dry-run`: every job, and what all of them will take in time and on disk.
+
 
 PROBES = 5
 

@@ -12,21 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import video_diffusion
-from video_diffusion.cli.failures import MachineError
-from video_diffusion.cli.output_checks import EncodingFlags, check_clip_fits
-from video_diffusion.cli.terminal import Progress, warn
-from video_diffusion.config import shown
-from video_diffusion.generation_settings import check_image_prompt
-from video_diffusion.generation_settings.named_files import NETWORK_FIELDS
-from video_diffusion.io import choose_encoding, codec_problem, iter_frames, sidecar_path, working_codecs
+from video_diffusion.cli.outputs import EncodingFlags, check_clip_fits
+from video_diffusion.cli.terminal import MachineError, Progress, warn
 from video_diffusion.loading import check_quantize, find_ip_adapter, find_lora, parse_lora
-from video_diffusion.loading.model_source import parse_hub_id
+from video_diffusion.loading.sources import parse_hub_id
+from video_diffusion.settings import check_image_prompt, shown
+from video_diffusion.settings.input_files import NETWORK_FIELDS
+from video_diffusion.video import choose_encoding, codec_problem, iter_frames, sidecar_path, working_codecs
 
 if TYPE_CHECKING:
-    from video_diffusion.generation_settings import GenerationSettings
     from video_diffusion.jobs import Pipelines
     from video_diffusion.pipeline import GeneratedVideo, TextToVideoPipeline
     from video_diffusion.sampling import DenoisingStep
+    from video_diffusion.settings import GenerationSettings
 
 STRIP_ROWS, STRIP_COLUMNS = 8, 8
 LARGER_MODEL = (
@@ -48,17 +46,7 @@ class Clip:
 
 
 def check_before_loading(settings: "GenerationSettings", path: Path, encoding: EncodingFlags) -> list[str]:
-    """What would go wrong only after minutes: size, rate, room on disk and in memory, device, precision.
-
-    Returns:
-        Notes for the user.
-
-    Raises:
-        click.UsageError: a size or rate the file cannot hold.
-        ValueError: a precision the device cannot compute in.
-        MachineError: no such device, too little memory, or an encoder that does not work here.
-        OSError: too little disk.
-    """
+    """What would go wrong only after minutes: size, rate, room on disk and in memory, device, precision."""
     check_codec(path, encoding)
     check_inputs(settings)
     check_quantize(settings.quantize)
@@ -75,14 +63,7 @@ def check_before_loading(settings: "GenerationSettings", path: Path, encoding: E
 
 
 def check_inputs(settings: "GenerationSettings") -> None:
-    """Opens the videos and pictures that the clip starts from, up to their first frame; finds its adapters.
-
-    Raises:
-        VideoReadError: one that cannot be read.
-        ValueError: an IP-Adapter without a picture, or the other way round.
-        ModelLoadError: an IP-Adapter on this machine that is none, or has no image encoder; a model or
-            network that is neither here nor on the hub, by its name; no such LoRA.
-    """
+    """Open the videos and images that the clip starts from, up to their first frame; find its adapters."""
     check_image_prompt(settings)
     for name in ("model", "motion_adapter", *NETWORK_FIELDS):
         place = getattr(settings, name)
@@ -97,11 +78,7 @@ def check_inputs(settings: "GenerationSettings") -> None:
 
 
 def check_codec(path: Path, encoding: EncodingFlags) -> None:
-    """Tries the encoder on two small frames.
-
-    Raises:
-        MachineError: it does not work on this machine; those that do are named.
-    """
+    """Tries the encoder on two small frames."""
     name = choose_encoding(path, encoding.codec).codec.name
     problem = codec_problem(name)
     if problem is not None:
@@ -118,22 +95,7 @@ def make_clip(
     accelerated: bool = True,
     low_memory: bool = False,
 ) -> Clip:
-    """Loads the model, says which words it does not know, and makes the clip.
-
-    Args:
-        settings: checked; what is left open the model fills in.
-        show_progress: a bar on stderr, if that is a terminal.
-        keep_steps: for the filmstrip.
-        pipelines: keeps the model for the next clip.
-        accelerated: whether to take the faster ways through the same arithmetic; a repeated clip takes those
-            that it was made by.
-        low_memory: spends time to save memory.
-
-    Raises:
-        ModelLoadError: the model cannot be opened.
-        DeviceError: no such device.
-        NonFiniteLatentsError: denoising ran into NaN or infinity.
-    """
+    """Loads the model, says which words it does not know, and makes the clip."""
     with warnings_as_lines():
         loading = Progress(quiet=not show_progress)
         loading.note(f"loading {settings.model}")
@@ -175,12 +137,7 @@ def use_threads(num_threads: int | None) -> None:
 def save_clip(
     video: "GeneratedVideo", path: Path, encoding: EncodingFlags, *, embed: bool, overwrite: bool
 ) -> None:
-    """Writes the clip, then its record beside it.
-
-    Raises:
-        OSError: no space, no permission.
-        VideoWriteError: the encoder failed.
-    """
+    """Writes the clip, then its record beside it."""
     target = f"{path}/" if encoding.codec == "png" else path
     video.save(
         target, codec=encoding.codec, crf=encoding.crf, pixel_format=encoding.pixel_format,
@@ -190,7 +147,7 @@ def save_clip(
 
 def save_sheet(video: "GeneratedVideo", path: Path) -> None:
     """Writes the contact sheet with the flicker of each frame."""
-    from video_diffusion.io.contact_sheet import draw_contact_sheet, save_picture
+    from video_diffusion.video.images import draw_contact_sheet, save_picture
 
     flicker = video.report.values["flicker"]
     picture = draw_contact_sheet(
@@ -206,7 +163,7 @@ def save_sheet(video: "GeneratedVideo", path: Path) -> None:
 
 def save_strip(clip: Clip, path: Path) -> None:
     """Writes the filmstrip: some steps as rows, some frames as columns, each the clip as predicted there."""
-    from video_diffusion.io.contact_sheet import draw_filmstrip, evenly, save_picture
+    from video_diffusion.video.images import draw_filmstrip, evenly, save_picture
 
     steps = [clip.steps[index] for index in evenly(len(clip.steps), STRIP_ROWS)]
     columns = evenly(len(clip.video.frames), STRIP_COLUMNS)

@@ -10,7 +10,7 @@ import click
 from video_diffusion.cli.terminal import say
 
 if TYPE_CHECKING:
-    from video_diffusion.comparison.declaration import Design
+    from video_diffusion.comparison.design import Design
 
 EXAMPLES = """\b
 video-diffusion compare configs/compare/temporal-layers.yaml -o layers
@@ -87,7 +87,7 @@ def compare(
     report.html, summary.md, summary.json, metrics.csv, config.yaml and the clips. The same command goes on
     from what is there; a setting or seed more runs only what is new.
     """
-    from video_diffusion.cli.batch_checks import check_folder
+    from video_diffusion.cli.batch_plan import check_folder
 
     folder = Path(out or _default_name(sources, clips))
     if folder.exists() and not folder.is_dir():
@@ -102,7 +102,7 @@ def compare(
                 "--fail-fast": fail_fast, "--overwrite": overwrite,
             }
         )  # fmt: skip
-        from video_diffusion.cli.compare_clips import run_clips
+        from video_diffusion.cli.compare_run import run_clips
 
         run_clips([*clips, *sources], assignments, flags, dry_run=dry_run)
         return
@@ -129,13 +129,9 @@ def _design(
     baseline: str | None,
     assignments: Sequence[str],
 ) -> "Design":
-    """File, then `--set`, then the named flags.
-
-    Raises:
-        ConfigError, click.UsageError: the first thing wrong.
-    """
-    from video_diffusion.comparison.declaration import design_from, read_assignment
-    from video_diffusion.config import Layer, assign, merge, read_config, set_value
+    """File, then `--set`, then the named flags."""
+    from video_diffusion.comparison.design import design_from, read_assignment
+    from video_diffusion.settings import Layer, assign, merge, read_config, set_value
 
     if len(sources) > 1:
         raise click.UsageError(

@@ -9,35 +9,27 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from video_diffusion.cli.batch import until_failure
-from video_diffusion.cli.batch_checks import check_machine
-from video_diffusion.cli.batch_flags import number_of, shard_of
-from video_diffusion.cli.batch_progress import Tally
+from video_diffusion.cli.batch import Tally, number_of, shard_of, until_failure
+from video_diffusion.cli.batch_plan import check_machine
 from video_diffusion.cli.clip_run import warnings_as_lines
 from video_diffusion.cli.compare import CompareFlags
-from video_diffusion.cli.failures import MODEL, Terminated
-from video_diffusion.cli.output_checks import EncodingFlags
-from video_diffusion.cli.terminal import printable, say, warn
+from video_diffusion.cli.outputs import EncodingFlags
+from video_diffusion.cli.terminal import CLIP_FAILED, MODEL, Progress, Terminated, printable, say, warn
 
 if TYPE_CHECKING:
-    from video_diffusion.comparison.declaration import Design
-    from video_diffusion.comparison.prompt_meter import PromptMeter
-    from video_diffusion.comparison.summarise import Findings
+    from video_diffusion.comparison.alignment import PromptMeter
+    from video_diffusion.comparison.design import Design
     from video_diffusion.comparison.summary import ComparisonSummary
+    from video_diffusion.comparison.verdict import Findings
     from video_diffusion.jobs import Job
 
 
 def run_design(design: "Design", flags: CompareFlags, *, dry_run: bool) -> None:
-    """Makes the clips, compares them, writes the folder; exits with 1 if a clip failed.
-
-    Raises:
-        click.UsageError, ModelLoadError, DeviceError: found before a model is loaded.
-        OSError: the folder cannot be written; the same command goes on from there.
-    """
-    from video_diffusion.comparison.folder import CONFIG
+    """Makes the clips, compares them, writes the folder; exits with 1 if a clip failed."""
+    from video_diffusion.comparison.report import CONFIG
     from video_diffusion.comparison.run import collect, make_clips, num_missing, plan, unique_jobs
-    from video_diffusion.io import write_bytes
     from video_diffusion.jobs import Pipelines, model_facts
+    from video_diffusion.video import write_bytes
     from video_diffusion.web import counted
 
     folder, shard = flags.out, shard_of(flags.shard, quiet=flags.quiet)
@@ -88,13 +80,9 @@ def run_design(design: "Design", flags: CompareFlags, *, dry_run: bool) -> None:
 
 
 def finish(found: "Findings", flags: CompareFlags) -> None:
-    """Compares, writes the folder, and tells what was found on stdout.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    from video_diffusion.comparison.folder import with_earlier_looks, write_folder
-    from video_diffusion.comparison.summarise import summarise
+    """Compares, writes the folder, and tells what was found on stdout."""
+    from video_diffusion.comparison.report import with_earlier_looks, write_folder
+    from video_diffusion.comparison.verdict import summarise
 
     summary = summarise(with_earlier_looks(found, flags.out))
     written = write_folder(summary, flags.out)
@@ -107,16 +95,12 @@ def finish(found: "Findings", flags: CompareFlags) -> None:
 
 
 def open_meter(clip_model: str | None) -> "PromptMeter":
-    """Prompt alignment, with CLIP if its weights are given.
-
-    Raises:
-        click.ClickException: weights that cannot be used; exit code 3.
-    """
-    from video_diffusion.comparison.prompt_meter import PromptMeter
+    """Prompt alignment, with CLIP if its weights are given."""
+    from video_diffusion.comparison.alignment import PromptMeter
 
     if clip_model is None:
         return PromptMeter()
-    from video_diffusion.metrics.learned.local_weights import MetricWeightsError
+    from video_diffusion.metrics.learned.weights import MetricWeightsError
 
     try:
         return PromptMeter(clip_model)
@@ -180,3 +164,45 @@ def _difference(found: Any) -> dict[str, Any]:
         "p": found.adjusted_p,
         "num_pairs": found.num_pairs,
     }
+
+
+# `compare --clips A=dirA B=dirB`: clips of any tool, measured as they are and held against each other.
+
+
+def run_clips(
+    texts: Sequence[str], assignments: Sequence[str], flags: CompareFlags, *, dry_run: bool
+) -> None:
+    """Measures every clip that has a partner, compares, writes the folder; exits with 1 if one fails."""
+    from video_diffusion.comparison.clips import find_clips, findings, measure_clips, parse_folders
+    from video_diffusion.comparison.design import read_rules
+    from video_diffusion.web import counted
+
+    alpha, margins = read_rules(assignments)
+    folders = parse_folders(texts)
+    clips, notes = find_clips(folders)
+    if dry_run:
+        for clip in clips:
+            click.echo(str(clip.path))
+        say(f"{counted(len(clips), 'clip')} to measure; {' '.join(notes)}")
+        return
+    meter = open_meter(flags.clip_model)
+    flags.out.mkdir(parents=True, exist_ok=True)
+    progress = Progress(flags.quiet, "clip")
+    rows, failed = [], 0
+    with warnings_as_lines():
+        try:
+            for done, (clip, row) in enumerate(measure_clips(clips, flags.out, meter), start=1):
+                rows.append((clip, row))
+                progress.step(done, len(clips))
+                if row["status"] == "failed":
+                    failed += 1
+                    progress.clear()
+                    warn(str(row["error"]))
+        finally:
+            progress.clear()
+        words = [f"{label}={folder}" for label, folder in folders.items()]
+        command = shlex.join(["video-diffusion", "compare", "--clips", *words, "-o", str(flags.out)])
+        finish(findings(rows, flags.out, notes, margins, alpha, command), flags)
+    if failed:
+        say(f"{failed} of {len(clips)} clips could not be measured")
+        raise click.exceptions.Exit(CLIP_FAILED)

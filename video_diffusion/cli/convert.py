@@ -66,7 +66,8 @@ def convert(
     chosen = layout or ("animatediff" if path.suffix == ".safetensors" else "diffusers")
 
     from video_diffusion.cli.clip_run import warnings_as_lines
-    from video_diffusion.loading import choose_dtype, conversion, weights_facts
+    from video_diffusion.loading import choose_dtype, weights_facts
+    from video_diffusion.loading import convert as conversion
 
     with warnings_as_lines():
         written = conversion.convert(

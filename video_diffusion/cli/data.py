@@ -1,20 +1,382 @@
 """`video-diffusion data`: check folders of clips; `make` one of captioned clips whose truth is known."""
 
-from collections.abc import Sequence
-from dataclasses import asdict
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
+from jaxtyping import UInt8
 
-from video_diffusion.cli.data_check import check
-from video_diffusion.cli.data_folder import DatasetSettings, open_folder, write_clips
-from video_diffusion.cli.settings_flags import size_of
-from video_diffusion.cli.terminal import Progress, say
+from video_diffusion.cli.flags import size_of
+from video_diffusion.cli.outputs import check_place, existing_folder
+from video_diffusion.cli.terminal import Progress, printable, say, warn
 
 if TYPE_CHECKING:
-    from video_diffusion.procedural import World
+    from video_diffusion.procedural import Scene, World
+    from video_diffusion.training.data.cutting import ClipPlan
+    from video_diffusion.training.data.folder import FolderCheck
+
+
+SETTINGS_FILE, ROWS_FILE = "dataset.json", "metadata.jsonl"
+BATCH = 8  # clips painted at once; a clip does not depend on it
+
+
+@dataclass(frozen=True)
+class DatasetSettings:
+    """What decides every clip of a folder; clip i depends on these and on i alone."""
+
+    seed: int
+    num_frames: int
+    height: int
+    width: int
+    fps: str
+    crf: int
+    caption_omit: float
+    held_out: bool
+    world: dict[str, Any]
+
+
+def open_folder(folder: Path, settings: DatasetSettings) -> None:
+    """Makes the folder, or checks that it was begun with the same settings."""
+    from video_diffusion.video import write_bytes
+
+    check_place(existing_folder(folder) / folder.name, "FOLDER", overwrite=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise click.UsageError(f"FOLDER: {folder}, or a folder above it, is a file; name another") from None
+    file, own = folder / SETTINGS_FILE, asdict(settings)
+    own |= own.pop("world")
+    if not file.exists():
+        if any(not path.name.startswith(".") for path in folder.iterdir()):
+            raise click.UsageError(f"FOLDER: {folder} holds other files; name a new or empty folder")
+        write_bytes(file, (json.dumps(own, indent=2) + "\n").encode())
+        return
+    try:
+        there = json.loads(file.read_text())
+        differing = [name for name in own if json.loads(json.dumps(own[name])) != there[name]]
+    except (ValueError, KeyError, TypeError):
+        raise click.UsageError(f"FOLDER: {file} is damaged; name a new folder") from None
+    if differing:
+        name = differing[0]
+        raise click.UsageError(
+            f"FOLDER: {folder} was begun with {name} {there[name]}, now it is {own[name]}; name a new folder"
+        )
+
+
+def write_clips(folder: Path, settings: DatasetSettings, world: "World", num_clips: int) -> Iterator[bool]:
+    """Writes what is missing, then the rows of all; yields for each clip whether it was new."""
+    from fractions import Fraction
+
+    from video_diffusion.procedural import render_scenes
+    from video_diffusion.shapes import to_uint8
+    from video_diffusion.video import atomic_path, write_bytes, write_video
+
+    for start in range(0, num_clips, BATCH):
+        indices = range(start, min(start + BATCH, num_clips))
+        missing = [index for index in indices if not _is_whole(folder, index)]
+        truths = [clip_truth(settings, world, index) for index in missing]
+        if missing:
+            clips = render_scenes(
+                [scene for scene, _, _ in truths],
+                [seed for _, _, seed in truths],
+                settings.num_frames,
+                settings.height,
+                settings.width,
+            )
+            for index, frames, (_, text, _) in zip(missing, clips, truths, strict=True):
+                stem = folder / f"{index:06d}"
+                write_bytes(stem.with_suffix(".txt"), f"{text}\n".encode())
+                write_video(
+                    stem.with_suffix(".mp4"), to_uint8(frames), Fraction(settings.fps), crf=settings.crf
+                )
+        yield from (index in missing for index in indices)
+    with atomic_path(folder / ROWS_FILE) as part, part.open("w", encoding="utf-8") as rows:
+        for index in range(num_clips):
+            scene, text, seed = clip_truth(settings, world, index)
+            row = {"file_name": f"{index:06d}.mp4", "caption": text, "seed": seed, **asdict(scene)}
+            rows.write(json.dumps(row) + "\n")
+
+
+def clip_truth(settings: DatasetSettings, world: "World", index: int) -> tuple["Scene", str, int]:
+    """Scene, caption and seed of clip `index`, whatever was made before it."""
+    import numpy as np
+
+    from video_diffusion.procedural import caption
+
+    rng = np.random.default_rng([settings.seed, index])
+    scene = world.sample(rng, settings.held_out)
+    return scene, caption(scene, rng, omit=settings.caption_omit), int(rng.integers(2**63))
+
+
+def _is_whole(folder: Path, index: int) -> bool:
+    """The clip comes last, so where it stands its caption does too."""
+    return (folder / f"{index:06d}.mp4").is_file()
+
+
+# What a check of a folder found, as numbers, as lines with small histograms, and as a contact sheet.
+
+
+CONTACT_SHEET = "contact-sheet.png"
+MOST_CLIPS, CELL_SIDE = 48, 192
+LENGTHS = (0, 1, 2, 4, 8, 16, 32, 64)  # seconds
+MOST_ROWS, BAR = 8, 30
+
+
+def summarise(
+    done: "FolderCheck", plan: "ClipPlan", num_frames: int, fps: Fraction, held_out: Collection[str]
+) -> dict[str, Any]:
+    """Counts, histograms and what training would get, as JSON values."""
+    training = [clip for clip in plan.clips if clip.entry.id not in held_out]
+    videos = [entry for entry in done.entries if not entry.is_picture]
+    contents = Counter((entry.sha256, entry.start) for entry in done.entries)
+    lengths = Counter(_length_bin(entry.end - entry.start) for entry in videos)
+    ordered = [_length_bin(float(low)) for low in LENGTHS]
+    sizes = Counter(f"{entry.width}x{entry.height}" for entry in done.entries)
+    rates = Counter(f"{float(entry.fps):.5g}" for entry in videos if entry.fps is not None)
+    buckets = Counter(f"{clip.size[0]}x{clip.size[1]}" for clip in training)
+    return {
+        "folder": str(done.root),
+        "format": done.source.format,
+        "clips": len(done.entries),
+        "videos": len(videos),
+        "pictures": len(done.entries) - len(videos),
+        "seconds": round(sum(entry.end - entry.start for entry in videos), 3),
+        "files": done.num_files,
+        "decoded_now": done.num_decoded,
+        "rejected": len(done.rejects),
+        "absent": done.num_absent,
+        "pictures_without_caption": done.num_pictures,
+        "copies": sum(count - 1 for count in contents.values()),
+        "notes": dict(done.notes.most_common()),
+        "lengths": {name: lengths[name] for name in ordered if lengths[name]},
+        "sizes": dict(sizes.most_common()),
+        "fps": dict(rates.most_common()),
+        "training": {
+            "num_frames": num_frames,
+            "fps": str(fps),
+            "clips_per_epoch": len(training),
+            "held_out": len(held_out),
+            "not_used": len(plan.unusable),
+            "reasons": {one.entry.id: one.reason for one in plan.unusable},
+            "sizes": dict(buckets.most_common()),
+        },
+    }
+
+
+def summary_lines(summary: dict[str, Any]) -> Iterator[str]:
+    """The summary for a terminal; names from files are escaped."""
+    training = summary["training"]
+    folder = printable(summary["folder"])
+    yield f"{folder}/manifest.jsonl: {summary['clips']} clips, {summary['seconds']:.1f} s of video"
+    yield f"{folder}/rejects.jsonl: {summary['rejected']} rejected"
+    yield (
+        f"read as {summary['format']}: {summary['files']} files, {summary['decoded_now']} of them decoded now"
+    )
+    for count, text in (
+        (summary["pictures"], "are single pictures"),
+        (summary["absent"], "rows of the list have no video here"),
+        (summary["pictures_without_caption"], "pictures without a caption are left alone"),
+        (summary["copies"], "clips are copies of another, byte for byte"),
+        *((count, printable(text)) for text, count in summary["notes"].items()),
+    ):
+        if count:
+            yield f"  {count} × {text}"
+    for name, title in (("lengths", "length"), ("sizes", "size"), ("fps", "fps")):
+        yield from _histogram(title, summary[name])
+    yield (
+        f"training clips per epoch: {training['clips_per_epoch']} "
+        f"of {training['num_frames']} frames at {training['fps']} fps"
+    )
+    if training["held_out"]:
+        yield f"  {training['held_out']} clips are held out, to measure the loss on"
+    if training["not_used"]:
+        yield f"  {training['not_used']} clips cannot be used so"
+    if len(training["sizes"]) > 1:
+        yield from _histogram("bucket", training["sizes"])
+
+
+def save_contact_sheet(done: "FolderCheck") -> None:
+    """Draws the middle frame of at most 48 clips, evenly chosen, into the folder."""
+    from video_diffusion.training.data.cutting import frames_at
+    from video_diffusion.video.images import draw_contact_sheet, evenly, save_picture
+
+    if not done.entries:
+        (done.root / CONTACT_SHEET).unlink(missing_ok=True)
+        return
+    chosen = [done.entries[index] for index in evenly(len(done.entries), MOST_CLIPS)]
+    sizes = Counter((entry.width, entry.height) for entry in chosen)
+    width, height = sizes.most_common(1)[0][0]
+    cell = (max(1, CELL_SIDE * width // max(width, height)), max(1, CELL_SIDE * height // max(width, height)))
+    cells = []
+    for entry in chosen:
+        middle = 0.0 if entry.is_picture else (entry.start + entry.end) / 2
+        cells.append(_whole(frames_at(done.root / entry.path, [middle])[0], cell))
+    title = f"{len(chosen)} of {len(done.entries)} clips"
+    facts = f"middle frames, from {chosen[0].id} to {chosen[-1].id}"
+    save_picture(done.root / CONTACT_SHEET, draw_contact_sheet(np.stack(cells), title, facts))
+
+
+def _whole(frame: UInt8[np.ndarray, "h w 3"], cell: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """The frame as large as it fits into a cell (width, height), on grey."""
+    from PIL import Image, ImageOps
+
+    return np.asarray(ImageOps.pad(Image.fromarray(frame), cell, color="#e4e7ec"))
+
+
+def _length_bin(seconds: float) -> str:
+    low = max(bound for bound in LENGTHS if bound <= seconds)
+    after = [bound for bound in LENGTHS if bound > low]
+    return f"{low} to {after[0]} s" if after else f"from {low} s"
+
+
+def _histogram(title: str, counts: dict[str, int]) -> Iterable[str]:
+    rows = list(counts.items())
+    if len(rows) > MOST_ROWS:
+        rest = sum(count for _, count in rows[MOST_ROWS - 1 :])
+        rows = [*rows[: MOST_ROWS - 1], ("others", rest)]
+    if not rows:
+        return
+    most = max(count for _, count in rows)
+    width = max(len(name) for name, _ in rows)
+    yield title
+    for name, count in rows:
+        yield f"  {name:<{width}}  {'#' * max(1, BAR * count // most)} {count}"
+
+
+# `video-diffusion data check`: every clip of a folder decoded once, then a manifest to train on.
+
+
+FORMATS = ("auto", "pairs", "metadata", "webvid", "openvid", "panda70m", "cogvideo")
+MOST_SHOWN = 20  # reasons on the terminal; the files have all
+
+
+@click.command()
+@click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path))
+@click.option(
+    "--format", "wanted", type=click.Choice(FORMATS), default="auto", show_default=True,
+    help="Where captions are: name.txt beside name.mp4, metadata.jsonl|csv|parquet with file_name and text, "
+    "or the list of a published data set.",
+)  # fmt: skip
+@click.option(
+    "--list", "list_file", type=click.Path(path_type=Path), metavar="FILE", help="The list, if not in FOLDER."
+)
+@click.option(
+    "--num-frames", "--frames", type=click.IntRange(1, 4096), default=16, show_default=True,
+    help="Of a training clip, for the count.",
+)  # fmt: skip
+@click.option("--fps", default="8", show_default=True, metavar="RATE", help="Of a training clip, likewise.")
+@click.option("--size", "sizes", multiple=True, metavar="WxH", help="Of training clips; several are buckets.")
+@click.option(
+    "--windows", type=click.Choice(["one", "all"]), default="one", show_default=True,
+    help="Training clips from a clip: one, or all that fit side by side.",
+)  # fmt: skip
+@click.option(
+    "--too-short", type=click.Choice(["reject", "loop"]), default="reject", show_default=True,
+    help="What training does with clips shorter than it needs.",
+)  # fmt: skip
+@click.option("--repeat-frames", is_flag=True, help="Training takes clips of a lower rate too.")
+@click.option("--allow-upscaling", is_flag=True, help="Training takes clips smaller than --size too.")
+@click.option(
+    "--held-out", type=click.IntRange(0), metavar="N",
+    help="Clips kept from training, to measure its loss on.  [default: a sixteenth, at most 16]",
+)  # fmt: skip
+@click.option("--workers", type=click.IntRange(0, 512), help="Processes; the default is one per processor.")
+@click.option("--allow-truncated", is_flag=True, help="Take videos that are cut off, as far as they go.")
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Exit with 1 if anything was rejected, or is of no use for training clips as asked for.",
+)
+@click.option("--json", "as_json", is_flag=True, help="The summary as JSON.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress, no list of rejects.")
+def check(
+    folder: Path, wanted: str, list_file: Path | None, num_frames: int, fps: str, sizes: tuple[str, ...],
+    windows: str, too_short: str, repeat_frames: bool, allow_upscaling: bool, held_out: int | None,
+    workers: int | None, allow_truncated: bool, strict: bool, as_json: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """Decode every clip in FOLDER once and write the manifest that training reads.
+
+    FOLDER/manifest.jsonl lists the good clips with their true length, rate and size, FOLDER/rejects.jsonl the
+    others with the reason, FOLDER/contact-sheet.png shows some of the good. Again, it decodes only what is
+    new or changed. Nothing outside FOLDER is opened, and no address in a list.
+    """
+    from video_diffusion.settings import parse_fps
+    from video_diffusion.training.data.cutting import held_out_ids, plan_clips
+    from video_diffusion.training.data.folder import FolderCheck, find_source
+    from video_diffusion.training.data.probe import default_workers
+
+    try:
+        rate = parse_fps(fps)
+    except ValueError as error:
+        raise click.UsageError(f"--fps: {error} (given {fps!r})") from None
+    assert rate is not None, "None comes of None"
+    buckets = [size_of(size) for size in sizes] or None
+    done = FolderCheck(folder, find_source(folder, wanted, list_file))
+    _decode(done, default_workers() if workers is None else workers, allow_truncated, quiet)
+    plan = plan_clips(
+        done.entries,
+        num_frames=num_frames,
+        fps=rate,
+        sizes=buckets,
+        windows="all" if windows == "all" else "one",
+        too_short="loop" if too_short == "loop" else "reject",
+        repeat_frames=repeat_frames,
+        allow_upscaling=allow_upscaling,
+    )
+    summary = summarise(done, plan, num_frames, rate, held_out_ids(plan, held_out))
+    if as_json:
+        click.echo(json.dumps(summary, indent=2))
+    else:
+        for line in summary_lines(summary):
+            click.echo(line)
+    if not quiet:
+        _say_why([(reject.path, reject.reason) for reject in done.rejects], "rejected", "rejects.jsonl")
+        _say_why(
+            [(one.entry.id, one.reason) for one in plan.unusable], "not trained on", "the summary's counts"
+        )
+    if not done.entries:
+        why = (
+            "the reasons are in rejects.jsonl"
+            if done.rejects
+            else "put name.mp4 and its caption name.txt into it"
+        )
+        raise click.ClickException(f"{folder}: no clip can be used; {why}")
+    if not plan.clips:
+        warn(f"no clip gives {num_frames} frames at {fps} fps; choose other --num-frames or --fps")
+    if strict and (done.rejects or plan.unusable):
+        counts = f"{len(done.rejects)} rejected, {len(plan.unusable)} of no use for such training clips"
+        raise click.ClickException(f"{folder}: {counts}; --strict allows none")
+
+
+def _decode(done: "FolderCheck", workers: int, allow_truncated: bool, quiet: bool) -> None:
+
+    progress = Progress(quiet, "file")
+    try:
+        for number, total in done.steps(workers, allow_truncated):
+            progress.step(number, total)
+        progress.clear()
+        save_contact_sheet(done)
+    except BaseException:
+        progress.clear()
+        say("the same command goes on where this one stopped")
+        raise
+
+
+def _say_why(reasons: list[tuple[str, str]], what: str, rest: str) -> None:
+    for name, reason in reasons[:MOST_SHOWN]:
+        say(f"{name}: {reason}", what, "yellow")
+    if len(reasons) > MOST_SHOWN:
+        say(f"{len(reasons) - MOST_SHOWN} more; see {rest}", what, "yellow")
+
+
+# `video-diffusion data`: check folders of clips; `make` one of captioned clips whose truth is known.
 
 
 @click.group()
@@ -56,7 +418,7 @@ def make(
 
     The same command again goes on where it was stopped; a larger --clips adds to the folder.
     """
-    from video_diffusion.generation_settings import parse_fps
+    from video_diffusion.settings import parse_fps
 
     width, height = size_of(size)
     if width % 2 or height % 2 or not 16 <= min(width, height) <= max(width, height) <= 8192:
@@ -88,14 +450,10 @@ def make(
 
 
 def chosen_world(chosen: dict[str, list[str]], two_objects: float) -> "World":
-    """The world with some of its tables narrowed or widened.
-
-    Raises:
-        click.UsageError: a name that no table has.
-    """
-    from video_diffusion.config import nearest
+    """The world with some of its tables narrowed or widened."""
     from video_diffusion.procedural import World
     from video_diffusion.procedural.scene import BACKGROUNDS, COLOURS, MOTIONS, SHAPES
+    from video_diffusion.settings import nearest
 
     tables: dict[str, Sequence[str]] = {
         "motions": MOTIONS, "shapes": SHAPES, "colours": tuple(COLOURS), "backgrounds": tuple(BACKGROUNDS),
@@ -109,11 +467,7 @@ def chosen_world(chosen: dict[str, list[str]], two_objects: float) -> "World":
 
 
 def check_drawable(world: "World", held_out: bool) -> None:
-    """Whether such a world has scenes to draw.
-
-    Raises:
-        click.UsageError: the chosen words leave no combination.
-    """
+    """Whether such a world has scenes to draw."""
     from video_diffusion.procedural import SceneObject, is_held_out
 
     things = [

@@ -10,8 +10,7 @@ from typing import Any
 
 import click
 
-from video_diffusion.cli.failures import MACHINE
-from video_diffusion.cli.terminal import printable
+from video_diffusion.cli.terminal import MACHINE, printable
 
 NEEDED_CODECS = ("libx264", "png")
 GIB = 2**30
@@ -35,8 +34,8 @@ def doctor(as_json: bool) -> None:
 
 def examine() -> dict[str, Any]:
     """Everything the command shows; `problems` is empty where clips can be made."""
-    from video_diffusion.cli.output_checks import available_memory
-    from video_diffusion.io import library_versions, working_codecs
+    from video_diffusion.cli.outputs import available_memory
+    from video_diffusion.video import library_versions, working_codecs
 
     codecs = working_codecs()
     memory = available_memory()
@@ -75,11 +74,7 @@ def available_devices() -> dict[str, str]:
 
 
 def published_models_that_fit(free_memory: int | None) -> dict[str, str]:
-    """For each name of `video-diffusion models`, whether its weights and a clip fit; a rule of thumb.
-
-    Args:
-        free_memory: bytes, for machines that have no GPU, where weights are float32; None is unknown.
-    """
+    """For each name of `video-diffusion models`, whether its weights and a clip fit; a rule of thumb."""
     import torch
 
     from video_diffusion.loading.model_catalogue import CATALOGUE, what_fits

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 import click
 
 from video_diffusion.cli.batch import batch_options, refuse_without_jobs, run_batch
-from video_diffusion.cli.output_checks import (
+from video_diffusion.cli.flags import settings_from, settings_options
+from video_diffusion.cli.outputs import (
     EncodingFlags,
     check_clip_path,
     check_distinct,
     check_image_path,
     free_name,
 )
-from video_diffusion.cli.settings_flags import settings_from, settings_options
 from video_diffusion.cli.terminal import say, warn
 
 if TYPE_CHECKING:
-    from video_diffusion.generation_settings import GenerationSettings
+    from video_diffusion.settings import GenerationSettings
 
 
 @click.command(epilog="A prompt that starts with - goes after --: video-diffusion generate -- '-3 degrees'")
@@ -73,7 +73,7 @@ def generate(
     refuse_without_jobs(flags)
     started = time.monotonic()
     settings = settings_from(prompt, configs, assignments, flags)
-    from video_diffusion.io import sidecar_path
+    from video_diffusion.video import sidecar_path
 
     codec = "png" if codec is None and (out or "").endswith("/") else codec
     encoding = EncodingFlags(codec, crf, pixel_format)
@@ -105,7 +105,7 @@ def generate(
 
 def default_name(settings: "GenerationSettings", codec: str | None) -> str:
     """A name from prompt and seed that nothing has yet: red-circle-0.mp4, or a folder for PNGs."""
-    from video_diffusion.io.file_names import slug
+    from video_diffusion.video.files import slug
 
     suffix = "" if codec == "png" else ".webm" if codec == "libvpx-vp9" else ".mp4"
     suffix = f".{codec}" if codec in {"gif", "webp"} else suffix

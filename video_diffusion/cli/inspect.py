@@ -31,7 +31,7 @@ def inspect(path: str, allow_pickle: bool, as_json: bool) -> None:
     Of temporal weights it tells the family, the image models they fit, positions, norms, noise schedule,
     usual settings and how to use them: from names and shapes alone, nothing is loaded.
     """
-    from video_diffusion.loading.model_source import EMBEDDED
+    from video_diffusion.loading.sources import EMBEDDED
 
     target = EMBEDDED if path == "embedded" else Path(path)
     if not target.exists():
@@ -41,15 +41,7 @@ def inspect(path: str, allow_pickle: bool, as_json: bool) -> None:
 
 
 def look_at(path: Path, allow_pickle: bool = False) -> dict[str, Any]:
-    """Facts about a clip, a record, a model, a training run, an adapter, a LoRA or a weights file.
-
-    Args:
-        path: What to look at.
-        allow_pickle: whether a `.ckpt` or the like may be read.
-
-    Raises:
-        ValueError: none of these, or damaged; one line.
-    """
+    """Facts about a clip, a record, a model, a training run, an adapter, a LoRA or a weights file."""
     from video_diffusion.loading.weights_facts import describe_weights
 
     if (path / "model_index.json").is_file():
@@ -70,7 +62,7 @@ def look_at(path: Path, allow_pickle: bool = False) -> dict[str, Any]:
 
 def _run(folder: Path) -> dict[str, Any]:
     """A training run or one of its checkpoints: what it has for use."""
-    from video_diffusion.loading.lora_source import find_lora
+    from video_diffusion.loading.sources import find_lora
     from video_diffusion.loading.weights_facts import describe_weights
 
     facts: dict[str, Any] = {
@@ -85,7 +77,7 @@ def _run(folder: Path) -> dict[str, Any]:
 
 
 def _clip(path: Path) -> dict[str, Any]:
-    from video_diffusion.io import RecordError, open_video, read_record
+    from video_diffusion.video import RecordError, open_video, read_record
 
     facts: dict[str, Any] = {
         "kind": "record" if path.suffix.lower() == ".json" else "clip",
@@ -118,7 +110,7 @@ def _model_folder(folder: Path) -> dict[str, Any]:
     components = {
         path.name: _component(path) for path in sorted(folder.iterdir()) if (path / "config.json").is_file()
     }
-    from video_diffusion.io import weights_sha256
+    from video_diffusion.video import weights_sha256
 
     return {
         "kind": "model",
@@ -152,8 +144,8 @@ def _component(folder: Path) -> dict[str, Any]:
 
 
 def _weights(file: Path) -> dict[str, Any]:
-    from video_diffusion.io import weights_sha256
-    from video_diffusion.loading.weight_files import read_header
+    from video_diffusion.loading.weights import read_header
+    from video_diffusion.video import weights_sha256
 
     tensors = read_header(file)
     return {

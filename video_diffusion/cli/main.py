@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from video_diffusion import __version__
-from video_diffusion.cli.failures import Terminated, report
+from video_diffusion.cli.terminal import Terminated, report
 
 # verb -> (module, what it does in a few words); the command is the module's function of the verb's name
 COMMANDS = {

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from video_diffusion.cli.failures import CLIP_FAILED
-from video_diffusion.cli.output_checks import check_place
+from video_diffusion.cli.outputs import check_place
+from video_diffusion.cli.terminal import CLIP_FAILED
 
 
 def _words(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[str, ...] | None:
@@ -103,9 +103,8 @@ def measure(
         raise click.UsageError("--against has a table and --json, no --csv")
     plot_to = _picture_path(plot, "--plot")
     sheet_to = _picture_path(sheet or (f"{Path(paths[0]).stem}-worst.png" if worst else None), "--sheet")
-    from video_diffusion.cli.measure_files import Request
-    from video_diffusion.cli.measure_run import Output, run
-    from video_diffusion.cli.measure_weights import Weights
+    from video_diffusion.cli.measure_files import Request, Weights
+    from video_diffusion.cli.measure_output import Output, run
     from video_diffusion.metrics import choose_metrics
 
     choose_metrics(metrics)

@@ -1,15 +1,18 @@
-"""One clip file measured in constant memory: what `measure` does for each of its clips, in any process."""
+"""One clip file measured in constant memory, with the weights it needs, in any process."""
 
 import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from video_diffusion.cli.measure_weights import Weights
-from video_diffusion.io import (
+from video_diffusion.metrics import ALL_METRICS, ConsistencyReport, Measurement, Metric, choose_metrics
+from video_diffusion.metrics.flow import FlowMethod, choose_flow
+from video_diffusion.metrics.measurement import as_window_starts
+from video_diffusion.video import (
     FrameSource,
     ReadLimits,
     RecordError,
@@ -18,11 +21,75 @@ from video_diffusion.io import (
     open_video,
     read_record,
 )
-from video_diffusion.metrics import ALL_METRICS, ConsistencyReport, Measurement, choose_metrics
-from video_diffusion.metrics.clip_input import as_window_starts
 
 if TYPE_CHECKING:
+    from video_diffusion.metrics.learned.encoders import ImageEncoder
     from video_diffusion.metrics.views import Triple
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Local weights for further metrics; None leaves each of them out.
+
+    Attributes:
+        clip_model: folder, for CLIP consistency and prompt alignment.
+        prompt: what the clips should show; None asks each clip's own record.
+        dino_model: folder, for subject consistency.
+        lpips_weights: file, for LPIPS along the flow.
+        raft_weights: file; RAFT then takes the place of the named flow.
+    """
+
+    clip_model: str | None = None
+    prompt: str | None = None
+    dino_model: str | None = None
+    lpips_weights: str | None = None
+    raft_weights: str | None = None
+
+    def metrics(self, own_prompt: str | None = None) -> tuple[Metric, ...]:
+        """Return the lines of the metrics that have weights."""
+        lines: tuple[Metric, ...] = ()
+        if self.clip_model:
+            from video_diffusion.metrics.learned import clip_metrics
+
+            lines += clip_metrics(_clip(self.clip_model), self.prompt or own_prompt)
+        if self.dino_model:
+            lines += _dino(self.dino_model)
+        if self.lpips_weights:
+            lines += _lpips(self.lpips_weights)
+        return lines
+
+    def flow(self, name: str) -> FlowMethod:
+        """Return RAFT if it has weights, else the flow of that name."""
+        return _raft(self.raft_weights) if self.raft_weights else choose_flow(name)
+
+
+@lru_cache(maxsize=1)
+def _clip(folder: str) -> "ImageEncoder":
+    from video_diffusion.metrics.learned.encoders import load_clip
+
+    return load_clip(folder)
+
+
+@lru_cache(maxsize=1)
+def _dino(folder: str) -> tuple[Metric, ...]:
+    from video_diffusion.metrics.learned import dino_metrics
+
+    return dino_metrics(folder)
+
+
+@lru_cache(maxsize=1)
+def _lpips(weights: str) -> tuple[Metric, ...]:
+    from video_diffusion.metrics.learned import lpips_metrics
+
+    return lpips_metrics(weights)
+
+
+@lru_cache(maxsize=1)
+def _raft(weights: str) -> FlowMethod:
+    from video_diffusion.metrics.learned.along_flow import RaftFlow
+
+    return RaftFlow(weights)
+
 
 LIMITS = ReadLimits(max_frames=2_000_000)
 """Frames are not kept, so hours are welcome."""
@@ -97,16 +164,7 @@ class MeasuredClip:
 def measure_file(
     path: str, request: Request, on_frame: Callable[[int, int | None], None] | None = None
 ) -> MeasuredClip:
-    """Measure a video file, an animation or a folder of images.
-
-    Args:
-        path: as the user wrote it.
-        request: what to measure.
-        on_frame: told after each frame how many were read, and how many there are if the file says so.
-
-    Returns:
-        The report, or the reason why there is none: a clip that cannot be read is no exception.
-    """
+    """Measure a video file, an animation or a folder of images."""
     try:
         with open_video(
             path, fps=request.fps, limits=LIMITS, allow_truncated=request.allow_truncated
@@ -170,11 +228,7 @@ def _declared_frames(source: FrameSource) -> int | None:
 
 
 def _sampled_frames(total: int | None, sample: int | None, path: str) -> frozenset[int] | None:
-    """Frames of evenly spaced triples, None for all.
-
-    Raises:
-        VideoReadError: the file does not say how long it is.
-    """
+    """Frames of evenly spaced triples, None for all."""
     if sample is None:
         return None
     if total is None:

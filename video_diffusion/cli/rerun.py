@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from video_diffusion.cli.failures import CLIP_FAILED, describe
-from video_diffusion.cli.output_checks import EncodingFlags, check_clip_path
-from video_diffusion.cli.terminal import say
+from video_diffusion.cli.outputs import EncodingFlags, check_clip_path
+from video_diffusion.cli.terminal import CLIP_FAILED, describe, say
 
 if TYPE_CHECKING:
-    from video_diffusion.generation_settings import GenerationSettings
-    from video_diffusion.io import RunRecord
     from video_diffusion.pipeline import GeneratedVideo
+    from video_diffusion.settings import GenerationSettings
+    from video_diffusion.video import RunRecord
 
 
 @click.command()
@@ -48,7 +47,7 @@ def rerun(
     Every record is read before a model is loaded. Exits with 0 if all clips are identical, with 1 if one is
     not, or cannot be made again; stderr says why.
     """
-    from video_diffusion.io import read_record
+    from video_diffusion.video import read_record
 
     if out is not None and len(clips) > 1:
         raise click.UsageError(f"--out: saves one clip, but {len(clips)} are given; rerun them one by one")
@@ -118,19 +117,8 @@ def settings_to_repeat(
     """The recorded settings, with model, networks and device where they are now.
 
     A record may come from anybody, so nothing is fetched from the network because of its words alone.
-
-    Args:
-        record: of the clip.
-        model: where it is now, if given.
-        motion_adapter: likewise.
-        device: instead of the recorded one, if given.
-        networks: as `model`, by setting.
-
-    Raises:
-        click.UsageError: the record names a model that is not here, and nobody said to fetch it; or an input
-            is not the one that it was.
     """
-    from video_diffusion.generation_settings.named_files import NETWORK_FIELDS
+    from video_diffusion.settings.input_files import NETWORK_FIELDS
 
     changes: dict[str, Any] = {}
     for name, given, revision in (

@@ -1,9 +1,18 @@
-"""What the program shows: one-line errors, notes and progress on stderr, plain and safe on any terminal."""
+"""What the program shows: one-line errors, notes and progress on stderr, plain and safe on any terminal.
 
+Every exception ends as one line and an exit code; a traceback on request, or in a file if nobody foresaw it.
+0 done; 1 a clip failed; 2 usage, config or input; 3 the model cannot be loaded; 4 the machine: disk, memory,
+permission, device; 130 and 143 stopped by Ctrl-C and SIGTERM.
+"""
+
+import difflib
 import os
 import sys
+import tempfile
 import time
+import traceback
 import unicodedata
+from pathlib import Path
 from typing import TextIO
 
 import click
@@ -84,3 +93,142 @@ class Progress:
         """Takes the bar away."""
         if self.shown:
             click.echo("\r" + " " * (self.WIDTH + 40) + "\r", err=True, nl=False)
+
+
+# Every exception as one line and an exit code; a traceback on request, or in a file if nobody foresaw it.
+#
+# 0 done; 1 a clip failed; 2 usage, config or input; 3 the model cannot be loaded; 4 the machine: disk,
+# memory, permission, device; 130 and 143 stopped by Ctrl-C and SIGTERM.
+
+
+CLIP_FAILED, USAGE, MODEL, MACHINE, INTERRUPTED, TERMINATED = 1, 2, 3, 4, 130, 143
+# Errors of lower rooms by name: importing their classes would import torch for every usage error.
+NAMED = {
+    "NonFiniteLatentsError": CLIP_FAILED,
+    "ClipChangedError": USAGE,
+    "NonFiniteLossError": CLIP_FAILED,
+    "ModelLoadError": MODEL,
+    "DeviceError": MACHINE,
+    "MachineError": MACHINE,
+    "VideoWriteError": MACHINE,
+}
+
+
+class MachineError(RuntimeError):
+    """The machine lacks something: a device, memory, disk space."""
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived; a BaseException so that nothing but clean-up runs."""
+
+
+def report(error: BaseException, debug: bool) -> int:
+    """Prints the error as one line (or as a traceback if `debug`) and returns the exit code."""
+    code, line = describe(error)
+    if debug and not isinstance(error, click.UsageError):
+        traceback.print_exception(error)
+    elif line is None:
+        saved = _save_traceback(error)
+        reason = _first_line(error)
+        line = f"unexpected {type(error).__name__}: {reason}; the traceback is in {saved}"
+    if line:
+        say(line, "error", "red")
+    return code
+
+
+def describe(error: BaseException) -> tuple[int, str | None]:
+    """Exit code and line of an exception; the line is None for what was not foreseen."""
+    for explain in (_usage, _stopped, _named, _machine):
+        found = explain(error)
+        if found is not None:
+            return found
+    if isinstance(error, ValueError) and _raised_by_us(error):
+        return USAGE, _first_line(error)
+    return CLIP_FAILED, None
+
+
+def _usage(error: BaseException) -> tuple[int, str] | None:
+    if isinstance(error, click.UsageError):
+        return USAGE, _usage_line(error)
+    if isinstance(error, click.ClickException):
+        return error.exit_code, error.format_message()
+    if isinstance(error, FileExistsError) and error.errno is None:  # our refusal to overwrite
+        return USAGE, _first_line(error)
+    return None
+
+
+def _stopped(error: BaseException) -> tuple[int, str] | None:
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+        return INTERRUPTED, "stopped; nothing unfinished was kept"
+    if isinstance(error, Terminated):
+        return TERMINATED, "terminated; nothing unfinished was kept"
+    return None
+
+
+def _named(error: BaseException) -> tuple[int, str] | None:
+    for kind in type(error).__mro__:
+        if kind.__name__ in NAMED and kind.__module__.startswith("video_diffusion"):
+            return NAMED[kind.__name__], _first_line(error)
+    return None
+
+
+def _machine(error: BaseException) -> tuple[int, str] | None:
+    if _is_out_of_memory(error):
+        knobs = "make the clip smaller (--frames, --size), or add --low-memory"
+        return MACHINE, f"out of memory ({_first_line(error)}); {knobs}"
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return MACHINE, f"{where}{error.strerror or _first_line(error)}"
+    return None
+
+
+def _usage_line(error: click.UsageError) -> str:
+    if isinstance(error, click.NoSuchOption):
+        known = [] if error.ctx is None else [name for p in error.ctx.command.params for name in p.opts]
+        close = difflib.get_close_matches(error.option_name, known, n=1)
+        hint = f"did you mean {close[0]}?" if close else "a value that starts with - goes after --"
+        return f"{error.option_name}: no such option; {hint}"
+    where = ""
+    if isinstance(error, click.BadParameter) and error.param is not None:
+        # the long name of an option, the metavar of an argument
+        names = error.param.opts
+        where = max(names, key=len) if names[0].startswith("-") else error.param.human_readable_name
+    elif isinstance(error, click.BadOptionUsage):
+        where = error.option_name
+    message = (error.message if where else error.format_message()).rstrip(".")
+    if isinstance(error, click.MissingParameter):
+        message = "is missing"
+    if message.startswith("Got unexpected extra argument"):
+        message += "; put a prompt of several words in quotes"
+    if error.ctx is not None and ";" not in message:
+        message += f"; see {error.ctx.command_path} --help"
+    return f"{where}: {message}" if where else message
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Python's, torch's for GPUs, and the plain RuntimeError that torch raises for the CPU."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
+    )
+
+
+def _raised_by_us(error: BaseException) -> bool:
+    """Whether the exception was raised in this package, not in a library that it called."""
+    step = error.__traceback__
+    while step is not None and step.tb_next is not None:
+        step = step.tb_next
+    return step is not None and str(step.tb_frame.f_globals.get("__name__", "")).startswith("video_diffusion")
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _save_traceback(error: BaseException) -> Path:
+    handle, name = tempfile.mkstemp(prefix="video-diffusion-traceback-", suffix=".txt")
+    with os.fdopen(handle, "w", errors="backslashreplace") as file:
+        file.write(" ".join(sys.argv) + "\n")
+        file.writelines(traceback.format_exception(error))
+    return Path(name)

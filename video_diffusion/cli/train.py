@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from video_diffusion.cli.failures import INTERRUPTED, TERMINATED
-from video_diffusion.cli.terminal import say, warn
+from video_diffusion.cli.terminal import INTERRUPTED, TERMINATED, say, warn
 
 if TYPE_CHECKING:
-    from video_diffusion.training.fit import Run
-    from video_diffusion.training.settings import TrainingSettings
-    from video_diffusion.training.trainer import TrainingStep
+    from video_diffusion.settings.training import TrainingSettings
+    from video_diffusion.training.loop import TrainingStep
+    from video_diffusion.training.run import Run
 
 RUNS_FOLDER = "runs"
 
@@ -67,7 +66,7 @@ def train(
     from video_diffusion.training.run_folder import RunFolder, owned
 
     with warnings_as_lines(), owned(folder) if main else nullcontext(RunFolder(folder)) as place:
-        from video_diffusion.training.fit import open_run
+        from video_diffusion.training.run import open_run
 
         started = time.monotonic()
         run = open_run(settings, place)
@@ -92,15 +91,10 @@ def settings_from(
     flags: dict[str, Any],
     resume: bool,
 ) -> tuple["TrainingSettings", Path]:
-    """Lays the config file, `--set` texts and flags over each other, checks the result, and names the folder.
-
-    Raises:
-        ConfigError: one line naming the file and line, or the flag.
-        click.UsageError: no data, or no folder to resume.
-    """
-    from video_diffusion.config import Layer, assign, merge, read_config, set_value, validate
+    """Lay config file, `--set` texts and flags over each other, check the result, and name the folder."""
+    from video_diffusion.settings import Layer, assign, merge, read_config, set_value, validate
+    from video_diffusion.settings.training import TrainingSettings
     from video_diffusion.training.run_folder import CONFIG_FILE
-    from video_diffusion.training.settings import TrainingSettings
 
     layer = Layer({})
     if config is None and resume and not data:
@@ -127,11 +121,7 @@ def settings_from(
 
 
 def check_folder(folder: Path, resume: bool) -> None:
-    """Whether a run can begin, or go on, in a folder.
-
-    Raises:
-        click.UsageError: there is a run and nobody said to resume it, or something else is there.
-    """
+    """Whether a run can begin, or go on, in a folder."""
     if folder.is_file():
         raise click.UsageError(f"--output: {folder} is a file; name a folder")
     there = {path.name for path in folder.iterdir() if path.name != ".lock"} if folder.is_dir() else set()
@@ -145,12 +135,8 @@ def check_folder(folder: Path, resume: bool) -> None:
 
 
 def train_run(run: "Run", quiet: bool) -> None:
-    """Trains to the end; the first Ctrl-C or SIGTERM saves at the next step and ends the program.
-
-    Raises:
-        click.exceptions.Exit: 130 or 143 after such a signal.
-    """
-    from video_diffusion.training.fit import fit
+    """Trains to the end; the first Ctrl-C or SIGTERM saves at the next step and ends the program."""
+    from video_diffusion.training.run import fit
 
     progress = StepLine(quiet)
     with stop_requests() as requests:

@@ -9,14 +9,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from video_diffusion.comparison.clip_command import clip_command
-from video_diffusion.comparison.pairs import share_noise
-from video_diffusion.comparison.prompt_meter import ROW_KEY, PromptMeter, kinds
-from video_diffusion.comparison.run import SERIES
-from video_diffusion.comparison.summarise import KINDS, Findings
+from video_diffusion.comparison.alignment import ROW_KEY, PromptMeter, kinds
+from video_diffusion.comparison.run import SERIES, clip_command
+from video_diffusion.comparison.statistics import share_noise
 from video_diffusion.comparison.summary import Arm, ClipMeasure, ClipResult
-from video_diffusion.config import ConfigError, shown
-from video_diffusion.io import (
+from video_diffusion.comparison.verdict import KINDS, Findings
+from video_diffusion.jobs import Results
+from video_diffusion.metrics import measure
+from video_diffusion.settings import ConfigError, shown
+from video_diffusion.video import (
     SUFFIXES,
     RecordError,
     RunRecord,
@@ -25,8 +26,6 @@ from video_diffusion.io import (
     read_record,
     read_video,
 )
-from video_diffusion.jobs import Results
-from video_diffusion.metrics import measure
 from video_diffusion.web import counted
 
 ASSUMED_FPS = Fraction(8)
@@ -50,11 +49,7 @@ class FoundClip:
 
 
 def parse_folders(texts: Sequence[str]) -> dict[str, Path]:
-    """Arms from texts such as "A=dirA": label → folder, the first is the baseline.
-
-    Raises:
-        ConfigError: not two or more different labels with a folder each.
-    """
+    """Arms from texts such as "A=dirA": label → folder, the first is the baseline."""
     folders: dict[str, Path] = {}
     for text in texts:
         label, equals, name = text.partition("=")
@@ -77,9 +72,6 @@ def find_clips(folders: Mapping[str, Path]) -> tuple[list[FoundClip], list[str]]
 
     Clips pair by prompt and seed where every one of them carries a record of this program that tells them
     apart; else by name without suffix, and every name counts as a prompt of its own.
-
-    Raises:
-        ConfigError: a folder without clips, a name twice in a folder, nothing to pair.
     """
     named = [clip for label, folder in folders.items() for clip in _named_clips(label, folder)]
     recorded = [_by_record(clip) for clip in named]
@@ -107,16 +99,7 @@ def find_clips(folders: Mapping[str, Path]) -> tuple[list[FoundClip], list[str]]
 def measure_clips(
     clips: Sequence[FoundClip], folder: Path, meter: PromptMeter
 ) -> Iterator[tuple[FoundClip, Mapping[str, Any]]]:
-    """Measures what is not measured yet; every clip ends as a row of results.jsonl, by the hash of its file.
-
-    Args:
-        clips: of all arms.
-        folder: of the comparison; it must exist.
-        meter: prompt alignment, for clips whose record tells the prompt.
-
-    Raises:
-        OSError: a row cannot be written.
-    """
+    """Measure what is not measured yet; every clip ends as a row of results.jsonl, by its file's hash."""
     results = Results(folder)
     done = {key: row for key, row in results.latest().items() if row["status"] == "ok"}
     for clip in clips:
@@ -134,17 +117,7 @@ def findings(
     rows: Sequence[tuple[FoundClip, Mapping[str, Any]]], folder: Path, notes: Sequence[str],
     margins: Mapping[str, float], alpha: float, command: str, title: str = "",
 ) -> Findings:  # fmt: skip
-    """What was measured, ready to be compared.
-
-    Args:
-        rows: every clip with its row.
-        folder: of the comparison; paths of clips are relative to it.
-        notes: of `find_clips`.
-        margins: see `Material`.
-        alpha: level of the tests.
-        command: makes the comparison again.
-        title: for people.
-    """
+    """What was measured, ready to be compared."""
     clips = [_result(clip, row, folder) for clip, row in rows]
     labels = list(dict.fromkeys(clip.arm for clip in clips))
     arms = []

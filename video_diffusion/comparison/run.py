@@ -1,23 +1,62 @@
 """The clips of a comparison: made by the runner of jobs, so resumable, sharded, and never made twice."""
 
+import json
+import re
+import shlex
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from video_diffusion.comparison.clip_command import clip_command
-from video_diffusion.comparison.declaration import Design
-from video_diffusion.comparison.grid import DeclaredArm
-from video_diffusion.comparison.pairs import share_noise
-from video_diffusion.comparison.prompt_meter import ROW_KEY, PromptMeter, kinds
-from video_diffusion.comparison.summarise import KINDS, Findings
+from video_diffusion.comparison.alignment import ROW_KEY, PromptMeter, kinds
+from video_diffusion.comparison.design import DeclaredArm, Design
+from video_diffusion.comparison.statistics import share_noise
 from video_diffusion.comparison.summary import Arm, Change, ClipMeasure, ClipResult
-from video_diffusion.generation_settings import GenerationSettings
-from video_diffusion.io import RecordError, RunRecord, library_versions, read_record, read_video, sidecar_path
+from video_diffusion.comparison.verdict import KINDS, Findings
 from video_diffusion.jobs import Job, ModelFacts, Outcome, Pipelines, Results, run_jobs
 from video_diffusion.jobs.job import make_job
 from video_diffusion.jobs.runner import finished_row
+from video_diffusion.settings import GenerationSettings
+from video_diffusion.video import (
+    RecordError,
+    RunRecord,
+    library_versions,
+    read_record,
+    read_video,
+    sidecar_path,
+)
+
+_PLAIN = re.compile(r"[A-Za-z_./][\w./+:-]*")
+_WORDS_OF_YAML = {"true", "false", "null"}
+
+
+def clip_command(settings: Mapping[str, Any]) -> str:
+    """One line for a POSIX shell; settings at their defaults are left out."""
+    words = ["video-diffusion", "generate"]
+    for name, usual in _defaults().items():
+        value = settings.get(name)
+        if name in {"prompt", "device"} or value is None or value == usual:
+            continue
+        words += ["--seed", str(value)] if name == "seed" else ["--set", f"{name}={_yaml(value)}"]
+    return " ".join(map(shlex.quote, [*words, "-o", "again.mp4", "--", str(settings.get("prompt", ""))]))
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    return GenerationSettings(prompt="any").model_dump(mode="json")
+
+
+def _yaml(value: object) -> str:
+    """A value as `--set` reads it: JSON, without quotes where they are not needed."""
+    if isinstance(value, str) and _PLAIN.fullmatch(value) and value.lower() not in _WORDS_OF_YAML:
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+# The clips of a comparison: made by the runner of jobs, so resumable, sharded, and never made twice.
+
 
 CLIPS = "clips"
 SERIES = ("flicker", "raw_flicker", "motion")
@@ -42,12 +81,7 @@ class PlannedClip:
 
 
 def plan(design: Design, facts: Facts) -> Iterator[PlannedClip]:
-    """Every place of the comparison: prompt by prompt, seed by seed, arm by arm.
-
-    Args:
-        design: checked.
-        facts: weights and defaults of a model, see `jobs.model_facts`.
-    """
+    """Every place of the comparison: prompt by prompt, seed by seed, arm by arm."""
     for prompt in design.prompts:
         for place, seed in enumerate(design.seeds):
             for arm in design.arms:
@@ -69,20 +103,7 @@ def make_clips(
     verify: bool = False,
     overwrite: bool = False,
 ) -> Generator[Outcome, None, None]:
-    """Makes what is not made yet, as `run_jobs`; rows also hold prompt alignment.
-
-    Args:
-        jobs: of this process.
-        folder: of the comparison; it must exist, `clips/` in it is made.
-        pipelines: opens the models.
-        meter: measures prompt alignment before encoding.
-        batch_size: as in `run_jobs`.
-        verify: as in `run_jobs`.
-        overwrite: as in `run_jobs`.
-
-    Raises:
-        OSError: the folder cannot be written; what is finished stays.
-    """
+    """Makes what is not made yet, as `run_jobs`; rows also hold prompt alignment."""
     (folder / CLIPS).mkdir(exist_ok=True)
     yield from run_jobs(
         jobs, folder, pipelines, batch_size=batch_size, verify=verify, overwrite=overwrite, extra=meter
@@ -96,16 +117,6 @@ def collect(
 
     A finished clip that was made without what the meter measures is measured from its file, and its row is
     written again.
-
-    Args:
-        design: of the comparison.
-        planned: every place, not those of one shard.
-        folder: with the clips and results.jsonl.
-        meter: as in `make_clips`.
-        command: makes the comparison again.
-
-    Raises:
-        OSError: a row cannot be written.
     """
     results = Results(folder)
     written: dict[str, list[Mapping[str, Any]]] = {}

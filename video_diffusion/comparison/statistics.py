@@ -1,17 +1,27 @@
-"""Paired statistics whose unit is the prompt: seeds are nested in it, and never counted as new evidence.
-
-Everywhere, `differences` holds one array per prompt: the setting minus the baseline, one number per seed.
-"""
+"""Paired statistics: pairs of clips, intervals, tests, corrections, and the words that they allow."""
 
 import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from statistics import NormalDist
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float
+
+from video_diffusion.comparison.summary import (
+    ArmMean,
+    ClipResult,
+    Difference,
+    MetricSummary,
+    PromptDifference,
+    Role,
+    Span,
+)
+from video_diffusion.metrics.report import Direction
 
 MAX_EXACT_PROMPTS = 16
 """Up to here every one of the 2ⁿ sign patterns is counted; above, `MONTE_CARLO_DRAWS` random ones."""
@@ -38,11 +48,7 @@ class Interval:
 
 
 def prompt_means(differences: Sequence[Numbers]) -> Numbers:
-    """The mean over seeds of each prompt: the numbers on which everything else rests.
-
-    Raises:
-        ValueError: no prompt, a prompt without a seed, or a number that is not finite.
-    """
+    """The mean over seeds of each prompt: the numbers on which everything else rests."""
     if not differences:
         raise ValueError("differences hold no prompt; give at least one pair")
     for place, row in enumerate(differences):
@@ -67,12 +73,6 @@ def bootstrap_interval(
     3.8), and the percentiles are stretched by t over normal (Hesterberg 2015, "expanded percentile
     interval"). With equal seeds per prompt the stated level is then kept within Monte-Carlo error, as
     `tests/comparison/test_coverage.py` shows.
-
-    Args:
-        differences: see the module; prompts may have different numbers of seeds.
-        rng: source of the draws.
-        level: between 0 and 1.
-        draws: bootstrap repetitions.
     """
     means = prompt_means(differences)
     n = len(means)
@@ -216,3 +216,266 @@ def _seed_residuals(row: Numbers) -> Numbers:
     """Deviations of a prompt's seeds from their mean, scaled so that drawing them is unbiased in variance."""
     count = len(row)
     return (row - row.mean()) * math.sqrt(count / (count - 1)) if count > 1 else np.zeros(0)
+
+
+# Clips side by side: the same prompt and seed under two settings, and what was lost on the way.
+
+
+Place: TypeAlias = tuple[str, int]
+Clips: TypeAlias = Mapping[Place, ClipResult]
+"""The clips of one arm by (prompt, seed)."""
+
+
+@dataclass(frozen=True, eq=False)  # arrays have no single answer to ==
+class Pairs:
+    """One metric of one arm against the baseline.
+
+    Attributes:
+        prompts: those with one pair or more.
+        differences: for each of them, arm minus baseline, one number per seed.
+        num_lost: places where one side has no number.
+        num_baseline_lost: those of them where only the baseline has none.
+    """
+
+    prompts: tuple[str, ...]
+    differences: tuple[Numbers, ...]
+    num_lost: int
+    num_baseline_lost: int
+
+    @property
+    def num_pairs(self) -> int:
+        """Places where both sides have a number."""
+        return sum(len(row) for row in self.differences)
+
+
+def value_of(clip: ClipResult | None, metric: str) -> float | None:
+    """The number of a clip in a metric; None when it has none, whatever the reason.
+
+    A number stands whatever its status: flicker that is mostly unexplained change is still flicker, and a
+    static clip's motion is still its motion.
+    """
+    measured = clip.measures.get(metric) if clip is not None else None
+    return measured.value if measured is not None else None
+
+
+def pair_up(baseline: Clips, arm: Clips, metric: str, places: Sequence[Place]) -> Pairs:
+    """Differences at every place, grouped by prompt in the order of `places`."""
+    rows: dict[str, list[float]] = {}
+    lost = baseline_lost = 0
+    for place in places:
+        before, after = (value_of(side.get(place), metric) for side in (baseline, arm))
+        if before is None or after is None:
+            lost += 1
+            baseline_lost += before is None and after is not None
+            continue
+        rows.setdefault(place[0], []).append(after - before)
+    return Pairs(tuple(rows), tuple(np.array(row) for row in rows.values()), lost, baseline_lost)
+
+
+def share_noise(clips: Sequence[ClipResult], arm: str, baseline: str) -> bool | None:
+    """Whether an arm's clips start from the noise of the baseline's; None where no record tells."""
+    noise = {(clip.arm, clip.key): clip.noise_sha256 for clip in clips if clip.noise_sha256}
+    pairs = [(noise.get((arm, clip.key)), noise.get((baseline, clip.key))) for clip in clips]
+    known = [mine == theirs for mine, theirs in pairs if mine and theirs]
+    return all(known) if known else None
+
+
+def scores(clips: Clips, metric: str, places: Sequence[Place]) -> list[Numbers]:
+    """The numbers of one arm, one array per prompt that has any."""
+    rows: dict[str, list[float]] = {}
+    for place in places:
+        value = value_of(clips.get(place), metric)
+        if value is not None:
+            rows.setdefault(place[0], []).append(value)
+    return [np.array(row) for row in rows.values()]
+
+
+# Every metric over all arms: means, paired differences, intervals, p, and the words that they allow.
+
+
+HEADLINE = "flicker"
+# guard → +1 if it must not fall, -1 if it must not rise
+GUARDS: Mapping[str, int] = {"motion": 1, "sharpness": 1, "prompt_alignment": 1, "cuts": -1}
+RELATIVE_MARGINS = frozenset({"flicker", "motion", "sharpness", "prompt_alignment"})
+DRAWS: Mapping[Role, int] = {"headline": 5000, "guard": 5000, "other": 2000}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a metric is called and which way is better, as in `metrics.Metric`."""
+
+    name: str
+    unit: str
+    direction: Direction
+    group: str
+
+    @property
+    def role(self) -> Role:
+        """What the metric decides."""
+        if self.name == HEADLINE:
+            return "headline"
+        return "guard" if self.name in GUARDS else "other"
+
+
+@dataclass(frozen=True)
+class Material:
+    """The clips of all arms, and the rules by which they are compared.
+
+    Attributes:
+        arms: label → clips, the baseline first.
+        places: every (prompt, seed), prompt by prompt.
+        margins: guard or headline → margin, see `RELATIVE_MARGINS` and `declaration.DEFAULT_MARGINS`.
+        alpha: level of the tests; intervals hold at 1 - alpha.
+    """
+
+    arms: Mapping[str, Clips]
+    places: Sequence[Place]
+    margins: Mapping[str, float]
+    alpha: float = 0.05
+
+    @property
+    def baseline(self) -> str:
+        """Label of the first arm."""
+        return next(iter(self.arms))
+
+
+def compare_metrics(material: Material, kinds: Sequence[Kind]) -> tuple[MetricSummary, ...]:
+    """Every metric that any clip has a number for: the headline first, then guards, then the rest.
+
+    p is adjusted by Holm over the arms in the headline, and by Benjamini and Hochberg over all arms and all
+    other metrics together.
+    """
+    found = [_compare(material, kind) for kind in sorted(kinds, key=_rank)]
+    known = [metric for metric in found if metric is not None]
+    headline = [metric for metric in known if metric.role == "headline"]
+    rest = [metric for metric in known if metric.role != "headline"]
+    return (*_adjust(headline, material, holm), *_adjust(rest, material, benjamini_hochberg))
+
+
+def p_reachable(num_prompts: int, num_tests: int = 1) -> float:
+    """The smallest Holm-adjusted p that so many prompts can reach with so many arms."""
+    return min(1.0, minimum_p(num_prompts) * max(1, num_tests))
+
+
+def _rank(kind: Kind) -> int:
+    """Where a metric stands: the headline, the guards in their order, all else as it was."""
+    names = [HEADLINE, *GUARDS]
+    return names.index(kind.name) if kind.name in names else len(names)
+
+
+def _compare(material: Material, kind: Kind) -> MetricSummary | None:
+    means = tuple(_mean(material, kind, label) for label in material.arms)
+    if not any(mean.num_clips for mean in means):
+        return None
+    base = means[0].span.estimate if means[0].span is not None else None
+    margin = _margin(material, kind, base)
+    others = [label for label in material.arms if label != material.baseline]
+    own = scores(material.arms[material.baseline], kind.name, material.places)
+    floor = a_a_differences(own)
+    return MetricSummary(
+        name=kind.name,
+        unit=kind.unit,
+        direction=kind.direction,
+        group=kind.group,
+        role=kind.role,
+        margin=margin,
+        means=means,
+        differences=tuple(_difference(material, kind, label, base, margin) for label in others),
+        noise_floor=_span(floor, material, kind, "A/A") if floor else None,
+    )
+
+
+def _mean(material: Material, kind: Kind, label: str) -> ArmMean:
+    rows = scores(material.arms[label], kind.name, material.places)
+    span = _span(rows, material, kind, f"mean of {label}") if rows else None
+    return ArmMean(label, span, sum(len(row) for row in rows))
+
+
+def _margin(material: Material, kind: Kind, base: float | None) -> float | None:
+    if kind.name not in material.margins:
+        return None
+    margin = material.margins[kind.name]
+    if kind.name in RELATIVE_MARGINS:
+        return None if base is None else margin * abs(base)
+    return margin
+
+
+def _difference(
+    material: Material, kind: Kind, label: str, base: float | None, margin: float | None
+) -> Difference:
+    pairs = pair_up(material.arms[material.baseline], material.arms[label], kind.name, material.places)
+    if not pairs.num_pairs:
+        return Difference(
+            arm=label, span=None, median=None, relative=None, share_better=None, p=None, adjusted_p=None,
+            words="nothing to compare", num_pairs=0, num_lost=pairs.num_lost, prompts=(), prompts_needed=None,
+        )  # fmt: skip
+    means = prompt_means(pairs.differences)
+    span = _span(pairs.differences, material, kind, label)
+    num_tests = max(1, len(material.arms) - 1) if kind.role == "headline" else 1
+    sought = margin if margin else span.estimate
+    return Difference(
+        arm=label,
+        span=span,
+        median=float(np.median(means)),
+        relative=span.estimate / abs(base) if base else None,
+        share_better=_share_better(pairs, kind.direction),
+        p=sign_flip_p(means, _rng(kind.name, label, "p")),
+        adjusted_p=None,
+        words="",
+        num_pairs=pairs.num_pairs,
+        num_lost=pairs.num_lost,
+        prompts=tuple(
+            PromptDifference(prompt, float(mean), len(row))
+            for prompt, mean, row in zip(pairs.prompts, means, pairs.differences, strict=True)
+        ),
+        prompts_needed=prompts_needed(means, sought, material.alpha / num_tests),
+    )
+
+
+def _adjust(
+    metrics: Sequence[MetricSummary],
+    material: Material,
+    method: Callable[[Sequence[float]], list[float]],
+) -> list[MetricSummary]:
+    """The metrics with p adjusted over all their differences together, and the words that follow."""
+    tested = [each.p for metric in metrics for each in metric.differences if each.p is not None]
+    adjusted = iter(method(tested))
+    settled = []
+    for metric in metrics:
+        differences = []
+        for each in metric.differences:
+            own = each if each.p is None else replace(each, adjusted_p=next(adjusted))
+            differences.append(replace(own, words=_words(own, material.alpha)))
+        settled.append(replace(metric, differences=tuple(differences)))
+    return settled
+
+
+def _words(difference: Difference, alpha: float) -> str:
+    span, p = difference.span, difference.adjusted_p
+    if span is None or p is None:
+        return difference.words
+    if excludes_zero(span):
+        side = "higher" if span.estimate > 0 else "lower"
+        return side if p <= alpha else f"maybe {side}"
+    return "too few to tell" if p_reachable(len(difference.prompts)) > alpha else "no difference seen"
+
+
+def excludes_zero(span: Span) -> bool:
+    """Whether the interval lies on one side of 0."""
+    return span.low is not None and span.high is not None and (span.low > 0 or span.high < 0)
+
+
+def _share_better(pairs: Pairs, direction: Direction) -> float:
+    every = np.concatenate(pairs.differences)
+    return float(np.mean(every < 0 if direction == "lower" else every > 0))
+
+
+def _span(rows: Sequence[Numbers], material: Material, kind: Kind, what: str) -> Span:
+    found = bootstrap_interval(rows, _rng(kind.name, what, "interval"), 1 - material.alpha, DRAWS[kind.role])
+    ends = (end if math.isfinite(end) else None for end in (found.low, found.high))
+    return Span(found.estimate, *ends)
+
+
+def _rng(*names: str) -> np.random.Generator:
+    """A generator of its own for each number, so that none depends on the arms or metrics beside it."""
+    return np.random.default_rng([zlib.crc32(name.encode("utf-8", "surrogatepass")) for name in names])

@@ -10,11 +10,11 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import TypeAdapter, ValidationError
 
-from video_diffusion.config import ConfigError
-from video_diffusion.config.layers import dotted
+from video_diffusion.settings import ConfigError
+from video_diffusion.settings.layers import dotted
 
 SCHEMA_VERSION = 1
-FILE_NAME = "summary.json"
+SUMMARY_FILE = "summary.json"
 
 Role: TypeAlias = Literal["headline", "guard", "other"]
 Outcome: TypeAlias = Literal[
@@ -281,12 +281,8 @@ class ComparisonSummary:
         return _ADAPTER.dump_json(self, indent=1).decode() + "\n"
 
     @classmethod
-    def from_json(cls, text: str | bytes, where: str = FILE_NAME) -> "ComparisonSummary":
-        """Reads what `to_json` wrote.
-
-        Raises:
-            ConfigError: not such a summary, with the first field that does not fit.
-        """
+    def from_json(cls, text: str | bytes, where: str = SUMMARY_FILE) -> "ComparisonSummary":
+        """Reads what `to_json` wrote."""
         try:
             return _ADAPTER.validate_json(text)
         except ValidationError as error:

@@ -1,13 +1,25 @@
-"""A comparison as text: Markdown for people, CSV (and Parquet) for programs."""
+"""The tables of a comparison: for the page, as CSV and as Markdown."""
 
 import csv
 import importlib
 import importlib.util
 import io
+import math
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeAlias
 
-from video_diffusion.comparison.differences import HEADLINE
-from video_diffusion.comparison.summary import ComparisonSummary, Difference, MetricSummary, Span
+from video_diffusion.comparison.statistics import GUARDS, HEADLINE
+from video_diffusion.comparison.summary import (
+    Arm,
+    ArmMean,
+    Change,
+    ComparisonSummary,
+    Difference,
+    MetricSummary,
+    Span,
+)
+from video_diffusion.web import Scale, number, scale_over, signed
 
 COLUMNS = ("arm", "prompt", "seed", "metric", "value", "unit", "status", "path")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -135,3 +147,237 @@ def _cell(text: str) -> str:
 
 def _code(text: str) -> str:
     return " ".join(text.split()).replace("`", "'")
+
+
+# The tables of the report: one row for each setting, and one for each setting in each metric.
+
+
+Tone: TypeAlias = Literal["good", "bad", "even"]
+OUTCOME_TONES = {
+    "baseline": "neutral",
+    "wins": "good",
+    "trades": "mixed",
+    "flickers more": "bad",
+    "no difference seen": "neutral",
+    "too few to tell": "open",
+}
+GLYPH_WIDTH, GLYPH_HEIGHT = 132.0, 18.0
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+@dataclass(frozen=True)
+class IntervalGlyph:
+    """A difference and its interval drawn small, all of one metric to the same scale; pixels.
+
+    Attributes:
+        zero, estimate: where they lie.
+        low, high: ends of the interval; at the edge where it is open.
+        floor: left and right of the band that other seeds alone would give, None without one.
+    """
+
+    zero: float
+    estimate: float
+    low: float
+    high: float
+    floor: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class MetricCell:
+    """One metric of one setting: texts as shown, and the drawn interval of its difference."""
+
+    mean: str
+    difference: str
+    interval: str
+    tone: Tone
+    words: str
+    p: str
+    adjusted_p: str
+    median: str
+    share_better: str
+    relative: str
+    num_pairs: int
+    num_lost: int
+    prompts_needed: str
+    glyph: IntervalGlyph | None
+
+
+@dataclass(frozen=True)
+class ArmRow:
+    """One setting: its badge, verdict, and a cell for each headline and guard metric.
+
+    Attributes:
+        short: see `short_label`.
+        changes: what its label does not say already.
+    """
+
+    badge: str
+    arm: Arm
+    short: str
+    changes: tuple[Change, ...]
+    outcome: str
+    tone: str
+    words: str
+    sentence: str
+    cells: tuple[MetricCell, ...]
+
+
+@dataclass(frozen=True)
+class NumberRow:
+    """One metric of one setting with every number there is."""
+
+    metric: MetricSummary
+    badge: str
+    arm: str
+    baseline_mean: str
+    cell: MetricCell
+
+
+def arm_badges(summary: ComparisonSummary) -> dict[str, str]:
+    """Letters by label: A is the baseline, after Z comes AA."""
+    return {arm.label: _letters(index) for index, arm in enumerate(summary.arms)}
+
+
+def short_label(arm: Arm) -> str:
+    """The label of an arm where there is little room: of a grid, its values without the names of the axes."""
+    return " · ".join(arm.place.values()) if arm.place else arm.label
+
+
+def arm_rows(summary: ComparisonSummary) -> list[ArmRow]:
+    """The main table: the baseline first."""
+    badges = arm_badges(summary)
+    main = [metric for metric in summary.metrics if metric.role != "other"]
+    rows = []
+    for arm in summary.arms:
+        verdict = summary.verdict(arm.label)
+        outcome = verdict.outcome if verdict else "baseline"
+        rows.append(
+            ArmRow(
+                badge=badges[arm.label],
+                arm=arm,
+                short=short_label(arm),
+                changes=tuple(change for change in arm.changes if change.setting not in arm.place),
+                outcome=outcome,
+                tone=OUTCOME_TONES[outcome],
+                words=verdict.words if verdict else "baseline",
+                sentence=verdict.sentence if verdict else "",
+                cells=tuple(_html_cell(metric, arm.label) for metric in main),
+            )
+        )
+    return rows
+
+
+def number_rows(summary: ComparisonSummary) -> list[NumberRow]:
+    """The table of every number: metric by metric, each with every setting but the baseline."""
+    badges = arm_badges(summary)
+    return [
+        NumberRow(
+            metric=metric,
+            badge=badges[difference.arm],
+            arm=difference.arm,
+            baseline_mean=_mean_text(metric, summary.baseline),
+            cell=_html_cell(metric, difference.arm),
+        )
+        for metric in summary.metrics
+        for difference in metric.differences
+    ]
+
+
+def tone_of(metric: MetricSummary, difference: Difference) -> Tone:
+    """Whether what the test says is good or bad; a guard may move by its margin, and never does good."""
+    if difference.span is None or difference.words not in {"lower", "higher"}:
+        return "even"
+    rises = difference.words == "higher"
+    if metric.role == "guard":
+        beyond = abs(difference.span.estimate) > (metric.margin or 0.0)
+        return "bad" if beyond and rises == (GUARDS.get(metric.name, 1) < 0) else "even"
+    if metric.direction == "neither":
+        return "even"
+    return "good" if rises == (metric.direction == "higher") else "bad"
+
+
+def aim_of(metric: MetricSummary) -> str:
+    """Which way is better, or what the guard forbids, in words; "" for what only describes."""
+    if metric.role == "guard":
+        return "must not rise" if GUARDS.get(metric.name, 1) < 0 else "must not fall"
+    return "" if metric.direction == "neither" else f"{metric.direction} is better"
+
+
+def _html_cell(metric: MetricSummary, arm: str) -> MetricCell:
+    difference = next((entry for entry in metric.differences if entry.arm == arm), None)
+    if difference is None:
+        return MetricCell(_mean_text(metric, arm), "", "", "even", "", "", "", "", "", "", 0, 0, "", None)
+    span = difference.span
+    return MetricCell(
+        mean=_mean_text(metric, arm),
+        difference=signed(span.estimate) if span else "—",
+        interval=interval_text(span),
+        tone=tone_of(metric, difference),
+        words=difference.words,
+        p=_p_text(difference.p),
+        adjusted_p=_p_text(difference.adjusted_p),
+        median=signed(difference.median),
+        share_better=_percent(difference.share_better),
+        relative=_percent(difference.relative, sign=True),
+        num_pairs=difference.num_pairs,
+        num_lost=difference.num_lost,
+        prompts_needed="—" if difference.prompts_needed is None else f"{difference.prompts_needed}",
+        glyph=_glyph(metric, difference),
+    )
+
+
+def interval_text(span: Span | None) -> str:
+    """The interval in brackets; an open end is an infinity."""
+    if span is None:
+        return ""
+    low = "−∞" if span.low is None else signed(span.low)
+    high = "+∞" if span.high is None else signed(span.high)
+    return f"[{low}, {high}]"
+
+
+def _glyph(metric: MetricSummary, difference: Difference) -> IntervalGlyph | None:
+    span = difference.span
+    if span is None or not math.isfinite(span.estimate):
+        return None
+    scale = _glyph_scale(metric)
+    floor = metric.noise_floor
+    band = (
+        (scale(floor.low), scale(floor.high))
+        if floor is not None and floor.low is not None and floor.high is not None
+        else None
+    )
+    return IntervalGlyph(
+        zero=scale(0.0),
+        estimate=scale(span.estimate),
+        low=scale(scale.low if span.low is None else span.low),
+        high=scale(scale.high if span.high is None else span.high),
+        floor=band,
+    )
+
+
+def _glyph_scale(metric: MetricSummary) -> Scale:
+    spans = [entry.span for entry in metric.differences if entry.span is not None]
+    spans += [metric.noise_floor] if metric.noise_floor is not None else []
+    values = [value for span in spans for value in (span.low, span.estimate, span.high)]
+    return scale_over(values, 4.0, GLYPH_WIDTH - 4.0, zero=True)
+
+
+def _mean_text(metric: MetricSummary, arm: str) -> str:
+    found: ArmMean | None = next((mean for mean in metric.means if mean.arm == arm), None)
+    return number(found.span.estimate) if found and found.span else "—"
+
+
+def _p_text(p: float | None) -> str:
+    if p is None or not math.isfinite(p):
+        return "—"
+    return "< 0.001" if p < 0.001 else number(p, 2)
+
+
+def _percent(share: float | None, sign: bool = False) -> str:
+    if share is None or not math.isfinite(share):
+        return "—"
+    return f"{signed(100 * share, 3) if sign else number(100 * share, 3)} %"
+
+
+def _letters(index: int) -> str:
+    return (_letters(index // 26 - 1) if index >= 26 else "") + _LETTERS[index % 26]

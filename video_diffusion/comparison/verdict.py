@@ -1,12 +1,37 @@
-"""What can be said of each arm: it wins only if flicker falls and nothing is paid for it elsewhere."""
+"""From finished clips to what the report says: verdicts, warnings, the power of the design."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from statistics import median_low
 from typing import Literal, TypeAlias
 
-from video_diffusion.comparison.differences import GUARDS, HEADLINE, excludes_zero, p_reachable
-from video_diffusion.comparison.statistics import prompts_to_reach
-from video_diffusion.comparison.summary import Difference, MetricSummary, Outcome, Span, Verdict
+from video_diffusion.comparison.statistics import (
+    GUARDS,
+    HEADLINE,
+    Kind,
+    Material,
+    Place,
+    compare_metrics,
+    excludes_zero,
+    p_reachable,
+    prompts_to_reach,
+    value_of,
+)
+from video_diffusion.comparison.summary import (
+    Arm,
+    Axis,
+    ClipResult,
+    ComparisonSummary,
+    Difference,
+    MetricSummary,
+    Outcome,
+    ParetoPoint,
+    Span,
+    Verdict,
+)
+from video_diffusion.metrics import ALL_METRICS
 from video_diffusion.web import counted
 
 GuardState: TypeAlias = Literal["holds", "falls", "unclear", "not comparable", "nothing to lose"]
@@ -33,13 +58,7 @@ class Guard:
 def judge(
     metrics: Sequence[MetricSummary], alpha: float, unbelievable: Mapping[str, int]
 ) -> tuple[Verdict, ...]:
-    """One verdict for each arm but the baseline; none without a headline.
-
-    Args:
-        metrics: as `compare_metrics` gives them.
-        alpha: level of the tests.
-        unbelievable: arm → places where the arm's motion can be measured and the baseline's cannot.
-    """
+    """One verdict for each arm but the baseline; none without a headline."""
     headline = next((metric for metric in metrics if metric.name == HEADLINE), None)
     if headline is None:
         return ()
@@ -175,3 +194,268 @@ def _list(words: Sequence[str]) -> str:
 
 def _verdict(arm: str, outcome: Outcome, sentence: str) -> Verdict:
     return Verdict(arm, outcome, outcome, sentence)
+
+
+# What a reader must know beside the numbers: warnings, the power of the design, and how it was computed.
+
+
+Shape = tuple[int, int, int, float]
+
+
+def named(labels: Sequence[str]) -> str:
+    """Up to three labels, and how many more there are."""
+    joint = " and " if any(", " in label for label in labels) else ", "
+    return joint.join(labels[:3]) + (f" and {len(labels) - 3} more" if len(labels) > 3 else "")
+
+
+def warnings(arms: Sequence[Arm], clips: Sequence[ClipResult], num_prompts: int, alpha: float) -> list[str]:
+    """Too few prompts, arms without the baseline's noise, failed clips, and clips of another shape."""
+    told = []
+    others = len(arms) - 1
+    if p_reachable(num_prompts, others) > alpha:
+        many = "" if others == 1 else f" with {others} arms against the baseline"
+        told.append(
+            f"{counted(num_prompts, 'prompt')} cannot reach {alpha:g}{many}, whatever is seen: add prompts "
+            f"({prompts_to_reach(alpha, others)} can)"
+        )
+    shapes = {arm.label: _shapes(clip for clip in clips if clip.arm == arm.label) for arm in arms}
+    base = shapes[arms[0].label]
+    unpaired = [arm.label for arm in arms if arm.paired is False]
+    if unpaired:
+        are, their = ("is", "its") if len(unpaired) == 1 else ("are", "their")
+        told.append(
+            f"{named(unpaired)} {are} unpaired: {their} clips start from other noise than the baseline's, so "
+            f"what another seed does counts in {their} differences, too"
+        )
+    for arm in arms:
+        if arm.num_failed:
+            told.append(f"{arm.label}: {counted(arm.num_failed, 'clip')} failed, and left out")
+        own = shapes[arm.label]
+        if base and own and base != own:
+            told.append(
+                f"{arm.label} has clips of {_told_shapes(own)}, the baseline of {_told_shapes(base)}: "
+                "measures depend on length, size and frame rate, so this is another experiment"
+            )
+    return told
+
+
+def peeking(looks: Sequence[str], now: str) -> list[str]:
+    """The warning that results were seen before the design grew; nothing where they were not."""
+    if not looks:
+        return []
+    return [
+        f"this comparison was looked at with {', then '.join(looks)} before it had {now}: p holds only if "
+        "the size was fixed beforehand; adding seeds or prompts until something shows finds it by chance"
+    ]
+
+
+def power(metrics: Sequence[MetricSummary], alpha: float) -> str:
+    """How many prompts would show the declared difference in flicker; "" where that cannot be told."""
+    headline = next((metric for metric in metrics if metric.name == HEADLINE), None)
+    if headline is None or not headline.margin:
+        return ""
+    needed = [each.prompts_needed for each in headline.differences if each.prompts_needed is not None]
+    if not needed:
+        return ""
+    arms = len(headline.differences)
+    several = f" over {arms} settings, for the middle one" if arms > 1 else ""
+    return (
+        f"With this spread between prompts, about {median_low(needed)} prompts show a flicker difference "
+        f"of {headline.margin:.3g} {headline.unit} four times in five (at {alpha:g}{several})."
+    )
+
+
+def design_notes(num_others: int, num_prompts: int, num_seeds: int, alpha: float) -> list[str]:
+    """The unit, the tests and what they can reach."""
+    reachable = p_reachable(num_prompts, num_others)
+    notes = [
+        f"The unit is the prompt: {counted(num_prompts, 'prompt')} of {counted(num_seeds, 'seed')} each.",
+        f"Intervals hold at {1 - alpha:.0%}: two-level bootstrap over prompts and seeds. p: sign-flip test "
+        f"over prompts, exact up to 16 of them; adjusted by Holm over {counted(num_others, 'setting')} in "
+        "flicker, by Benjamini and Hochberg over everything else.",
+        f"The smallest p that {counted(num_prompts, 'prompt')} can reach here is {reachable:.2g}.",
+    ]
+    if num_seeds > 1:
+        notes.append(
+            "Noise floor: the baseline against itself, one clip with its neighbouring seed's. A difference "
+            "inside it is smaller than what another seed does to a single clip."
+        )
+    return notes
+
+
+def metric_notes(metrics: Sequence[MetricSummary], clips: Sequence[ClipResult]) -> list[str]:
+    """The margins, and the clips whose flicker is mostly change that nothing explains."""
+    guards = [
+        f"{metric.name.replace('_', ' ')} {'-' if GUARDS[metric.name] > 0 else '+'}{metric.margin:.3g} "
+        f"{metric.unit}"
+        for metric in metrics
+        if metric.role == "guard" and metric.margin is not None
+    ]
+    notes = []
+    if guards:
+        notes.append(
+            "An arm wins only if flicker falls and the whole interval of every guard stays within its "
+            f"margin: {', '.join(guards)}."
+        )
+    counts = Counter(clip.arm for clip in clips if _is_unexplained(clip))
+    if counts:
+        told = ", ".join(f"{arm} {count}" for arm, count in counts.items())
+        notes.append(
+            "Clips with believable motion in less than half of the picture, whose flicker is mostly change "
+            f"that nothing explains (it counts): {told}."
+        )
+    return notes
+
+
+def _is_unexplained(clip: ClipResult) -> bool:
+    measured = clip.measures.get(HEADLINE)
+    return measured is not None and measured.status == "unmeasurable"
+
+
+def _shapes(clips: Iterable[ClipResult]) -> set[Shape]:
+    return {(clip.num_frames, clip.width, clip.height, clip.fps) for clip in clips if not clip.error}
+
+
+def _told_shapes(shapes: set[Shape]) -> str:
+    if len(shapes) > 1:
+        return f"{len(shapes)} shapes"
+    ((frames, width, height, fps),) = shapes
+    return f"{frames} frames of {width}x{height} at {fps:g} fps"
+
+
+# From finished clips to everything that the report shows.
+
+
+ALIGNMENT = Kind("prompt_alignment", "share of what is named", "higher", "prompt")
+MANY: Mapping[Outcome, str] = {
+    "wins": "less flicker at no price", "trades": "less flicker, but paid for",
+    "flickers more": "more flicker",
+    "no difference seen": "no difference seen", "too few to tell": "too few to tell",
+}  # fmt: skip
+KINDS = (*(Kind(m.name, m.unit, m.direction, m.group) for m in ALL_METRICS), ALIGNMENT)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """A comparison whose clips are there, before anything is computed of them.
+
+    Attributes:
+        title, command: see `ComparisonSummary`.
+        arms: the baseline first.
+        axes, prompts, seeds: see `ComparisonSummary`.
+        clips: finished and failed ones; a place without a clip is simply absent.
+        margins, alpha: see `Material`.
+        warnings: known before the statistics.
+        notes: likewise.
+        kinds: metrics to compare, if their clips have them.
+        versions: of this program and its libraries.
+        looks: sizes at which earlier results of this comparison were seen.
+    """
+
+    title: str
+    command: str
+    arms: tuple[Arm, ...]
+    axes: tuple[Axis, ...]
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    clips: tuple[ClipResult, ...]
+    margins: Mapping[str, float]
+    alpha: float
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    kinds: tuple[Kind, ...] = KINDS
+    versions: Mapping[str, str] = field(default_factory=dict)
+    looks: tuple[str, ...] = ()
+
+
+def summarise(found: Findings) -> ComparisonSummary:
+    """Compares every arm with the baseline in every metric, and says what follows."""
+    places: list[Place] = [(prompt, seed) for prompt in found.prompts for seed in found.seeds]
+    labels = [arm.label for arm in found.arms]
+    by_arm: dict[str, dict[Place, ClipResult]] = {label: {} for label in labels}
+    for clip in found.clips:
+        if not clip.error:
+            by_arm[clip.arm][clip.key] = clip
+    material = Material(by_arm, places, found.margins, found.alpha)
+    metrics = compare_metrics(material, found.kinds)
+    verdicts = judge(metrics, found.alpha, _unbelievable(material))
+    order = {label: rank for rank, label in enumerate(labels)}
+    rank = {place: index for index, place in enumerate(places)}
+    clips = sorted(found.clips, key=lambda clip: (rank.get(clip.key, len(rank)), order[clip.arm]))
+    return ComparisonSummary(
+        title=found.title,
+        sentence=headline_sentence(verdicts, labels[0]),
+        command=found.command,
+        baseline=labels[0],
+        prompts=found.prompts,
+        seeds=found.seeds,
+        arms=found.arms,
+        axes=found.axes,
+        metrics=metrics,
+        verdicts=verdicts,
+        pareto=_pareto(metrics, labels[0]),
+        warnings=(*found.warnings, *warnings(found.arms, clips, len(found.prompts), found.alpha)),
+        power=power(metrics, found.alpha),
+        notes=(
+            *found.notes,
+            *design_notes(len(labels) - 1, len(found.prompts), len(found.seeds), found.alpha),
+            *metric_notes(metrics, clips),
+        ),
+        clips=tuple(clips),
+        alpha=found.alpha,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=found.versions,
+        looks=found.looks,
+    )
+
+
+def headline_sentence(verdicts: Sequence[Verdict], baseline: str) -> str:
+    """The verdict on everything in one sentence."""
+    if not verdicts:
+        return "Flicker could not be measured, so nothing can be said."
+    if len(verdicts) == 1:
+        only = verdicts[0]
+        is_verb = only.outcome in {"wins", "trades", "flickers more"}
+        return f"Against {baseline}, {only.arm}{' ' if is_verb else ': '}{only.words}: {only.sentence}."
+    parts = []
+    for outcome in MANY:
+        arms = [verdict.arm for verdict in verdicts if verdict.outcome == outcome]
+        if arms:
+            parts.append(f"{MANY[outcome]}: {named(arms)}")
+    return f"Against {baseline}, of {len(verdicts)} settings: {'; '.join(parts)}."
+
+
+def _unbelievable(material: Material) -> dict[str, int]:
+    """For each arm, the places where its motion can be measured and the baseline's cannot."""
+    base = material.arms[material.baseline]
+    gone = [place for place in material.places if place in base and value_of(base[place], "motion") is None]
+    return {
+        label: sum(value_of(clips.get(place), "motion") is not None for place in gone)
+        for label, clips in material.arms.items()
+    }
+
+
+def _pareto(metrics: Sequence[MetricSummary], baseline: str) -> tuple[ParetoPoint, ...]:
+    means = {
+        metric.name: {mean.arm: mean.span for mean in metric.means if mean.span is not None}
+        for metric in metrics
+    }
+    flicker, motion, sharpness = (means.get(name, {}) for name in (HEADLINE, "motion", "sharpness"))
+    arms = [arm for arm in flicker if arm in motion]
+
+    def is_beaten(arm: str) -> bool:
+        own = flicker[arm].estimate, -motion[arm].estimate
+        others = [(flicker[other].estimate, -motion[other].estimate) for other in arms if other != arm]
+        return any(other != own and other[0] <= own[0] and other[1] <= own[1] for other in others)
+
+    return tuple(
+        ParetoPoint(
+            arm=arm,
+            is_baseline=arm == baseline,
+            flicker=flicker[arm],
+            motion=motion[arm],
+            sharpness=sharpness[arm].estimate if arm in sharpness else None,
+            on_front=not is_beaten(arm),
+        )
+        for arm in arms
+    )

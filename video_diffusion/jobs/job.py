@@ -1,18 +1,88 @@
-"""A job: one clip's settings, its id, its file name and where it was asked for."""
+"""A job: one clip's settings, its id, its file name and where it was asked for; the share of one process."""
 
 import hashlib
+import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from video_diffusion.config import ConfigError, Layer, shown, validate
-from video_diffusion.generation_settings import GenerationSettings, parse_size
-from video_diffusion.generation_settings.named_files import NETWORK_FIELDS
-from video_diffusion.io.file_names import slug
 from video_diffusion.jobs.job_file import Row, read_rows
-from video_diffusion.jobs.model_facts import ModelFacts
+from video_diffusion.settings import (
+    COMMON_DEFAULTS,
+    ConfigError,
+    GenerationSettings,
+    Layer,
+    parse_size,
+    shown,
+    validate,
+)
+from video_diffusion.settings.input_files import NETWORK_FIELDS
+from video_diffusion.video import weights_sha256
+from video_diffusion.video.files import slug
+
+NOISE = ("noise_type", "noise_alpha")
+USUAL_NUM_FRAMES = 16
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Hashes that stand for a model and its temporal layers in job ids, and the settings it leaves open."""
+
+    identity: Mapping[str, Any]
+    defaults: Mapping[str, Any]
+
+
+@cache
+def model_facts(model: str, motion_adapter: str | None) -> ModelFacts:
+    """Reads and hashes the files of a model, once per process; nothing is loaded.
+
+    Raises:
+        ModelLoadError: there is no such model.
+    """
+    # imported here: a job file is checked without importing torch
+    from video_diffusion.loading import detect, find_model  # noqa: PLC0415
+    from video_diffusion.loading.weights import read_json  # noqa: PLC0415
+
+    def read(file: Path) -> Mapping[str, Any]:
+        return read_json(file) if file.is_file() else {}
+
+    folder = find_model(model).folder
+    unet = read(folder / "unet" / "config.json")
+    trained = {**unet, **read(folder / "motion_adapter" / "config.json")}
+    identity: dict[str, Any] = {"weights_sha256": weights_sha256(folder), "motion_adapter_sha256": None}
+    usual: Mapping[str, Any] = {}
+    if motion_adapter == "none":
+        identity["motion_adapter"] = "none"
+        trained = {name: value for name, value in trained.items() if name not in NOISE}
+    elif motion_adapter is not None:
+        adapter_folder = find_model(motion_adapter).adapter_folder
+        identity["motion_adapter_sha256"] = weights_sha256(adapter_folder)
+        found = detect(adapter_folder)
+        usual, trained = found.defaults, dict(found.config)
+    sizes = _sizes(unet, read(folder / "vae" / "config.json"), trained)
+    noise = {name: trained[name] for name in NOISE if name in trained}
+    own = read(folder / "generation_defaults.json")
+    return ModelFacts(identity, {**COMMON_DEFAULTS, **sizes, **noise, **own, **usual})
+
+
+def _sizes(unet: Mapping[str, Any], vae: Mapping[str, Any], adapter: Mapping[str, Any]) -> Mapping[str, int]:
+    """Length and size as `clip_plan.model_defaults` takes them from the loaded networks, from their files."""
+    levels = vae.get("block_out_channels") or vae.get("encoder_block_out_channels")
+    if unet.get("sample_size") is None or not levels:
+        return {}
+    side = unet["sample_size"]
+    height, width = (side, side) if isinstance(side, int) else side
+    scale = 2 ** (len(levels) - 1)
+    length = min(USUAL_NUM_FRAMES, adapter.get("motion_max_seq_length", USUAL_NUM_FRAMES))
+    return {"num_frames": length, "height": height * scale, "width": width * scale}
+
+
+# A job: one clip's settings, its id, its file name and where it was asked for.
+
 
 MAX_SEEDS = 10_000  # of one row
 MAX_SEED = 2**63 - 1
@@ -143,11 +213,7 @@ def make_job(
 
 
 def parse_seeds(value: object) -> list[int]:
-    """Seeds from a number, a list of numbers, or a text such as "0-7" or "1, 5, 9-11".
-
-    Raises:
-        ValueError: none of these, or more than 10000 seeds.
-    """
+    """Seeds from a number, a list of numbers, or a text such as "0-7" or "1, 5, 9-11"."""
     rule = 'must be numbers such as 3, "0-7" or "1, 5, 9-11"'
     parts: list[object] = list(value) if isinstance(value, list) else [*str(value).split(",")]
     if isinstance(value, (bool, float, dict)) or value is None or not parts:
@@ -204,3 +270,53 @@ def _check_name(where: str, name: object) -> None:
         raise ConfigError(f"{where}: name must be text (given {shown(name)})")
     if any(sign in name for sign in "/\\\0") or name in {".", ".."} or re.match(r"[A-Za-z]:", name):
         raise ConfigError(f"{where}: name must not hold a path (given {shown(name)}); clips go to one folder")
+
+
+# Which jobs are this process's: every n-th, without a word between the processes.
+
+
+Item = TypeVar("Item")
+
+# (this process, all processes) as launchers tell them: torchrun and accelerate launch, then SLURM
+LAUNCHERS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part `index` (from 0) of `count`."""
+
+    index: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"shard must be i/n with n of 1 or more (given {self.index}/{self.count})")
+        if not 0 <= self.index < self.count:
+            raise ValueError(
+                f"shard must be i/n with i from 0 to n-1 (given {self.index}/{self.count}); "
+                f"the last of {self.count} is {self.count - 1}/{self.count}"
+            )
+
+    def pick(self, items: Iterable[Item]) -> Iterator[Item]:
+        """This shard's items, in order."""
+        return islice(items, self.index, None, self.count)
+
+
+def parse_shard(text: str) -> Shard:
+    """A shard from "0/4"."""
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text.strip())
+    if found is None:
+        raise ValueError(f"shard must be i/n, such as 0/4 for the first of four (given {text!r})")
+    return Shard(int(found[1]), int(found[2]))
+
+
+def shard_of_environment(environment: Mapping[str, str] = os.environ) -> Shard:
+    """The shard that a launcher gave this process, or everything."""
+    for own, all_of_them in LAUNCHERS:
+        index, count = environment.get(own, ""), environment.get(all_of_them, "")
+        if index.isdecimal() and count.isdecimal():
+            try:
+                return Shard(int(index), int(count))
+            except ValueError as error:
+                raise ValueError(f"{own} and {all_of_them}: {error}") from None
+    return Shard()

@@ -10,8 +10,15 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from video_diffusion.config import ConfigError, Layer, assign, nearest, read_config, shown
-from video_diffusion.generation_settings import GenerationSettings
+from video_diffusion.settings import (
+    ConfigError,
+    GenerationSettings,
+    Layer,
+    assign,
+    nearest,
+    read_config,
+    shown,
+)
 
 OWN_COLUMNS = ("seeds", "size", "name")
 COLUMNS = (*GenerationSettings.model_fields, *OWN_COLUMNS)
@@ -31,11 +38,7 @@ class Row:
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """Reads a job file row by row, in constant memory (a .yaml file, at most 1 MB, is read whole).
-
-    Raises:
-        ConfigError: the first thing wrong, with file, line and column name.
-    """
+    """Reads a job file row by row, in constant memory (a .yaml file, at most 1 MB, is read whole)."""
     readers: dict[str, Callable[[Path], Iterator[Row]]] = {
         ".txt": _text_rows,
         ".csv": _table_rows,

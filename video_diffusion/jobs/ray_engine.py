@@ -13,14 +13,19 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
-from video_diffusion.generation_settings import GenerationSettings
-from video_diffusion.io.atomic import remove_dead_parts
-from video_diffusion.jobs.batch_size import AT_MOST, BatchSizes
-from video_diffusion.jobs.finishing import finish
 from video_diffusion.jobs.job import Job
-from video_diffusion.jobs.pipelines import Pipelines
 from video_diffusion.jobs.results import Results
-from video_diffusion.jobs.runner import ClipMaker, Outcome, finished_row
+from video_diffusion.jobs.runner import (
+    AT_MOST,
+    BatchSizes,
+    ClipMaker,
+    Outcome,
+    Pipelines,
+    finish,
+    finished_row,
+)
+from video_diffusion.settings import GenerationSettings
+from video_diffusion.video.files import remove_dead_parts
 
 MAX_ATTEMPTS = 3
 OBJECT_STORE_BYTES = 256_000_000  # it holds the texts of jobs and rows only
@@ -34,11 +39,7 @@ QUIET = {
 
 
 def check_ray() -> None:
-    """Whether Ray Data is installed.
-
-    Raises:
-        ValueError: it is not; the message says how to get it.
-    """
+    """Whether Ray Data is installed."""
     if find_spec("ray") is None or find_spec("pyarrow") is None:
         raise ValueError(
             "--engine: ray is not installed; pip install 'video-diffusion[ray]', or leave it out"
@@ -59,19 +60,6 @@ def run_jobs_on_ray(
 
     A cluster is that of RAY_ADDRESS, else one on this machine for as long as the run takes. On several
     machines the folder and the models must have the same paths everywhere.
-
-    Args:
-        jobs: all are read before the first is made.
-        folder: as in `run_jobs`, and so are the others.
-        num_actors: models in memory at once; None is one per GPU of the cluster, or one without a GPU.
-        batch_size: see there.
-        verify: see there.
-        overwrite: see there.
-        encoding: see there.
-
-    Raises:
-        OSError: the folder cannot be written; what is finished stays.
-        ValueError: more actors than GPUs.
     """
     remove_dead_parts(folder)
     done = {} if overwrite else Results(folder).finished()

@@ -1,27 +1,206 @@
 """Makes jobs one batch at a time; every job ends as a clip with its row, or as a row with its error."""
 
 import errno
+import os
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
 
-from video_diffusion.io import frames_sha256, read_video
-from video_diffusion.io.atomic import remove_dead_parts
-from video_diffusion.jobs.batch_size import BatchSizes, is_out_of_memory
-from video_diffusion.jobs.finishing import Batch, finish
 from video_diffusion.jobs.job import Job
-from video_diffusion.jobs.pipelines import Pipelines
 from video_diffusion.jobs.results import Results
+from video_diffusion.settings import GenerationSettings
+from video_diffusion.video import frames_sha256, read_video
+from video_diffusion.video.files import remove_dead_parts
 
 if TYPE_CHECKING:
-    from video_diffusion.generated_video import DecodedVideo, GeneratedVideo
+    from video_diffusion.pipeline import TextToVideoPipeline
+    from video_diffusion.pipeline.video import DecodedVideo, GeneratedVideo
+
+
+AT_MOST = 16
+SHARE = 0.8  # of the free memory; the rest is for what varies from batch to batch
+
+
+class BatchSizes:
+    """The batch size of each kind of clip, learnt as they are made.
+
+    On a CPU "auto" is one clip, since more gain nothing: the embedded model (2 cores, 16 frames of 64x64,
+    12 steps) takes 1.81 s for each clip alone, and 1.88, 2.08 and 1.87 s for each of two, four and eight at
+    once. On a GPU the first clip of a kind is made alone and its memory measured; the size is what then fits.
+
+    Args:
+        size: clips at once, or None for "auto".
+    """
+
+    def __init__(self, size: int | None = 1) -> None:
+        self._size = size
+        self._known: dict[Hashable, int] = {}
+
+    @property
+    def groups(self) -> bool:
+        """Whether more than one clip may be made at once."""
+        return self._size != 1
+
+    def get(self, kind: Hashable) -> int:
+        """How many clips of this kind to make next."""
+        return self._known.get(kind, self._size or 1)
+
+    @contextmanager
+    def measured(self, kind: Hashable, device: str) -> Iterator[None]:
+        """Measures what one clip, made alone inside the block, takes of a GPU's memory."""
+        if self._size is not None or kind in self._known:
+            yield
+            return
+        if not device.startswith("cuda"):
+            self._known[kind] = 1
+            yield
+            return
+        import torch  # noqa: PLC0415 - a job file is checked without importing torch
+
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        yield
+        one_clip = max(1, torch.cuda.max_memory_allocated(device) - before)
+        free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - before
+        self._known[kind] = fitting(free, one_clip)
+
+    def ran_out(self, kind: Hashable, tried: int) -> int:
+        """Halves the size of a kind that did not fit, gives memory back, and returns the new size."""
+        from accelerate.utils.memory import clear_device_cache  # noqa: PLC0415 - imports torch
+
+        clear_device_cache(garbage_collection=True)
+        self._known[kind] = max(1, tried // 2)
+        return self._known[kind]
+
+
+def fitting(free_bytes: int, bytes_of_one_clip: int) -> int:
+    """How many clips fit into the free memory, with some room: 1 to 16."""
+    return max(1, min(AT_MOST, int(SHARE * free_bytes) // bytes_of_one_clip))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a smaller batch could help: Python's, torch's for any device, and that of the CPU."""
+    from accelerate.utils.memory import should_reduce_batch_size  # noqa: PLC0415 - imports torch
+
+    return isinstance(error, MemoryError) or (
+        isinstance(error, Exception) and bool(should_reduce_batch_size(error))
+    )
+
+
+# Finishes one batch of clips while the next one is made.
+
+
+Finished = TypeVar("Finished")
+
+
+@dataclass(frozen=True)
+class Batch(Generic[Finished]):
+    """What is left to do of clips that were made together.
+
+    Attributes:
+        calls: One for each clip, in order.
+        behind: Whether to make the calls while the next batch is made, or at once.
+    """
+
+    calls: Sequence[Callable[[], Finished]]
+    behind: bool = False
+
+
+def finish(batches: Iterable[Batch[Finished]]) -> Generator[Finished, None, None]:
+    """Makes the calls of each batch, in order.
+
+    Measuring and encoding need no model, and for large frames on a GPU they take as long as denoising: there
+    a second thread finishes one batch while the next is made. The one after that waits. What has not begun
+    when this ends early is dropped.
+    """
+    thread = ThreadPoolExecutor(1, "finishing")
+    waiting: list[Future[Finished]] = []
+    try:
+        for batch in batches:
+            begun = [thread.submit(call) for call in batch.calls] if batch.behind else []
+            yield from (each.result() for each in waiting)
+            waiting = begun
+            if not batch.behind:
+                yield from (call() for call in batch.calls)
+        yield from (each.result() for each in waiting)
+    finally:
+        thread.shutdown(wait=True, cancel_futures=True)
+
+
+# The loaded model, kept from job to job; another is loaded when a job asks for it.
+
+
+class Pipelines:
+    """One pipeline in memory at a time; a model that could not be loaded is not tried again."""
+
+    def __init__(self) -> None:
+        self._key: tuple[str | bool | None, ...] | None = None
+        self._pipeline: TextToVideoPipeline | None = None
+        self._failed: dict[tuple[str | bool | None, ...], Exception] = {}
+
+    def get(self, settings: GenerationSettings, low_memory: bool = False) -> "TextToVideoPipeline":
+        """The pipeline for these settings.
+
+        Args:
+            settings: name the model.
+            low_memory: whether the pipeline spends time to save memory.
+
+        Raises:
+            ModelLoadError, DeviceError: it cannot be loaded.
+        """
+        # imported here: a job file is checked, and skipped when all is done, without importing torch
+        from video_diffusion.pipeline import TextToVideoPipeline  # noqa: PLC0415
+
+        key = (
+            settings.model,
+            settings.motion_adapter,
+            settings.dtype,
+            settings.quantize,
+            settings.device,
+            low_memory,
+        )
+        if key in self._failed:
+            raise self._failed[key]
+        if self._pipeline is None or key != self._key:
+            self._pipeline = None  # frees the memory before the next one is loaded
+            try:
+                self._pipeline = TextToVideoPipeline.from_pretrained(
+                    settings.model,
+                    settings.motion_adapter,
+                    settings.dtype,
+                    own_device(settings.device),
+                    low_memory=low_memory,
+                    quantize=settings.quantize,
+                )
+            except Exception as error:
+                self._failed[key] = error
+                raise
+            self._key = key
+        return self._pipeline
+
+
+def own_device(name: str) -> str:
+    """The device asked for; "auto" is the GPU that a launcher gave this process, if it gave one."""
+    rank = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or ""
+    if name != "auto" or not rank.isdecimal():
+        return name
+    import torch  # noqa: PLC0415 - see above
+
+    return f"cuda:{int(rank) % torch.cuda.device_count()}" if torch.cuda.is_available() else name
+
+
+# Makes jobs one batch at a time; every job ends as a clip with its row, or as a row with its error.
+
 
 LOOK_AHEAD = 512
 MAX_ERROR_CHARACTERS = 2000
@@ -147,9 +326,6 @@ class ClipMaker:
         """Makes jobs together; if that fails, in halves (no memory) or one by one (anything else).
 
         So one clip that breaks down takes no other with it.
-
-        Raises:
-            OSError: the machine's fault, not a job's.
         """
         started, kind = time.perf_counter(), batch[0].batch_key
         try:

@@ -8,22 +8,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from video_diffusion.loading.control_network import load_controlnet, load_sparse_control
-    from video_diffusion.loading.device import choose_device, choose_dtype
-    from video_diffusion.loading.errors import DeviceError, ModelLoadError
-    from video_diffusion.loading.ip_adapter import LoadedIpAdapter, load_ip_adapter
-    from video_diffusion.loading.ip_adapter_source import find_ip_adapter
+    from video_diffusion.loading.adapters import LoadedIpAdapter, load_ip_adapter
+    from video_diffusion.loading.control import load_controlnet, load_sparse_control
+    from video_diffusion.loading.device import (
+        check_quantize,
+        choose_device,
+        choose_dtype,
+        quantize_weights,
+        save_memory,
+    )
     from video_diffusion.loading.lora import LoadedLoras, load_loras, load_motion_lora
-    from video_diffusion.loading.lora_source import find_lora, parse_lora
-    from video_diffusion.loading.low_memory import save_memory
-    from video_diffusion.loading.model_folder import load_model
-    from video_diffusion.loading.model_folder_writer import save_model
-    from video_diffusion.loading.model_parts import ModelParts
-    from video_diffusion.loading.model_source import ModelSource, find_model
-    from video_diffusion.loading.motion_checkpoint import read_motion_checkpoint, write_original_layout
-    from video_diffusion.loading.motion_families import FAMILIES, MotionFamily
-    from video_diffusion.loading.motion_file import MotionFile, detect
-    from video_diffusion.loading.quantize import check_quantize, quantize_weights
+    from video_diffusion.loading.model import ModelParts, load_model, save_model
+    from video_diffusion.loading.motion import FAMILIES, MotionFamily, MotionFile, detect
+    from video_diffusion.loading.motion_weights import read_motion_checkpoint, write_original_layout
+    from video_diffusion.loading.sources import (
+        ModelSource,
+        find_ip_adapter,
+        find_lora,
+        find_model,
+        parse_lora,
+    )
+    from video_diffusion.loading.weights import DeviceError, ModelLoadError
 
 __all__ = [
     "FAMILIES",
@@ -57,34 +62,34 @@ __all__ = [
 ]
 
 _HOMES = {
-    "FAMILIES": "motion_families",
-    "DeviceError": "errors",
-    "LoadedIpAdapter": "ip_adapter",
+    "FAMILIES": "motion",
+    "DeviceError": "weights",
+    "LoadedIpAdapter": "adapters",
     "LoadedLoras": "lora",
-    "ModelLoadError": "errors",
-    "ModelParts": "model_parts",
-    "ModelSource": "model_source",
-    "MotionFamily": "motion_families",
-    "MotionFile": "motion_file",
-    "check_quantize": "quantize",
+    "ModelLoadError": "weights",
+    "ModelParts": "model",
+    "ModelSource": "sources",
+    "MotionFamily": "motion",
+    "MotionFile": "motion",
+    "check_quantize": "device",
     "choose_device": "device",
     "choose_dtype": "device",
-    "detect": "motion_file",
-    "find_ip_adapter": "ip_adapter_source",
-    "find_lora": "lora_source",
-    "find_model": "model_source",
-    "load_controlnet": "control_network",
-    "load_ip_adapter": "ip_adapter",
+    "detect": "motion",
+    "find_ip_adapter": "sources",
+    "find_lora": "sources",
+    "find_model": "sources",
+    "load_controlnet": "control",
+    "load_ip_adapter": "adapters",
     "load_loras": "lora",
-    "load_model": "model_folder",
+    "load_model": "model",
     "load_motion_lora": "lora",
-    "load_sparse_control": "control_network",
-    "parse_lora": "lora_source",
-    "quantize_weights": "quantize",
-    "read_motion_checkpoint": "motion_checkpoint",
-    "save_memory": "low_memory",
-    "save_model": "model_folder_writer",
-    "write_original_layout": "motion_checkpoint",
+    "load_sparse_control": "control",
+    "parse_lora": "sources",
+    "quantize_weights": "device",
+    "read_motion_checkpoint": "motion_weights",
+    "save_memory": "device",
+    "save_model": "model",
+    "write_original_layout": "motion_weights",
 }
 
 

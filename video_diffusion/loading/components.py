@@ -11,9 +11,14 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from video_diffusion.loading.errors import ModelLoadError
-from video_diffusion.loading.json_file import read_json
-from video_diffusion.loading.weight_files import StoredWeights, compare_weights, find_weights
+from video_diffusion.loading.weights import (
+    ModelLoadError,
+    StoredWeights,
+    compare_weights,
+    find_weights,
+    open_weights,
+    read_json,
+)
 
 
 def load_diffusers(
@@ -26,20 +31,7 @@ def load_diffusers(
     our_fields: Collection[str] = (),
     **changes: Any,
 ) -> Any:
-    """Load a diffusers model, in evaluation mode on the CPU.
-
-    Args:
-        kind: Its class, which must be the one that config.json names.
-        folder: Holds config.json and safetensors.
-        dtype: To convert the weights to.
-        allow_extra: Whether surplus tensors are left out instead of refused.
-        variant: Of the weights, see `find_weights`.
-        our_fields: Fields of config.json that are for us and not for its class.
-        changes: Fields to set in place of what config.json says.
-
-    Raises:
-        ModelLoadError: The configuration or the weights are not those of such a model.
-    """
+    """Load a diffusers model, in evaluation mode on the CPU."""
     read = read_json(folder / "config.json")
     config = {name: value for name, value in read.items() if name not in our_fields}
     _check_config(kind, config, folder)
@@ -63,11 +55,7 @@ def load_text_encoder(
 
 
 def load_tokenizer(kind: Any, folder: Path) -> Any:
-    """Load a tokenizer from its own folder.
-
-    Raises:
-        ModelLoadError: Its files are missing or damaged.
-    """
+    """Load a tokenizer from its own folder."""
     if not folder.is_dir():
         raise ModelLoadError(f"{folder}: no such folder; this is not a whole model folder")
     with quiet_libraries():
@@ -133,3 +121,26 @@ def _loaded(kind: Any, stored: StoredWeights, options: dict[str, Any]) -> Any:
                 "the file is damaged, or needs a dtype of wider range"
             )
     return model.eval()
+
+
+# Parameters of the image U-Net that a run trained together with its temporal layers (`temporal_and`).
+
+
+EXTRAS_FILE = "unet_extras.safetensors"
+"""Lies beside a motion adapter's own weights, so that whoever hashes or copies its folder has both."""
+
+
+def apply_unet_extras(unet: Any, file: Path) -> None:
+    """Put them in the place of the image U-Net's own."""
+    stored = open_weights(file)
+    parameters = dict(unet.named_parameters())
+    for name, described in stored.tensors.items():
+        own = tuple(parameters[name].shape) if name in parameters else None
+        if own != described.shape:
+            raise ModelLoadError(
+                f"{file}: holds {name} of shape {described.shape}, but the image U-Net has {own or 'none'}; "
+                "the adapter was trained on another base model"
+            )
+    with torch.no_grad():
+        for name, tensor in stored.load().items():
+            parameters[name].copy_(tensor)

@@ -19,14 +19,13 @@ from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin, Stab
 from diffusers.utils import recurse_remove_peft_layers
 from torch import Tensor
 
-from video_diffusion.io import weights_sha256
 from video_diffusion.loading.components import quiet_libraries
-from video_diffusion.loading.errors import ModelLoadError
-from video_diffusion.loading.lora_source import find_lora
-from video_diffusion.loading.model_parts import ModelParts
-from video_diffusion.loading.motion_lora import PEFT_TAG, add_motion_lora, gather_motion_lora
-from video_diffusion.loading.weight_file import WeightFile, open_weights
+from video_diffusion.loading.model import ModelParts
+from video_diffusion.loading.motion_weights import PEFT_TAG, add_motion_lora, gather_motion_lora
+from video_diffusion.loading.sources import find_lora
+from video_diffusion.loading.weights import ModelLoadError, WeightFile, open_weights
 from video_diffusion.models import MotionAdapter
+from video_diffusion.video import weights_sha256
 
 PEFT_FIELDS = {
     "r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules", "use_rslora", "use_dora",
@@ -206,11 +205,7 @@ def _with_prefixes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _peft_metadata(file: WeightFile) -> dict[str, Any] | None:
-    """What peft wrote of scales and ranks, as far as it is about these: a file may say anything.
-
-    Raises:
-        ModelLoadError: It is damaged.
-    """
+    """What peft wrote of scales and ranks, as far as it is about these: a file may say anything."""
     text = file.metadata.get(PEFT_TAG)
     if text is None:
         return None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from video_diffusion.loading.model_source import find_model, find_pickle, parse_hub_id
+from video_diffusion.loading.sources import find_model, find_pickle, parse_hub_id
 
 SD1 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 XL = "stabilityai/stable-diffusion-xl-base-1.0"
@@ -113,11 +113,6 @@ def what_fits(entry: CatalogueEntry, memory_gb: float, is_gpu: bool) -> Fit:
     """Estimate whether a model fits into memory: its weights, and half as much again for what a clip needs.
 
     A rule of thumb for 16 frames at the model's own size, not a measurement.
-
-    Args:
-        entry: Of the catalogue.
-        memory_gb: Of the device, in 10^9 bytes.
-        is_gpu: Whether weights are float16 there, and can wait outside (`--low-memory`); else float32.
     """
     scale = HEADROOM if is_gpu else 2 * HEADROOM
     if scale * entry.weights_gb <= memory_gb:
@@ -127,22 +122,14 @@ def what_fits(entry: CatalogueEntry, memory_gb: float, is_gpu: bool) -> Fit:
 
 
 def catalogue_entry(name: str) -> CatalogueEntry:
-    """Look an entry up.
-
-    Raises:
-        ValueError: No such name; those there are are listed.
-    """
+    """Look an entry up."""
     if name not in CATALOGUE:
         raise ValueError(f"NAME must be one of {', '.join(CATALOGUE)}, not {name!r}")
     return CATALOGUE[name]
 
 
 def cache_state(hub_name: str) -> CacheState:
-    """Whether a hub model or file lies in the local cache; the network is never asked.
-
-    Args:
-        hub_name: As `find_model` takes it.
-    """
+    """Whether a hub model or file lies in the local cache; the network is never asked."""
     # only this needs the hub's client
     from huggingface_hub import constants, snapshot_download  # noqa: PLC0415
     from huggingface_hub.errors import LocalEntryNotFoundError  # noqa: PLC0415
@@ -159,11 +146,7 @@ def cache_state(hub_name: str) -> CacheState:
 
 
 def download(entry: CatalogueEntry) -> list[Path]:
-    """Fetch what an entry needs from the hub, or find it in the cache.
-
-    Raises:
-        ModelLoadError: It cannot be fetched.
-    """
+    """Fetch what an entry needs from the hub, or find it in the cache."""
     return [find_pickle(name) or find_model(name).folder for name in entry.hub_names]
 
 

@@ -6,7 +6,7 @@ file holds is a tokenizer: that is taken from a folder beside the file, or from 
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +22,70 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 from transformers.models.clip.configuration_clip import CLIPTextConfig
 from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelWithProjection
+from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
-from video_diffusion.loading.components import quiet_libraries
-from video_diffusion.loading.errors import ModelLoadError
+from video_diffusion.loading.components import load_tokenizer, quiet_libraries
 from video_diffusion.loading.single_file_config import (
+    SINGLE_FILE_KINDS,
     open_clip_config,
+    single_file_kind,
     text_config,
     unet_config,
     vae_config,
 )
-from video_diffusion.loading.single_file_kind import SINGLE_FILE_KINDS, single_file_kind
-from video_diffusion.loading.single_file_tokenizer import find_tokenizer
-from video_diffusion.loading.weight_file import open_weights
-from video_diffusion.loading.weight_files import (
+from video_diffusion.loading.weights import (
+    ModelLoadError,
     StoredTensor,
     StoredWeights,
     compare_weights,
+    open_weights,
     present_component_name,
 )
+
+# All read the same words; SD 2 and SDXL's second pad with another token than OpenAI's.
+_OPENAI = (
+    ("stable-diffusion-v1-5/stable-diffusion-v1-5", "tokenizer"),
+    ("stabilityai/stable-diffusion-xl-base-1.0", "tokenizer"),
+    ("openai/clip-vit-large-patch14", "."),
+)
+_OPEN_CLIP = (
+    ("stabilityai/stable-diffusion-xl-base-1.0", "tokenizer_2"),
+    ("stabilityai/stable-diffusion-2-1", "tokenizer"),
+)
+
+
+def find_tokenizer(path: Path, kind: str, second: bool = False) -> Any:
+    """Find and load a tokenizer; the network is never asked."""
+    name = "tokenizer_2" if second else "tokenizer"
+    sources = _OPEN_CLIP if second or kind == "sd2" else _OPENAI
+    for folder in (path.parent / name, *_cached(sources)):
+        if (folder / "tokenizer_config.json").is_file():
+            return load_tokenizer(CLIPTokenizer, folder)
+    repo, subfolder = sources[0]
+    raise ModelLoadError(
+        f"{path}: a file of this kind holds no tokenizer, and none is in the local cache; put the folder "
+        f"{subfolder} of {repo} beside it as {path.parent / name}"
+    )
+
+
+def _cached(sources: tuple[tuple[str, str], ...]) -> Iterator[Path]:
+    # only needed where there is none beside the file
+    from huggingface_hub import snapshot_download  # noqa: PLC0415
+    from huggingface_hub.errors import LocalEntryNotFoundError  # noqa: PLC0415
+
+    for repo, subfolder in sources:
+        try:
+            yield Path(snapshot_download(repo, local_files_only=True)) / subfolder
+        except LocalEntryNotFoundError:
+            continue
+
+
+# Image models in one file, in Stable Diffusion's original layout: told by shapes, converted by diffusers.
+#
+# diffusers asks the hub for configurations; here the shapes say it all, so that it works offline. What no
+# such file holds is a tokenizer: that is taken from a folder beside the file, or from the local cache of the
+# hub.
+
 
 _PREFIXES = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conditioner.embedders.")
 _SCHEDULER: Mapping[str, Any] = {
@@ -57,16 +103,7 @@ _SCHEDULER: Mapping[str, Any] = {
 
 
 def load_single_file(path: Path, dtype: torch.dtype, *, allow_extra: bool = False) -> dict[str, Any]:
-    """Load an image model: fields of `ModelParts`, all but the temporal layers, defaults and identity.
-
-    Args:
-        path: A `.safetensors` file of SD 1.x, SD 2.x or SDXL.
-        dtype: To convert the weights to.
-        allow_extra: Whether surplus tensors of a component are left out instead of refused.
-
-    Raises:
-        ModelLoadError: Another kind of file, one with wrong tensors, or no tokenizer on this machine.
-    """
+    """Load an image model: fields of `ModelParts`, all but the temporal layers, defaults and identity."""
     file = open_weights(path)
     kind = single_file_kind(file.tensors)
     if kind is None:

@@ -1,10 +1,57 @@
-"""Configurations of image models in one file, read off the shapes of their tensors; takes no torch."""
+"""What an image model in one file is, and its configuration, read off its tensors' shapes; takes no torch."""
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from video_diffusion.loading.single_file_kind import SINGLE_FILE_KINDS, UNET
+from video_diffusion.loading.weights import StoredTensor
+
+
+@dataclass(frozen=True)
+class SingleFileKind:
+    """One kind of image model as its makers publish it.
+
+    Attributes:
+        title: For people.
+        text_width: Width of the text embeddings that its U-Net reads.
+        num_blocks: Blocks of its U-Net.
+        sample_size: Latent pixels along each side of its training pictures.
+    """
+
+    title: str
+    text_width: int
+    num_blocks: int
+    sample_size: int
+
+
+SINGLE_FILE_KINDS: Mapping[str, SingleFileKind] = {
+    "sd1": SingleFileKind("Stable Diffusion 1.x", 768, 4, 64),
+    "sd2": SingleFileKind("Stable Diffusion 2.x", 1024, 4, 96),
+    "sdxl": SingleFileKind("Stable Diffusion XL", 2048, 3, 128),
+}
+
+UNET = "model.diffusion_model."
+_SD_TEXT = f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+_XL_TEXT = f"{UNET}input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
+
+
+def single_file_kind(tensors: Mapping[str, StoredTensor]) -> str | None:
+    """Name the kind of image model, a key of `SINGLE_FILE_KINDS`; None if it is none of them."""
+    if not any(name.startswith(UNET) for name in tensors):
+        return None
+    found = tensors.get(_SD_TEXT) or tensors.get(_XL_TEXT)
+    if found is None or len(found.shape) != 2:
+        return None
+    has_fourth_block = f"{UNET}input_blocks.11.0.in_layers.0.weight" in tensors
+    for name, kind in SINGLE_FILE_KINDS.items():
+        if kind.text_width == found.shape[1] and (kind.num_blocks == 4) == has_fourth_block:
+            return name
+    return None
+
+
+# Configurations of image models in one file, read off the shapes of their tensors; takes no torch.
+
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -20,11 +67,7 @@ SCALING = {"sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.13025}
 
 
 def unet_config(shapes: Shapes, kind: str) -> dict[str, Any]:
-    """Fields of `UNet2DConditionModel`.
-
-    Raises:
-        KeyError: A tensor that every such model has is missing.
-    """
+    """Fields of `UNet2DConditionModel`."""
     num_blocks = SINGLE_FILE_KINDS[kind].num_blocks
     widths, depths = [], []
     for level in range(num_blocks):
@@ -62,11 +105,7 @@ def unet_config(shapes: Shapes, kind: str) -> dict[str, Any]:
 
 
 def vae_config(shapes: Shapes, kind: str) -> dict[str, Any]:
-    """Fields of `AutoencoderKL`.
-
-    Raises:
-        KeyError: As `unet_config`.
-    """
+    """Fields of `AutoencoderKL`."""
     levels = _count(shapes, f"{VAE}encoder.down.")
     widths = [shapes[f"{VAE}encoder.down.{level}.block.0.conv2.weight"][0] for level in range(levels)]
     return {
@@ -81,11 +120,7 @@ def vae_config(shapes: Shapes, kind: str) -> dict[str, Any]:
 
 
 def text_config(shapes: Shapes, kind: str) -> dict[str, Any]:
-    """Fields of `CLIPTextConfig` for OpenAI's text encoder.
-
-    Raises:
-        KeyError: As `unet_config`.
-    """
+    """Fields of `CLIPTextConfig` for OpenAI's text encoder."""
     prefix = CLIP[kind]
     vocabulary, width = shapes[f"{prefix}embeddings.token_embedding.weight"]
     return {
@@ -99,11 +134,7 @@ def text_config(shapes: Shapes, kind: str) -> dict[str, Any]:
 
 
 def open_clip_config(shapes: Shapes, kind: str) -> dict[str, Any]:
-    """Fields of `CLIPTextConfig` for OpenCLIP's text encoder; SD 2 leaves its last layer out.
-
-    Raises:
-        KeyError: As `unet_config`.
-    """
+    """Fields of `CLIPTextConfig` for OpenCLIP's text encoder; SD 2 leaves its last layer out."""
     prefix = OPEN_CLIP[kind]
     vocabulary, width = shapes[f"{prefix}token_embedding.weight"]
     return {

@@ -6,29 +6,18 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from video_diffusion.io import weights_sha256
-from video_diffusion.loading.ip_adapter_source import ip_adapter_facts, is_ip_adapter
-from video_diffusion.loading.motion_families import FAMILIES, MotionFamily
-from video_diffusion.loading.motion_file import detect
-from video_diffusion.loading.motion_layout import is_motion_module
-from video_diffusion.loading.single_file_kind import SINGLE_FILE_KINDS, single_file_kind
-from video_diffusion.loading.sparse_layout import describe_sparse_layout, is_sparse_control
-from video_diffusion.loading.weight_file import open_weights
-from video_diffusion.loading.weight_files import StoredTensor
+from video_diffusion.loading.control import describe_sparse_layout, is_sparse_control
+from video_diffusion.loading.motion import FAMILIES, MotionFamily, detect, is_motion_module
+from video_diffusion.loading.single_file_config import SINGLE_FILE_KINDS, single_file_kind
+from video_diffusion.loading.sources import ip_adapter_facts, is_ip_adapter
+from video_diffusion.loading.weights import StoredTensor, open_weights
+from video_diffusion.video import weights_sha256
 
 _BASES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
 
 
 def describe_weights(path: Path, *, allow_pickle: bool = False) -> dict[str, Any]:
-    """Facts about a weights file, or about a motion adapter's folder; `use` is a command line.
-
-    Args:
-        path: A file, or a folder with config.json and safetensors.
-        allow_pickle: Whether a `.ckpt` or the like may be read, see `open_weights`.
-
-    Raises:
-        ModelLoadError: The file is damaged, or a pickle that is not allowed.
-    """
+    """Facts about a weights file, or about a motion adapter's folder; `use` is a command line."""
     if path.is_dir():
         return _motion_module(path, allow_pickle)
     file = open_weights(path, allow_pickle=allow_pickle)

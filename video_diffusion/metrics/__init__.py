@@ -1,4 +1,4 @@
-"""How well the frames of a clip hold together: one file per metric, all of them listed here.
+"""How well the frames of a clip hold together: a chapter for each group of metrics, all listed here.
 
 `measure(frames, fps)` measures a clip in memory; `Measurement` takes frames one at a time, for files of any
 length. Metrics know arrays: no pipeline, no video file, no torch.
@@ -10,26 +10,22 @@ from typing import Any
 
 import numpy as np
 
-from video_diffusion.metrics.clip_input import as_fps, as_uint8_frames, as_window_starts
-from video_diffusion.metrics.coverage import Coverage
-from video_diffusion.metrics.cuts import Cuts
 from video_diffusion.metrics.drift import Drift
-from video_diffusion.metrics.duplicate_pairs import DuplicatePairs
-from video_diffusion.metrics.flash_safety import FlashSafety
-from video_diffusion.metrics.flicker import Flicker
-from video_diffusion.metrics.flow_jitter import FlowJitter
-from video_diffusion.metrics.luma_flicker import LumaFlicker
-from video_diffusion.metrics.luma_spectrum import LumaSpectrum
-from video_diffusion.metrics.mean_luma import MeanLuma
-from video_diffusion.metrics.measurement import Measurement, Metric
-from video_diffusion.metrics.motion import Motion
-from video_diffusion.metrics.optical_flow import FlowMethod, choose_flow
-from video_diffusion.metrics.raw_flicker import RawFlicker
+from video_diffusion.metrics.flicker import (
+    FlashSafety,
+    Flicker,
+    LumaFlicker,
+    LumaSpectrum,
+    RawFlicker,
+    SeamExcess,
+)
+from video_diffusion.metrics.flow import FlowMethod, choose_flow
+from video_diffusion.metrics.image import MeanLuma, Sharpness
+from video_diffusion.metrics.measurement import Measurement, Metric, as_fps, as_uint8_frames, as_window_starts
+from video_diffusion.metrics.morph import Coverage, WarpPsnr, WarpSsim
+from video_diffusion.metrics.motion import FlowJitter, Motion
 from video_diffusion.metrics.report import BESIDE_FLICKER, ConsistencyReport, Measure
-from video_diffusion.metrics.seam_excess import SeamExcess
-from video_diffusion.metrics.sharpness import Sharpness
-from video_diffusion.metrics.warp_psnr import WarpPsnr
-from video_diffusion.metrics.warp_ssim import WarpSsim
+from video_diffusion.metrics.shots import Cuts, DuplicatePairs
 
 UNIT = (0.0, 1.0)
 LEVELS = (0.0, 255.0)
@@ -61,7 +57,7 @@ ALL_METRICS: tuple[Metric, ...] = (
     Metric("sharpness", "levels/px", LEVELS, "neither", "sharpness", "RMS luma gradient", Sharpness),
     Metric("mean_luma", "levels", LEVELS, "neither", "sharpness", "mean BT.601 luma", MeanLuma),
 )
-"""Every weight-free metric, in the order of reports. A new one is one file, one line here and one test."""
+"""Every weight-free metric, in the order of reports. A new one is one class, one line here and one test."""
 
 __all__ = [
     "ALL_METRICS",

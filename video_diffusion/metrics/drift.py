@@ -7,12 +7,9 @@ import cv2
 import numpy as np
 from jaxtyping import Float64
 
-from video_diffusion.metrics.accumulator import Accumulator, ClipFacts
-from video_diffusion.metrics.luma import Plane
-from video_diffusion.metrics.report import Reading
-from video_diffusion.metrics.series import Series
-from video_diffusion.metrics.structural_similarity import MARGIN, similarity_map
-from video_diffusion.metrics.views import Frame
+from video_diffusion.metrics.image import MARGIN, similarity_map
+from video_diffusion.metrics.report import Accumulator, ClipFacts, Reading, Series
+from video_diffusion.metrics.views import Frame, Plane
 
 THUMBNAIL = 32
 LONGEST_LAG = 2**20

@@ -1,13 +1,69 @@
-"""What a measurement returns: one `Measure` per metric, together in a `ConsistencyReport`."""
+"""What a measurement returns, and how a metric walks along a clip to get there.
+
+`look` turns a view (large: images, flow) into a row (a few numbers) and touches nothing else. `add` takes
+the rows of one shot in order, some time later, when it is known where the cuts are. So a metric never meets
+a cut, and a clip of any length needs the images of three frames.
+"""
 
 import math
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from array import array
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
-from video_diffusion.metrics.series import Series
+import numpy as np
+from jaxtyping import Float64
+
+from video_diffusion.metrics.views import Frame, Pair, Triple
+
+
+class Series:
+    """Numbers at rising frame numbers. Stretches of consecutive frames store only where they start."""
+
+    def __init__(self) -> None:
+        self._values = array("d")
+        self._stretches: list[tuple[int, int]] = []  # first frame, place of its number
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def add(self, index: int, value: float) -> None:
+        """Put `value` at frame `index`, which lies after all others."""
+        if not self._stretches or index != self._after_last():
+            self._stretches.append((index, len(self._values)))
+        self._values.append(value)
+
+    def _after_last(self) -> int:
+        first, place = self._stretches[-1]
+        return first + len(self._values) - place
+
+    @property
+    def values(self) -> Float64[np.ndarray, "entries"]:
+        """The numbers in their order."""
+        return np.array(self._values, dtype=np.float64)
+
+    def mean(self) -> float:
+        """Mean of the numbers, NaN when there are none."""
+        return float(self.values.mean()) if self._values else float("nan")
+
+    def replaced(self, change: Callable[[Float64[np.ndarray, "entries"]], Sequence[float]]) -> "Series":
+        """Return a series of other numbers at the same frames."""
+        other = Series()
+        other._stretches, other._values = list(self._stretches), array("d", change(self.values))
+        return other
+
+    def by_frame(self) -> dict[int, float]:
+        """Frame number → number."""
+        numbers: dict[int, float] = {}
+        end = len(self._values)
+        for first, place in reversed(self._stretches):
+            numbers.update((first + step, self._values[place + step]) for step in range(end - place))
+            end = place
+        return dict(sorted(numbers.items())) if len(self._stretches) > 1 else numbers
+
 
 Status: TypeAlias = Literal["ok", "static", "unmeasurable", "too_short", "has_cut"]
 Direction: TypeAlias = Literal["lower", "higher", "neither"]
@@ -162,3 +218,82 @@ def format_value(value: float | None) -> str:
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
+
+
+@dataclass(frozen=True)
+class ClipFacts:
+    """What is known about a clip when the walk is over.
+
+    Attributes:
+        num_frames: frames measured.
+        fps: frames per second.
+        complete: whether every frame was measured.
+        uniform: whether the frames are also evenly spaced in time.
+        cuts: first frame of each shot but the first.
+        flashes: frames that differ from both neighbours while those agree with each other.
+        coverage: share of pixels with believable flow, per pair, pairs across a cut left out.
+        change: mean absolute difference in levels, per pair, pairs across a cut left out.
+        window_starts: first frames of the context windows that made the clip, if known.
+    """
+
+    num_frames: int
+    fps: Fraction
+    complete: bool
+    uniform: bool
+    cuts: tuple[int, ...]
+    flashes: tuple[int, ...]
+    coverage: Series
+    change: Series
+    window_starts: tuple[int, ...]
+
+    @property
+    def frozen(self) -> bool:
+        """Whether every frame equals the next, bit for bit."""
+        return len(self.change) > 0 and not self.change.values.any()
+
+    def status(self, entries: int, coverage: float | None = None) -> Status:
+        """Return the status of a metric with so many frames, pairs or triples to judge and that coverage."""
+        if entries == 0:
+            return "too_short"
+        if self.frozen:
+            return "static"
+        if coverage is not None and coverage < LEAST_COVERAGE:
+            return "unmeasurable"
+        return "has_cut" if self.cuts else "ok"
+
+
+LEAST_COVERAGE = 0.5
+"""Below this share of pixels with believable flow, what is left does not speak for the clip."""
+
+
+class Accumulator(ABC):
+    """One metric on its walk along one clip."""
+
+    view: ClassVar[type[Frame] | type[Pair] | type[Triple]]
+    """What it looks at. A row of a pair stands at the later frame, that of a triple at the middle one."""
+
+    @abstractmethod
+    def look(self, view: Any) -> Any:
+        """Return the row of one view. Must not change the accumulator."""
+
+    @abstractmethod
+    def add(self, index: int, row: Any) -> None:
+        """Take the row at frame `index`; rows come in order, those that touch a cut do not come."""
+
+    def new_shot(self) -> None:  # noqa: B027  # a metric that judges each row by itself has nothing to do here
+        """A cut, or frames left out: what comes next does not continue what came before."""
+
+    @abstractmethod
+    def result(self, clip: ClipFacts) -> Reading:
+        """Return what was read off the clip."""
+
+
+class SeriesAccumulator(Accumulator):
+    """A metric whose row is one number: remembers them all."""
+
+    def __init__(self) -> None:
+        self.series = Series()
+
+    def add(self, index: int, row: float) -> None:
+        """Remember the number."""
+        self.series.add(index, row)

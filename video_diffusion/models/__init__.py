@@ -1,19 +1,22 @@
 """The temporal layers, where they sit in an image U-Net, and frames to latents and back."""
 
-from video_diffusion.models.computing_device import computing_device
-from video_diffusion.models.controlled_unet import ControlledUNet
-from video_diffusion.models.frame_control import (
+from video_diffusion.models.control import (
+    ControlledUNet,
     ControlWithin,
     FrameControl,
     PictureControl,
     SparseControl,
 )
-from video_diffusion.models.frame_layout import check_blocks
-from video_diffusion.models.latent_codec import decode_latents, encode_frames, latent_scale, usual_chunk_size
-from video_diffusion.models.motion_adapter import MotionAdapter
-from video_diffusion.models.temporal_places import temporal_blocks, temporal_places
-from video_diffusion.models.temporal_transformer import NormScope
-from video_diffusion.models.video_unet import VideoUNet
+from video_diffusion.models.latents import (
+    computing_device,
+    decode_latents,
+    encode_frames,
+    latent_scale,
+    usual_chunk_size,
+)
+from video_diffusion.models.motion_adapter import MotionAdapter, temporal_blocks, temporal_places
+from video_diffusion.models.temporal import NormScope
+from video_diffusion.models.video_unet import VideoUNet, check_blocks
 
 __all__ = [
     "ControlWithin",

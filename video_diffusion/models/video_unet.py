@@ -6,6 +6,7 @@ was, bit for bit.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, TypeAlias
 
@@ -15,15 +16,22 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from video_diffusion.models.clip_norm import pool_resnet_norms
-from video_diffusion.models.extra_channels import take_extra_channels
-from video_diffusion.models.frame_layout import BlockFactors, FrameLayout
-from video_diffusion.models.motion_adapter import MotionAdapter
-from video_diffusion.models.one_by_one import one_by_one
-from video_diffusion.models.per_frame import folded_residual, per_frame_condition
-from video_diffusion.models.recomputation import is_plain_resnet, region, resnet_in_halves
-from video_diffusion.models.temporal_hook import TemporalHook
-from video_diffusion.models.temporal_places import temporal_places
+from video_diffusion.models.base_changes import (
+    folded_residual,
+    is_plain_resnet,
+    one_by_one,
+    per_frame_condition,
+    pool_resnet_norms,
+    region,
+    resnet_in_halves,
+    take_extra_channels,
+)
+from video_diffusion.models.motion_adapter import (
+    MotionAdapter,
+    TemporalPlace,
+    temporal_blocks,
+    temporal_places,
+)
 from video_diffusion.shapes import (
     FrameNumbers,
     FrameWindow,
@@ -32,6 +40,133 @@ from video_diffusion.shapes import (
     fold_frames,
     unfold_frames,
 )
+
+BlockFactors = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class FrameLayout:
+    """What temporal layers must know of a pass; the arguments of `VideoUNet.forward` tell the meaning.
+
+    Attributes:
+        num_frames: Of each video.
+        positions: For each frame its row of the position table; None means 0, 1, 2, …
+        motion_scale: Factor on the scores of attention.
+        windows: Frames that are mixed with each other; None mixes all with all.
+        motion_effect: Factor on what temporal layers add.
+        motion_scale_blocks: Factors on the motion scale, by block.
+        motion_effect_blocks: Factors on the motion effect, by block.
+    """
+
+    num_frames: int
+    positions: Tensor | None
+    motion_scale: FrameNumbers
+    windows: Sequence[FrameWindow] | None
+    motion_effect: FrameNumbers = 1.0
+    motion_scale_blocks: BlockFactors = field(default_factory=dict)
+    motion_effect_blocks: BlockFactors = field(default_factory=dict)
+
+    def of_block(self, block: str) -> tuple[Any, ...]:
+        """What a temporal layer of this block is told, in the order of `TemporalTransformer.forward`."""
+        return (
+            self.num_frames,
+            self.positions,
+            _scaled(self.motion_scale, self.motion_scale_blocks, block),
+            self.windows,
+            _scaled(self.motion_effect, self.motion_effect_blocks, block),
+        )
+
+    def check(self, motion_adapter: MotionAdapter) -> None:
+        """Refuse what an adapter cannot serve."""
+        check_blocks("motion_scale_blocks", self.motion_scale_blocks, motion_adapter)
+        check_blocks("motion_effect_blocks", self.motion_effect_blocks, motion_adapter)
+        longest = self.num_frames if self.windows is None else self._check_windows(self.windows)
+        if self.positions is None:
+            motion_adapter.check_num_frames(longest)
+            return
+        known, positions = motion_adapter.max_num_frames, self.positions
+        if len(positions) != self.num_frames:
+            raise ValueError(
+                f"frame_positions must name one row per frame, but holds {len(positions)} "
+                f"for {self.num_frames} frames; pass None to count from 0"
+            )
+        lowest, highest = float(positions[:longest].min()), float(positions[:longest].max())
+        if lowest < 0 or highest > known - 1:
+            raise ValueError(
+                f"frame_positions must lie in 0…{known - 1}, the rows this motion adapter knows, but span "
+                f"{lowest:g}…{highest:g}; take frames that lie closer together"
+            )
+
+    def _check_windows(self, windows: Sequence[FrameWindow]) -> int:
+        """Refuse windows that are not of this clip, and tell the length of the longest."""
+        wrong = set(range(self.num_frames)) ^ {frame for window, _ in windows for frame in window}
+        if wrong:
+            problem = "is missing" if min(wrong) < self.num_frames else "is beyond the clip"
+            raise ValueError(
+                f"frame_windows must hold every frame of 0…{self.num_frames - 1} and no other, but frame "
+                f"{min(wrong)} {problem}; add or drop it"
+            )
+        return max(len(window) for window, _ in windows)
+
+
+def check_blocks(name: str, factors: BlockFactors, motion_adapter: MotionAdapter) -> None:
+    """Refuse factors for blocks that have no temporal layers.
+
+    Args:
+        name: Of the argument, for the message.
+        factors: By block.
+        motion_adapter: The temporal layers.
+
+    Raises:
+        ValueError: There is no such block.
+    """
+    known = temporal_blocks(motion_adapter)
+    for block in factors:
+        if block not in known and not any(each.startswith(f"{block}.") for each in known):
+            raise ValueError(
+                f"{name} names {block}, where this motion adapter has no temporal layers; it has them in "
+                f"{', '.join(known)}"
+            )
+
+
+def _scaled(numbers: FrameNumbers, factors: BlockFactors, block: str) -> FrameNumbers:
+    factor = factors.get(block, factors.get(block.partition(".")[0], 1.0))
+    return numbers if factor == 1 else numbers * factor
+
+
+# The forward hook by which a temporal layer sits in the image U-Net.
+
+
+class TemporalHook:
+    """Sends what a spatial module returns through the temporal layer that belongs there.
+
+    Args:
+        layout: Tells what the running pass is; None is a pass of pictures.
+        place: The layer, and the block that it sits in.
+    """
+
+    def __init__(self, layout: Callable[[], FrameLayout | None], place: TemporalPlace) -> None:
+        self.layout = layout
+        self.block = place.block
+        self.temporal = place.temporal
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> Any:
+        """Stand in for the module's output, or leave it (None) in an image pass."""
+        layout = self.layout()
+        if layout is None or layout.num_frames == 1:
+            return None
+        how = layout.of_block(self.block)
+        if isinstance(output, tuple):
+            return (self.temporal(output[0], *how), *output[1:])
+        return self.temporal(output, *how)
+
+
+# Where temporal layers sit in an image U-Net: attach, run, detach.
+#
+# The image model is neither copied nor edited. A forward hook on the last spatial module of each of its
+# layers hands the feature map to the temporal layer that belongs there; without the hooks the image model is
+# what it was, bit for bit.
+
 
 Conditions: TypeAlias = Mapping[str, Any]
 

@@ -150,16 +150,8 @@ def sample_trajectory(
     """Draw one way of showing `thing` in `num_frames` frames.
 
     The clip's whole length is one motion whatever the number of frames: a clip of 8 frames shows every second
-    pose of one of
-    15, not its first half.
-
-    Args:
-        thing: What moves and how.
-        num_frames: Length of the clip, at least 1.
-        rng: The only source of chance.
-        extent: Width and height of the picture in shares of its shorter side.
-        centre_out: Start near the centre, and move outward from there. Position alone then tells direction,
-            which is what lets a small network learn directions at all.
+    pose of one of 15, not its first half. With `centre_out` it starts near the centre and moves outward from
+    there: position alone then tells direction, which is what lets a small network learn directions at all.
     """
     time = np.linspace(0.0, 1.0, num_frames) if num_frames > 1 else np.zeros(1)
     radius = np.full(num_frames, SIZES[thing.size] * rng.uniform(0.95, 1.05))

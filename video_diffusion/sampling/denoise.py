@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from video_diffusion.sampling.denoiser import Denoiser
+from video_diffusion.sampling.denoisers import Denoiser
 from video_diffusion.sampling.noise import frame_generators
-from video_diffusion.sampling.run_steps import start_run
+from video_diffusion.sampling.schedulers import start_run
 from video_diffusion.shapes import Latents, fold_frames, unfold_frames
 
 

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, fft
 
-from video_diffusion.generation_settings import FrequencyFilter
 from video_diffusion.sampling.denoise import DenoisingStep
+from video_diffusion.settings import FrequencyFilter
 from video_diffusion.shapes import Latents
 
 AXES = (-3, -2, -1)  # frames, height, width

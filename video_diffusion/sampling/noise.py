@@ -1,18 +1,15 @@
-"""Noise that depends on what it is for, and on nothing else.
-
-Every frame draws from a generator of its own, seeded from (seed, step, frame). So a clip's noise does not
-depend on its batch, its device or the clips before it, and a longer clip starts with the noise of a shorter
-one.
-"""
+"""The noise that clips start from: from (seed, frame) alone, correlated, shuffled or warped along motion."""
 
 import hashlib
 import math
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from video_diffusion.generation_settings import NoiseType
+from video_diffusion.settings import NoiseType
 
 MAX_SEED = 2**63 - 1
 SHARED = 2**64 - 1  # stands in for the frame number of noise that belongs to all frames
@@ -109,3 +106,75 @@ def _generator(seed: int, step: int, frame: int) -> torch.Generator:
     numbers = b"".join(number.to_bytes(8, "big") for number in (seed, step, frame))
     digest = hashlib.blake2b(numbers, digest_size=8, person=b"video_diffusion").digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
+# FreeNoise (Qiu et al. 2023): long clips in one pass, from noise that repeats in another order.
+#
+# Frames of one window that start from the same noise as frames of another look alike, and temporal attention
+# in windows keeps within what the adapter was trained for. The windows are the model's own affair, see
+# `VideoUNet`'s `frame_windows`; here is the noise.
+
+
+def shuffle_noise(
+    noise: Float[Tensor, "c f h w"], seed: int, window_length: int, window_stride: int
+) -> Float[Tensor, "c f h w"]:
+    """Make every frame after the first window one of the `window_length` frames before, in shuffled order.
+
+    For i = L, L + s, …: frames i … i+s-1 are frames i-L … i-L+s-1, permuted. A longer clip begins with the
+    noise of a shorter one, whatever its length.
+
+    Args:
+        noise: Of one clip; its first window stays.
+        seed: Decides the order.
+        window_length: L, frames of a window.
+        window_stride: s, frames by which windows move on.
+    """
+    shuffled, num_frames = noise.clone(), noise.shape[1]
+    for first in range(window_length, num_frames, window_stride):
+        order = frame_order(seed, first, window_stride)[: num_frames - first]
+        shuffled[:, first : first + window_stride] = shuffled[:, [first - window_length + k for k in order]]
+    return shuffled
+
+
+# Noise that moves with a video: each frame's is that of the frame before, carried along its motion.
+
+
+def carry_noise(
+    own: Float[Tensor, "c f h w"], moves: Sequence[Float[np.ndarray, "h w 2"]], noise_alpha: float = 1.0
+) -> Float[Tensor, "c f h w"]:
+    """Mix each frame's own noise with what the motion of a video brings from the frame before.
+
+    e_0 = own_0; where a place of frame i comes from a place of frame i-1 that no other place comes from,
+    e_i = (a · carried + own_i) / √(1 + a²) with a = `noise_alpha`; elsewhere e_i = own_i. This is progressive
+    noise (Ge et al. 2023) along motion instead of in place. Places are whole, and each value is carried to
+    one place at most, so every frame stays standard normal with independent values. What is less than half a
+    place of a motion is kept for the next frame, so that slow motion counts too.
+
+    Args:
+        own: Standard normal noise, independent from frame to frame.
+        moves: From each frame but the first back to the one before, to the right and downwards, in latents.
+        noise_alpha: Weight of what is carried against the frame's own, at least 0.
+    """
+    common, alone = noise_alpha / math.hypot(1, noise_alpha), 1 / math.hypot(1, noise_alpha)
+    frames, left = [own[:, 0]], np.zeros((*own.shape[2:], 2))
+    for each, move in zip(own[:, 1:].unbind(1), moves, strict=True):
+        whole = np.rint(move + left)
+        left = move + left - whole
+        places, sources = (torch.from_numpy(numbers) for numbers in carried_places(whole))
+        made, before = each.flatten(1).clone(), frames[-1].flatten(1)
+        made[:, places] = common * before[:, sources] + alone * made[:, places]
+        frames.append(made.view_as(each))
+    return torch.stack(frames, dim=1)
+
+
+def carried_places(move: Float[np.ndarray, "h w 2"]) -> tuple[np.ndarray, np.ndarray]:
+    """List the places that are carried to, and where each comes from, both as numbers in reading order."""
+    height, width = move.shape[:2]
+    rows, columns = np.mgrid[:height, :width]
+    rows = rows + np.rint(move[..., 1]).astype(np.int64)
+    columns = columns + np.rint(move[..., 0]).astype(np.int64)
+    inside = ((rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)).ravel()
+    places = np.flatnonzero(inside)
+    # of several places that come from one, the first has it
+    sources, first = np.unique((rows * width + columns).ravel()[places], return_index=True)
+    return places[first], sources

@@ -1,4 +1,4 @@
-"""The samplers by name: one table of stock diffusers schedulers."""
+"""Schedulers by name, the steps of a run, and how noisy a timestep is."""
 
 import difflib
 import inspect
@@ -6,6 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
 
 # diffusers' own stand-in for alphas_cumprod = 0, no signal, where a noise level must be finite.
 SMALLEST_ALPHAS_CUMPROD = 2.0**-24
@@ -107,3 +112,126 @@ def _finite_last_noise_level(scheduler: Any, config: Mapping[str, Any]) -> dict[
     betas = trained.betas.tolist()
     betas[-1] = 1 - SMALLEST_ALPHAS_CUMPROD / float(trained.alphas_cumprod[-2])
     return {"trained_betas": betas}
+
+
+# How noisy a timestep is, in the schedule a model was trained with.
+
+
+class NoiseLevels:
+    """The share of signal at each timestep, and what the model predicts.
+
+    Args:
+        config: The model's own scheduler configuration.
+
+    Attributes:
+        prediction_type: "epsilon", "v_prediction" or "sample".
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        schedule = trained_schedule(config)
+        self.prediction_type: str = schedule.config.prediction_type
+        self._table = schedule.alphas_cumprod.double().numpy()
+
+    def alphas_cumprod(self, timestep: float) -> float:
+        """Tell the squared share of signal at a timestep; between two timesteps, in a straight line."""
+        return float(np.interp(timestep, np.arange(len(self._table)), self._table))
+
+    @property
+    def last_alphas_cumprod(self) -> float:
+        """The squared share of signal at the noisiest timestep."""
+        return float(self._table[-1])
+
+
+# The steps of one run: a fresh scheduler and the timesteps at which the model is asked.
+
+
+def start_run(
+    scheduler: Any,
+    num_inference_steps: int,
+    strength: float = 1.0,
+    enforce_steps: bool = False,
+    device: torch.device | str = "cpu",
+) -> tuple[Any, Tensor]:
+    """Make a fresh scheduler, and list the timesteps of its run, the noisiest first.
+
+    Steps are counted as diffusers' image-to-image and video-to-video pipelines count them. With Heun's, whose
+    timesteps come twice, an enforced run is of whole steps, where diffusers begins within one.
+
+    Args:
+        scheduler: A diffusers scheduler; only its configuration is used.
+        num_inference_steps: Steps to ask for.
+        strength: How much of the way from noise is gone, above 0 to 1: the last ones of its steps.
+        enforce_steps: Whether `num_inference_steps` is the number of steps that are done (the schedule is
+            divided into so many more), instead of what the whole way would take.
+        device: For the timesteps.
+
+    Raises:
+        ValueError: A strength without a step, or with more steps than the model was trained on.
+    """
+    scheduler = type(scheduler).from_config(scheduler.config)
+    of_all = _enforced(scheduler, num_inference_steps, strength) if enforce_steps else num_inference_steps
+    num_done = steps_done(num_inference_steps, strength, enforce_steps)
+    scheduler.set_timesteps(of_all, device=device)
+    first = scheduler.order * (of_all - num_done)
+    if hasattr(scheduler, "set_begin_index"):
+        # Else it looks its place up by timestep, and Karras spacing has some timesteps twice.
+        scheduler.set_begin_index(first)
+    return scheduler, scheduler.timesteps[first:]
+
+
+def steps_done(num_inference_steps: int, strength: float = 1.0, enforce_steps: bool = False) -> int:
+    """Tell how many steps a run does; arguments and errors as of `start_run`."""
+    return num_inference_steps if enforce_steps else _kept(num_inference_steps, strength)
+
+
+def _kept(num_inference_steps: int, strength: float) -> int:
+    kept = min(int(num_inference_steps * strength), num_inference_steps)
+    if kept < 1:
+        raise ValueError(
+            f"strength {strength:g} of {num_inference_steps} steps leaves none to do; "
+            f"set it to {1 / num_inference_steps:.2g} or more"
+        )
+    return kept
+
+
+def _enforced(scheduler: Any, num_inference_steps: int, strength: float) -> int:
+    of_all, known = int(num_inference_steps / strength), int(scheduler.config.num_train_timesteps)
+    if of_all > known:
+        raise ValueError(
+            f"enforce_steps with strength {strength:g} divides the schedule into {of_all} steps, but the "
+            f"model was trained on {known}; set strength to {num_inference_steps / known:.2g} or more"
+        )
+    return of_all
+
+
+# Shares of a run's steps as timesteps, for what is at work during a part of the run only.
+
+
+def timesteps_between(
+    timesteps: Shaped[Tensor, " steps"], shares: tuple[float, float], setting: str
+) -> tuple[float, float]:
+    """Tell between which timesteps, both included, the steps of a part of a run lie.
+
+    A step belongs to it that lies in it as a whole, counted as diffusers' ControlNet pipelines count: step i
+    of n, from 0, if i/n is not below the start and (i+1)/n not above the end. Where a scheduler has one
+    timestep twice (Heun's), both belong.
+
+    Args:
+        timesteps: Of the run, see `start_run`.
+        shares: Start and end of the part, 0 to 1.
+        setting: That says so, for messages.
+
+    Returns:
+        The lowest and the highest timestep.
+
+    Raises:
+        ValueError: No step lies in it.
+    """
+    count, (start, end) = len(timesteps), shares
+    inside = [float(t) for i, t in enumerate(timesteps) if i / count >= start and (i + 1) / count <= end]
+    if not inside:
+        raise ValueError(
+            f"{setting} {start:g}-{end:g} holds none of {count} steps, of which each is a share of "
+            f"{1 / count:.2g}; widen it"
+        )
+    return min(inside), max(inside)

@@ -1,9 +1,7 @@
 """Prompts to embeddings."""
 
-from video_diffusion.text.encode_prompt import encode_prompt
-from video_diffusion.text.encode_prompt_xl import XlTextEncoders, size_conditions
-from video_diffusion.text.prompt_travel import PromptKeyframes, encode_travel, encode_travel_by, slerp, travel
-from video_diffusion.text.vocabulary import unknown_words
+from video_diffusion.text.encode import XlTextEncoders, encode_prompt, size_conditions, unknown_words
+from video_diffusion.text.travel import PromptKeyframes, encode_travel, encode_travel_by, slerp, travel
 
 __all__ = [
     "PromptKeyframes",

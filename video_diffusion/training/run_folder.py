@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from video_diffusion.config import dump
-from video_diffusion.io import atomic_path, write_bytes
-from video_diffusion.training.settings import TrainingSettings
+from video_diffusion.settings import dump
+from video_diffusion.settings.training import TrainingSettings
+from video_diffusion.video import atomic_path, write_bytes
 
 CONFIG_FILE, METRICS_FILE, LOCK_FILE = "config.yaml", "metrics.jsonl", ".lock"
 CHECKPOINTS_FOLDER, VALIDATION_FOLDER = "checkpoints", "validation"
@@ -82,10 +82,6 @@ def owned(folder: Path) -> Iterator[RunFolder]:
     """Make the folder of a run this process's own inside the block; the system frees it if the process dies.
 
     A folder that was made for a run which then wrote nothing is taken away again.
-
-    Raises:
-        RunInUseError: Another process has it; the message names its number and machine.
-        OSError: No permission, no space.
     """
     import fcntl  # noqa: PLC0415  a Unix module: without it everything but training still works
 

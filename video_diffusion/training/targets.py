@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from video_diffusion.loading import ModelParts, load_loras, parse_lora
-from video_diffusion.loading.unet_extras import EXTRAS_FILE
+from video_diffusion.loading.components import EXTRAS_FILE
 from video_diffusion.models import MotionAdapter
-from video_diffusion.training.settings import LoraSettings, TrainingSettings
+from video_diffusion.settings.training import LoraSettings, TrainingSettings
 
 ADAPTER_FOLDER, MOTION_LORA_FOLDER, DOMAIN_LORA_FOLDER = "motion_adapter", "motion_lora", "domain_lora"
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -25,11 +25,7 @@ NUM_NAMED = 5
 
 
 def check_target(name: str) -> None:
-    """Refuse a LoRA where the package that makes its layers is missing.
-
-    Raises:
-        ValueError: peft is not installed.
-    """
+    """Refuse a LoRA where the package that makes its layers is missing."""
     if name != "temporal" and find_spec("peft") is None:
         raise ValueError(
             f"target {name} needs peft, which is not installed; pip install 'video-diffusion[train]', "
@@ -96,11 +92,7 @@ class Target:
                     yield f"{owner}.{name}", tensor
 
     def save(self, folder: Path) -> None:
-        """Write the weights as they are now, for use: an adapter or a LoRA, in diffusers' layout.
-
-        Raises:
-            OSError: No space, no permission.
-        """
+        """Write the weights as they are now, for use: an adapter or a LoRA, in diffusers' layout."""
         match self.settings.target:
             case "temporal":
                 self.parts.motion_adapter.save_pretrained(folder / ADAPTER_FOLDER)
@@ -114,11 +106,7 @@ class Target:
 
 
 def matching_parameters(unet: Any, pattern: str) -> dict[str, nn.Parameter]:
-    """The parameters of the image U-Net whose name a regular expression finds (`re.search`).
-
-    Raises:
-        ValueError: None; the message names those that come nearest.
-    """
+    """The parameters of the image U-Net whose name a regular expression finds (`re.search`)."""
     named = dict(unet.named_parameters())
     found = {name: parameter for name, parameter in named.items() if re.search(pattern, name)}
     if found:
@@ -133,14 +121,7 @@ def matching_parameters(unet: Any, pattern: str) -> dict[str, nn.Parameter]:
 
 
 def add_lora(module: Any, layers: str, lora: LoraSettings, seed: int) -> None:
-    """Put LoRA layers, the identity at first, into the linear layers whose names match.
-
-    Args:
-        module: A motion adapter or an image U-Net.
-        layers: Regular expression of whole layer names.
-        lora: Rank, alpha and dropout.
-        seed: Of the layers' first weights.
-    """
+    """Put LoRA layers, the identity at first, into the linear layers whose names match."""
     from peft import LoraConfig, inject_adapter_in_model  # noqa: PLC0415  an extra that only LoRA needs
 
     alpha = lora.rank if lora.alpha is None else lora.alpha
@@ -164,17 +145,7 @@ def lora_tensors(module: nn.Module, factor: float) -> dict[str, Tensor]:
 
 
 def merge_domain_lora(parts: ModelParts, place: str) -> str:
-    """Merge a trained domain LoRA into the image U-Net for good; returns its hash and weight.
-
-    Args:
-        parts: The model.
-        place: A run, a checkpoint, a folder, a file or a hub id, in any layout that `generate --lora` reads;
-            `:0.8` behind it weighs it.
-
-    Raises:
-        ModelLoadError: No LoRA there, or one for another model.
-        ValueError: The weight is out of range, or the LoRA changes more than the image U-Net.
-    """
+    """Merge a trained domain LoRA into the image U-Net for good; returns its hash and weight."""
     path, weight = parse_lora(place)
     loaded = load_loras(parts, [(path, weight)])
     [lora] = loaded.loras
@@ -205,12 +176,7 @@ def set_temporarily(parameters: Mapping[str, nn.Parameter], values: Mapping[str,
 
 
 def record_noise(adapter: MotionAdapter, settings: TrainingSettings) -> None:
-    """Write into an adapter's configuration which noise it is trained with, for sampling to use the same.
-
-    Raises:
-        ValueError: A motion LoRA is to be trained with other noise than the adapter that it will be used with
-            says; the message names both.
-    """
+    """Write into an adapter's configuration which noise it is trained with, for sampling to use the same."""
     loss = settings.loss
     asked = {
         "noise_type": loss.noise_type,

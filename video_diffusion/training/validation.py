@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from video_diffusion.generation_settings import GenerationSettings
-from video_diffusion.io.file_names import slug
-from video_diffusion.training.clip_mix import Clips, Item
+from video_diffusion.settings import GenerationSettings
+from video_diffusion.settings.training import ValidationSettings
+from video_diffusion.training.clips import Clips, Item
 from video_diffusion.training.data import Draw
-from video_diffusion.training.draws import ItemDraws, Stream, chance
-from video_diffusion.training.settings import ValidationSettings
-from video_diffusion.training.trainer import Trainer
+from video_diffusion.training.loop import Trainer
+from video_diffusion.training.objective import ItemDraws, Stream, chance
+from video_diffusion.video.files import slug
 
 NUM_QUARTILES = 4
 NUM_OWN_PROMPTS = 2
@@ -77,11 +77,7 @@ class Validator:
         self.held_out = [(clips, number) for clips in held_out for number in range(len(clips))]
 
     def validate(self) -> Validation:
-        """Measure the model as it stands, and write its clips; only the first process writes.
-
-        Raises:
-            OSError: No space, no permission.
-        """
+        """Measure the model as it stands, and write its clips; only the first process writes."""
         trainer = self.trainer
         on_gpu = trainer.accelerator.device.type != "cpu"
         precision = trainer.accelerator.autocast() if on_gpu else nullcontext()

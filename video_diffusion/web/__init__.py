@@ -20,13 +20,16 @@ with `line_chart` from "line_chart.html" and `chart` from `draw_line_chart`.
 Everything that goes into a template is escaped and cannot run, load or reorder anything, whoever wrote it.
 """
 
-from video_diffusion.web.clip_pictures import ClipPictures, SliceLine, draw_clip_pictures
-from video_diffusion.web.clip_view import ClipView, with_pictures
-from video_diffusion.web.line_chart import Line, LineChart, draw_line_chart
-from video_diffusion.web.page import render_page, write_page
-from video_diffusion.web.plain_text import counted, number, signed, visible
-from video_diffusion.web.relative_url import relative_url
-from video_diffusion.web.scale import Scale, scale_over
+from video_diffusion.web.charts import Line, LineChart, Scale, draw_line_chart, scale_over
+from video_diffusion.web.clips import (
+    ClipPictures,
+    ClipView,
+    SliceLine,
+    draw_clip_pictures,
+    relative_url,
+    with_pictures,
+)
+from video_diffusion.web.page import counted, number, render_page, signed, visible, write_page
 
 __all__ = [
     "ClipPictures",

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from video_diffusion.io import write_video
 from video_diffusion.training.data import ClipEntry, read_manifest
-from video_diffusion.training.data.clip_sources import find_source
-from video_diffusion.training.data.folder_check import FolderCheck
+from video_diffusion.training.data.folder import FolderCheck, find_source
+from video_diffusion.video import write_video
 
 
 def check(

@@ -14,10 +14,10 @@ from painted_clips import entry_of, numbers, paint_video
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from video_diffusion.io import read_video
 from video_diffusion.training.data import ClipDataset, ClipOrder, Draw
-from video_diffusion.training.data.clip_file import ClipChangedError
-from video_diffusion.training.data.clip_frames import _frames, fit, frames_at
+from video_diffusion.training.data.cutting import _frames, fit, frames_at
+from video_diffusion.training.data.manifest import ClipChangedError
+from video_diffusion.video import read_video
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from painted_clips import entry_of
 
-from video_diffusion.training.data.clip_plan import (
+from video_diffusion.training.data.cutting import (
     ClipPlan,
     aspect_buckets,
     nearest_size,

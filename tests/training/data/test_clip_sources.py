@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 from painted_clips import paint_video
 
-from video_diffusion.config import ConfigError
-from video_diffusion.training.data.clip_sources import find_source
-from video_diffusion.training.data.folder_check import FolderCheck
+from video_diffusion.settings import ConfigError
+from video_diffusion.training.data.folder import FolderCheck, find_source
 
 
 def check(folder: Path, wanted: str = "auto", list_file: Path | None = None) -> FolderCheck:

@@ -9,10 +9,10 @@ import pytest
 from checked_folder import assert_nothing_moved, check, reasons, taken
 from painted_clips import paint_video
 
-from video_diffusion.config import ConfigError
-from video_diffusion.training.data import probe_run, read_manifest
-from video_diffusion.training.data.clip_sources import find_source
-from video_diffusion.training.data.folder_check import FolderCheck
+from video_diffusion.settings import ConfigError
+from video_diffusion.training.data import probe as probe_run
+from video_diffusion.training.data import read_manifest
+from video_diffusion.training.data.folder import FolderCheck, find_source
 from video_diffusion.training.data.probe import Probe, Task, probe
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from video_diffusion.training.data.latent_cache import LatentCache, module_sha256
+from video_diffusion.training.data.dataset import LatentCache, module_sha256
 
 LATENTS = torch.randn(4, 3, 5, 7, generator=torch.Generator().manual_seed(0))
 

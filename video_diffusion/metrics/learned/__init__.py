@@ -6,11 +6,16 @@ Importing this imports torch; `video_diffusion.metrics` does not.
 from functools import partial
 from pathlib import Path
 
-from video_diffusion.metrics.learned.clip_consistency import ClipAdjacent, ClipAllPairs
-from video_diffusion.metrics.learned.image_encoder import ImageEncoder, load_clip, load_dino
-from video_diffusion.metrics.learned.prompt_alignment import PromptAlignment
-from video_diffusion.metrics.learned.subject_consistency import SubjectConsistency
-from video_diffusion.metrics.learned.warped_lpips import PerceptualDistance, WarpedLpips
+from video_diffusion.metrics.learned.along_flow import PerceptualDistance, WarpedLpips
+from video_diffusion.metrics.learned.encoders import (
+    ClipAdjacent,
+    ClipAllPairs,
+    ImageEncoder,
+    PromptAlignment,
+    SubjectConsistency,
+    load_clip,
+    load_dino,
+)
 from video_diffusion.metrics.measurement import Metric
 
 COSINE, HUNDRED = (-1.0, 1.0), (-100.0, 100.0)

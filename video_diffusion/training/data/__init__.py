@@ -15,8 +15,7 @@ from video_diffusion.training.data.manifest import (
 )
 
 if TYPE_CHECKING:
-    from video_diffusion.training.data.clip_dataset import ClipDataset, Draw
-    from video_diffusion.training.data.clip_order import ClipOrder
+    from video_diffusion.training.data.dataset import ClipDataset, ClipOrder, Draw
 
 __all__ = [
     "ClipDataset",
@@ -30,10 +29,7 @@ __all__ = [
 ]
 
 
-_LATER = {"ClipDataset": "clip_dataset", "ClipOrder": "clip_order", "Draw": "clip_dataset"}
-
-
 def __getattr__(name: str) -> Any:
-    if name in _LATER:
-        return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+    if name in {"ClipDataset", "ClipOrder", "Draw"}:
+        return getattr(import_module(f"{__name__}.dataset"), name)
     raise AttributeError(f"module 'video_diffusion.training.data' has no attribute {name!r}")

@@ -1,0 +1,186 @@
+"""Files are whole or absent, whatever happens while they are written."""
+
+import errno
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from folder_names import names
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
+from video_diffusion.video.files import atomic_path, part_path, remove_dead_parts, write_bytes
+
+DEAD_PID = 2**22 + 1  # above Linux's largest process id
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """No file may grow beyond `size` bytes; Python ignores the signal, so that writes fail with EFBIG."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@settings(deadline=None, max_examples=50)
+@given(data=st.binary(max_size=300), name=st.text("abc.-é 漢\n#%", min_size=1, max_size=20).filter(str.strip))
+def test_any_bytes_arrive_under_any_name(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes, name: str
+) -> None:
+    folder = tmp_path_factory.mktemp("atomic")
+    if name in {".", ".."}:
+        return
+    write_bytes(folder / name, data)
+    assert (folder / name).read_bytes() == data
+    assert names(folder) == {name}
+
+
+def test_the_final_name_appears_only_at_the_end(tmp_path: Path) -> None:
+    target = tmp_path / "clip.json"
+    with atomic_path(target) as part:
+        part.write_text("half")
+        assert part.name.startswith(".clip.json.") and part.name.endswith(f"-{os.getpid()}.part")
+        assert names(tmp_path) == {part.name}
+    assert names(tmp_path) == {"clip.json"}
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), SystemExit(1)])
+def test_an_exception_leaves_the_old_file_and_no_part(tmp_path: Path, error: BaseException) -> None:
+    target = tmp_path / "clip.json"
+    target.write_text("old")
+    with pytest.raises(type(error)), atomic_path(target) as part:
+        part.write_text("new")
+        raise error
+    assert target.read_text() == "old"
+    assert names(tmp_path) == {"clip.json"}
+
+
+def test_what_is_not_verified_does_not_get_the_name(tmp_path: Path) -> None:
+    def refuse(part: Path) -> None:
+        assert part.read_text() == "new"
+        raise ValueError("frames are missing")
+
+    with (
+        pytest.raises(ValueError, match="frames are missing"),
+        atomic_path(tmp_path / "clip.mp4", verify=refuse) as part,
+    ):
+        part.write_text("new")
+    assert names(tmp_path) == set()
+
+
+def test_an_existing_file_is_refused_before_and_after_the_work(tmp_path: Path) -> None:
+    target = tmp_path / "clip.mp4"
+    with pytest.raises(FileExistsError, match="exists"), atomic_path(target, overwrite=False) as part:
+        part.write_text("ours")
+        target.write_text("appeared meanwhile")
+    assert target.read_text() == "appeared meanwhile"
+    with pytest.raises(FileExistsError, match="exists"), atomic_path(target, overwrite=False):
+        pytest.fail("the work must not even begin")
+    assert names(tmp_path) == {"clip.mp4"}
+
+
+def test_a_folder_is_written_whole_and_replaces_a_folder(tmp_path: Path) -> None:
+    target = tmp_path / "frames"
+    for count in (3, 2):
+        with atomic_path(target) as part:
+            part.mkdir()
+            for index in range(count):
+                (part / f"{index}.png").write_bytes(b"x")
+    assert names(target) == {"0.png", "1.png"}
+    assert names(tmp_path) == {"frames"}
+
+
+def test_parts_of_dead_processes_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    own = part_path(tmp_path / "a.mp4").name
+    dead_file = tmp_path / own.replace(f"-{os.getpid()}.", f"-{DEAD_PID}.")
+    dead_folder = tmp_path / f".frames.{DEAD_PID}.part"
+    dead_file.write_text("x")
+    dead_folder.mkdir()
+    (dead_folder / "0.png").write_text("x")
+    kept = {
+        own,
+        f".on-another-machine.mp4.00000000-{DEAD_PID}.part",
+        f".b.mp4.{os.getpid()}.part",
+        "c.part",
+        f"d.{DEAD_PID}.part",
+        ".e.part",
+        ".f.mp4.x1.part",
+        ".g.mp4.1.part",
+    }
+    for name in kept:
+        (tmp_path / name).write_text("x")
+    assert set(remove_dead_parts(tmp_path)) == {dead_file, dead_folder}
+    assert names(tmp_path) == kept
+
+
+def test_a_full_disk_is_reported_with_the_final_path(tmp_path: Path) -> None:
+    target = tmp_path / "clip.json"
+    target.write_text("old")
+    with file_size_limit(10_000), pytest.raises(OSError, match="too large") as caught:
+        write_bytes(target, b"x" * 20_000)
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(target))
+    assert target.read_text() == "old"
+    assert names(tmp_path) == {"clip.json"}
+
+
+def test_a_full_disk_is_reported_alike_by_safetensors_which_raises_no_oserror(tmp_path: Path) -> None:
+    target = tmp_path / "weights.safetensors"
+    with file_size_limit(1000), pytest.raises(OSError) as caught, atomic_path(target) as part:
+        save_file({"weight": np.zeros(1000)}, part)
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(target))
+    assert names(tmp_path) == set()
+
+
+def test_weights_can_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    with atomic_path(tmp_path / "adapter") as part:
+        part.mkdir()
+        save_file({"weight": np.zeros(3)}, part / "weights.safetensors")
+    written = (tmp_path / "adapter" / "weights.safetensors").stat().st_mode & 0o777
+    assert written == 0o666 & ~mask
+
+
+def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        write_bytes(tmp_path / "nowhere" / "clip.json", b"x")
+
+
+def test_kill_9_leaves_only_parts_and_the_next_write_removes_them(tmp_path: Path) -> None:
+    """A process that rewrites one file for ever is killed at varied moments: the file is always whole."""
+    program = """
+import itertools, sys
+from pathlib import Path
+from video_diffusion.video.files import atomic_path
+for number in itertools.count():
+    with atomic_path(Path(sys.argv[1])) as part, part.open("wb") as file:
+        for _ in range(50):
+            file.write(b"%08d" % number * 100)
+            file.flush()
+"""
+    target = tmp_path / "state.bin"
+    for attempt in range(5):
+        process = subprocess.Popen([sys.executable, "-c", program, str(target)])
+        began = time.monotonic()
+        while not target.exists() and time.monotonic() - began < 20:
+            time.sleep(0.01)
+        time.sleep(0.02 + 0.013 * attempt)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        data = target.read_bytes()
+        assert len(data) == 50 * 800
+        assert len({data[start : start + 8] for start in range(0, len(data), 8)}) == 1
+    write_bytes(tmp_path / "other.json", b"{}")
+    assert names(tmp_path) == {"state.bin", "other.json"}

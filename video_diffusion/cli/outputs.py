@@ -1,0 +1,143 @@
+"""Everything about an output that can be found wrong before a model is loaded."""
+
+import errno
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import click
+
+from video_diffusion.cli.terminal import MachineError
+
+MAX_NAME_BYTES = 220  # leaves room for the dot, process id and .part of the temporary name
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+SPARE_BYTES = 4_000_000
+
+
+@dataclass(frozen=True)
+class EncodingFlags:
+    """How a clip is to be written, as typed."""
+
+    codec: str | None = None
+    crf: int | None = None
+    pixel_format: str | None = None
+
+
+def check_clip_path(text: str, encoding: EncodingFlags, overwrite: bool) -> Path:
+    """The path of a clip, if it can be written there."""
+    from video_diffusion.video.files import slug
+    from video_diffusion.video.record import sidecar_path
+    from video_diffusion.video.writer import choose_encoding
+
+    path = Path(text)
+    is_folder = path.is_dir() and encoding.codec != "png" and not text.endswith("/")
+    if is_folder or path.name in {"", ".", ".."}:
+        raise click.UsageError(f"--out: {text} is a folder; name a file in it, such as {slug('clip')}.mp4")
+    try:
+        choose_encoding(text, encoding.codec, encoding.crf, encoding.pixel_format)
+    except ValueError as error:
+        flag = str(error).split(" ", 1)[0]
+        named = {"codec": "--codec", "crf": "--crf", "pixel_format": "--pixel-format"}.get(flag, "--out")
+        raise click.UsageError(f"{named}: {error}") from None
+    check_place(path, "--out", overwrite)
+    check_place(sidecar_path(path), "--out", overwrite)
+    return path
+
+
+def check_image_path(text: str | None, flag: str, overwrite: bool) -> Path | None:
+    """The path of a picture beside the clip; None stays None."""
+    if text is None:
+        return None
+    path = Path(text)
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        raise click.UsageError(f"{flag}: must end in {', '.join(IMAGE_SUFFIXES)} (given {text!r})")
+    check_place(path, flag, overwrite)
+    return path
+
+
+def check_distinct(paths: Sequence[Path | None]) -> None:
+    """Refuses two outputs at one path."""
+    known = [path.absolute() for path in paths if path is not None]
+    twice = next((path for path in known if known.count(path) > 1), None)
+    if twice is not None:
+        raise click.UsageError(f"{twice}: is the place of two outputs; give each its own name")
+
+
+def existing_folder(folder: Path) -> Path:
+    """The folder itself, or the nearest above it that exists."""
+    return next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+
+
+def check_place(path: Path, flag: str, overwrite: bool) -> None:
+    """Whether a file of this name can come into being."""
+    if len(os.fsencode(path.name)) > MAX_NAME_BYTES or "\0" in str(path):
+        raise click.UsageError(
+            f"{flag}: the name must be at most {MAX_NAME_BYTES} bytes without NUL; shorten it"
+        )
+    parent = path.parent
+    if not parent.is_dir():
+        problem = "is not a folder" if os.path.lexists(parent) else "no such folder; make it first"
+        shell = " (~ is expanded by the shell, outside quotes)" if str(path).startswith("~") else ""
+        raise click.UsageError(f"{flag}: {parent}: {problem}{shell}")
+    if os.path.lexists(path) and not overwrite:
+        raise click.UsageError(f"{flag}: {path} exists; give --overwrite, or another name")
+    if os.statvfs(parent).f_flag & os.ST_RDONLY:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(parent))
+    if not os.access(parent, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(parent))
+
+
+def check_clip_fits(
+    path: Path, encoding: EncodingFlags, shape: tuple[int, int, int], fps: Fraction
+) -> str | None:
+    """Check that format, disk and memory have room for such a clip; return a note about the timing."""
+    from video_diffusion.video.writer import check_clip, choose_encoding, timing_note
+
+    num_frames, height, width = shape
+    chosen = choose_encoding(
+        f"{path}/" if encoding.codec == "png" else path, encoding.codec, encoding.crf, encoding.pixel_format
+    )
+    try:
+        check_clip(chosen, width, height, fps)
+    except ValueError as error:
+        raise click.UsageError(f"--{error}") from None  # the message begins with size or fps
+    raw = num_frames * width * height * 3
+    needed = SPARE_BYTES + (raw if chosen.lossless else raw // 3)
+    free = shutil.disk_usage(path.parent).free
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC, f"No space left on device ({needed} bytes needed, {free} free)", str(path)
+        )
+    available = available_memory()
+    if (
+        available is not None and available < 5 * raw
+    ):  # float frames of a chunk aside: uint8 and one float copy
+        size = f"{num_frames} frames of {width}x{height}"
+        raise MachineError(
+            f"--size: {size} need at least {5 * raw / 1e9:.1f} GB of memory, "
+            f"{available / 1e9:.1f} GB are free; make the clip smaller or shorter"
+        )
+    return timing_note(chosen, fps)
+
+
+def free_name(stem: str, suffix: str = ".mp4") -> str:
+    """`stem.mp4`, or `stem-2.mp4` and so on where neither a clip nor a record stands yet."""
+    number = 1
+    while True:
+        name = f"{stem}{suffix}" if number == 1 else f"{stem}-{number}{suffix}"
+        if not os.path.lexists(name) and not os.path.lexists(Path(name).with_suffix(".json")):
+            return name
+        number += 1
+
+
+def available_memory() -> int | None:
+    """Bytes that programs can still get, where the system tells (Linux)."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    found = next((line for line in lines if line.startswith("MemAvailable:")), None)
+    return int(found.split()[1]) * 1024 if found else None

@@ -1,0 +1,365 @@
+"""A whole text-to-video model from its folder, and back: parts checked, then loaded."""
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any, TypedDict
+
+import diffusers
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from video_diffusion.loading.components import (
+    EXTRAS_FILE,
+    apply_unet_extras,
+    load_diffusers,
+    load_text_encoder,
+    load_tokenizer,
+    quiet_libraries,
+)
+from video_diffusion.loading.motion import detect
+from video_diffusion.loading.motion_weights import read_motion_checkpoint, split_motion_unet
+from video_diffusion.loading.sources import ModelSource, find_model
+from video_diffusion.loading.weights import (
+    ModelLoadError,
+    read_json,
+)
+from video_diffusion.models import MotionAdapter, temporal_places
+from video_diffusion.text import XlTextEncoders, encode_prompt, size_conditions
+from video_diffusion.video import ModelIdentity, atomic_path, weights_sha256
+
+# What a loaded text-to-video model is made of, and how it reads prompts.
+
+
+@dataclass(frozen=True)
+class ModelParts:
+    """What a text-to-video model is made of.
+
+    Attributes:
+        tokenizer, text_encoder, vae, unet, motion_adapter: In evaluation mode, on the CPU.
+        scheduler_config: The noise schedule the model was trained with, and what it predicts.
+        defaults: The model's own generation settings, and its `vocabulary` if it is limited; see
+            `generation_defaults.json`. Empty if the folder has none and the adapter is of no known family.
+        identity: Names and hashes for the run record.
+        tokenizer_2, text_encoder_2: Of SDXL models; None for others.
+        quantize: How weights are stored in fewer bits, see `quantize_weights`; None as they were read.
+        zeros_for_empty_prompt: Whether an empty prompt is all zeros, as SDXL was trained.
+    """
+
+    tokenizer: Any
+    text_encoder: Any
+    vae: Any
+    unet: Any
+    motion_adapter: MotionAdapter
+    scheduler_config: Mapping[str, Any]
+    defaults: Mapping[str, Any]
+    identity: ModelIdentity
+    tokenizer_2: Any = None
+    text_encoder_2: Any = None
+    zeros_for_empty_prompt: bool = False
+    quantize: str | None = None
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """All that computes, for moving to a device."""
+        parts = (self.text_encoder, self.text_encoder_2, self.vae, self.unet, self.motion_adapter)
+        return [part for part in parts if part is not None]
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "b n d"]:
+        """Encode each prompt as this model's U-Net reads it."""
+        if self.text_encoder_2 is None:
+            return encode_prompt(prompts, self.tokenizer, self.text_encoder)
+        return self._xl_text_encoders.prompt_embeds(prompts)
+
+    def added_conditions(self, prompts: Sequence[str], height: int, width: int) -> dict[str, Tensor] | None:
+        """Make what an SDXL U-Net reads besides the prompts' tokens; None for other models.
+
+        Args:
+            prompts: One for each video of the batch; of guidance's doubled batch the negative ones first.
+            height: Pixels of the clip.
+            width: Pixels of the clip.
+        """
+        if self.text_encoder_2 is None:
+            return None
+        pooled = self._xl_text_encoders.pooled_embeds(prompts)
+        return {"text_embeds": pooled, "time_ids": size_conditions(height, width, len(prompts)).to(pooled)}
+
+    @property
+    def _xl_text_encoders(self) -> XlTextEncoders:
+        tokenizers = (self.tokenizer, self.tokenizer_2)
+        encoders = (self.text_encoder, self.text_encoder_2)
+        return XlTextEncoders(tokenizers, encoders, self.zeros_for_empty_prompt)
+
+
+# A whole text-to-video model from its folder, in the layout of Stable Diffusion (XL too) or AnimateDiff.
+
+
+NO_TEMPORAL_LAYERS = "none"
+DEFAULTS_FILE = "generation_defaults.json"
+XL_PIPELINES = ("StableDiffusionXLPipeline", "AnimateDiffSDXLPipeline")
+PIPELINES = ("StableDiffusionPipeline", "AnimateDiffPipeline", *XL_PIPELINES)
+TOKENIZER = "transformers.models.clip.tokenization_clip:CLIPTokenizer"
+# Where each kind of component is; imported when a folder asks for it, since importing all takes a second.
+KINDS: Mapping[str, Mapping[str, str]] = {
+    "tokenizer": {"CLIPTokenizer": TOKENIZER, "CLIPTokenizerFast": TOKENIZER},
+    "text_encoder": {"CLIPTextModel": "transformers.models.clip.modeling_clip:CLIPTextModel"},
+    "tokenizer_2": {"CLIPTokenizer": TOKENIZER, "CLIPTokenizerFast": TOKENIZER},
+    "text_encoder_2": {
+        "CLIPTextModelWithProjection": "transformers.models.clip.modeling_clip:CLIPTextModelWithProjection"
+    },
+    "vae": {
+        "AutoencoderKL": "diffusers.models.autoencoders.autoencoder_kl:AutoencoderKL",
+        "AutoencoderTiny": "diffusers.models.autoencoders.autoencoder_tiny:AutoencoderTiny",
+    },
+    "unet": {
+        "UNet2DConditionModel": "diffusers.models.unets.unet_2d_condition:UNet2DConditionModel",
+        "UNetMotionModel": "diffusers.models.unets.unet_motion_model:UNetMotionModel",
+    },
+    "motion_adapter": {"MotionAdapter": "video_diffusion.models.motion_adapter:MotionAdapter"},
+}
+LIBRARIES = {"diffusers", "transformers"}
+
+
+class Options(TypedDict):
+    """How every component of one model is loaded."""
+
+    dtype: torch.dtype
+    allow_extra: bool
+    variant: str | None
+
+
+def load_model(
+    model: str = "embedded",
+    motion_adapter: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    *,
+    allow_extra_weights: bool = False,
+) -> ModelParts:
+    """Load a model by name, checking every file on the way; see `find_model` for names.
+
+    Args:
+        model: "embedded", a folder or a hub id, in the layout of one of `PIPELINES`; or one file in Stable
+            Diffusion's original layout.
+        motion_adapter: A folder, a file or a hub id to take the temporal layers from; None takes the model's
+            own, "none" switches them off: every frame is then a picture of its own. An image model without
+            gets temporal layers that do nothing, with a warning. If it is of a published family, that one's
+            noise schedule and usual settings stand in place of the image model's. What it trained of the
+            image U-Net besides (`temporal_and`) comes with it.
+        dtype: To convert the weights to.
+        allow_extra_weights: Whether tensors that the model does not have are left out instead of refused.
+
+    Raises:
+        ModelLoadError: One line saying which file is wrong, and how.
+    """
+    source = find_model(model)
+    folder = source.folder
+    options: Options = {"dtype": dtype, "allow_extra": allow_extra_weights, "variant": source.variant}
+    if folder.is_file():
+        from video_diffusion.loading.single_file import load_single_file  # noqa: PLC0415  brings all converters
+
+        components, own_adapter = load_single_file(folder, dtype, allow_extra=allow_extra_weights), None
+    else:
+        components, own_adapter = _load_folder(folder, options)
+    unet, scheduler_config = components["unet"], components["scheduler_config"]
+    switched_off = motion_adapter == NO_TEMPORAL_LAYERS
+    adapter_source = find_model(motion_adapter) if motion_adapter is not None and not switched_off else None
+    defaults = read_json(folder / DEFAULTS_FILE) if (folder / DEFAULTS_FILE).is_file() else {}
+    if adapter_source is not None:
+        place, options["variant"] = adapter_source.adapter_folder, adapter_source.variant
+        own_adapter = read_motion_checkpoint(place, **options)
+        family = detect(place, variant=adapter_source.variant)
+        if (place / EXTRAS_FILE).is_file():
+            apply_unet_extras(unet, place / EXTRAS_FILE)
+        scheduler_config |= family.schedule
+        defaults |= family.defaults
+    if switched_off:
+        positions = {} if own_adapter is None else {"max_num_frames": own_adapter.max_num_frames}
+        own_adapter = MotionAdapter.for_unet(unet, norm_scope="clip", **positions)
+    parts = ModelParts(
+        **{**components, "scheduler_config": scheduler_config},
+        motion_adapter=own_adapter if own_adapter is not None else _idle_adapter(unet, model),
+        defaults=defaults,
+        identity=_identity(source, adapter_source, switched_off),
+    )
+    _check_fit(parts, folder)
+    return parts
+
+
+def _load_folder(folder: Path, options: Options) -> tuple[dict[str, Any], MotionAdapter | None]:
+    """All components of a folder by their field of `ModelParts`, and its temporal layers if it has some."""
+    index = _read_index(folder)
+    unet, adapter = _load_unet(folder, index, options)
+    is_xl = index["_class_name"] in XL_PIPELINES
+    text_encoder = _kind("text_encoder", index, folder)
+    components = {
+        "unet": unet,
+        "tokenizer": load_tokenizer(_kind("tokenizer", index, folder), folder / "tokenizer"),
+        "text_encoder": load_text_encoder(text_encoder, folder / "text_encoder", **options),
+        "vae": _load_vae(_kind("vae", index, folder), folder / "vae", options, is_xl),
+        "scheduler_config": read_json(folder / "scheduler" / "scheduler_config.json"),
+    }
+    return components | (_second_text_encoder(index, folder, options) if is_xl else {}), adapter
+
+
+def _read_index(folder: Path) -> Mapping[str, Any]:
+    file = folder / "model_index.json"
+    index = read_json(file)
+    named = index.get("_class_name")
+    if named not in PIPELINES:
+        raise ModelLoadError(f"{file}: must describe a {' or '.join(PIPELINES)}, but names {named!r}")
+    return index
+
+
+def _kind(component: str, index: Mapping[str, Any], folder: Path) -> Any:
+    """The class of a component; only those of `KINDS`, so that a folder cannot name code of its own."""
+    entry = index.get(component)
+    library, name = entry if isinstance(entry, list) and len(entry) == 2 else (None, None)
+    if library not in LIBRARIES or not isinstance(name, str) or name not in KINDS[component]:
+        raise ModelLoadError(
+            f"{folder}/model_index.json: {component} must be {' or '.join(KINDS[component])} of diffusers or "
+            f"transformers, but is {entry!r}; other code is never run"
+        )
+    return resolve_name(KINDS[component][name])
+
+
+def _load_unet(
+    folder: Path, index: Mapping[str, Any], options: Options
+) -> tuple[UNet2DConditionModel, MotionAdapter | None]:
+    """The image U-Net and, if the folder has them, its temporal layers."""
+    kind = _kind("unet", index, folder)
+    has_adapter = index.get("motion_adapter", [None, None]) != [None, None]
+    if kind.__name__ == "UNetMotionModel":
+        own_config = read_json(folder / "motion_adapter" / "config.json") if has_adapter else {}
+        motion_unet = load_diffusers(kind, folder / "unet", **options)
+        return split_motion_unet(motion_unet, own_config.get("norm_scope", "frame"))
+    unet = load_diffusers(kind, folder / "unet", **options)
+    if not has_adapter:
+        return unet, None
+    return unet, load_diffusers(_kind("motion_adapter", index, folder), folder / "motion_adapter", **options)
+
+
+def _load_vae(kind: Any, folder: Path, options: Options, is_xl: bool) -> Any:
+    """The autoencoder; SDXL's own overflows in float16 and says so, then it stays in float32."""
+    needs_range = is_xl and options["dtype"] == torch.float16
+    if needs_range and read_json(folder / "config.json").get("force_upcast", True):
+        return load_diffusers(
+            kind, folder, torch.float32, allow_extra=options["allow_extra"], variant=options["variant"]
+        )
+    return load_diffusers(kind, folder, **options)
+
+
+def _second_text_encoder(index: Mapping[str, Any], folder: Path, options: Options) -> dict[str, Any]:
+    kind = _kind("text_encoder_2", index, folder)
+    return {
+        "tokenizer_2": load_tokenizer(_kind("tokenizer_2", index, folder), folder / "tokenizer_2"),
+        "text_encoder_2": load_text_encoder(kind, folder / "text_encoder_2", **options),
+        "zeros_for_empty_prompt": bool(index.get("force_zeros_for_empty_prompt", True)),
+    }
+
+
+def _idle_adapter(unet: UNet2DConditionModel, model: str) -> MotionAdapter:
+    warnings.warn(
+        f"{model} is an image model without temporal layers, so its frames will not hold together; "
+        "set motion_adapter to make videos with it",
+        stacklevel=4,
+    )
+    return MotionAdapter.for_unet(unet, norm_scope="clip")
+
+
+def _identity(source: ModelSource, adapter_source: ModelSource | None, switched_off: bool) -> ModelIdentity:
+    identity = ModelIdentity(
+        name=source.name, weights_sha256=weights_sha256(source.folder), revision=source.revision
+    )
+    if switched_off:
+        return identity.model_copy(update={"motion_adapter": NO_TEMPORAL_LAYERS})
+    if adapter_source is None:
+        return identity
+    adapter_sha256 = weights_sha256(adapter_source.adapter_folder)
+    return identity.model_copy(
+        update={"motion_adapter": adapter_source.name, "motion_adapter_sha256": adapter_sha256}
+    )
+
+
+def _check_fit(parts: ModelParts, folder: Path) -> None:
+    try:
+        list(temporal_places(parts.unet, parts.motion_adapter))
+    except ValueError as error:
+        raise ModelLoadError(f"{parts.identity.motion_adapter or folder}: {error}") from None
+    encoders = [encoder for encoder in (parts.text_encoder, parts.text_encoder_2) if encoder is not None]
+    width, expected = sum(each.config.hidden_size for each in encoders), parts.unet.config.cross_attention_dim
+    if width != expected:
+        raise ModelLoadError(
+            f"{folder}: its U-Net reads text embeddings of width {expected}, but its text encoder makes "
+            f"{width}; the parts belong to different models"
+        )
+    channels, latent_channels = parts.unet.config.in_channels, parts.vae.config.latent_channels
+    if channels != latent_channels:
+        raise ModelLoadError(
+            f"{folder}: its U-Net takes {channels} channels, but its autoencoder makes {latent_channels}; "
+            "inpainting models and parts of different models cannot be used"
+        )
+
+
+# A whole model to a folder that this project and `diffusers.AnimateDiffPipeline` open.
+
+
+def save_model(parts: ModelParts, folder: Path | str, overwrite: bool = True) -> None:
+    """Write all parts in the layout of `AnimateDiffPipeline`, or `AnimateDiffSDXLPipeline` for an SDXL model.
+
+    The weights are safetensors, in their present precision.
+
+    Args:
+        parts: The model; its image U-Net is written as the image model that it is.
+        folder: Appears only when it is complete.
+        overwrite: False refuses an existing folder.
+
+    Raises:
+        FileExistsError: See `overwrite`.
+        OSError: No space, no permission.
+        ValueError: The weights are quantised.
+    """
+    if parts.quantize is not None:
+        raise ValueError(
+            f"quantised weights cannot be written; load the model without quantize {parts.quantize}"
+        )
+    scheduler = parts.scheduler_config.get("_class_name", "DDIMScheduler")
+    index: dict[str, Any] = {
+        "_class_name": "AnimateDiffPipeline",
+        "_diffusers_version": diffusers.__version__,
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "motion_adapter": ["diffusers", "MotionAdapter"],
+        "scheduler": ["diffusers", scheduler],
+        "text_encoder": ["transformers", type(parts.text_encoder).__name__],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", type(parts.vae).__name__],
+    }
+    names = ["tokenizer", "text_encoder", "unet", "motion_adapter", "vae"]
+    if parts.text_encoder_2 is not None:
+        names += ["tokenizer_2", "text_encoder_2"]
+        index |= {
+            "_class_name": "AnimateDiffSDXLPipeline",
+            "text_encoder_2": ["transformers", type(parts.text_encoder_2).__name__],
+            "tokenizer_2": ["transformers", "CLIPTokenizer"],
+            "force_zeros_for_empty_prompt": parts.zeros_for_empty_prompt,
+        }
+    with atomic_path(folder, overwrite=overwrite) as part, quiet_libraries():
+        part.mkdir()
+        for name in names:
+            getattr(parts, name).save_pretrained(part / name)
+        (part / "scheduler").mkdir()
+        scheduler_config = {"_class_name": scheduler} | dict(parts.scheduler_config)
+        _write(part / "scheduler" / "scheduler_config.json", scheduler_config)
+        _write(part / "model_index.json", index)
+        if parts.defaults:
+            _write(part / DEFAULTS_FILE, parts.defaults)
+
+
+def _write(file: Path, values: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(dict(values), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

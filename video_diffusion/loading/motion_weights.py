@@ -1,0 +1,347 @@
+"""Temporal weights read from any published layout: motion modules, fused U-Nets, motion LoRAs."""
+
+import inspect
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from safetensors.torch import save_file
+from torch import Tensor
+
+from video_diffusion.loading.components import load_diffusers
+from video_diffusion.loading.motion import (
+    CONFIG_TAG,
+    POSITIONS,
+    MotionFile,
+    detect,
+    original_names,
+    present_name,
+)
+from video_diffusion.loading.weights import (
+    ModelLoadError,
+    StoredTensor,
+    StoredWeights,
+    WeightFile,
+    compare_weights,
+    open_weights,
+)
+from video_diffusion.models import MotionAdapter
+from video_diffusion.models.temporal import SinusoidalPositions
+from video_diffusion.video import atomic_path
+
+
+def read_motion_checkpoint(
+    path: Path | str,
+    dtype: torch.dtype | None = None,
+    *,
+    allow_pickle: bool = False,
+    allow_extra: bool = False,
+    variant: str | None = None,
+) -> MotionAdapter:
+    """Read a motion module, in evaluation mode on the CPU.
+
+    Args:
+        path: A file in any of the layouts that `detect` knows, or a folder in diffusers' layout.
+        dtype: To convert to; None keeps what is stored, bit for bit.
+        allow_pickle: Whether a `.ckpt` or the like may be read, see `open_weights`.
+        allow_extra: Whether surplus tensors are left out instead of refused.
+        variant: Of a folder's weights, see `find_weights`.
+
+    Raises:
+        ModelLoadError: One line naming the file, and the tensors that are missing, surplus, of another shape,
+            not floating point or not finite.
+    """
+    found = detect(path, allow_pickle=allow_pickle, variant=variant)
+    if found.path.is_dir():
+        adapter = load_diffusers(
+            MotionAdapter,
+            found.path,
+            dtype or _stored_dtype(found),
+            allow_extra=allow_extra,
+            variant=variant,
+            norm_scope=found.config["norm_scope"],
+            family=found.family,
+        )
+        assert isinstance(adapter, MotionAdapter)
+        return adapter
+    outline = _outline(found)
+    tensors = _gathered(found, outline, allow_extra)
+    outline.load_state_dict(tensors, assign=True)
+    adapter = outline if dtype is None else torch.nn.Module.to(outline, dtype=dtype)
+    for name, tensor in adapter.state_dict().items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise ModelLoadError(
+                f"{found.path}: {name} holds NaN or infinity after loading as {tensor.dtype}; "
+                "the file needs a dtype of wider range"
+            )
+    return adapter.eval()
+
+
+def write_original_layout(adapter: MotionAdapter, path: Path | str, *, overwrite: bool = True) -> None:
+    """Write a motion module in AnimateDiff's layout, as safetensors, in its present precision.
+
+    The position tables are written too, once for each attention, because other programs tell versions apart
+    by them. What shapes cannot tell (heads, groups, norms, family) goes into the file's metadata.
+
+    Args:
+        adapter: Of any shape; programs other than ours expect 8 heads and 32 groups.
+        path: Appears only when it is complete.
+        overwrite: False refuses an existing file.
+
+    Raises:
+        FileExistsError: See `overwrite`.
+        OSError: No space, no permission.
+    """
+    tensors = {
+        stored: tensor.detach().cpu().contiguous().clone()
+        for name, tensor in adapter.state_dict().items()
+        for stored in original_names(name)
+    }
+    config = {key: value for key, value in adapter.config.items() if not key.startswith("_")}
+    metadata = {"format": "pt", CONFIG_TAG: json.dumps(config, sort_keys=True)}
+    with atomic_path(path, overwrite=overwrite) as part:
+        save_file(tensors, part, metadata)
+
+
+def _stored_dtype(found: MotionFile) -> torch.dtype:
+    known = {"F64": torch.float64, "F16": torch.float16, "BF16": torch.bfloat16}
+    return known.get(found.dtypes[0], torch.float32) if len(found.dtypes) == 1 else torch.float32
+
+
+def _outline(found: MotionFile) -> MotionAdapter:
+    """The adapter without its numbers."""
+    if found.layout.num_attentions != 2:
+        raise ModelLoadError(
+            f"{found.path}: its temporal layers have {found.layout.num_attentions} attentions each, but only "
+            "those with 2 are supported, as all published motion modules have"
+        )
+    try:
+        with torch.device("meta"):
+            return MotionAdapter(**found.config)
+    except Exception as error:  # whatever a wrong value leads to, deep inside torch
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelLoadError(f"{found.path}: cannot be built from what it says ({reason})") from None
+
+
+def _gathered(found: MotionFile, outline: MotionAdapter, allow_extra: bool) -> dict[str, Tensor]:
+    """The tensors under our names, having checked that they are those that the adapter has."""
+    names, described = found.layout.stored_names, found.weights.tensors
+    tables = {name: tuple(t.shape) for name, t in outline.state_dict().items() if name.endswith(POSITIONS)}
+    present: dict[str, StoredTensor] = {name: described[stored[0]] for name, stored in names.items()}
+    if found.layout.num_positions is None:
+        present |= {name: StoredTensor("F32", shape) for name, shape in tables.items()}
+    described_by = "the rest of the file"
+    compare_weights(StoredWeights(found.path, present, None, described_by), outline, allow_extra)
+    stored_tensors = found.weights.load()
+    tensors = {}
+    for name in outline.state_dict():
+        if name not in names:
+            _, num_positions, width = tables[name]
+            with torch.device("cpu"):
+                tensors[name] = SinusoidalPositions(width, num_positions).pe
+            continue
+        tensors[name] = _agreed(found.path, names[name], stored_tensors)
+    return tensors
+
+
+def _agreed(path: Path, names: tuple[str, ...], tensors: Mapping[str, Tensor]) -> Tensor:
+    first, *others = (tensors[name] for name in names)
+    if not all(torch.equal(first, other) for other in others):
+        raise ModelLoadError(
+            f"{path}: {' and '.join(names)} differ, but the attentions of a layer share one table of "
+            "positions; the file is damaged"
+        )
+    return first
+
+
+# diffusers' motion U-Net taken apart into the image U-Net and the motion adapter that it was made from.
+#
+# A folder that `diffusers.AnimateDiffPipeline` saved holds the two fused, with every weight under its old
+# name.
+
+
+_IMAGE_BLOCKS = {
+    "DownBlockMotion": "DownBlock2D",
+    "CrossAttnDownBlockMotion": "CrossAttnDownBlock2D",
+    "UpBlockMotion": "UpBlock2D",
+    "CrossAttnUpBlockMotion": "CrossAttnUpBlock2D",
+}
+
+
+def split_motion_unet(motion_unet: Any, norm_scope: str) -> tuple[UNet2DConditionModel, MotionAdapter]:
+    """Split a `UNetMotionModel`; the weights are shared with it, not copied."""
+    config = dict(motion_unet.config)
+    known = set(inspect.signature(UNet2DConditionModel.__init__).parameters)
+    image_config = {key: value for key, value in config.items() if key in known}
+    image_config |= {
+        "down_block_types": tuple(_IMAGE_BLOCKS[name] for name in config["down_block_types"]),
+        "up_block_types": tuple(_IMAGE_BLOCKS[name] for name in config["up_block_types"]),
+        "attention_head_dim": config[
+            "num_attention_heads"
+        ],  # diffusers' old misnomer for the number of heads
+        "num_attention_heads": None,
+    }
+    unet = UNet2DConditionModel(**image_config)
+    adapter = MotionAdapter(
+        block_out_channels=config["block_out_channels"],
+        motion_layers_per_block=config["layers_per_block"],
+        motion_transformer_layers_per_block=config["temporal_transformer_layers_per_block"],
+        motion_mid_block_layers_per_block=config["mid_block_layers"],
+        motion_transformer_layers_per_mid_block=config["temporal_transformer_layers_per_mid_block"],
+        motion_num_attention_heads=config["motion_num_attention_heads"],
+        motion_norm_num_groups=config["norm_num_groups"],
+        motion_max_seq_length=config["motion_max_seq_length"],
+        use_motion_mid_block=config["use_motion_mid_block"],
+        norm_scope=norm_scope,
+    )
+    weights = motion_unet.state_dict()
+    temporal = {name: tensor for name, tensor in weights.items() if ".motion_modules." in name}
+    adapter.load_state_dict(temporal, assign=True)
+    unet.load_state_dict({k: v for k, v in weights.items() if k not in temporal}, assign=True)
+    return unet.eval(), adapter.eval()
+
+
+# Motion LoRAs: low-rank changes to temporal attention, in the layouts of AnimateDiff, diffusers and peft.
+#
+# A change is weight · alpha / rank · up @ down. AnimateDiff's files, and diffusers' of them, know no alpha:
+# there the factor is the user's weight alone. peft's metadata and `.alpha` tensors, where there are, count.
+
+
+PEFT_TAG = "lora_adapter_metadata"
+
+_PREFIX = re.compile(r"^(module\.|unet\.|motion_adapter\.|base_model\.model\.)+")
+_OLD_NAME = re.compile(r"\.(processor\.)?(?P<layer>to_[qkv]|to_out)_lora\.(?P<part>down|up)\.weight$")
+_NEW_NAME = re.compile(
+    r"\.(lora_(?P<letter>[AB])(\.default)?|lora\.(?P<part>down|up)|lora_linear_layer\.(?P<long>down|up))"
+    r"\.weight$"
+)
+_ALPHA = re.compile(r"(_lora|\.lora)?\.alpha$")
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """A low-rank change to one matrix: scale · up @ down.
+
+    Attributes:
+        down: r × columns.
+        up: rows × r.
+        scale: alpha / rank, or 1 where the file knows no alpha.
+    """
+
+    down: Tensor
+    up: Tensor
+    scale: float
+
+    def to(self, dtype: torch.dtype) -> "LowRank":
+        """The same change in another precision."""
+        return LowRank(self.down.to(dtype), self.up.to(dtype), self.scale)
+
+
+def is_motion_lora(names: Iterable[str]) -> bool:
+    """Whether tensors of these names hold a LoRA on temporal layers."""
+    return any("lora" in name.lower() and ".motion_modules." in name for name in names)
+
+
+def read_motion_lora(path: Path | str, *, allow_pickle: bool = False) -> dict[str, LowRank]:
+    """Read a motion LoRA: its changes, by our name of the layer."""
+    file = open_weights(path, allow_pickle=allow_pickle)
+    return gather_motion_lora(file, file.load())
+
+
+def gather_motion_lora(file: WeightFile, tensors: Mapping[str, Tensor]) -> dict[str, LowRank]:
+    """Pair the tensors of a motion LoRA; errors as `read_motion_lora`."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        layer, part = _parsed(name)
+        if part is None:
+            raise ModelLoadError(f"{file.path}: {name} is not part of a motion LoRA; give a file that is one")
+        parts.setdefault(layer, {})[part] = tensor
+    alphas = _peft_alphas(file)
+    pairs = {}
+    for layer, found in parts.items():
+        if not {"down", "up"} <= found.keys() or found["down"].shape[0] != found["up"].shape[-1]:
+            raise ModelLoadError(f"{file.path}: {layer} lacks one half of its change, or halves of one rank")
+        rank = found["down"].shape[0]
+        alpha = float(found["alpha"]) if "alpha" in found else alphas.get(layer, alphas.get("", rank))
+        pairs[layer] = LowRank(found["down"], found["up"], alpha / rank)
+    if not pairs:
+        raise ModelLoadError(f"{file.path}: holds no motion LoRA; give a file that is one")
+    return pairs
+
+
+def write_motion_lora(
+    pairs: Mapping[str, LowRank],
+    path: Path | str,
+    layout: Literal["diffusers", "animatediff"],
+    *,
+    overwrite: bool = True,
+) -> None:
+    """Write a motion LoRA as safetensors, its scale multiplied into `up` since neither layout knows alpha."""
+    tensors = {}
+    for layer, change in pairs.items():
+        halves = {"down": change.down, "up": change.up if change.scale == 1 else change.up * change.scale}
+        for part, tensor in halves.items():
+            tensors[_written_name(layer, part, layout)] = tensor.detach().cpu().contiguous().clone()
+    with atomic_path(path, overwrite=overwrite) as file:
+        save_file(tensors, file, {"format": "pt"})
+
+
+def add_motion_lora(adapter: MotionAdapter, pairs: Mapping[str, LowRank], weight: float, where: str) -> None:
+    """Add a motion LoRA's changes to an adapter's weights, each computed in float32 and rounded once."""
+    parameters = dict(adapter.named_parameters())
+    for layer, change in pairs.items():
+        parameter, shape = parameters.get(f"{layer}.weight"), (len(change.up), change.down.shape[1])
+        if parameter is None or tuple(parameter.shape) != shape:
+            own = "has no such layer" if parameter is None else f"has {tuple(parameter.shape)} there"
+            raise ModelLoadError(
+                f"{where}: changes {layer} of shape {shape}, but the motion adapter {own}; "
+                "the LoRA is for another base model or another version of the adapter"
+            )
+    for layer, change in pairs.items():
+        parameter = parameters[f"{layer}.weight"]
+        precise = torch.promote_types(parameter.dtype, torch.float32)
+        up, down = (half.to(parameter.device, precise) for half in (change.up, change.down))
+        with torch.no_grad():
+            parameter.copy_(parameter.to(precise) + weight * change.scale * (up @ down))
+
+
+def _parsed(name: str) -> tuple[str, str | None]:
+    """The layer that a tensor belongs to, by our name, and which part of its change it is."""
+    name = present_name(_PREFIX.sub("", name))
+    if found := _OLD_NAME.search(name):
+        layer = "to_out.0" if found["layer"] == "to_out" else found["layer"]
+        return f"{name[: found.start()]}.{layer}", found["part"]
+    if found := _NEW_NAME.search(name):
+        letter = {"A": "down", "B": "up"}.get(found["letter"] or "")
+        return name[: found.start()], letter or found["part"] or found["long"]
+    if found := _ALPHA.search(name):
+        layer = name[: found.start()].replace(".processor.", ".")
+        return re.sub(r"\.to_out$", ".to_out.0", layer), "alpha"
+    return name, None
+
+
+def _written_name(layer: str, part: str, layout: str) -> str:
+    if layout == "diffusers":
+        return f"unet.{layer}.lora_{'A' if part == 'down' else 'B'}.weight"
+    (name,) = original_names(f"{layer}.weight")
+    attention, _, projection = name.removesuffix(".weight").replace(".to_out.0", ".to_out").rpartition(".")
+    return f"{attention}.processor.{projection}_lora.{part}.weight"
+
+
+def _peft_alphas(file: WeightFile) -> dict[str, float]:
+    """What peft's metadata says of alpha: for all layers under "", and for layers of their own."""
+    text = file.metadata.get(PEFT_TAG)
+    if text is None:
+        return {}
+    try:
+        values: Any = json.loads(text)
+        found = {key.removeprefix("unet."): value for key, value in values.items()}
+        own = {str(layer): float(alpha) for layer, alpha in (found.get("alpha_pattern") or {}).items()}
+        return own | {"": float(found["lora_alpha"])}
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+        raise ModelLoadError(f"{file.path}: its {PEFT_TAG} is damaged; save the LoRA again") from None

@@ -1,0 +1,165 @@
+"""A clip once its frames are there: measures and record, and the encoding of all three."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from video_diffusion.metrics import ConsistencyReport, measure
+from video_diffusion.settings import GenerationSettings
+from video_diffusion.video import (
+    MeasuredValue,
+    ModelIdentity,
+    RunRecord,
+    frames_sha256,
+    record_beside,
+    write_video,
+)
+
+OnFrame = Callable[[str, int, int], None]
+"""Told after each frame the stage ("decode" or "measure"), how many frames are done, and of how many."""
+
+
+@dataclass(frozen=True, eq=False)  # arrays have no single answer to ==
+class GeneratedVideo:
+    """A finished clip with its measures, before it is encoded.
+
+    Attributes:
+        frames: RGB, as they go to the encoder; the very frames that were measured.
+        settings: With nothing left open.
+        report: How well the frames hold together.
+        run_record: What is written beside the clip and into it.
+    """
+
+    frames: UInt8[np.ndarray, "f h w c"]
+    settings: GenerationSettings
+    report: ConsistencyReport
+    run_record: RunRecord
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The run record as plain JSON values."""
+        return self.run_record.to_dict()
+
+    @property
+    def frames_sha256(self) -> str:
+        """Equal exactly when the frames are."""
+        return self.run_record.frames_sha256
+
+    def save(self, path: Path | str, *, embed_metadata: bool = True, **encoding: Any) -> None:
+        """Write the clip, and its record as JSON beside it.
+
+        Args:
+            path: Its suffix chooses the format, see `io.write_video`.
+            embed_metadata: Whether the record goes into the file too.
+            encoding: `codec`, `crf`, `pixel_format` and `overwrite` of `io.write_video`.
+
+        Raises:
+            ValueError, OSError, VideoWriteError: As `io.write_video`; nothing is left at the path then.
+        """
+        assert self.settings.fps is not None  # nothing is left open in the settings of a finished clip
+        metadata = self.run_record.tags() if embed_metadata else None
+        with record_beside(path, self.run_record, encoding.get("overwrite", True)):
+            write_video(path, self.frames, self.settings.fps, metadata, **encoding)
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedVideo:
+    """A clip whose frames are made and not yet measured; what is left to do needs no model.
+
+    Attributes:
+        frames: RGB, as they go to the encoder.
+        settings: With nothing left open.
+        window_starts: First frames of the context windows, if there were any.
+        timings: Seconds by stage so far.
+        facts: What else `make_record` writes down.
+    """
+
+    frames: UInt8[np.ndarray, "f h w c"]
+    settings: GenerationSettings
+    window_starts: Sequence[int]
+    timings: Mapping[str, float]
+    facts: Mapping[str, Any]
+
+    def measured(self, on_frame: OnFrame | None = None) -> GeneratedVideo:
+        """Measure the frames and write the record."""
+        assert self.settings.fps is not None  # nothing is left open in the settings of a finished clip
+        timings = dict(self.timings)
+        with timed(timings, "measure"):
+            report = measure(
+                self.frames,
+                self.settings.fps,
+                window_starts=self.window_starts,
+                on_frame=partial(on_frame, "measure") if on_frame is not None else None,
+            )
+        record = make_record(
+            self.frames,
+            self.settings,
+            report,
+            timings=timings,
+            window_starts=self.window_starts,
+            **self.facts,
+        )
+        return GeneratedVideo(self.frames, self.settings, report, record)
+
+
+@contextmanager
+def timed(timings: dict[str, float], stage: str, num_clips: int = 1) -> Iterator[None]:
+    """Note how many seconds a stage takes per clip."""
+    started = time.perf_counter()
+    yield
+    timings[stage] = (time.perf_counter() - started) / num_clips
+
+
+def make_record(
+    frames: UInt8[np.ndarray, "f h w c"],
+    settings: GenerationSettings,
+    report: ConsistencyReport,
+    *,
+    model: ModelIdentity,
+    timings: Mapping[str, float],
+    device: str,
+    num_threads: int,
+    window_starts: Sequence[int] = (),
+    inputs: Mapping[str, str] | None = None,
+    noise_sha256: str | None = None,
+    batch_size: int = 1,
+    accelerated: bool = False,
+    low_memory: bool = False,
+) -> RunRecord:
+    """Write down what made a clip."""
+    hashes = {name: value for name, value in model.model_dump().items() if name.endswith("sha256")}
+    if model.motion_adapter == "none":  # temporal layers switched off have no weights to be hashed
+        hashes["motion_adapter"] = "none"
+    return RunRecord(
+        settings=settings,
+        model=model,
+        job_id=settings.job_id(hashes),
+        frames_sha256=frames_sha256(frames),
+        noise_sha256=noise_sha256,
+        measures={
+            name: MeasuredValue(
+                value=measured.value,
+                unit=measured.unit,
+                status=measured.status,
+                series=list(measured.series) or None,
+            )
+            for name, measured in report.values.items()
+        },
+        window_starts=list(window_starts),
+        inputs=dict(inputs or {}),
+        timings={stage: round(seconds, 3) for stage, seconds in timings.items()},
+        device=device,
+        num_threads=num_threads,
+        batch_size=batch_size,
+        accelerated=accelerated,
+        low_memory=low_memory,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )

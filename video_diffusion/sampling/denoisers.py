@@ -1,0 +1,292 @@
+"""What a model predicts, wrapped: guidance, guidance within an interval, numbers over steps, known frames."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from einops import repeat
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from video_diffusion.sampling.schedulers import NoiseLevels, start_run
+from video_diffusion.shapes import FrameNumbers, Latents, PromptEmbeds
+
+Timestep = Shaped[Tensor, ""]
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """Predicts what the scheduler asks for (noise, velocity or sample) from noisy latents."""
+
+    def __call__(self, latents: Latents, timestep: Timestep) -> Latents:
+        """Predict for all videos of the batch at one timestep."""
+        ...
+
+
+@runtime_checkable
+class PromptedModel(Protocol):
+    """A model that is told the prompt with every call, such as a `VideoUNet`."""
+
+    def __call__(
+        self, latents: Latents, timestep: Timestep, prompt_embeds: PromptEmbeds, **conditions: Any
+    ) -> Float[Tensor, "b c_out f h w"]:
+        """Predict for all videos of the batch, each with its own prompt."""
+        ...
+
+
+@runtime_checkable
+class ChangingNumber(Protocol):
+    """A number that changes from step to step, such as `StepNumbers`."""
+
+    numbers: tuple[float, ...]
+
+    def at(self, timestep: Timestep) -> float:
+        """Tell the number of the step that asks at this timestep."""
+        ...
+
+
+class Guided:
+    """Classifier-free guidance (Ho & Salimans 2022, equation 6): from the negative prompt to the prompt.
+
+    The prediction is negative + guidance_scale · (prompt - negative), both from one pass over a doubled
+    batch. A scale of exactly 1 is the prompt's own prediction and takes a pass without doubling; diffusers
+    does that for everything below 1 too, which here stays a blend of the two.
+
+    The model runs in the precision of its prompt embeddings, whatever that of the latents.
+
+    Args:
+        model: What is asked for each prediction.
+        prompt_embeds: Of each video's prompt.
+        negative_prompt_embeds: Of each video's negative prompt; not read, and may be None, if the scale is 1.
+        guidance_scale: 0 is the negative prompt alone, 1 the prompt alone, usual are 2 to 10; one number, or
+            one for each frame, or one for each step.
+        conditions: Further arguments for every call of the model, which fit the doubled batch.
+
+    Raises:
+        ValueError: Guidance without negative embeddings, or with embeddings of another shape.
+    """
+
+    def __init__(
+        self,
+        model: PromptedModel,
+        prompt_embeds: PromptEmbeds,
+        negative_prompt_embeds: Tensor | None,
+        guidance_scale: FrameNumbers | ChangingNumber,
+        **conditions: Any,
+    ) -> None:
+        self.model = model
+        self.is_off = guidance_is_off(guidance_scale)
+        self.guidance_scale = guidance_scale
+        self.conditions = conditions
+        self.prompt_embeds = prompt_embeds
+        if self.is_off:
+            return
+        if negative_prompt_embeds is not None:
+            prompt_embeds, negative_prompt_embeds = _alike(prompt_embeds, negative_prompt_embeds)
+        if negative_prompt_embeds is None or negative_prompt_embeds.shape != prompt_embeds.shape:
+            given = None if negative_prompt_embeds is None else tuple(negative_prompt_embeds.shape)
+            raise ValueError(
+                f"negative_prompt_embeds must have the shape {tuple(prompt_embeds.shape)} of prompt_embeds, "
+                f"but has {given}; encode both with the same text encoder, or set guidance_scale to 1"
+            )
+        self.prompt_embeds = torch.cat([negative_prompt_embeds, prompt_embeds])
+
+    def __call__(self, latents: Latents, timestep: Timestep) -> Latents:
+        """Predict, guided."""
+        inputs = latents.to(self.prompt_embeds.dtype)
+        if self.is_off:
+            return self._predict(inputs, timestep).to(latents.dtype)
+        negative, prompted = self._predict(torch.cat([inputs, inputs]), timestep).to(latents.dtype).chunk(2)
+        return negative + self._scale(timestep, negative) * (prompted - negative)
+
+    def _scale(self, timestep: Timestep, like: Latents) -> Any:
+        scale = self.guidance_scale
+        if isinstance(scale, ChangingNumber):
+            return scale.at(timestep)
+        return scale[:, None, None].to(like) if isinstance(scale, Tensor) else scale
+
+    def _predict(self, latents: Latents, timestep: Timestep) -> Latents:
+        return self.model(latents, timestep, self.prompt_embeds, **self.conditions)
+
+
+def guidance_is_off(guidance_scale: FrameNumbers | ChangingNumber) -> bool:
+    """Tell whether a scale is 1 for every frame or step: then the negative prompt is never asked for."""
+    if isinstance(guidance_scale, ChangingNumber):
+        return all(number == 1 for number in guidance_scale.numbers)
+    return bool((torch.as_tensor(guidance_scale) == 1).all())
+
+
+def _alike(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Repeat embeddings per video for each frame if the others are per frame."""
+    if first.ndim == second.ndim:
+        return first, second
+    num_frames = (first if first.ndim == 4 else second).shape[1]
+    repeated = [
+        embeds if embeds.ndim == 4 else repeat(embeds, "b n d -> b f n d", f=num_frames)
+        for embeds in (first, second)
+    ]
+    return repeated[0], repeated[1]
+
+
+# Guidance on part of the way from noise to a clip only.
+
+
+class GuidedWithin:
+    """Guidance between two noise levels; outside them the prompt's own prediction, at half the cost.
+
+    Another sampler, not an approximation: Kynkäänniemi et al. 2024 find that guidance at the highest noise
+    levels costs variety and at the lowest does nothing.
+
+    Args:
+        guided: Asked within the interval, its ends included.
+        prompted: Asked outside it.
+        interval: Lowest and highest timestep as shares of the trained ones: 0 is no noise, 1 is noise alone.
+        num_train_timesteps: Timesteps that the model was trained on.
+    """
+
+    def __init__(
+        self, guided: Denoiser, prompted: Denoiser, interval: tuple[float, float], num_train_timesteps: int
+    ) -> None:
+        self.guided = guided
+        self.prompted = prompted
+        self.lowest, self.highest = (share * num_train_timesteps for share in interval)
+
+    def __call__(self, latents: Latents, timestep: Timestep) -> Latents:
+        """Predict, guided or not."""
+        within = self.lowest <= float(timestep) <= self.highest
+        return (self.guided if within else self.prompted)(latents, timestep)
+
+
+# Numbers that change over the steps of a run, found by the timestep at which the model is asked.
+
+
+class StepNumbers:
+    """One number for each step.
+
+    A run may begin again, as FreeInit's does, and a step may ask twice, as Heun's does.
+
+    Args:
+        scheduler: A diffusers scheduler; only its configuration is used.
+        numbers: Of the steps that are done, the first one first.
+        run: `num_inference_steps`, `strength` and `enforce_steps` of `start_run`.
+    """
+
+    def __init__(self, scheduler: Any, numbers: Sequence[float], *run: Any) -> None:
+        self.numbers = tuple(numbers)
+        started, timesteps = start_run(scheduler, *run)
+        # Heun's second question of a step is at the timestep where the next step begins.
+        steps = [(index + started.order - 1) // started.order for index in range(len(timesteps))]
+        self._by_timestep = {
+            float(timestep): self.numbers[min(step, len(self.numbers) - 1)]
+            for timestep, step in zip(timesteps, steps, strict=True)
+        }
+
+    def at(self, timestep: Timestep) -> float:
+        """Tell the number of the step that asks at a timestep, or at the one nearest to it."""
+        asked = float(timestep)
+        return self._by_timestep[min(self._by_timestep, key=lambda known: abs(known - asked))]
+
+
+class AlongSteps:
+    """A model some of whose conditions change from step to step.
+
+    Args:
+        model: Takes them.
+        conditions: By name.
+    """
+
+    def __init__(self, model: PromptedModel, conditions: Mapping[str, StepNumbers]) -> None:
+        self.model = model
+        self.conditions = conditions
+
+    def __call__(
+        self, latents: Latents, timestep: Timestep, prompt_embeds: PromptEmbeds, **conditions: Any
+    ) -> Float[Tensor, "b c_out f h w"]:
+        """Predict with the numbers of the step."""
+        now = {name: numbers.at(timestep) for name, numbers in self.conditions.items()}
+        return self.model(latents, timestep, prompt_embeds, **{**conditions, **now})
+
+
+# Frames that are known beforehand: the prediction is pulled towards the one that ends at them.
+
+
+class Anchored:
+    """A denoiser some of whose frames are known, wholly or in part.
+
+    A noisy frame x_t and its clean latents x_0 leave only one prediction that is right; it is blended with
+    the denoiser's own: (1 - w)·predicted + w·right, where w = weight^(1/(1 - ᾱ_t)). A weight of 1 is 1 at
+    every step, and any scheduler ends at the known frame; the others see it through temporal attention. A
+    weight below 1 holds while a frame is mostly noise, which decides where things are, and lets go when
+    details are drawn.
+
+    Args:
+        denoiser: What is asked for the rest.
+        clean_latents: Of each video; only frames with a weight matter.
+        weights: For each frame 0 (free) to 1 (known).
+        levels: The schedule that the model was trained with, and what it predicts.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        clean_latents: Latents,
+        weights: Float[Tensor, " f"],
+        levels: NoiseLevels,
+    ) -> None:
+        self.denoiser = denoiser
+        self.clean_latents = clean_latents
+        self.weights = weights[:, None, None]
+        self.levels = levels
+
+    def __call__(self, latents: Latents, timestep: Timestep) -> Latents:
+        """Predict, with the known frames pulled to what is right for them."""
+        predicted = self.denoiser(latents, timestep)
+        alphas_cumprod = self.levels.alphas_cumprod(float(timestep))
+        weights = self.weights.to(predicted) ** (1 / max(1 - alphas_cumprod, 1e-6))
+        return torch.lerp(predicted, self._right(latents, alphas_cumprod).to(predicted), weights)
+
+    def _right(self, latents: Latents, alphas_cumprod: float) -> Latents:
+        """The prediction that x_t = √ᾱ·x_0 + √(1-ᾱ)·ε leaves for the known x_0."""
+        clean = self.clean_latents.to(latents).expand_as(latents)
+        signal = math.sqrt(alphas_cumprod)
+        amount = math.sqrt(max(1 - alphas_cumprod, 1e-12))
+        noise = (latents - signal * clean) / amount
+        if self.levels.prediction_type == "sample":
+            return clean
+        return noise if self.levels.prediction_type == "epsilon" else signal * noise - amount * clean
+
+
+# A picture as further input channels: how PIA adapters are told what to animate (Zhang et al. 2024).
+
+
+LIKENESS = (1.0, 0.9, 0.85, 0.85, 0.85, 0.8)
+"""How alike frames 0, 1, 2, … are to the picture, the last value for the rest: PIA's "small motion"."""
+
+
+def likeness(num_frames: int, hold: float | None) -> Float[Tensor, " f"]:
+    """List how alike the picture each frame shall be: 1, then `hold` for all, or `LIKENESS` if it is None."""
+    values = LIKENESS if hold is None else (1.0, hold)
+    return torch.tensor([values[min(frame, len(values) - 1)] for frame in range(num_frames)])
+
+
+class WithPicture:
+    """A model whose input is the noisy latents, then a mask of likeness, then the picture's latents.
+
+    Args:
+        model: Takes them all.
+        picture: Latents of the picture for each frame; one video serves all.
+        alike: 0 to 1 for each frame.
+    """
+
+    def __init__(self, model: PromptedModel, picture: Latents, alike: Float[Tensor, " f"]) -> None:
+        self.model = model
+        mask = alike.to(picture)[:, None, None].expand_as(picture[:, :1])
+        self.channels = torch.cat([mask, picture], dim=1)
+
+    def __call__(
+        self, latents: Latents, timestep: Timestep, prompt_embeds: PromptEmbeds, **conditions: Any
+    ) -> Latents:
+        """Predict for all videos, each with the same picture."""
+        channels = self.channels.to(latents).expand(len(latents), -1, -1, -1, -1)
+        return self.model(torch.cat([latents, channels], dim=1), timestep, prompt_embeds, **conditions)

@@ -1,0 +1,133 @@
+"""What single settings accept: names to choose from, texts that can be stored, exact frame rates, sizes."""
+
+import re
+from fractions import Fraction
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, PlainSerializer
+
+MAX_PROMPT_CHARACTERS = 65_536
+MAX_FPS_TERM = 1_000_000  # numerator and denominator: what every container writes exactly
+
+SchedulerName = Literal[
+    "ddim", "ddpm", "euler", "euler_a", "heun", "dpmpp_2m", "dpmpp_2m_karras", "dpmpp_sde", "unipc", "lcm"
+]
+DtypeName = Literal["float32", "float16", "bfloat16", "float64"]
+QuantizeName = Literal["int8"]
+NoiseType = Literal["independent", "mixed", "progressive", "constant"]
+ContextSchedule = Literal["uniform", "uniform_looped", "static", "even", "batched"]
+ContextFuse = Literal["pyramid", "flat", "linear"]
+PromptBlend = Literal["lerp", "slerp"]
+FrequencyFilter = Literal["butterworth", "gaussian", "ideal", "box"]
+
+
+def parse_interval(value: object) -> tuple[float, float] | None:
+    """Two shares from 0 to 1, the lower first: "0.2-0.8" or a list of two; None stays None."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d(?:\.\d{1,9})?)-(\d(?:\.\d{1,9})?)", value) if isinstance(value, str) else None
+    pair: object = found.groups() if found else value
+    if isinstance(pair, list | tuple) and len(pair) == 2 and not any(isinstance(end, bool) for end in pair):
+        try:
+            low, high = (float(end) for end in pair)
+        except (TypeError, ValueError):
+            low, high = 1.0, 0.0
+        if 0 <= low < high <= 1:
+            return low, high
+    raise ValueError("must be two shares from 0 to 1, the lower first, such as 0.2-0.8")
+
+
+def parse_size(value: object) -> tuple[int, int]:
+    """Width and height from a text such as "64x48".
+
+    Raises:
+        ValueError: anything else.
+    """
+    found = re.fullmatch(r"(\d{1,9})[xX×](\d{1,9})", str(value).strip())
+    if found is None:
+        raise ValueError("must be WIDTHxHEIGHT in pixels, such as 64x48")
+    return int(found[1]), int(found[2])
+
+
+Interval = Annotated[tuple[float, float] | None, BeforeValidator(parse_interval)]
+
+
+def check_text(text: str) -> str:
+    """The text itself, if every program can store it.
+
+    Raises:
+        ValueError: a NUL, bytes that were not UTF-8 (lone surrogates), or more than 65536 characters.
+    """
+    if len(text) > MAX_PROMPT_CHARACTERS:
+        raise ValueError(f"must be at most {MAX_PROMPT_CHARACTERS} characters, not {len(text)}; shorten it")
+    if "\0" in text:
+        raise ValueError(f"holds a NUL character at position {text.index(chr(0))}; remove it")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        at = len(text[: error.start].encode())
+        raise ValueError(f"is not valid UTF-8 at byte {at}; re-enter it as UTF-8") from None
+    return text
+
+
+def check_prompt(prompt: str) -> str:
+    """The prompt itself, if it says something and can be stored.
+
+    Raises:
+        ValueError: empty, only spaces, or refused by `check_text`.
+    """
+    if not prompt.strip():
+        raise ValueError("is empty; say what the clip shows")
+    return check_text(prompt)
+
+
+def parse_fps(value: object) -> Fraction | None:
+    """Frames per second as an exact fraction: 24, "23.976" (= 2997/125) or "30000/1001"; None stays None.
+
+    Raises:
+        ValueError: not a number from 1/10 to 240, or one that containers cannot write exactly.
+    """
+    if value is None:
+        return None
+    rule = "must be a number or a fraction from 0.1 to 240, such as 24, 23.976 or 30000/1001"
+    plain = isinstance(value, (int, float, Fraction)) and not isinstance(value, bool)
+    if not plain and not (isinstance(value, str) and re.fullmatch(r"\d{1,9}(\.\d{1,9}|/\d{1,9})?", value)):
+        raise ValueError(rule)
+    try:
+        fps = Fraction(str(value))
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(rule) from None
+    if not Fraction(1, 10) <= fps <= 240:
+        raise ValueError(rule)
+    if max(fps.numerator, fps.denominator) > MAX_FPS_TERM:
+        raise ValueError(f"must be a fraction with terms up to {MAX_FPS_TERM}, such as 30000/1001")
+    return fps
+
+
+def check_device(device: str) -> str:
+    """The device itself, if it is a name that devices have."""
+    if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:\d{1,3})?", device):
+        raise ValueError("must be auto, cpu, cuda, cuda:N, xpu, xpu:N or mps")
+    return device
+
+
+def check_name(name: str | None) -> str | None:
+    """The name of a model itself, if it says something and can be stored; None stays None."""
+    if name is not None and not name.strip():
+        raise ValueError("is empty; name a folder or a hub id")
+    return name if name is None else check_text(name)
+
+
+def check_path(path: str | None) -> str | None:
+    """The name of a file itself, if it says something and can be stored; None stays None."""
+    if path is not None and not path.strip():
+        raise ValueError("is empty; name a file or folder")
+    return path if path is None else check_text(path)
+
+
+Size = Annotated[int | None, Field(ge=16, le=8192, multiple_of=8)]
+Fps = Annotated[
+    Fraction | None,
+    BeforeValidator(parse_fps),
+    PlainSerializer(lambda fps: None if fps is None else str(fps), return_type=str | None),
+]

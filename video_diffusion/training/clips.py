@@ -1,0 +1,380 @@
+"""Clips for training: from the folders of the settings, mixed by weight, encoded once if possible."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from video_diffusion.loading import ModelParts
+from video_diffusion.models import encode_frames
+from video_diffusion.settings.training import ClipSettings, TrainingSettings
+from video_diffusion.training.data import (
+    ClipDataset,
+    ClipEntry,
+    ClipOrder,
+    Draw,
+    manifest_sha256,
+    read_manifest,
+)
+from video_diffusion.training.data.cutting import aspect_buckets, held_out_ids
+from video_diffusion.training.data.dataset import LatentCache, module_sha256
+
+GOLDEN_RATIO = (5**0.5 - 1) / 2
+
+Item = Mapping[str, Any]
+"""A clip as `ClipDataset` gives it: frames (or a key under which latents are kept), caption, id, key."""
+
+
+@runtime_checkable
+class Clips(Protocol):
+    """What training asks of a source of clips; `ClipDataset` and `MemoryClips` are two."""
+
+    def __len__(self) -> int:
+        """Clips in an epoch."""
+        ...
+
+    def __getitem__(self, draw: Draw) -> Item:
+        """One clip: a pure function of the draw."""
+        ...
+
+    def buckets(self, pictures: bool = False) -> Mapping[tuple[int, int], Sequence[int]]:
+        """The items of each size (width, height), which alone can share a batch."""
+        ...
+
+
+class MemoryClips:
+    """Clips that lie in memory, all of one size.
+
+    Args:
+        frames: One uint8 tensor `f c h w` for each clip.
+        captions: One for each clip.
+        ids: One for each clip; None numbers them.
+    """
+
+    def __init__(
+        self, frames: Sequence[Tensor], captions: Sequence[str], ids: Sequence[str] | None = None
+    ) -> None:
+        if len(frames) != len(captions) or not frames:
+            raise ValueError(f"captions must be one for each of {len(frames)} clips, but are {len(captions)}")
+        self.frames, self.captions = list(frames), list(captions)
+        self.ids = list(ids) if ids is not None else [str(number) for number in range(len(frames))]
+
+    def __len__(self) -> int:
+        """Clips in an epoch."""
+        return len(self.frames)
+
+    def __getitem__(self, draw: Draw) -> Item:
+        """One clip; a picture is one of its frames, which the epoch chooses."""
+        frames, name = self.frames[draw.item], self.ids[draw.item]
+        if draw.picture:
+            number = draw.epoch % len(frames)
+            frames, name = frames[number : number + 1], f"{name}#{number}"
+        return {"frames": frames, "caption": self.captions[draw.item], "id": name, "key": name}
+
+    def buckets(self, pictures: bool = False) -> Mapping[tuple[int, int], Sequence[int]]:
+        """All items under the one size."""
+        height, width = self.frames[0].shape[-2:]
+        return {(width, height): range(len(self.frames))}
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """A source and its share of what is seen, relative to the other sources."""
+
+    clips: Clips
+    weight: float = 1.0
+
+
+class ClipMix:
+    """Numbered batches from several sources; any of them can be asked for, in any order, on any machine.
+
+    Where all clips have one size and there are no pictures, every batch is mixed; else each batch, numbered
+    as `ClipOrder` says, comes from one source. Sources take turns by the golden ratio, which keeps every
+    stretch of the training close to the weights.
+
+    Args:
+        sources: At least one.
+        batch_size: Clips that are computed at once.
+        seed: Of the order.
+        image_fraction: Share of the batches that hold one-frame clips.
+    """
+
+    def __init__(
+        self, sources: Sequence[Weighted], batch_size: int, seed: int, image_fraction: float = 0.0
+    ) -> None:
+        sizes = {size for source in sources for size in source.clips.buckets()}
+        self.is_mixed = len(sizes) == 1 and image_fraction == 0
+        self.piece_size = 1 if self.is_mixed else batch_size
+        self.batch_size = batch_size
+        self.clips = [source.clips for source in sources]
+        weights = np.array([source.weight for source in sources])
+        self._upper = np.cumsum(weights / weights.sum())[:-1]
+        self._orders = [
+            ClipOrder(source.clips, self.piece_size, seed + index, image_fraction)
+            for index, source in enumerate(sources)
+        ]
+        self._owners = self._earlier = np.zeros(0, np.int64)
+
+    def batch(self, number: int) -> list[tuple[int, Draw]]:
+        """(source, draw) of each clip of batch `number`."""
+        pieces = self.batch_size // self.piece_size
+        found: list[tuple[int, Draw]] = []
+        for piece in range(number * pieces, (number + 1) * pieces):
+            owner, earlier = self._turn(piece)
+            found += [(owner, draw) for draw in self._orders[owner].batch(earlier)]
+        return found
+
+    def read(self, number: int) -> list[Item]:
+        """The clips of batch `number`."""
+        return [self._read(source, draw) for source, draw in self.batch(number)]
+
+    def read_again(self, item: Item) -> Tensor:
+        """The frames of an item that came without, since its latents were thought to be kept."""
+        clips: Any = self.clips[item["source"]]
+        draw = Draw(item["epoch"], item["item"], item["picture"])
+        return torch.from_numpy(clips.read(clips.sample(draw)))
+
+    def _read(self, source: int, draw: Draw) -> Item:
+        return {**self.clips[source][draw], "source": source}
+
+    def _turn(self, piece: int) -> tuple[int, int]:
+        """Whose turn a piece is, and how many turns that source had before."""
+        if piece >= len(self._owners):
+            places = (np.arange(max(1024, 2 * piece)) + 0.5) * GOLDEN_RATIO % 1
+            self._owners = np.searchsorted(self._upper, places, side="right")
+            self._earlier = np.zeros(len(places), np.int64)
+            for owner in range(len(self.clips)):
+                own = self._owners == owner
+                self._earlier[own] = np.arange(own.sum())
+        return int(self._owners[piece]), int(self._earlier[piece])
+
+
+class _Batches(Dataset[list[Item]]):
+    """Batches by number, for a `DataLoader` whose workers read ahead."""
+
+    def __init__(self, mix: ClipMix) -> None:
+        self.mix = mix
+
+    def __getitem__(self, number: int) -> list[Item]:
+        return self.mix.read(number)
+
+
+def read_ahead(mix: ClipMix, numbers: Sequence[int], num_workers: int) -> DataLoader[list[Item]]:
+    """Read batches in order, ahead of their use if there are workers; which clips never depends on them."""
+    own_generator = torch.Generator().manual_seed(0)  # else a loader draws from the global random state
+    return DataLoader(
+        _Batches(mix), batch_size=None, sampler=numbers, num_workers=num_workers, generator=own_generator
+    )
+
+
+# Clips and captions as the network sees them: latents and prompt embeddings, computed once if possible.
+
+
+MAX_KEPT_CAPTIONS = 4096
+
+
+class EncodingCaches:
+    """Where encodings are kept on disk, by content: no change of a file, model or caption finds a wrong one.
+
+    Args:
+        folder: May be shared by any number of runs.
+        parts: What encodes.
+    """
+
+    def __init__(self, folder: Path, parts: ModelParts) -> None:
+        self.latents = LatentCache(folder / "latents", module_sha256(parts.vae), str(parts.vae.dtype))
+        readers = [(parts.tokenizer, parts.text_encoder), (parts.tokenizer_2, parts.text_encoder_2)]
+        facts = [
+            module_sha256(each, *_vocabulary(tokenizer)) for tokenizer, each in readers if each is not None
+        ]
+        dtype = f"{parts.text_encoder.dtype}, zeros for empty: {parts.zeros_for_empty_prompt}"
+        self.captions = LatentCache(folder / "captions", " ".join(facts), dtype)
+
+
+class ClipEncoder:
+    """Encodes clips one by one, so that latents never depend on the batch; captions likewise.
+
+    Args:
+        parts: The model; its autoencoder and text encoders are frozen.
+        read_again: Reads the frames of an item that was left unread because its latents were thought to be
+            kept.
+        caches: Where encodings are kept; None encodes every time.
+        chunk_size: Frames encoded at once.
+    """
+
+    def __init__(
+        self,
+        parts: ModelParts,
+        read_again: Callable[[Item], Tensor],
+        caches: EncodingCaches | None = None,
+        chunk_size: int = 16,
+    ) -> None:
+        self.parts, self.read_again, self.caches, self.chunk_size = parts, read_again, caches, chunk_size
+        self._kept: dict[str, Tensor] = {}
+
+    def latents(self, items: Sequence[Item]) -> Float[Tensor, "b c f h w"]:
+        """The clips' latents, float32, on the CPU."""
+        return torch.stack([self._clip(item) for item in items])
+
+    def prompts(self, captions: Sequence[str]) -> Float[Tensor, "b n d"]:
+        """The captions' embeddings, on the CPU."""
+        encode = self.parts.encode_prompts
+        return torch.cat([self._once(caption, partial(encode, [caption])) for caption in captions])
+
+    def conditions(self, captions: Sequence[str], height: int, width: int) -> Mapping[str, Tensor] | None:
+        """What an SDXL U-Net reads besides, for clips of a size in pixels; None for other models."""
+        if self.parts.text_encoder_2 is None:
+            return None
+
+        def pooled(caption: str) -> Tensor:
+            return (self.parts.added_conditions([caption], height, width) or {})["text_embeds"]
+
+        kept = [self._once(f"pooled {caption}", partial(pooled, caption)) for caption in captions]
+        added = self.parts.added_conditions([""], height, width) or {}
+        return {"text_embeds": torch.cat(kept), "time_ids": added["time_ids"].cpu().expand(len(captions), -1)}
+
+    def _clip(self, item: Item) -> Float[Tensor, "c f h w"]:
+        def encode() -> Tensor:
+            frames = item["frames"] if "frames" in item else self.read_again(item)
+            latents = encode_frames(self.parts.vae, frames.float() / 255, self.chunk_size)
+            return latents.float().cpu().contiguous()
+
+        return self.caches.latents.get_or_encode(item["key"], encode) if self.caches else encode()
+
+    def _once(self, key: str, encode: Callable[[], Tensor]) -> Tensor:
+        """An encoding of a caption, kept in memory and, if there are caches, on disk."""
+        if key not in self._kept:
+            if len(self._kept) >= MAX_KEPT_CAPTIONS:
+                self._kept.pop(next(iter(self._kept)))
+            made = self.caches.captions.get_or_encode(key, encode) if self.caches else encode()
+            self._kept[key] = made.detach().cpu()
+        return self._kept[key]
+
+
+def _vocabulary(tokenizer: Any) -> tuple[int, str]:
+    """What decides how a tokenizer reads a text: its length and the hash of its words."""
+    words = json.dumps(sorted(tokenizer.get_vocab().items())).encode()
+    return int(tokenizer.model_max_length), hashlib.sha256(words).hexdigest()
+
+
+# From the folders of the settings to clips for training and clips held out from it.
+
+
+REJECTS_FILE = "rejects.jsonl"
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The clips of a run.
+
+    Attributes:
+        training: Sources with their weights.
+        held_out: Clips that training never sees, one entry for each folder that has some.
+        hashes: For each folder, numbered in order, the hash of what training sees of it and its weight.
+        num_clips: For each folder by name, clips of an epoch.
+        num_held_out: For each folder, clips kept from training.
+        unused: One line for each folder some of whose clips cannot be used: how many, and why the first.
+        captions: Of all clips in all folders.
+    """
+
+    training: tuple[Weighted, ...]
+    held_out: tuple[Clips, ...]
+    hashes: Mapping[str, str]
+    num_clips: Mapping[str, int]
+    num_held_out: tuple[int, ...]
+    unused: tuple[str, ...]
+    captions: tuple[str, ...]
+
+
+def open_sources(
+    settings: TrainingSettings,
+    defaults: Mapping[str, Any],
+    is_cached: Callable[[str], bool] | None = None,
+) -> Sources:
+    """Read the manifests of all folders and plan their clips; no video is opened."""
+    training, held_out, num_held_out = list[Weighted](), list[Clips](), list[int]()
+    unused, captions = list[str](), list[str]()
+    hashes, counts = dict[str, str](), dict[str, int]()
+    for number, source in enumerate(settings.data):
+        entries = read_manifest(source.path)
+        captions += [entry.caption for entry in entries]
+        root = Path(source.path)
+        clips = _dataset(entries, root, settings, defaults, is_cached=is_cached)
+        unused += _unused(root, clips)
+        apart = held_out_ids(clips.plan, settings.clips.held_out)
+        if apart:
+            rest = [entry for entry in entries if entry.id not in apart]
+            clips = _dataset(rest, root, settings, defaults, is_cached=is_cached)
+            those = [entry for entry in entries if entry.id in apart]
+            held_out.append(_dataset(those, root, settings, defaults, held_out=True))
+        training.append(Weighted(clips, source.weight))
+        num_held_out.append(len(apart))
+        hashes[f"folder_{number}"] = f"{manifest_sha256(entries)}, weight {source.weight:g}"
+        counts[f"{source.path}"] = len(clips)
+    return Sources(
+        tuple(training), tuple(held_out), hashes, counts, tuple(num_held_out), tuple(unused), tuple(captions)
+    )
+
+
+def _unused(folder: Path, clips: ClipDataset) -> list[str]:
+    """What the check rejected, and what these settings cannot use."""
+    lines = []
+    rejects = folder / REJECTS_FILE
+    count = len(rejects.read_text(encoding="utf-8").splitlines()) if rejects.is_file() else 0
+    if count:
+        lines.append(f"{folder}: {count} files were rejected by the data check; {rejects} has each reason")
+    if clips.plan.unusable:
+        first = clips.plan.unusable[0]
+        lines.append(
+            f"{folder}: {len(clips.plan.unusable)} clips cannot be used; the first, {first.entry.path}, "
+            f"{first.reason}"
+        )
+    return lines
+
+
+def clip_size(clips: ClipSettings, defaults: Mapping[str, Any]) -> tuple[int, int, int, Fraction]:
+    """Frames, height, width and rate of training clips: the settings', else the model's own."""
+    numbers = (clips.num_frames, clips.height, clips.width)
+    names = ("num_frames", "height", "width")
+    num_frames, height, width = (
+        int(defaults[name] if value is None else value) for name, value in zip(names, numbers, strict=True)
+    )
+    return num_frames, height, width, clips.fps or Fraction(str(defaults["fps"]))
+
+
+def _dataset(
+    entries: Sequence[ClipEntry],
+    root: Path,
+    settings: TrainingSettings,
+    defaults: Mapping[str, Any],
+    held_out: bool = False,
+    is_cached: Callable[[str], bool] | None = None,
+) -> ClipDataset:
+    clips = settings.clips
+    num_frames, height, width, fps = clip_size(clips, defaults)
+    sizes = aspect_buckets((width, height)) if clips.aspect_buckets else ((width, height),)
+    return ClipDataset(
+        entries,
+        root,
+        num_frames,
+        fps,
+        sizes,
+        seed=settings.seed,
+        random_start=clips.random_start and not held_out,
+        flip=clips.flip and not held_out,
+        is_cached=is_cached,
+        too_short=clips.too_short,
+        windows=clips.windows,
+        repeat_frames=clips.repeat_frames,
+        allow_upscaling=clips.allow_upscaling,
+    )

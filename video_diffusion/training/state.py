@@ -1,0 +1,208 @@
+"""The state of a run as tensors and facts, and the checkpoints that hold it."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from video_diffusion.settings import shown
+from video_diffusion.settings.training import TrainingSettings
+from video_diffusion.training.loop import Trainer
+from video_diffusion.video import atomic_path
+
+MANIFEST = "manifest.json"
+
+
+def save_checkpoint(
+    run: Path,
+    step: int,
+    groups: dict[str, dict[str, Tensor]],
+    facts: dict[str, Any],
+    keep: int | None = 2,
+    write_more: Callable[[Path], None] | None = None,
+) -> Path:
+    """Write `run/step-00000123`: a safetensors file per group, a manifest with their sha256, then rename."""
+    run.mkdir(parents=True, exist_ok=True)
+    final = run / f"step-{step:08d}"
+    with atomic_path(final, verify=_refuse_incomplete) as part, disk_errors(final):
+        part.mkdir()
+        for stem, tensors in groups.items():
+            plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+            save_file(plain, part / f"{stem}.safetensors")
+        if write_more is not None:
+            write_more(part)
+        files = sorted(path for path in part.rglob("*") if path.is_file())
+        hashes = {path.relative_to(part).as_posix(): _sha256(path) for path in files}
+        manifest = {"step": step, "facts": facts, "sha256": hashes}
+        (part / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    if keep is not None:
+        for old in sorted(run.glob("step-*"))[:-keep]:
+            _remove(old)
+    return final
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether every file the manifest names is there with its recorded sha256."""
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        return all(_sha256(checkpoint / name) == digest for name, digest in manifest["sha256"].items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def newest_checkpoint(run: Path) -> Path | None:
+    """The complete checkpoint with the most steps, or None."""
+    return next((c for c in sorted(run.glob("step-*"), reverse=True) if is_complete(c)), None)
+
+
+def load_checkpoint(checkpoint: Path) -> tuple[int, dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """Read `(step, groups, facts)` as given to `save_checkpoint`."""
+    manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+    own = [name for name in manifest["sha256"] if "/" not in name and name.endswith(".safetensors")]
+    groups = {Path(name).stem: load_file(checkpoint / name) for name in own}
+    return int(manifest["step"]), groups, manifest["facts"]
+
+
+@contextmanager
+def disk_errors(place: Path) -> Iterator[None]:
+    """Turn what the safetensors library raises on a full or failing disk into an OSError."""
+    try:
+        yield
+    except SafetensorError as error:
+        full = "StorageFull" in str(error) or "No space left" in str(error) or "code: 28" in str(error)
+        code = errno.ENOSPC if full else errno.EIO
+        raise OSError(code, os.strerror(code), str(place)) from error
+
+
+def _refuse_incomplete(checkpoint: Path) -> None:
+    if not is_complete(checkpoint):
+        raise OSError(f"{checkpoint} does not verify after writing; the disk may be failing")
+
+
+def _remove(checkpoint: Path) -> None:
+    """Take a checkpoint away; its manifest goes first, so that half of it is never taken for a whole one."""
+    (checkpoint / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(checkpoint)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+# The state of a run as tensors and facts: what a checkpoint holds, and what a continuation must share.
+
+
+Facts = dict[str, Any]
+CONSTANT_SCHEDULES = {"constant", "constant_with_warmup"}
+
+
+class ResumeError(ValueError):
+    """A checkpoint that belongs to another run; the message names the fields that differ."""
+
+
+def agreement(settings: TrainingSettings, trainer: Trainer, data: Mapping[str, str]) -> Facts:
+    """What decides every weight of a run: its settings, its model and its data, as plain JSON values."""
+    identity = trainer.pipeline.parts.identity
+    model = {
+        "weights_sha256": identity.weights_sha256,
+        "motion_adapter_sha256": identity.motion_adapter_sha256,
+        "motion_adapter": "none" if identity.motion_adapter == "none" else None,
+        "domain_lora": trainer.target.domain_lora,
+    }
+    return {"settings": dict(settings.binding()), "data": dict(data), "model": model}
+
+
+def differing(there: Facts, now: Facts) -> list[str]:
+    """Each field in which two agreements differ, with both values; empty if one run may go on as the other.
+
+    More steps than before are the same run where the learning rate does not depend on their number.
+    """
+    found = []
+    for section in ("settings", "data", "model"):
+        before, after = there.get(section, {}), now.get(section, {})
+        for name in [*before, *(name for name in after if name not in before)]:
+            was, now_is = before.get(name), after.get(name)
+            if was != now_is:
+                found += [f"{section}.{name} was {shown(was)}, is {shown(now_is)}"]
+    if now["settings"].get("optimizer.schedule") in CONSTANT_SCHEDULES:
+        found = [line for line in found if not line.startswith("settings.num_steps ")]
+    return [line.removeprefix("settings.") for line in found]
+
+
+def save_state(trainer: Trainer, checkpoints: Path, facts: Facts, keep: int | None, seconds: float) -> Path:
+    """Write a checkpoint of a run as it stands, with its weights ready for use inside."""
+    names = list(trainer.target.parameters)
+    groups: dict[str, dict[str, Tensor]] = {
+        # Copies: while they are written, the parameters themselves have their averaged values.
+        "trained": {name: p.detach().cpu().clone() for name, p in trainer.target.parameters.items()},
+        "optimizer": _optimizer_tensors(trainer.raw_optimizer),
+    }
+    counters: Facts = {"seconds": seconds}
+    if trainer.ema is not None:
+        shadow = zip(names, trainer.ema.shadow_params, strict=True)
+        groups["average"] = {name: tensor.cpu() for name, tensor in shadow}
+        counters["ema_steps"] = trainer.ema.optimization_step
+    if trainer.accelerator.scaler is not None:
+        counters["scaler"] = trainer.accelerator.scaler.state_dict()
+    with trainer.averaged():
+        return save_checkpoint(
+            checkpoints, trainer.step, groups, {**facts, **counters}, keep, trainer.target.save
+        )
+
+
+def load_state(trainer: Trainer, checkpoint: Path, facts: Facts) -> float:
+    """Put a trainer where a checkpoint left off; returns the seconds of training so far."""
+    step, groups, there = load_checkpoint(checkpoint)
+    lines = differing(there, facts)
+    if lines:
+        raise ResumeError(
+            f"{checkpoint}: is of another run, which this one cannot continue: {'; '.join(lines)}; "
+            "give the settings back, or start a new run in another folder"
+        )
+    with torch.no_grad():
+        for name, parameter in trainer.target.parameters.items():
+            parameter.copy_(groups["trained"][name])
+    _load_optimizer(trainer.raw_optimizer, groups["optimizer"])
+    if trainer.ema is not None:
+        device = trainer.accelerator.device
+        shadow = [groups["average"][name].to(device) for name in trainer.target.parameters]
+        trainer.ema.load_state_dict(
+            {
+                **trainer.ema.state_dict(),
+                "optimization_step": int(there["ema_steps"]),
+                "shadow_params": shadow,
+            }
+        )
+    if trainer.accelerator.scaler is not None and "scaler" in there:
+        trainer.accelerator.scaler.load_state_dict(there["scaler"])
+    trainer.step = step
+    return float(there["seconds"])
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"{index}.{name}": torch.as_tensor(value).cpu().clone()
+        for index, state in optimizer.state_dict()["state"].items()
+        for name, value in state.items()
+    }
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for full_name, value in tensors.items():
+        index, name = full_name.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,241 @@
+"""Images that clips start from, and images made of clips: contact sheet and filmstrip."""
+
+import importlib.util
+import unicodedata
+import warnings
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from video_diffusion.video.files import atomic_path
+from video_diffusion.video.reader import iter_frames
+
+
+def read_input_video(
+    path: Path | str, num_frames: int, height: int, width: int, setting: str = "init_video"
+) -> UInt8[np.ndarray, "f h w 3"]:
+    """Read the first frames of a clip, at the size asked for."""
+    frames = []
+    for frame in iter_frames(path):
+        frames.append(fit(frame.pixels, height, width))
+        if len(frames) == 1:
+            _warn_of_cut(f"{setting} {path}", frame.pixels.shape, height, width)
+        if len(frames) == num_frames:
+            return np.stack(frames)
+    raise ValueError(
+        f"{setting} {path} has {len(frames)} frames, but num_frames is {num_frames}; "
+        f"set num_frames to {len(frames)} or less"
+    )
+
+
+def read_input_image(
+    path: Path | str, height: int, width: int, setting: str = "init_image"
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Read one picture, or the first frame of a clip, at the size asked for; see `read_input_video`."""
+    pixels = next(iter(iter_frames(path))).pixels
+    _warn_of_cut(f"{setting} {path}", pixels.shape, height, width)
+    return fit(pixels, height, width)
+
+
+def fit(pixels: UInt8[np.ndarray, "h_in w_in 3"], height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
+    """Scale a picture until it covers the size, and cut evenly what sticks out; pixels stay square."""
+    rows, columns = pixels.shape[:2]
+    scale = max(height / rows, width / columns)
+    size = (max(width, round(columns * scale)), max(height, round(rows * scale)))
+    if size != (columns, rows):
+        method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+        pixels = np.asarray(cv2.resize(pixels, size, interpolation=method), dtype=np.uint8)
+    top, left = (size[1] - height) // 2, (size[0] - width) // 2
+    return np.ascontiguousarray(pixels[top : top + height, left : left + width])
+
+
+def _warn_of_cut(what: str, shape: tuple[int, ...], height: int, width: int) -> None:
+    rows, columns = shape[:2]
+    kept = min(height / rows, width / columns) / max(height / rows, width / columns)
+    if kept < 0.99:
+        warnings.warn(
+            f"{what} is {columns}x{rows}; {100 * (1 - kept):.0f} % of it is cut off to fit {width}x{height}",
+            stacklevel=4,
+        )
+
+
+# Pictures of clips: a contact sheet with its flicker curve, and the filmstrip from noise to picture.
+
+
+Picture = UInt8[np.ndarray, "height width 3"]
+Frames = UInt8[np.ndarray, "f h w 3"]
+
+PAPER, INK, FAINT, RULE, ACCENT = "#ffffff", "#1d2433", "#7b8494", "#e4e7ec", "#c8445a"
+MARGIN, GAP, LABEL, HEADER_SIZE, TEXT_SIZE = 28, 6, 20, 20, 13
+CHART_HEIGHT, SMOOTH = 150, 4
+MIN_CELL, MAX_CELL = 96, 320  # pixels of a frame's wider side on the sheet
+_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+
+
+def draw_contact_sheet(
+    frames: Frames,
+    title: str,
+    facts: str,
+    *,
+    curve: Sequence[float | None] = (),
+    curve_label: str = "",
+    full_scale: float = 0.0,
+    columns: int = 8,
+) -> Picture:
+    """All frames in reading order, numbered, over a curve with one value a frame."""
+    columns = min(columns, len(frames))
+    cells = [_cell(frame) for frame in frames]
+    width, height = cells[0].size
+    rows = -(-len(cells) // columns)
+    chart = CHART_HEIGHT + LABEL + 2 * MARGIN if any(value is not None for value in curve) else 0
+    inner = max(columns * (width + GAP) - GAP, 480)
+    page = _Page(inner, rows * (height + LABEL + GAP) + chart, title, facts)
+    for index, cell in enumerate(cells):
+        left = MARGIN + (index % columns) * (width + GAP)
+        top = page.top + (index // columns) * (height + LABEL + GAP)
+        page.picture((left, top), cell)
+        page.text((left, top + height + 3), str(index), FAINT)
+    if chart:
+        top = page.top + rows * (height + LABEL + GAP) + MARGIN // 2
+        page.text((MARGIN, top), curve_label, ACCENT)
+        top += LABEL + 4
+        highest = max(full_scale, *(value for value in curve if value is not None)) or 1.0
+        page.image.paste(_chart(curve, highest, (inner, CHART_HEIGHT)), (MARGIN, top))
+        page.text((MARGIN + 6, top + 3), f"{highest:.3g}", FAINT)
+        page.text((MARGIN, top + CHART_HEIGHT + 3), "frame 0", FAINT)
+        last = f"frame {len(curve) - 1}"
+        page.text((MARGIN + inner - page.width_of(last), top + CHART_HEIGHT + 3), last, FAINT)
+    return page.pixels()
+
+
+def draw_filmstrip(rows: Sequence[Frames], labels: Sequence[str], title: str, facts: str) -> Picture:
+    """One row for each denoising step, top to bottom, one column for each frame."""
+    cells = [[_cell(frame) for frame in clip] for clip in rows]
+    width, height = cells[0][0].size
+    inner = max(len(cells[0]) * (width + GAP) - GAP, 480)
+    page = _Page(inner, len(rows) * (height + LABEL + GAP), title, facts)
+    for row, label in enumerate(labels):
+        top = page.top + row * (height + LABEL + GAP)
+        for column, cell in enumerate(cells[row]):
+            page.picture((MARGIN + column * (width + GAP), top), cell)
+        page.text((MARGIN, top + height + 3), label, FAINT)
+    return page.pixels()
+
+
+def save_picture(path: Path, picture: Picture, overwrite: bool = True) -> None:
+    """Writes a PNG, JPEG or WebP atomically, by suffix."""
+    if path.suffix.lower() not in _FORMATS:
+        raise ValueError(f"path must end in {', '.join(_FORMATS)} (given {str(path)!r})")
+    with atomic_path(path, overwrite=overwrite) as part, part.open("wb") as file:
+        Image.fromarray(picture).save(file, _FORMATS[path.suffix.lower()], quality=95)
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """At most `most` of the numbers 0 to count - 1, evenly spread, first and last among them."""
+    if count <= most:
+        return list(range(count))
+    return [round(index * (count - 1) / (most - 1)) for index in range(most)] if most > 1 else [count - 1]
+
+
+class _Page:
+    """White paper with a title and a line of facts; `top` is where the pictures begin."""
+
+    def __init__(self, inner: int, body: int, title: str, facts: str) -> None:
+        lines = _wrapped(_shown(title), _font(HEADER_SIZE), inner)[:2]
+        small = _wrapped(_shown(facts), _font(TEXT_SIZE), inner)[:2]
+        self.top = MARGIN + len(lines) * (HEADER_SIZE + 8) + len(small) * (TEXT_SIZE + 6) + 12
+        self.image = Image.new("RGB", (inner + 2 * MARGIN, self.top + body + MARGIN // 2), PAPER)
+        self.draw = ImageDraw.Draw(self.image)
+        for number, line in enumerate(lines):
+            self.draw.text((MARGIN, MARGIN - 6 + number * (HEADER_SIZE + 8)), line, INK, _font(HEADER_SIZE))
+        for number, line in enumerate(small):
+            self.text((MARGIN, self.top - 10 - (len(small) - number) * (TEXT_SIZE + 6)), line, FAINT)
+
+    def picture(self, at: tuple[int, int], picture: Image.Image) -> None:
+        """With a hairline around it: white pictures must not melt into white paper."""
+        left, top = at
+        self.draw.rectangle([left - 1, top - 1, left + picture.width, top + picture.height], outline=RULE)
+        self.image.paste(picture, at)
+
+    def text(self, at: tuple[int | float, int | float], text: str, colour: str) -> None:
+        self.draw.text(at, text, colour, _font(TEXT_SIZE))
+
+    def width_of(self, text: str) -> float:
+        return _font(TEXT_SIZE).getlength(text)
+
+    def pixels(self) -> Picture:
+        return np.asarray(self.image).copy()
+
+
+def _cell(frame: Picture) -> Image.Image:
+    """A frame at a readable size: small ones enlarged in whole pixels, large ones reduced smoothly."""
+    image = Image.fromarray(frame)
+    side = max(image.size)
+    if side < MIN_CELL:
+        times = -(-MIN_CELL // side)
+        return image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
+    if side > MAX_CELL:
+        scale = MAX_CELL / side
+        return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+    return image
+
+
+def _chart(curve: Sequence[float | None], highest: float, size: tuple[int, int]) -> Image.Image:
+    """A filled curve from 0 to `highest`; drawn large and reduced, so that its edges are smooth."""
+    image = Image.new("RGB", (size[0] * SMOOTH, size[1] * SMOOTH), PAPER)
+    draw = ImageDraw.Draw(image)
+    for part in range(5):
+        level = round(part / 4 * (image.height - SMOOTH))
+        draw.line([(0, level), (image.width, level)], RULE, SMOOTH)
+    step = image.width / max(1, len(curve) - 1)
+    base = image.height - SMOOTH
+    run: list[tuple[float, float]] = []
+    for index, value in enumerate([*curve, None]):
+        if value is not None:
+            run.append((index * step, base - value / highest * (base - 2 * SMOOTH)))
+            continue
+        if len(run) > 1:
+            draw.polygon([(run[0][0], base), *run, (run[-1][0], base)], "#f6dde1")
+            draw.line(run, ACCENT, 2 * SMOOTH, joint="curve")
+        for x, y in run:
+            draw.circle((x, y), 3 * SMOOTH, ACCENT)
+        run = []
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+    """Lines no wider than `width`; a word that is wider by itself is cut."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width:
+            lines[-1] = longer
+            continue
+        if lines[-1]:
+            lines.append("")
+        lines[-1] = word
+        while font.getlength(lines[-1]) > width:
+            lines[-1] = lines[-1][: len(lines[-1]) * 3 // 4]
+    if len(lines) > 2:
+        lines[1] = lines[1][:-1] + "…"
+    return lines
+
+
+def _shown(text: str) -> str:
+    return "".join(" " if unicodedata.category(sign)[0] in "CZ" else sign for sign in text)
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """DejaVu Sans as matplotlib ships it (Latin, Greek, Cyrillic and more), else Pillow's own."""
+    spec = importlib.util.find_spec("matplotlib")
+    for folder in (spec.submodule_search_locations or []) if spec is not None else []:
+        file = Path(folder) / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+        if file.is_file():
+            return ImageFont.truetype(str(file), size)
+    return ImageFont.load_default(size)
