@@ -116,7 +116,7 @@ def walk(words: Sequence[str]) -> Walk:
         popen(self, command, *args, **kwargs)
 
     GenerationSettings.__pydantic_validator__ = Counted()  # type: ignore[assignment]  # to count its calls
-    subprocess.Popen.__init__ = counted_popen  # type: ignore[method-assign]  # likewise
+    subprocess.Popen.__init__ = counted_popen  # type: ignore[method-assign, assignment]
     threading.setprofile(watch)
     sys.setprofile(watch)
     try:
@@ -126,7 +126,7 @@ def walk(words: Sequence[str]) -> Walk:
             raise
     finally:
         sys.setprofile(None)
-        threading.setprofile(None)  # type: ignore[arg-type]  # typeshed wants a function
+        threading.setprofile(None)
     return watch
 
 

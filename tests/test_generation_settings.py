@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from video_diffusion.settings import PIXEL_FIELDS, WITHOUT_EFFECT, GenerationSettings, parse_fps
+from video_diffusion.settings import (
+    PIXEL_FIELDS,
+    WITHOUT_EFFECT,
+    GenerationSettings,
+    model_defaults,
+    parse_fps,
+)
 
 
 @pytest.mark.parametrize(
@@ -189,19 +195,13 @@ def test_the_job_id_goes_by_the_weights_where_they_are_known() -> None:
 
 
 def test_defaults_fill_only_what_was_left_open() -> None:
-    defaults = {
-        "num_frames": 16,
-        "height": 64,
-        "fps": "8",
-        "guidance_scale": 2.5,
-        "vocabulary": ["a"],
-        "seed": 5,
-    }
+    own = {"num_frames": 16, "height": 64, "fps": "12", "guidance_scale": 2, "vocabulary": ["a"], "seed": 5}
+    defaults = model_defaults({}, {}, {}, own, "model")
     filled = GenerationSettings(prompt="a", num_frames=3).with_defaults(defaults)
     assert (filled.num_frames, filled.height, filled.width, filled.seed) == (3, 64, None, 0)
-    assert (filled.fps, filled.guidance_scale) == (Fraction(8), 2.5)
+    assert (filled.fps, filled.guidance_scale) == (Fraction(12), 2.0)
     with pytest.raises(ValueError, match="height must be"):
-        GenerationSettings(prompt="a").with_defaults({"height": 63})
+        model_defaults({}, {}, {}, {"height": 63}, "model")
 
 
 @settings(deadline=None)

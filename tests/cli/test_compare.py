@@ -97,11 +97,11 @@ def test_a_failing_arm_is_told_and_the_rest_is_compared(tmp_path, grid):
     grid[1] = "num_frames=[5, 4000]"
     code, out, err = run(*grid)
     assert code == 1
-    assert "num_frames=4000: 3 clips failed, and left out" in err
-    assert out.startswith("Against num_frames=5, num_frames=4000: too few to tell: flicker could be")
+    assert "B (4000): 3 clips failed, and left out" in err
+    assert out.startswith("Against num_frames=5, num_frames=4000: cannot be compared: flicker could be")
     summary = read_summary(tmp_path / "out")
     assert sum(bool(clip.error) for clip in summary.clips) == 3
-    assert summary.verdict("num_frames=4000").outcome == "too few to tell"
+    assert summary.verdict("num_frames=4000").outcome == "cannot be compared"
 
 
 @pytest.mark.full

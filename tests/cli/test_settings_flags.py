@@ -7,7 +7,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from video_diffusion.cli.flags import settings_from, settings_options
+from video_diffusion.cli.flags import Given, settings_from, settings_options
 from video_diffusion.settings import GenerationSettings
 
 
@@ -19,7 +19,7 @@ def parsed(*arguments: str) -> GenerationSettings | str:
     @click.argument("prompt", required=False)
     @settings_options
     def command(
-        prompt: str | None, configs: tuple[str, ...], assignments: tuple[str, ...], **flags: str | bool | None
+        prompt: str | None, configs: tuple[str, ...], assignments: tuple[str, ...], **flags: Given
     ) -> None:
         try:
             found.append(settings_from(prompt, configs, assignments, flags))

@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,3 +39,9 @@ def test_the_readme_of_the_first_clip_and_its_config_agree() -> None:
     assert found is not None
     config = next(path for path in CONFIGS if path.name == "first-clip.yaml")
     assert read_config(config).values["prompt"] == found[1]
+
+
+def test_the_page_of_settings_is_made_of_their_declarations() -> None:
+    script = Path(__file__).parents[2] / "scripts" / "make_settings_page.py"
+    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

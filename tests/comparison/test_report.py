@@ -16,17 +16,19 @@ import pytest
 from matplotlib import rc_context, rcParams
 from painted_comparison import HOSTILE, painted_comparison
 
-from video_diffusion.comparison.charts import (
-    draw_heat_maps,
-    draw_pareto,
-    draw_strip,
-    pair_differences,
-    sharpness_colour,
-    write_plots,
-)
+from video_diffusion.comparison.charts import SHARPNESS, draw_charts, pair_differences, write_plots
 from video_diffusion.comparison.report import render_report, write_report
-from video_diffusion.comparison.summary import Axis, ComparisonSummary, Difference, MetricSummary, Span
+from video_diffusion.comparison.summary import (
+    Axis,
+    ClipMeasure,
+    ComparisonSummary,
+    Difference,
+    MetricSummary,
+    Span,
+)
 from video_diffusion.comparison.tables import arm_badges, arm_rows, tone_of
+
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 class Page(HTMLParser):
@@ -64,6 +66,17 @@ def page(made: tuple[ComparisonSummary, Path]) -> Page:
 def lean(summary: ComparisonSummary) -> ComparisonSummary:
     """Without the metrics that only describe: fewer plots to draw."""
     return replace(summary, metrics=tuple(metric for metric in summary.metrics if metric.role != "other"))
+
+
+def drawn(summary: ComparisonSummary, name: str, links=None):
+    """One chart, and its SVG parsed."""
+    chart = next(chart for chart in draw_charts(summary, links or {}) if chart.name == name)
+    return chart, ElementTree.fromstring(chart.svg)
+
+
+def marks_of(svg: ElementTree.Element, gid: str) -> list[ElementTree.Element]:
+    """The marks in the group of this id."""
+    return list(next(group for group in svg.iter(f"{SVG}g") if group.get("id") == gid).iter(f"{SVG}use"))
 
 
 def few(summary: ComparisonSummary) -> ComparisonSummary:
@@ -109,7 +122,7 @@ def test_clips_are_lazy_with_a_poster_and_a_slice(page: Page):
 def test_the_same_summary_gives_the_same_bytes(made, tmp_path: Path):
     summary, folder = made
     assert render_report(lean(summary), folder) == (folder / "report.html").read_text()
-    write_plots(few(summary), tmp_path)
+    write_plots(draw_charts(few(summary), {}), tmp_path)
     written = sorted(path.name for path in tmp_path.iterdir())
     assert written == [
         f"{name}{suffix}"
@@ -147,8 +160,10 @@ def test_open_intervals_reach_the_edge_of_their_drawing(made):
     summary = made[0]
     metric = summary.metrics[0]
     half_open = replace(metric.differences[0], span=Span(-1.0, None, 2.0))
-    chart = draw_strip(summary, replace(metric, differences=(half_open,)), {})
-    assert chart.rows[0].span is not None and chart.rows[0].span[0] == 10.0
+    open_ended = replace(summary, metrics=(replace(metric, differences=(half_open,)),), pareto=())
+    axes = drawn(open_ended, "strip-flicker")[0].figure.axes[0]
+    span = next(line for line in axes.lines if line.get_gid() == "span-B")
+    assert span.get_xdata()[0] == axes.get_xlim()[0] and span.get_xdata()[1] == 2.0
     assert (
         arm_rows(replace(summary, metrics=(replace(metric, differences=(half_open,)),)))[1].cells[0].interval
         == "[−∞, +2.00]"
@@ -157,66 +172,98 @@ def test_open_intervals_reach_the_edge_of_their_drawing(made):
 
 def test_strip_shows_every_pair_and_leads_to_its_clips(made):
     summary = made[0]
-    metric = summary.metrics[0]
     key = (HOSTILE[2], 3)
-    chart = draw_strip(summary, metric, {key: "pair-5"})
+    chart, svg = drawn(few(summary), "strip-flicker", {key: "#pair-5"})
     differences = pair_differences(summary, "flicker")["on"]
-    assert len(chart.rows) == 2 and [len(row.dots) for row in chart.rows] == [8, 8]
     ours, base = (summary.clip(arm, *key).measures["flicker"].value for arm in ("on", summary.baseline))
     assert differences[key] == pytest.approx(ours - base)
-    assert [dot.anchor for dot in chart.rows[0].dots].count("pair-5") == 1
-    lefts = [dot.at[0] for dot in chart.rows[0].dots]
+    assert [len(marks_of(svg, f"dots-{badge}")) for badge in "BC"] == [8, 8]
+    assert [hint.href for hint in chart.hints["dots-B"]].count("#pair-5") == 1
+    lefts = [float(mark.get("x")) for mark in marks_of(svg, "dots-B")]
     assert sorted(range(8), key=lambda i: lefts[i]) == sorted(
         range(8), key=lambda i: list(differences.values())[i]
     )
+    page = (made[1] / "report.html").read_text()
+    assert page.count('<a href="#pair-5" tabindex="-1"><use') == 2 * len(lean(summary).metrics)
+    assert html.escape(chart.hints["dots-B"][0].words, quote=False) in page
+
+
+def test_of_thousands_of_pairs_the_extremes_are_drawn_and_the_note_says_how_many(made):
+    summary = made[0]
+    many = tuple(
+        replace(clip, prompt=f"p{at}", measures={"flicker": ClipMeasure(float(at * is_on), "ok")})
+        for at in range(700)
+        for is_on, clip in enumerate(summary.clips[:2])
+    )
+    metrics = (replace(summary.metrics[0], differences=summary.metrics[0].differences[:1]),)
+    big = replace(summary, arms=summary.arms[:2], clips=many, metrics=metrics, pareto=())
+    chart, svg = drawn(big, "strip-flicker")
+    assert 150 <= len(marks_of(svg, "dots-B")) <= 200 and "200 of 700 dots are drawn" in chart.note
+    words = {hint.words for hint in chart.hints["dots-B"]}
+    assert {"p0, seed 0: 0 levels", "p699, seed 0: +699 levels"} <= words
 
 
 def test_pareto_marks_baseline_front_and_sharpness(made):
-    chart = draw_pareto(made[0])
-    assert chart is not None and [mark.badge for mark in chart.marks] == ["B", "C", "A"]
-    assert [mark.is_baseline for mark in chart.marks] == [False, False, True]  # drawn last, so on top
+    chart, svg = drawn(few(made[0]), "pareto")
     points = {point.arm: point for point in made[0].pareto}
-    ranked = sorted(chart.marks, key=lambda mark: points[mark.label].flicker.estimate)
-    assert [mark.at[0] for mark in ranked] == sorted(mark.at[0] for mark in chart.marks)
-    assert len({mark.colour for mark in chart.marks}) > 1
-    assert len({mark.label_at for mark in chart.marks}) == 3
+    badges = arm_badges(made[0].arms)
+    at = {arm: marks_of(svg, f"mark-{badges[arm]}")[0] for arm in points}
+    ranked = sorted(points, key=lambda arm: points[arm].flicker.estimate)
+    assert ranked == sorted(points, key=lambda arm: float(at[arm].get("x")))
+    assert len({mark.get("style").split(";")[0] for mark in at.values()}) > 1
+    texts = [text.text for text in svg.iter(f"{SVG}text")]
+    assert any(text.startswith("A  off") and text.endswith("(baseline, ringed)") for text in texts)
+    assert chart.hints["mark-B"][0].words.startswith("on: flicker") and "sharpness" in chart.words
 
 
 def test_sharpness_colours_grow_lighter():
-    def light(colour: str) -> int:
-        red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
-        return 299 * red + 587 * green + 114 * blue
-
-    shades = [light(sharpness_colour(value, 2.0, 7.0)) for value in (2.0, 3.0, 4.5, 6.0, 7.0)]
-    assert shades == sorted(shades) and len(set(shades)) == 5
-    assert sharpness_colour(None, 0.0, 1.0) == sharpness_colour(math.nan, 0.0, 1.0) == "#8b94a5"
+    shades = [299 * r + 587 * g + 114 * b for r, g, b, _ in (SHARPNESS(step) for step in range(9))]
+    assert shades == sorted(shades) and len(set(shades)) == 9
 
 
-@pytest.mark.full
 def test_two_axes_make_heat_maps_with_every_cell_in_its_place(tmp_path: Path):
     axes = (Axis("scheduler", ("ddim", "euler")), Axis("steps", ("4", "8", "12")))
     arms = {
         f"{a} {b}": 3.0 * i for i, (a, b) in enumerate((a, b) for a in axes[0].values for b in axes[1].values)
     }
     summary = lean(painted_comparison(tmp_path, ("a",), arms, (1,), axes))
-    flicker = draw_heat_maps(summary)[0]
-    assert [tick.text for tick in flicker.columns] == ["4", "8", "12"]
-    assert [tick.text for tick in flicker.rows] == ["ddim", "euler"]
-    at = {cell.badge: cell.at for cell in flicker.cells}
+    chart, svg = drawn(summary, "heat-flicker")
+    cells = {
+        badge: next(group for group in svg.iter(f"{SVG}g") if group.get("id") == f"cell-{badge}")[0]
+        for badge in "ABCDEF"
+    }
+    at = {badge: [float(n) for n in cell.get("d").split()[1:3]] for badge, cell in cells.items()}
     assert at["A"][0] == at["D"][0] < at["B"][0] and at["A"][1] == at["C"][1] < at["D"][1]
-    means = {mean.arm: mean.span.estimate for mean in summary.metrics[0].means if mean.span}
-    shares = {cell.badge: cell.share for cell in flicker.cells}
-    badges = arm_badges(summary)
-    ranked = sorted(means, key=lambda label: means[label])
-    assert [shares[badges[label]] for label in ranked] == sorted(
-        share for share in shares.values() if share is not None
-    )
+    fills = {badge: cell.get("style").split(";")[0] for badge, cell in cells.items()}
+    assert fills == dict.fromkeys("ABCDEF", "fill: #b93434")  # A flickers least: all others are worse
+    strength = {
+        badge: float(cell.get("style").partition("opacity: ")[2].split(";")[0])
+        for badge, cell in cells.items()
+    }
+    assert sorted(strength, key=lambda badge: strength[badge]) == list("ABCDEF")
+    assert "red: worse; full colour: by" in chart.note
     page = render_report(summary, tmp_path)
-    assert 'class="heat-cell is-baseline"' in page
     assert "6 settings × 1 prompt × 1 seed." in page and ">1 pair<" in page
     assert "is the ruler" not in page  # one seed tells nothing of what another does
-    names = {path.name for path in write_plots(few(summary), tmp_path / "plots")}
+    names = {path.name for path in write_plots(draw_charts(few(summary), {}), tmp_path / "plots")}
     assert {"heat-flicker.svg", "heat-flicker.png"} <= names and "strip-sharpness.svg" not in names
+
+
+def test_long_labels_of_a_heat_map_are_whole(tmp_path: Path):
+    name = "dpmpp_2m_karras_with_a_long_name"
+    axes = (Axis("scheduler", ("ddim", name)), Axis("steps", ("4", name)))
+    arms = {f"{a} {b}": 3.0 for a in axes[0].values for b in axes[1].values}
+    svg = drawn(few(painted_comparison(tmp_path, ("a",), arms, (1,), axes)), "heat-flicker")[1]
+    texts = "".join(text.text or "" for text in svg.iter() if text.tag in {f"{SVG}text", f"{SVG}tspan"})
+    assert texts.replace("\n", "").count(name) == 2, texts
+
+
+def test_a_chart_on_the_page_has_no_style_attribute_and_takes_the_colours_of_the_dark(made):
+    page = (made[1] / "report.html").read_text()
+    chart = page[page.index('<svg class="chart"') :]
+    chart = chart[: chart.index("</svg>")]
+    assert "style=" not in chart and "DejaVu" not in chart and "#1d2433" not in chart
+    assert 'fill="var(--ink)"' in chart and "xlink" not in chart and "ns0" not in chart
 
 
 def test_plots_keep_their_texts_and_take_labels_as_they_are(made):
@@ -231,7 +278,7 @@ def test_plots_keep_their_texts_and_take_labels_as_they_are(made):
 
 def test_plots_do_not_depend_on_the_users_own_matplotlib_settings(made, tmp_path: Path):
     with rc_context({"font.size": 30, "axes.facecolor": "yellow"}):
-        write_plots(few(made[0]), tmp_path)
+        write_plots(draw_charts(few(made[0]), {}), tmp_path)
         assert rcParams["font.size"] == 30
     for name in ("pareto.svg", "strip-flicker.png"):
         assert (tmp_path / name).read_bytes() == (made[1] / "plots" / name).read_bytes()
@@ -258,7 +305,7 @@ def test_tones_follow_the_test_and_guards_only_warn():
 
 def test_more_settings_than_letters(made):
     arms = tuple(replace(made[0].arms[0], label=str(i), is_baseline=i == 0) for i in range(54))
-    badges = list(arm_badges(replace(made[0], arms=arms)).values())
+    badges = list(arm_badges(arms).values())
     assert badges[25:28] == ["Z", "AA", "AB"] and badges[52] == "BA" and len(set(badges)) == 54
 
 

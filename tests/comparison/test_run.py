@@ -49,7 +49,7 @@ def test_settings_are_paired_while_noise_is_the_same_and_equal_ones_are_made_onc
     }  # fmt: skip
     assert [arm.num_clips for arm in summary.arms] == [3, 3, 3, 3]
     assert summary.metric("flicker").differences[0].span.estimate == 0.0
-    assert any("mixed is unpaired" in text for text in summary.warnings)
+    assert any("D (mixed) is unpaired" in text for text in summary.warnings)
     clips = {clip.arm: clip for clip in summary.clips if clip.prompt == "a square"}
     assert clips["own"].path == clips["same"].path != clips["euler"].path
     assert clips["own"].series["flicker"] and clips["own"].fps == 12.0

@@ -11,7 +11,10 @@ from video_diffusion.comparison.statistics import Kind, Material, compare_metric
 from video_diffusion.comparison.summary import Arm, ClipMeasure, ClipResult
 from video_diffusion.comparison.verdict import KINDS, Findings, judge, summarise
 
-USUAL = {"flicker": 3.0, "motion": 5.0, "sharpness": 12.0, "prompt_alignment": 0.8, "cuts": 0.0}
+USUAL = {
+    "flicker": 3.0, "motion": 5.0, "morph": 0.3, "sharpness": 12.0, "prompt_alignment": 0.8, "cuts": 0.0,
+}  # fmt: skip
+MORPH = Kind("morph", "px/frame at 256", "lower", "morph")
 
 
 def clip(arm, prompt, seed, values, error=""):
@@ -50,6 +53,7 @@ class Study:
         return Findings(
             "", "", tuple(self.arms), (), tuple(f"p{n}" for n in range(self.prompts)),
             tuple(range(self.seeds)), tuple(self.clips), DEFAULT_MARGINS, 0.05,
+            kinds=(*(kind for kind in KINDS if kind.name != "morph"), MORPH),
         )  # fmt: skip
 
     def summary(self):
@@ -66,7 +70,7 @@ def test_an_arm_wins_only_if_flicker_falls_and_nothing_is_paid():
     assert [found[arm].outcome for arm in ("good", "worse", "same")] == [
         "wins", "flickers more", "no difference seen",
     ]  # fmt: skip
-    assert "motion, sharpness and prompt alignment hold" in found["good"].sentence
+    assert "motion, shape, sharpness and prompt alignment hold" in found["good"].sentence
     assert "flicker falls by" in found["good"].sentence and "(33%, interval" in found["good"].sentence
 
 
@@ -77,6 +81,7 @@ def test_an_arm_wins_only_if_flicker_falls_and_nothing_is_paid():
         ({"sharpness": -4.0}, "trades sharpness for coherence"),
         ({"prompt_alignment": -0.3}, "trades prompt alignment for coherence"),
         ({"cuts": 1.0}, "trades cuts for coherence"),
+        ({"morph": 0.4}, "trades shape for coherence"),
         ({"motion": -2.5, "sharpness": -4.0}, "trades motion and sharpness for coherence"),
     ],
 )
@@ -90,6 +95,88 @@ def test_a_loss_without_less_flicker_is_told_too():
     found = verdicts(Study().add("base").add("same", motion=-2.5).add("worse", flicker=1.0, motion=-2.5))
     assert (found["same"].outcome, found["worse"].outcome) == ("no difference seen", "flickers more")
     assert "; but motion -2" in found["same"].sentence and "; but motion -2" in found["worse"].sentence
+
+
+def test_the_headline_of_several_settings_tells_what_each_loses_and_the_worst_first():
+    """Once "no difference seen" stood in bold over flicker that had tripled and alignment that had fallen."""
+    study = Study(prompts=6, seeds=1, noise=0.0).add("off").add("good", flicker=-1.0)
+    study.add("dim", prompt_alignment=-0.4).add("wild", flicker=6.0, prompt_alignment=-0.4)
+    for label in "uvwxyz":
+        study.add(label)
+    summary = study.summary()
+    words = {each.arm: each.words for each in summary.verdicts}
+    assert summary.verdict("wild").outcome == "too few to tell"  # of nine settings, six prompts show nothing
+    assert words["wild"] == "too few to tell, flicker may be higher, but loses prompt alignment"
+    assert words["dim"] == "too few to tell, but loses prompt alignment"
+    assert "; but prompt alignment -0.4" in summary.verdict("dim").sentence
+    for each in summary.verdicts:
+        assert f"{each.words}: " in summary.sentence
+    assert summary.sentence.startswith("Against A (off), of 9 settings: too few to tell, ")
+    assert summary.sentence.index("loses") < summary.sentence.index("too few to tell: ")
+    assert (
+        "alignment: D (wild)" in summary.sentence
+        and "too few to tell: B (good), E (u), F (v) and 4 more" in (summary.sentence)
+    )
+
+
+def test_baseline_difference_and_result_of_a_row_add_up_over_the_same_pairs():
+    """Once a difference over 2 measurable pairs stood beside means over all 16."""
+    study = Study().add("base").add("arm", motion=-2.0)
+    kept = {("p0", 0), ("p3", 1)}
+    study.clips = [
+        replace(each, measures={**each.measures, "motion": ClipMeasure(None, "unmeasurable")})
+        if each.arm == "arm" and each.key not in kept
+        else each
+        for each in study.clips
+    ]
+    found = study.summary().metric("motion")
+    difference = found.differences[0]
+    assert (difference.num_pairs, difference.num_lost) == (2, 14)
+    assert difference.mean - difference.baseline_mean == pytest.approx(difference.span.estimate, abs=1e-12)
+    base = [each.measures["motion"].value for each in study.clips if each.arm == "base" and each.key in kept]
+    assert difference.baseline_mean == pytest.approx(np.mean(base))
+    assert difference.relative == pytest.approx(difference.span.estimate / difference.baseline_mean)
+
+
+def test_what_no_number_of_prompts_could_tell_is_a_verdict_of_its_own_without_advice():
+    """Once motion measurable in 2 of 16 pairs was "too few to tell", with the advice to make 206 prompts."""
+    study = Study().add("base", motion=None).add("arm", flicker=-1.0, prompt_alignment=None)
+    study.clips[0] = clip("base", "p0", 0, USUAL)
+    summary = study.summary()
+    found = summary.verdict("arm")
+    assert found.outcome == "cannot be compared"
+    assert found.words == "flickers less; motion and prompt alignment cannot be compared"
+    assert "motion can be compared in 1 of 16 pairs only" in found.sentence
+    assert summary.power == ""
+    assert summary.sentence.startswith("Against base, arm flickers less; motion")
+
+
+def test_numbers_marked_unmeasurable_do_not_enter_quietly():
+    study = Study().add("base").add("arm", flicker=-1.0)
+    study.clips = [
+        replace(
+            each, measures={**each.measures, "flicker": ClipMeasure(each.measures["flicker"].value, status)}
+        )
+        for at, each in enumerate(study.clips)
+        for status in ["unmeasurable" if at in {0, 1, 17} else "ok"]
+    ]
+    summary = study.summary()
+    assert (
+        summary.metric("flicker").differences[0].num_doubtful == 2
+    )  # places 0 and 1, the latter on both sides
+    assert "in 2 of 16 pairs a number is marked unmeasurable" in summary.verdict("arm").sentence
+
+
+def test_arms_that_differ_in_palette_images_are_warned_of():
+    study = Study().add("base").add("arm")
+    study.clips = [replace(each, path="a.gif") if each.arm == "arm" else each for each in study.clips]
+    assert any("B (arm): palette images" in text for text in study.summary().warnings)
+    study.clips = [replace(each, notes=("256 colours at most: …",)) for each in study.clips]
+    assert not any("palette" in text for text in study.summary().warnings)
+
+
+def test_the_paired_practice_is_cited():
+    assert any("arXiv 2603.06672" in note for note in Study().add("base").add("arm").summary().notes)
 
 
 def test_an_interval_without_zero_and_an_adjusted_p_above_alpha_are_a_maybe():
@@ -130,7 +217,7 @@ def test_frozen_clips_do_not_win_against_a_baseline_without_believable_motion():
     )
     unknown = Study().add("base", motion=None, prompt_alignment=None)
     unknown.add("arm", flicker=-2.0, prompt_alignment=None)
-    assert verdicts(unknown)["arm"].outcome == "too few to tell"
+    assert verdicts(unknown)["arm"].outcome == "cannot be compared"
 
 
 def test_lost_pairs_are_counted_and_too_many_say_nothing():
@@ -142,7 +229,7 @@ def test_lost_pairs_are_counted_and_too_many_say_nothing():
     summary = study.summary()
     difference = summary.metric("flicker").differences[0]
     assert (difference.num_pairs, difference.num_lost) == (6, 10)
-    assert summary.verdict("arm").outcome == "too few to tell"
+    assert summary.verdict("arm").outcome == "cannot be compared"
     assert "6 of 16 pairs only" in summary.verdict("arm").sentence
 
 
@@ -164,7 +251,7 @@ def test_holm_over_the_arms_and_benjamini_hochberg_over_the_rest():
     others = [each for metric in summary.metrics[1:] for each in metric.differences]
     assert all(each.adjusted_p >= each.p for each in others)
     assert [metric.name for metric in summary.metrics] == [
-        "flicker", "motion", "sharpness", "prompt_alignment", "cuts",
+        "flicker", "motion", "morph", "sharpness", "prompt_alignment", "cuts",
     ]  # fmt: skip
 
 
@@ -188,7 +275,8 @@ def test_power_and_noise_floor_are_told():
     summary = Study(seeds=4, noise=0.2).add("base").add("arm").summary()
     floor = summary.metric("flicker").noise_floor
     assert floor.low < 0 < floor.high
-    assert "prompts show a flicker difference of 0.3 levels" in summary.power
+    assert "If flicker truly differed by 0.293 levels of 255, about" in summary.power
+    assert "prompts like these would show it in four comparisons of five" in summary.power
     assert Study(seeds=1).add("base").add("arm").summary().metric("flicker").noise_floor is None
 
 
@@ -232,8 +320,8 @@ def test_equal_material_gives_equal_numbers_whatever_stands_beside_it():
 
 
 def test_kinds_of_the_table_know_their_roles():
-    assert {kind.name: kind.role for kind in KINDS if kind.role != "other"} == {
-        "flicker": "headline", "motion": "guard", "sharpness": "guard", "cuts": "guard",
+    assert {kind.name: kind.role for kind in (*KINDS, MORPH) if kind.role != "other"} == {
+        "flicker": "headline", "motion": "guard", "morph": "guard", "sharpness": "guard", "cuts": "guard",
         "prompt_alignment": "guard",
     }  # fmt: skip
     assert Kind("x", "u", "lower", "g").role == "other"

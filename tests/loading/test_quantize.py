@@ -9,7 +9,7 @@ from tiny_models import relative_error, save_tiny_model
 from torch import Tensor, nn
 
 from video_diffusion import GenerationSettings, TextToVideoPipeline
-from video_diffusion.loading.device import check_quantize
+from video_diffusion.settings import check_quantize
 
 CLIP = {"num_frames": 3, "height": 16, "width": 24, "num_inference_steps": 2}
 without_torchao = pytest.mark.skipif(find_spec("torchao") is not None, reason="torchao is installed")

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
-from video_diffusion.cli.flags import layer_from
-from video_diffusion.cli.outputs import EncodingFlags
-from video_diffusion.cli.terminal import CLIP_FAILED, MACHINE, MODEL, NAMED, Terminated, say, warn
+from video_diffusion.cli.flags import Given, layer_from
+from video_diffusion.cli.outputs import EncodingFlags, check_folder
+from video_diffusion.cli.terminal import CLIP_FAILED, MACHINE, MODEL, Terminated, say, warn
 
 if TYPE_CHECKING:
     from video_diffusion.jobs import Job, JobSummary, Outcome, Shard
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MOST = 1024
 
 
-def shard_of(text: str | bool | None, *, quiet: bool) -> "Shard":
+def shard_of(text: Given, *, quiet: bool) -> "Shard":
     """The shard of `--shard`, or that of the launcher, which is told."""
     from video_diffusion.jobs.job import parse_shard, shard_of_environment
 
@@ -37,7 +37,7 @@ def shard_of(text: str | bool | None, *, quiet: bool) -> "Shard":
     return shard
 
 
-def number_of(flag: str, text: str | bool | None, *, has_auto: bool = False) -> int | None:
+def number_of(flag: str, text: Given, *, has_auto: bool = False) -> int | None:
     """A number from 1 to 1024; None where the flag is not given, or is "auto"."""
     if text is None or (has_auto and text == "auto"):
         return None
@@ -99,8 +99,8 @@ class Tally:
         """Lists what failed. If nothing could even be loaded, that is the error of the whole run."""
         if not self.num_failed:
             return
-        whole_run = {MODEL, MACHINE}
-        if not self.made and all(NAMED.get(name) in whole_run for name in self.first_errors):
+        codes = {getattr(error, "exit_code", CLIP_FAILED) for error in self.first_errors.values()}
+        if not self.made and codes <= {MODEL, MACHINE}:
             for error in self.first_errors.values():
                 raise error
         say(f"{self.num_failed} failed; results.jsonl has each reason:")
@@ -143,7 +143,7 @@ def batch_options(command: Command) -> Command:
     return command
 
 
-def refuse_without_jobs(flags: Mapping[str, str | bool | None]) -> None:
+def refuse_without_jobs(flags: Mapping[str, Given]) -> None:
     """Refuses flags that mean nothing for a single clip."""
     for (name, *_), _ in OPTIONS:
         if flags.get(name.removeprefix("--").replace("-", "_")):
@@ -155,7 +155,7 @@ def run_batch(
     out: str | None,
     configs: Sequence[str],
     assignments: Sequence[str],
-    flags: Mapping[str, str | bool | None],
+    flags: Mapping[str, Given],
     encoding: EncodingFlags,
     *,
     embed: bool,
@@ -164,7 +164,7 @@ def run_batch(
     quiet: bool,
 ) -> None:
     """Makes the clips of a job file; exits with 1 if one failed."""
-    from video_diffusion.cli.batch_plan import check_folder, check_machine, suffix_of
+    from video_diffusion.cli.batch_plan import check_machine, suffix_of
     from video_diffusion.jobs import check_jobs
 
     if prompt is not None:
@@ -276,7 +276,7 @@ def _encoding(encoding: EncodingFlags, embed: bool) -> dict[str, Any]:
     }
 
 
-def _engine(flags: Mapping[str, str | bool | None]) -> str:
+def _engine(flags: Mapping[str, Given]) -> str:
     engine = str(flags["engine"] or "local")
     if engine not in {"local", "ray"}:
         raise click.UsageError(f"--engine: must be local or ray (given {engine!r})")

@@ -1,8 +1,6 @@
 """What is known of a job file before it runs: what would go wrong; with `--dry-run` its time and size."""
 
-import errno
 import json
-import os
 import shutil
 import time
 from collections.abc import Hashable, Iterable, Iterator, Mapping
@@ -16,7 +14,7 @@ import click
 
 from video_diffusion.cli.batch import duration
 from video_diffusion.cli.clip_run import check_codec, check_inputs, warnings_as_lines
-from video_diffusion.cli.outputs import EncodingFlags, check_clip_fits, check_place, existing_folder
+from video_diffusion.cli.outputs import EncodingFlags, check_clip_fits, existing_folder
 from video_diffusion.cli.terminal import say, warn
 
 if TYPE_CHECKING:
@@ -31,6 +29,7 @@ SIZE_FIELDS = ("num_frames", "height", "width", "fps")
 
 def suffix_of(encoding: EncodingFlags) -> str:
     """What the clips end in."""
+    from video_diffusion.settings.errors import FieldError
     from video_diffusion.video.writer import CODECS, choose_encoding
 
     if encoding.codec == "png":
@@ -41,29 +40,16 @@ def suffix_of(encoding: EncodingFlags) -> str:
     suffix = known.suffixes[0] if known is not None else ".mp4"
     try:
         choose_encoding(f"clip{suffix}", encoding.codec, encoding.crf, encoding.pixel_format)
-    except ValueError as error:
-        flag = str(error).split(" ", 1)[0].replace("_", "-")
-        raise click.UsageError(f"--{flag}: {error}") from None
+    except FieldError as error:
+        raise click.UsageError(f"{error.flag}: {error}") from None
     return suffix
-
-
-def check_folder(folder: Path) -> None:
-    """Whether clips can come into a folder that may not exist yet; nothing is made."""
-    if folder.exists() and not folder.is_dir():
-        raise click.UsageError(f"--out: {folder} is a file; with --jobs it must be a folder")
-    if "\0" in str(folder):
-        raise click.UsageError("--out: the name must be without NUL; rename it")
-    existing = existing_folder(folder)
-    check_place(existing / "results.jsonl", "--out", overwrite=True)
-    rows = folder / "results.jsonl"
-    if rows.exists() and not os.access(rows, os.R_OK | os.W_OK):
-        raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(rows))
 
 
 def check_machine(summary: "JobSummary", folder: Path, encoding: EncodingFlags, suffix: str) -> list[str]:
     """Whether every model and device is there, and every size can be stored; nothing is loaded."""
     from video_diffusion.jobs import model_facts
-    from video_diffusion.loading import check_quantize, choose_device
+    from video_diffusion.loading import choose_device
+    from video_diffusion.settings import check_quantize
 
     for where, settings in summary.inputs.values():
         with _told_with(where):

@@ -1,24 +1,28 @@
 """One clip from checked settings: the last cheap checks, the run with its progress, what is saved of it."""
 
-import json
 import os
 import sys
 import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-import video_diffusion
 from video_diffusion.cli.outputs import EncodingFlags, check_clip_fits
 from video_diffusion.cli.terminal import MachineError, Progress, warn
-from video_diffusion.loading import check_quantize, find_ip_adapter, find_lora, parse_lora
+from video_diffusion.jobs.job import open_settings
+from video_diffusion.loading import find_ip_adapter, find_lora, parse_lora
 from video_diffusion.loading.sources import parse_hub_id
-from video_diffusion.settings import check_image_prompt, shown
-from video_diffusion.settings.input_files import NETWORK_FIELDS
-from video_diffusion.video import choose_encoding, codec_problem, iter_frames, sidecar_path, working_codecs
+from video_diffusion.settings import check_quantize, shown
+from video_diffusion.video import (
+    choose_encoding,
+    codec_problem,
+    is_bundled_ffmpeg,
+    iter_frames,
+    sidecar_path,
+    working_codecs,
+)
 
 if TYPE_CHECKING:
     from video_diffusion.jobs import Pipelines
@@ -31,6 +35,7 @@ LARGER_MODEL = (
     "a larger model knows more, such as --model stable-diffusion-v1-5/stable-diffusion-v1-5 --motion-adapter "
     "guoyww/animatediff-motion-adapter-v1-5-3 from the Hugging Face hub (about 5 GB)"
 )
+HERE = {"embedded", "none"}
 FRAMES_OF = {"decode": "decoded frame", "measure": "measured frame"}
 SHOWN_WORDS = 60
 NOISY_LIBRARIES = {"torch", "diffusers", "transformers", "huggingface_hub", "accelerate", "numpy"}
@@ -54,20 +59,21 @@ def check_before_loading(settings: "GenerationSettings", path: Path, encoding: E
         raise MachineError("--device: mps is Apple's GPU and this is not a Mac; use auto or cpu")
     if settings.device == "cpu" and settings.dtype == "float16":
         raise ValueError("--dtype: float16 on the CPU is slow and overflows; use bfloat16 or float32")
-    likely = settings.with_defaults({"num_frames": 16, "fps": 8, **_local_defaults(settings.model)})
-    if likely.num_frames is None or likely.width is None or likely.height is None:
-        return []  # a hub model tells its size only when it is loaded
-    shape = (likely.num_frames, likely.height, likely.width)
-    note = check_clip_fits(path, encoding, shape, likely.fps or Fraction(8))
+    names = (settings.model, settings.motion_adapter or "none")
+    if not all(name in HERE or Path(name).exists() for name in names):
+        return []  # a model on the hub tells its sizes only when it is fetched
+    likely = settings.with_defaults(open_settings(settings.model, settings.motion_adapter))
+    if likely.num_frames is None or likely.width is None or likely.height is None or likely.fps is None:
+        return []  # so does an image model in one file
+    note = check_clip_fits(path, encoding, (likely.num_frames, likely.height, likely.width), likely.fps)
     return [note] if note else []
 
 
 def check_inputs(settings: "GenerationSettings") -> None:
     """Open the videos and images that the clip starts from, up to their first frame; find its adapters."""
-    check_image_prompt(settings)
-    for name in ("model", "motion_adapter", *NETWORK_FIELDS):
-        place = getattr(settings, name)
-        if place not in {None, "embedded", "none"} and not Path(place).expanduser().exists():
+    settings.check_image_prompt()
+    for place in (settings.model, settings.motion_adapter, *settings.networks.values()):
+        if place is not None and place not in HERE and not Path(place).expanduser().exists():
             parse_hub_id(place)
     for path in settings.input_files.values():
         next(iter(iter_frames(path)))
@@ -78,7 +84,9 @@ def check_inputs(settings: "GenerationSettings") -> None:
 
 
 def check_codec(path: Path, encoding: EncodingFlags) -> None:
-    """Tries the encoder on two small frames."""
+    """Try an encoder on two small frames where ffmpeg is not the one that comes along; else it is known."""
+    if is_bundled_ffmpeg():
+        return
     name = choose_encoding(path, encoding.codec).codec.name
     problem = codec_problem(name)
     if problem is not None:
@@ -241,13 +249,3 @@ def warn_of_unknown_words(prompt: str, vocabulary: Collection[str]) -> None:
     known = ", ".join(sorted(vocabulary)[:SHOWN_WORDS])
     more = f" and {len(vocabulary) - SHOWN_WORDS} more" if len(vocabulary) > SHOWN_WORDS else ""
     warn(f"this model never learned {words}; the words it knows: {known}{more}; {LARGER_MODEL}")
-
-
-def _local_defaults(model: str) -> dict[str, Any]:
-    """A local model's generation_defaults.json; empty where there is none that the loader would take."""
-    folder = Path(video_diffusion.__file__).parent / "embedded" if model == "embedded" else Path(model)
-    try:
-        values = json.loads((folder / "generation_defaults.json").read_text())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return values if isinstance(values, dict) else {}

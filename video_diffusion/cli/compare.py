@@ -1,16 +1,23 @@
 """`video-diffusion compare`: settings held against a baseline by prompt and seed, or clips of any tool."""
 
+import json
+import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from video_diffusion.cli.terminal import say
+from video_diffusion.cli.outputs import EncodingFlags, check_folder
+from video_diffusion.cli.terminal import CLIP_FAILED, MODEL, Progress, Terminated, printable, say, warn
 
 if TYPE_CHECKING:
+    from video_diffusion.comparison.alignment import PromptMeter
     from video_diffusion.comparison.design import Design
+    from video_diffusion.comparison.summary import ComparisonSummary, Difference
+    from video_diffusion.comparison.verdict import Findings
 
 EXAMPLES = """\b
 video-diffusion compare configs/compare/temporal-layers.yaml -o layers
@@ -20,7 +27,7 @@ video-diffusion compare --clips ours=clips/ours theirs=clips/theirs"""
 
 
 @dataclass(frozen=True)
-class CompareFlags:
+class RunFlags:
     """How a comparison is run, as typed."""
 
     out: Path
@@ -87,13 +94,11 @@ def compare(
     report.html, summary.md, summary.json, metrics.csv, config.yaml and the clips. The same command goes on
     from what is there; a setting or seed more runs only what is new.
     """
-    from video_diffusion.cli.batch_plan import check_folder
-
     folder = Path(out or _default_name(sources, clips))
     if folder.exists() and not folder.is_dir():
         raise click.UsageError(f"--out: {folder} is a file; name a folder")
     check_folder(folder)
-    flags = CompareFlags(folder, shard, batch_size, verify, fail_fast, overwrite, clip_model, as_json, quiet)
+    flags = RunFlags(folder, shard, batch_size, verify, fail_fast, overwrite, clip_model, as_json, quiet)
     if clips:
         _refuse_with_clips(
             {
@@ -102,9 +107,7 @@ def compare(
                 "--fail-fast": fail_fast, "--overwrite": overwrite,
             }
         )  # fmt: skip
-        from video_diffusion.cli.compare_run import run_clips
-
-        run_clips([*clips, *sources], assignments, flags, dry_run=dry_run)
+        _run_clips([*clips, *sources], assignments, flags, dry_run=dry_run)
         return
     design = _design(sources, grids, prompts, seeds, baseline, assignments)
     design = design.against_itself() if against_itself else design
@@ -116,9 +119,7 @@ def compare(
             f"{counted(len(design.seeds), 'seed')} = "
             f"{counted(design.num_clips, 'clip')}; the baseline is {design.arms[0].label}"
         )
-    from video_diffusion.cli.compare_run import run_design
-
-    run_design(design, flags, dry_run=dry_run)
+    _run_design(design, flags, dry_run=dry_run)
 
 
 def _design(
@@ -169,3 +170,179 @@ def _refuse_with_clips(given: Mapping[str, object]) -> None:
             raise click.UsageError(
                 f"{name}: makes clips, but --clips compares those that are there; leave it out"
             )
+
+
+def _run_design(design: "Design", flags: RunFlags, *, dry_run: bool) -> None:
+    """Makes the clips, compares them, writes the folder; exits with 1 if a clip failed."""
+    from video_diffusion.cli.batch import Tally, number_of, shard_of, until_failure
+    from video_diffusion.cli.batch_plan import check_machine
+    from video_diffusion.cli.clip_run import warnings_as_lines
+    from video_diffusion.comparison.report import CONFIG
+    from video_diffusion.comparison.run import collect, make_clips, num_missing, plan, unique_jobs
+    from video_diffusion.jobs import JobSummary, Pipelines, model_facts
+    from video_diffusion.video import write_bytes
+    from video_diffusion.web import counted
+
+    folder, shard = flags.out, shard_of(flags.shard, quiet=flags.quiet)
+    size = number_of("--batch-size", flags.batch_size or "1", has_auto=True)
+    planned = list(plan(design, model_facts))
+    jobs = unique_jobs(planned)
+    overview = JobSummary(count=len(jobs))
+    for job in jobs:
+        overview.add(job.settings, job.where)
+    for note in check_machine(overview, folder, EncodingFlags(), ".mp4"):
+        warn(note)
+    own = list(shard.pick(jobs))
+    if dry_run:
+        from video_diffusion.cli.batch_plan import show_plan
+
+        show_plan(own, folder, as_json=flags.as_json, overwrite=flags.overwrite)
+        return
+    meter = _open_meter(flags.clip_model)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_bytes(folder / CONFIG, design.to_yaml().encode())
+    tally = Tally(len(own))
+    with warnings_as_lines():
+        outcomes = make_clips(
+            own, folder, Pipelines(), meter,
+            batch_size=size, verify=flags.verify, overwrite=flags.overwrite,
+        )  # fmt: skip
+        try:
+            with closing(outcomes):
+                for outcome in until_failure(outcomes, flags.fail_fast):
+                    tally.add(outcome)
+                    if outcome.status == "failed":
+                        warn(f"{outcome.job.where}: {outcome.row['error']}")
+                    if not flags.quiet and outcome.status != "skipped":
+                        say(tally.line())
+        except (KeyboardInterrupt, Terminated, OSError):
+            say(f"{tally.line()}; the same command goes on from here")
+            raise
+        if not flags.quiet and tally.made + tally.num_failed == 0:
+            say(tally.line())
+        if flags.fail_fast:
+            tally.end()
+        command = shlex.join(["video-diffusion", "compare", str(folder / CONFIG), "-o", str(folder)])
+        found = collect(design, planned, folder, meter, command)
+        missing = num_missing(planned, found)
+        if missing:
+            left = counted(missing, "clip")
+            say(f"{left} left to other processes; once all are made, the same command compares them")
+        elif any(arm.num_clips for arm in found.arms):
+            _finish(found, flags)
+    tally.end()
+
+
+def _finish(found: "Findings", flags: RunFlags) -> None:
+    """Compares, writes the folder, and tells what was found on stdout."""
+    from video_diffusion.comparison.report import with_earlier_looks, write_folder
+    from video_diffusion.comparison.verdict import summarise
+
+    summary = summarise(with_earlier_looks(found, flags.out))
+    written = write_folder(summary, flags.out)
+    if flags.as_json:
+        click.echo(json.dumps(_answer(summary, written), ensure_ascii=False))
+        return
+    for text in summary.warnings:
+        warn(text)
+    click.echo("\n".join([*_lines(summary), str(written[0])]))
+
+
+def _open_meter(clip_model: str | None) -> "PromptMeter":
+    """Prompt alignment, with CLIP if its weights are given."""
+    from video_diffusion.comparison.alignment import PromptMeter
+
+    if clip_model is None:
+        return PromptMeter()
+    from video_diffusion.metrics.learned.weights import MetricWeightsError
+
+    try:
+        return PromptMeter(clip_model)
+    except MetricWeightsError as error:
+        raise _WeightsRefused(str(error)) from None
+
+
+class _WeightsRefused(click.ClickException):
+    exit_code = MODEL
+
+
+def _lines(summary: "ComparisonSummary") -> list[str]:
+    """The sentence, then the verdicts in two columns if there are several."""
+    lines = [printable(summary.sentence)]
+    if len(summary.verdicts) > 1:
+        lines += [
+            f"  {printable(each.arm)}: {each.words}: {printable(each.sentence)}" for each in summary.verdicts
+        ]
+    return lines + ([summary.power] if summary.power else [])
+
+
+def _answer(summary: "ComparisonSummary", written: Sequence[Path]) -> dict[str, Any]:
+    headline = {each.arm: each for metric in summary.metrics[:1] for each in metric.differences}
+    return {
+        "sentence": summary.sentence,
+        "baseline": summary.baseline,
+        "verdicts": [
+            {
+                "arm": each.arm,
+                "outcome": each.outcome,
+                "words": each.words,
+                "sentence": each.sentence,
+                "flicker": _difference(headline[each.arm]),
+            }
+            for each in summary.verdicts
+        ],
+        "warnings": list(summary.warnings),
+        "power": summary.power,
+        "num_clips": sum(arm.num_clips for arm in summary.arms),
+        "num_failed": sum(arm.num_failed for arm in summary.arms),
+        "files": [str(path) for path in written],
+    }
+
+
+def _difference(found: "Difference") -> dict[str, Any]:
+    span = found.span
+    return {
+        "difference": None if span is None else span.estimate,
+        "low": None if span is None else span.low,
+        "high": None if span is None else span.high,
+        "p": found.adjusted_p,
+        "num_pairs": found.num_pairs,
+    }
+
+
+def _run_clips(texts: Sequence[str], assignments: Sequence[str], flags: RunFlags, *, dry_run: bool) -> None:
+    """Measures every clip that has a partner, compares, writes the folder; exits with 1 if one fails."""
+    from video_diffusion.cli.clip_run import warnings_as_lines
+    from video_diffusion.comparison.clips import find_clips, findings, measure_clips, parse_folders
+    from video_diffusion.comparison.design import read_rules
+    from video_diffusion.web import counted
+
+    alpha, margins = read_rules(assignments)
+    folders = parse_folders(texts)
+    clips, notes = find_clips(folders)
+    if dry_run:
+        for clip in clips:
+            click.echo(str(clip.path))
+        say(f"{counted(len(clips), 'clip')} to measure; {' '.join(notes)}")
+        return
+    meter = _open_meter(flags.clip_model)
+    flags.out.mkdir(parents=True, exist_ok=True)
+    progress = Progress(flags.quiet, "clip")
+    rows, failed = [], 0
+    with warnings_as_lines():
+        try:
+            for done, (clip, row) in enumerate(measure_clips(clips, flags.out, meter), start=1):
+                rows.append((clip, row))
+                progress.step(done, len(clips))
+                if row["status"] == "failed":
+                    failed += 1
+                    progress.clear()
+                    warn(str(row["error"]))
+        finally:
+            progress.clear()
+        words = [f"{label}={folder}" for label, folder in folders.items()]
+        command = shlex.join(["video-diffusion", "compare", "--clips", *words, "-o", str(flags.out)])
+        _finish(findings(rows, flags.out, notes, margins, alpha, command), flags)
+    if failed:
+        say(f"{failed} of {len(clips)} clips could not be measured")
+        raise click.exceptions.Exit(CLIP_FAILED)

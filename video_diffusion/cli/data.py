@@ -10,11 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
-from jaxtyping import UInt8
 
-from video_diffusion.cli.flags import size_of
-from video_diffusion.cli.outputs import check_place, existing_folder
+from video_diffusion.cli.outputs import check_place, existing_folder, size_of
 from video_diffusion.cli.terminal import Progress, printable, say, warn
 
 if TYPE_CHECKING:
@@ -203,7 +200,10 @@ def summary_lines(summary: dict[str, Any]) -> Iterator[str]:
 
 
 def save_contact_sheet(done: "FolderCheck") -> None:
-    """Draws the middle frame of at most 48 clips, evenly chosen, into the folder."""
+    """Draw the middle frame of at most 48 clips, evenly chosen, into the folder, each whole on grey."""
+    import numpy as np
+    from PIL import Image, ImageOps
+
     from video_diffusion.training.data.cutting import frames_at
     from video_diffusion.video.images import draw_contact_sheet, evenly, save_picture
 
@@ -217,17 +217,11 @@ def save_contact_sheet(done: "FolderCheck") -> None:
     cells = []
     for entry in chosen:
         middle = 0.0 if entry.is_picture else (entry.start + entry.end) / 2
-        cells.append(_whole(frames_at(done.root / entry.path, [middle])[0], cell))
+        frame = Image.fromarray(frames_at(done.root / entry.path, [middle])[0])
+        cells.append(np.asarray(ImageOps.pad(frame, cell, color="#e4e7ec")))
     title = f"{len(chosen)} of {len(done.entries)} clips"
     facts = f"middle frames, from {chosen[0].id} to {chosen[-1].id}"
     save_picture(done.root / CONTACT_SHEET, draw_contact_sheet(np.stack(cells), title, facts))
-
-
-def _whole(frame: UInt8[np.ndarray, "h w 3"], cell: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """The frame as large as it fits into a cell (width, height), on grey."""
-    from PIL import Image, ImageOps
-
-    return np.asarray(ImageOps.pad(Image.fromarray(frame), cell, color="#e4e7ec"))
 
 
 def _length_bin(seconds: float) -> str:

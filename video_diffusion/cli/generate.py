@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from video_diffusion.cli.batch import batch_options, refuse_without_jobs, run_batch
-from video_diffusion.cli.flags import settings_from, settings_options
+from video_diffusion.cli.flags import Given, settings_from, settings_options
 from video_diffusion.cli.outputs import (
     EncodingFlags,
     check_clip_path,
@@ -51,7 +51,7 @@ def generate(
     no_embed_metadata: bool,
     as_json: bool,
     quiet: bool,
-    **flags: str | bool | None,
+    **flags: Given,
 ) -> None:
     """Make a clip from PROMPT, measure it, and write it with its record.
 

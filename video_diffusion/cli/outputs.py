@@ -28,6 +28,7 @@ class EncodingFlags:
 
 def check_clip_path(text: str, encoding: EncodingFlags, overwrite: bool) -> Path:
     """The path of a clip, if it can be written there."""
+    from video_diffusion.settings.errors import FieldError
     from video_diffusion.video.files import slug
     from video_diffusion.video.record import sidecar_path
     from video_diffusion.video.writer import choose_encoding
@@ -38,10 +39,8 @@ def check_clip_path(text: str, encoding: EncodingFlags, overwrite: bool) -> Path
         raise click.UsageError(f"--out: {text} is a folder; name a file in it, such as {slug('clip')}.mp4")
     try:
         choose_encoding(text, encoding.codec, encoding.crf, encoding.pixel_format)
-    except ValueError as error:
-        flag = str(error).split(" ", 1)[0]
-        named = {"codec": "--codec", "crf": "--crf", "pixel_format": "--pixel-format"}.get(flag, "--out")
-        raise click.UsageError(f"{named}: {error}") from None
+    except FieldError as error:
+        raise click.UsageError(f"{error.flag}: {error}") from None
     check_place(path, "--out", overwrite)
     check_place(sidecar_path(path), "--out", overwrite)
     return path
@@ -94,6 +93,7 @@ def check_clip_fits(
     path: Path, encoding: EncodingFlags, shape: tuple[int, int, int], fps: Fraction
 ) -> str | None:
     """Check that format, disk and memory have room for such a clip; return a note about the timing."""
+    from video_diffusion.settings.errors import FieldError
     from video_diffusion.video.writer import check_clip, choose_encoding, timing_note
 
     num_frames, height, width = shape
@@ -102,8 +102,8 @@ def check_clip_fits(
     )
     try:
         check_clip(chosen, width, height, fps)
-    except ValueError as error:
-        raise click.UsageError(f"--{error}") from None  # the message begins with size or fps
+    except FieldError as error:
+        raise click.UsageError(f"{error.flag}{str(error).removeprefix(error.field)}") from None
     raw = num_frames * width * height * 3
     needed = SPARE_BYTES + (raw if chosen.lossless else raw // 3)
     free = shutil.disk_usage(path.parent).free
@@ -121,6 +121,20 @@ def check_clip_fits(
             f"{available / 1e9:.1f} GB are free; make the clip smaller or shorter"
         )
     return timing_note(chosen, fps)
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """Width and height of "64x48".
+
+    Raises:
+        click.UsageError: anything else.
+    """
+    from video_diffusion.settings import parse_size
+
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise click.UsageError(f"--size: {error} (given {text!r})") from None
 
 
 def free_name(stem: str, suffix: str = ".mp4") -> str:
@@ -141,3 +155,16 @@ def available_memory() -> int | None:
         return None
     found = next((line for line in lines if line.startswith("MemAvailable:")), None)
     return int(found.split()[1]) * 1024 if found else None
+
+
+def check_folder(folder: Path) -> None:
+    """Whether clips can come into a folder that may not exist yet; nothing is made."""
+    if folder.exists() and not folder.is_dir():
+        raise click.UsageError(f"--out: {folder} is a file; with --jobs it must be a folder")
+    if "\0" in str(folder):
+        raise click.UsageError("--out: the name must be without NUL; rename it")
+    existing = existing_folder(folder)
+    check_place(existing / "results.jsonl", "--out", overwrite=True)
+    rows = folder / "results.jsonl"
+    if rows.exists() and not os.access(rows, os.R_OK | os.W_OK):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(rows))

@@ -118,13 +118,13 @@ def settings_to_repeat(
 
     A record may come from anybody, so nothing is fetched from the network because of its words alone.
     """
-    from video_diffusion.settings.input_files import NETWORK_FIELDS
+    from video_diffusion.settings import named
 
     changes: dict[str, Any] = {}
     for name, given, revision in (
         ("model", model, record.model.revision),
         ("motion_adapter", motion_adapter, None),
-        *((name, networks.get(name), None) for name in NETWORK_FIELDS),
+        *((name, networks.get(name), None) for name in named("network")),
     ):
         recorded = getattr(record.settings, name)
         if given is not None:

@@ -102,20 +102,12 @@ class Progress:
 
 
 CLIP_FAILED, USAGE, MODEL, MACHINE, INTERRUPTED, TERMINATED = 1, 2, 3, 4, 130, 143
-# Errors of lower rooms by name: importing their classes would import torch for every usage error.
-NAMED = {
-    "NonFiniteLatentsError": CLIP_FAILED,
-    "ClipChangedError": USAGE,
-    "NonFiniteLossError": CLIP_FAILED,
-    "ModelLoadError": MODEL,
-    "DeviceError": MACHINE,
-    "MachineError": MACHINE,
-    "VideoWriteError": MACHINE,
-}
 
 
 class MachineError(RuntimeError):
     """The machine lacks something: a device, memory, disk space."""
+
+    exit_code = 4
 
 
 class Terminated(BaseException):
@@ -166,9 +158,9 @@ def _stopped(error: BaseException) -> tuple[int, str] | None:
 
 
 def _named(error: BaseException) -> tuple[int, str] | None:
-    for kind in type(error).__mro__:
-        if kind.__name__ in NAMED and kind.__module__.startswith("video_diffusion"):
-            return NAMED[kind.__name__], _first_line(error)
+    code = getattr(error, "exit_code", None)
+    if isinstance(code, int) and type(error).__module__.startswith("video_diffusion"):
+        return code, _first_line(error)
     return None
 
 

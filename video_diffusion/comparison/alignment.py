@@ -1,7 +1,7 @@
 """Prompt alignment of clips: by the scene reader where it can read them, else by CLIP if that is given."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from video_diffusion.comparison.statistics import Kind
+from video_diffusion.comparison.verdict import KINDS
 from video_diffusion.jobs import model_facts
 from video_diffusion.metrics import Metric, measure
 from video_diffusion.procedural.scene import (
@@ -163,10 +164,11 @@ class PromptMeter:
         return known is None or (self._clip is not None and "clip_adjacent" not in known)
 
 
-def kinds(rows: "list[Mapping[str, Any]]") -> tuple[Kind, ...]:
-    """The metrics that the rows of clips hold, beside those of every clip."""
+def kinds_of(rows: Sequence[Mapping[str, Any]]) -> tuple[Kind, ...]:
+    """The metrics of every clip, and those that the meter added to rows; its own come last."""
     units = {name: each["unit"] for row in rows for name, each in row.get(ROW_KEY, {}).items()}
-    return tuple(Kind(name, unit, "higher", "prompt") for name, unit in units.items())
+    own = tuple(Kind(name, unit, "higher", "prompt") for name, unit in units.items())
+    return (*(kind for kind in KINDS if kind.name not in units), *own)
 
 
 def _by_clip(frames: Frames, clip: "ImageEncoder", prompt: str) -> dict[str, dict[str, Any]]:

@@ -1,8 +1,10 @@
-"""The charts of a comparison: as numbers for the page, and as PNG and SVG for papers."""
+"""The charts of a comparison, each drawn once: as SVG for the page, the same SVG and a PNG for papers."""
 
+import io
 import math
+import textwrap
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,305 +13,89 @@ from matplotlib import rc_context, rcdefaults, rcParams
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.colors import BoundaryNorm, LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
+from matplotlib.patches import Rectangle
 
-from video_diffusion.comparison.summary import ComparisonSummary, MetricSummary, ParetoPoint, Span
-from video_diffusion.comparison.tables import Tone, aim_of, arm_badges, interval_text, tone_of
-from video_diffusion.video import atomic_path
-from video_diffusion.web import Scale, number, scale_over, signed, visible
+from video_diffusion.comparison.statistics import GUARDS
+from video_diffusion.comparison.summary import (
+    ComparisonSummary,
+    MetricSummary,
+    ParetoPoint,
+    Span,
+    arm_badges,
+)
+from video_diffusion.comparison.tables import aim_of, interval_text, tone_of
+from video_diffusion.video import write_bytes
+from video_diffusion.web import BAD, GOOD, INK, RULE, SOFT, Hint, number, signed, visible
 
-
-@dataclass(frozen=True)
-class Tick:
-    """A mark on an axis."""
-
-    at: float
-    text: str
-
-
-def round_ticks(scale: Scale) -> tuple[Tick, ...]:
-    """The ticks of a scale with their texts."""
-    return tuple(Tick(scale(value), f"{value:g}".replace("-", "−")) for value in scale.ticks())
-
-
-def floor_band(scale: Scale, floor: Span | None, around: float) -> tuple[float, float] | None:
-    """Both ends of the band around a value, in pixels; None without a whole interval."""
-    if floor is None or floor.low is None or floor.high is None:
-        return None
-    return scale(around + floor.low), scale(around + floor.high)
-
-
-# Heat maps as numbers: the means of a two-axis grid, each in its place.
-
-
-CELL_WIDTH, CELL_HEIGHT = 76.0, 44.0
-
-
-@dataclass(frozen=True)
-class HeatCell:
-    """One place of a two-axis grid; `share` runs from 0 (lowest) to 1."""
-
-    at: tuple[float, float]
-    text: str
-    share: float | None
-    badge: str
-    is_baseline: bool
-    words: str
-
-
-@dataclass(frozen=True)
-class HeatMap:
-    """One metric's means over a two-axis grid."""
-
-    metric: MetricSummary
-    across: str
-    down: str
-    columns: tuple[Tick, ...]
-    rows: tuple[Tick, ...]
-    cells: tuple[HeatCell, ...]
-    left: float
-    width: float
-    height: float
-
-
-def draw_heat_maps(summary: ComparisonSummary) -> list[HeatMap]:
-    """For a grid of two axes: the headline and the guards, each a map of means; else nothing."""
-    if len(summary.axes) != 2:
-        return []
-    return [
-        _heat_map(summary, metric)
-        for metric in summary.metrics
-        if metric.role != "other" and any(mean.span for mean in metric.means)
-    ]
-
-
-def _heat_map(summary: ComparisonSummary, metric: MetricSummary) -> HeatMap:
-    down, across = summary.axes
-    badges = arm_badges(summary)
-    means = {mean.arm: mean.span.estimate for mean in metric.means if mean.span}
-    finite = [value for value in means.values() if math.isfinite(value)]
-    low, high = (min(finite), max(finite)) if finite else (0.0, 0.0)
-    left = 14 + 7.2 * max((min(len(value), 16) for value in down.values), default=1)
-    cells = []
-    for arm in summary.arms:
-        if arm.place.get(down.name) not in down.values or arm.place.get(across.name) not in across.values:
-            continue
-        column, row = across.values.index(arm.place[across.name]), down.values.index(arm.place[down.name])
-        value = means.get(arm.label)
-        share = (value - low) / (high - low) if value is not None and high > low else None
-        cells.append(
-            HeatCell(
-                at=(left + column * CELL_WIDTH, 24 + row * CELL_HEIGHT),
-                text=number(value),
-                share=None if share is None else round(share, 3),
-                badge=badges[arm.label],
-                is_baseline=arm.is_baseline,
-                words=f"{arm.label}: {number(value)} {metric.unit}",
-            )
-        )
-    return HeatMap(
-        metric=metric,
-        across=across.name,
-        down=down.name,
-        columns=tuple(
-            Tick(left + (index + 0.5) * CELL_WIDTH, text) for index, text in enumerate(across.values)
-        ),
-        rows=tuple(Tick(24 + (index + 0.5) * CELL_HEIGHT, text) for index, text in enumerate(down.values)),
-        cells=tuple(cells),
-        left=left,
-        width=left + len(across.values) * CELL_WIDTH + 2,
-        height=24 + len(down.values) * CELL_HEIGHT + 2,
-    )
-
-
-# Flicker against motion as numbers: where every mark of the plot goes. Templates draw, styles colour.
-
-
-PARETO_WIDTH, PARETO_HEIGHT = 520.0, 400.0
-SHARPNESS_COLOURS = ((92, 84, 180), (52, 120, 170), (47, 158, 122), (160, 190, 70), (246, 190, 64))
+TONES = {"good": GOOD, "bad": BAD, "even": SOFT}
+SHARPNESS = LinearSegmentedColormap.from_list(
+    "sharpness", ["#5c54b4", "#3478aa", "#2f9e7a", "#a0be46", "#f6be40"], N=9
+)
 """From blurred to sharp: each step lighter than the one before, so that it reads without colour too."""
+UNKNOWN_SHARPNESS = "#8b94a5"
+DOTS_PER_INCH = 200
+MAX_LABEL = 48
+MOST_DOTS = 200  # in a row of a strip plot: the extremes, and every so many of the rest
+WIDTH = 5.0  # inches; on the page as wide as its card
+LETTER = 0.068  # inches, about, at the size of the labels
+
+Links = Mapping[tuple[str, int], str]
+"""(prompt, seed) → address of the card of its clips."""
 
 
 @dataclass(frozen=True)
-class ParetoMark:
-    """One setting in the plane; `label_at` is where its letter finds room, `order` its place in the table."""
+class Chart:
+    """One chart: `svg` for the page and for papers, `figure` for the PNG, `hints` for the page alone.
 
-    order: int
-    badge: str
-    label: str
-    is_baseline: bool
-    at: tuple[float, float]
-    across: tuple[float, float] | None
-    along: tuple[float, float] | None
-    colour: str
-    label_at: tuple[float, float]
-    words: str
-
-
-@dataclass(frozen=True)
-class ParetoChart:
-    """Flicker to the right, motion up; `floor` is the band of flicker that other seeds alone would give."""
-
-    marks: tuple[ParetoMark, ...]
-    front: str
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
-    x_unit: str
-    y_unit: str
-    floor: tuple[float, float] | None
-    sharpness: tuple[str, str] | None
-    stops: tuple[tuple[str, str], ...]
-
-
-def draw_pareto(summary: ComparisonSummary) -> ParetoChart | None:
-    """Flicker against motion, None when no setting has both."""
-    points = [point for point in summary.pareto if _finite(point.flicker.estimate, point.motion.estimate)]
-    flicker, motion = summary.metric("flicker"), summary.metric("motion")
-    if not points or flicker is None or motion is None:
-        return None
-    x = plane_axis([point.flicker for point in points], 58.0, PARETO_WIDTH - 18)
-    y = plane_axis([point.motion for point in points], PARETO_HEIGHT - 52, 16.0)
-    sharp = [point.sharpness for point in points if point.sharpness is not None]
-    low, high = (min(sharp), max(sharp)) if sharp else (0.0, 0.0)
-    badges = arm_badges(summary)
-    places = [(x(point.flicker.estimate), y(point.motion.estimate)) for point in points]
-    letters = _free_places(places)
-    base = next((point for point in points if point.is_baseline), None)
-    marks = (
-        ParetoMark(
-            order=order,
-            badge=badges[point.arm],
-            label=point.arm,
-            is_baseline=point.is_baseline,
-            at=place,
-            across=_ends(x, point.flicker),
-            along=_ends(y, point.motion),
-            colour=sharpness_colour(point.sharpness, low, high),
-            label_at=letter,
-            words=_pareto_words(point, flicker.unit, motion.unit),
-        )
-        for order, (point, place, letter) in enumerate(zip(points, places, letters, strict=True))
-    )
-    front = sorted(place for point, place in zip(points, places, strict=True) if point.on_front)
-    return ParetoChart(
-        marks=tuple(sorted(marks, key=lambda mark: mark.is_baseline)),  # the baseline on top
-        front="M" + "L".join(f"{left:g} {top:g}" for left, top in front) if len(front) > 1 else "",
-        x_ticks=round_ticks(x),
-        y_ticks=round_ticks(y),
-        x_unit=flicker.unit,
-        y_unit=motion.unit,
-        floor=floor_band(x, flicker.noise_floor, base.flicker.estimate) if base else None,
-        sharpness=(number(low), number(high)) if sharp and high > low else None,
-        stops=tuple(
-            (number(index / (len(SHARPNESS_COLOURS) - 1)), _hex(colour))
-            for index, colour in enumerate(SHARPNESS_COLOURS)
-        ),
-    )
-
-
-def sharpness_colour(value: float | None, low: float, high: float) -> str:
-    """The colour of a sharpness between the lowest and the highest; grey where it is unknown."""
-    if value is None or not math.isfinite(value):
-        return "#8b94a5"
-    share = (value - low) / (high - low) if high > low else 0.5
-    place = min(max(share, 0.0), 1.0) * (len(SHARPNESS_COLOURS) - 1)
-    first = min(int(place), len(SHARPNESS_COLOURS) - 2)
-    below, above = SHARPNESS_COLOURS[first], SHARPNESS_COLOURS[first + 1]
-    return _hex([round(a + (place - first) * (b - a)) for a, b in zip(below, above, strict=True)])
-
-
-def plane_axis(spans: list[Span], start: float, stop: float) -> Scale:
-    """Room for the means and their intervals, but no more than twice the means' own range.
-
-    Bars that are longer end at the frame. The axis starts at 0 unless that would press everything into the
-    far half.
+    Attributes:
+        name: of its files, such as "strip-flicker".
+        metric: that it shows; None for the plane of flicker and motion.
+        title, note: above it on the page.
+        words: what it shows, read out.
+        hints: id of a group of the SVG → what each mark in it tells.
     """
-    means = [span.estimate for span in spans]
-    low, high = min(means), max(means)
-    room = (high - low) if high > low else math.inf
-    ends = [end for span in spans for end in (span.low, span.high) if end is not None and math.isfinite(end)]
-    values = [*means, *(min(max(end, low - room / 2), high + room / 2) for end in ends)]
-    return scale_over(values, start, stop, zero=0 <= min(values) < 0.5 * max(values))
 
-
-def _ends(scale: Scale, span: Span) -> tuple[float, float] | None:
-    return None if span.low is None or span.high is None else (scale(span.low), scale(span.high))
-
-
-def _free_places(places: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """For each point a place for its letter, away from the other points and the letters placed before."""
-    taken = list(places)
-    letters = []
-    for left, top in places:
-        around = [
-            (left + 17 * math.cos(turn * math.pi / 4), top + 17 * math.sin(turn * math.pi / 4))
-            for turn in (7, 5, 1, 3, 0, 4, 6, 2)
-        ]
-        best = max(around, key=lambda spot: round(min(20.0, *(math.dist(spot, other) for other in taken)), 3))
-        taken.append(best)
-        letters.append((round(best[0], 1), round(best[1], 1)))
-    return letters
-
-
-def _pareto_words(point: ParetoPoint, flicker_unit: str, motion_unit: str) -> str:
-    sharp = f", sharpness {number(point.sharpness)}" if point.sharpness is not None else ""
-    return (
-        f"{point.arm}: flicker {number(point.flicker.estimate)} {flicker_unit} "
-        f"{interval_text(point.flicker)}, motion {number(point.motion.estimate)} {motion_unit} "
-        f"{interval_text(point.motion)}{sharp}"
-    )
-
-
-def _finite(*values: float) -> bool:
-    return all(math.isfinite(value) for value in values)
-
-
-def _hex(colour: list[int] | tuple[int, ...]) -> str:
-    return "#" + "".join(f"{part:02x}" for part in colour)
-
-
-# Strip plots as numbers: every pair's difference to the baseline, one row for each setting.
-
-
-WIDTH, ROW, TOP, BOTTOM = 360.0, 48.0, 6.0, 26.0
-
-
-@dataclass(frozen=True)
-class StripDot:
-    """One pair; `anchor` is the card of its clips."""
-
-    at: tuple[float, float]
-    anchor: str
+    name: str
+    metric: MetricSummary | None
+    title: str
+    note: str
     words: str
+    figure: Figure
+    svg: str
+    hints: Mapping[str, Sequence[Hint]]
 
 
-@dataclass(frozen=True)
-class StripRow:
-    """One setting of a strip plot; `span` holds low, estimate and high."""
+def draw_charts(summary: ComparisonSummary, links: Links) -> list[Chart]:
+    """Flicker against motion; a strip of pairs for each metric; heat maps of the main ones over two axes."""
+    with _paper_style():
+        charts = [_pareto(summary)] if summary.pareto else []
+        for metric in summary.metrics:
+            pairs = pair_differences(summary, metric.name)
+            if any(pairs.values()):
+                charts.append(_strip(summary, metric, pairs, links))
+        if len(summary.axes) == 2:
+            charts += [
+                _heat_map(summary, metric)
+                for metric in summary.metrics
+                if metric.role != "other" and any(mean.span for mean in metric.means)
+            ]
+    return charts
 
-    badge: str
-    label: str
-    top: float
-    dots: tuple[StripDot, ...]
-    span: tuple[float, float, float] | None
-    tone: Tone
-    words: str
 
-
-@dataclass(frozen=True)
-class StripChart:
-    """Every pair's difference to the baseline in one metric; `aim`: which way is better, in words."""
-
-    metric: MetricSummary
-    aim: str
-    rows: tuple[StripRow, ...]
-    height: float
-    zero: float
-    floor: tuple[float, float] | None
-    ticks: tuple[Tick, ...]
+def write_plots(charts: Sequence[Chart], folder: Path) -> list[Path]:
+    """Write every chart as SVG and PNG, down to the byte alike for alike summaries; returns the paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    with _paper_style():
+        for chart in charts:
+            png = io.BytesIO()
+            chart.figure.savefig(png, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
+            for suffix, content in ((".svg", chart.svg.encode()), (".png", png.getvalue())):
+                write_bytes(folder / f"{chart.name}{suffix}", content)
+                written.append(folder / f"{chart.name}{suffix}")
+    return written
 
 
 def pair_differences(summary: ComparisonSummary, metric: str) -> dict[str, dict[tuple[str, int], float]]:
@@ -327,209 +113,217 @@ def pair_differences(summary: ComparisonSummary, metric: str) -> dict[str, dict[
     }
 
 
-def draw_strip(
-    summary: ComparisonSummary, metric: MetricSummary, anchors: Mapping[tuple[str, int], str]
-) -> StripChart:
-    """Every pair of every setting in one metric, with means, intervals and the ruler."""
-    pairs = pair_differences(summary, metric.name)
-    badges = arm_badges(summary)
+def _strip(
+    summary: ComparisonSummary,
+    metric: MetricSummary,
+    pairs: Mapping[str, Mapping[tuple[str, int], float]],
+    links: Links,
+) -> Chart:
+    """Every pair's difference to the baseline, a row for each setting, with mean and interval."""
+    badges = arm_badges(summary.arms)
+    figure, axes = _figure(WIDTH, 0.85 + 0.62 * len(metric.differences))
     spans = [entry.span for entry in metric.differences if entry.span]
     floor = metric.noise_floor
-    ends = [end for span in [*spans, *([floor] if floor else [])] for end in (span.low, span.high)]
+    ends = [end for span in (*spans, *([floor] if floor else [])) for end in (span.low, span.high)]
     dots = [value for own in pairs.values() for value in own.values()]
-    x = scale_over([*dots, *ends, *(span.estimate for span in spans)], 10.0, WIDTH - 10, zero=True)
-    rows = []
-    for index, entry in enumerate(metric.differences):
-        top = TOP + index * ROW
-        rows.append(
-            StripRow(
-                badge=badges[entry.arm],
-                label=entry.arm,
-                top=top,
-                dots=tuple(
-                    StripDot(
-                        at=(x(value), round(top + 33 + 13 * (((place * 0.618) % 1) - 0.5), 1)),
-                        anchor=anchors.get(key, ""),
-                        words=f"{key[0]}, seed {key[1]}: {signed(value)} {metric.unit}",
-                    )
-                    for place, (key, value) in enumerate(pairs[entry.arm].items())
-                ),
-                span=_span_marks(x, entry.span),
-                tone=tone_of(metric, entry),
-                words=f"{signed(entry.span.estimate)} {interval_text(entry.span)}" if entry.span else "—",
-            )
-        )
-    return StripChart(
-        metric=metric,
-        aim=aim_of(metric),
-        rows=tuple(rows),
-        height=TOP + len(rows) * ROW + BOTTOM,
-        zero=x(0.0),
-        floor=floor_band(x, floor, 0.0),
-        ticks=round_ticks(x),
-    )
-
-
-def _span_marks(scale: Scale, span: Span | None) -> tuple[float, float, float] | None:
-    if span is None or not math.isfinite(span.estimate):
-        return None
-    low = scale.low if span.low is None else span.low
-    high = scale.high if span.high is None else span.high
-    return scale(low), scale(span.estimate), scale(high)
-
-
-# The plots of a comparison as PNG and SVG for papers: drawn alike for alike summaries, down to the byte.
-
-
-INK, SOFT, RULE = "#1d2433", "#565f70", "#e2e5e9"
-TONES = {"good": "#1c7a4d", "bad": "#b93434", "even": SOFT}
-FORMATS = (".svg", ".png")
-DOTS_PER_INCH = 200
-MAX_LABEL = 48
-AXES = ("flicker", "motion")  # of the Pareto plot
-INCHES_PER_LETTER = 0.07  # about, at the size of the labels
-
-
-def write_plots(summary: ComparisonSummary, folder: Path) -> list[Path]:
-    """Writes every plot in both formats and returns the paths.
-
-    They are `pareto`, `strip-<metric>` for each metric with a pair, and `heat-<metric>` for the headline and
-    the guards of a grid of two axes.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    with _paper_style():
-        for name, figure in _figures(summary):
-            figure.draw_without_rendering()  # the layout, which takes longest, once for both formats
-            figure.set_layout_engine("none")
-            written += [_save(figure, folder / f"{name}{suffix}") for suffix in FORMATS]
-    return written
-
-
-def _figures(summary: ComparisonSummary) -> Iterator[tuple[str, Figure]]:
-    chart = draw_pareto(summary)
-    if chart is not None:
-        yield "pareto", _pareto(summary, chart)
-    for metric in summary.metrics:
-        if any(pair_differences(summary, metric.name).values()):
-            yield f"strip-{metric.name}", _strip(summary, metric)
-    if len(summary.axes) == 2:
-        for metric in summary.metrics:
-            if metric.role != "other" and any(mean.span for mean in metric.means):
-                yield f"heat-{metric.name}", _drawn_heat_map(summary, metric)
-
-
-def _pareto(summary: ComparisonSummary, chart: ParetoChart) -> Figure:
-    """The plot of the page, on axes of the same range, its letters where they found room there."""
-    flicker, motion = (plane_axis([getattr(p, name) for p in summary.pareto], 0.0, 1.0) for name in AXES)
-    sharp = [point.sharpness for point in summary.pareto if point.sharpness is not None]
-    low, high = (min(sharp), max(sharp)) if sharp else (0.0, 0.0)
-    figure, axes = _figure(5.4, 4.0 + 0.17 * len(chart.marks))
-    points = {point.arm: point for point in summary.pareto}
-    for mark in chart.marks:
-        point = points[mark.label]
-        x, y = point.flicker.estimate, point.motion.estimate
-        across, along = _error(point.flicker), _error(point.motion)
-        axes.errorbar(x, y, xerr=across, yerr=along, color=SOFT, alpha=0.6, linewidth=1.0, zorder=2)
-        axes.scatter([x], [y], s=46, color=mark.colour, edgecolors="white", zorder=4)
-        if mark.is_baseline:
-            axes.scatter([x], [y], s=120, facecolors="none", edgecolors=INK, linewidths=1.2, zorder=4)
-        beside = (0.65 * (mark.label_at[0] - mark.at[0]), -0.65 * (mark.label_at[1] - mark.at[1]))
-        axes.annotate(
-            mark.badge, (x, y), beside, textcoords="offset points", ha="center", va="center", weight="bold",
-            zorder=5, path_effects=[withStroke(linewidth=2.5, foreground="white")],
-        )  # fmt: skip
-    front = sorted((p.flicker.estimate, p.motion.estimate) for p in summary.pareto if p.on_front)
-    axes.plot([x for x, _ in front], [y for _, y in front], color=SOFT, linestyle="--", linewidth=1, zorder=1)
-    axes.set_xlim(flicker.low, flicker.high)
-    axes.set_ylim(motion.low, motion.high)
-    axes.set_xlabel(f"flicker, {chart.x_unit}")
-    axes.set_ylabel(f"motion, {chart.y_unit}")
-    named = sorted(chart.marks, key=lambda mark: mark.order)
-    legend = figure.legend(
-        handles=[Line2D([], [], marker="o", linestyle="", color=mark.colour) for mark in named],
-        labels=[mark.badge for mark in named],
-        loc="outside lower left",
-        frameon=False,
-    )
-    for text, mark in zip(legend.get_texts(), named, strict=True):
-        text.set_parse_math(False)
-        text.set_text(
-            f"{mark.badge}  {_label(mark.label)}{' (baseline, ringed)' if mark.is_baseline else ''}"
-        )
-    if high > low:
-        colours = LinearSegmentedColormap.from_list(
-            "sharpness", [tuple(part / 255 for part in colour) for colour in SHARPNESS_COLOURS]
-        )
-        bar = figure.colorbar(ScalarMappable(Normalize(low, high), colours), ax=axes, shrink=0.75)
-        bar.set_label("sharpness", fontsize=8)
-        bar.outline.set_visible(False)
-    return figure
-
-
-def _strip(summary: ComparisonSummary, metric: MetricSummary) -> Figure:
-    pairs = pair_differences(summary, metric.name)
-    badges = arm_badges(summary)
-    count = len(metric.differences)
-    names = [f"{badges[entry.arm]}  {_label(entry.arm)}" for entry in metric.differences]
-    words = f"{metric.name.replace('_', ' ')}: difference to the baseline, {metric.unit}"
-    room = INCHES_PER_LETTER * max(len(name) for name in names)
-    figure, axes = _figure(room + max(3.9, INCHES_PER_LETTER * len(words)), 0.9 + 0.42 * count)
-    floor = metric.noise_floor
+    low, high = _limits([0.0, *dots, *(span.estimate for span in spans), *ends])
+    hints: dict[str, Sequence[Hint]] = {}
+    words = []
     if floor is not None and floor.low is not None and floor.high is not None:
-        axes.axvspan(floor.low, floor.high, color=SOFT, alpha=0.15, linewidth=0)
+        axes.axvspan(floor.low, floor.high, color=SOFT, alpha=0.15, linewidth=0, gid="floor")
+        hints["floor"] = [Hint("The baseline against itself with other seeds")]
     axes.axvline(0, color=SOFT, linewidth=0.9)
     for row, entry in enumerate(metric.differences):
-        values = list(pairs[entry.arm].values())
-        heights = [row + 0.36 * (((place * 0.618) % 1) - 0.5) for place in range(len(values))]
-        axes.scatter(values, heights, s=11, color=INK, alpha=0.35, linewidths=0)
+        badge, colour = badges[entry.arm], TONES[tone_of(metric, entry)]
+        shown = _thinned(pairs[entry.arm])
+        if shown:
+            heights = [row + 0.2 + 0.3 * (((place * 0.618) % 1) - 0.5) for place in range(len(shown))]
+            axes.scatter(
+                list(shown.values()), heights, s=14, color=INK, alpha=0.32, linewidths=0, gid=f"dots-{badge}"
+            )
+            hints[f"dots-{badge}"] = [
+                Hint(f"{prompt}, seed {seed}: {signed(value)} {metric.unit}", links.get((prompt, seed), ""))
+                for (prompt, seed), value in shown.items()
+            ]
+        said = f"{signed(entry.span.estimate)} {interval_text(entry.span)}" if entry.span else "—"
         if entry.span is not None:
-            colour = TONES[tone_of(metric, entry)]
-            axes.errorbar(
-                entry.span.estimate, row, xerr=_error(entry.span), fmt="o", color=colour, markersize=5,
-                capsize=3.5, linewidth=1.6,
-            )  # fmt: skip
-    axes.set_yticks(range(count))
-    axes.set_yticklabels(names, parse_math=False)
-    axes.set_ylim(count - 0.5, -0.5)
-    axes.set_xlabel(words)
-    return figure
-
-
-def _drawn_heat_map(summary: ComparisonSummary, metric: MetricSummary) -> Figure:
-    down, across = summary.axes
-    means = {mean.arm: mean.span.estimate for mean in metric.means if mean.span}
-    table = [[float("nan")] * len(across.values) for _ in down.values]
-    places = {}
-    for arm in summary.arms:
-        if arm.place.get(down.name) in down.values and arm.place.get(across.name) in across.values:
-            row, column = down.values.index(arm.place[down.name]), across.values.index(arm.place[across.name])
-            table[row][column] = means.get(arm.label, float("nan"))
-            places[row, column] = arm.is_baseline
-    figure, axes = _figure(1.6 + 0.75 * len(across.values), 1.0 + 0.5 * len(down.values))
-    colours = LinearSegmentedColormap.from_list("paper", ["#fbf3f4", "#b93450"])
-    axes.imshow(table, cmap=colours, aspect="auto", alpha=0.75)
-    for (row, column), is_baseline in places.items():
-        weight = "bold" if is_baseline else "normal"
+            reach = [
+                low if entry.span.low is None else entry.span.low,
+                high if entry.span.high is None else entry.span.high,
+            ]
+            axes.plot(reach, [row + 0.2] * 2, color=colour, marker="|", linewidth=1.6, gid=f"span-{badge}")
+            axes.plot(entry.span.estimate, row + 0.2, "o", color=colour, markersize=6, gid=f"mean-{badge}")
+            hints |= {f"span-{badge}": [Hint(said)], f"mean-{badge}": [Hint(said)]}
         axes.text(
-            column, row, number(table[row][column]), ha="center", va="center", fontsize=9, weight=weight
+            0.005, row - 0.2, f"{badge}  {_label(entry.arm)}", transform=axes.get_yaxis_transform(),
+            va="center", color=SOFT, parse_math=False,
+        )  # fmt: skip
+        words.append(f"{entry.arm} {said}. ")
+    axes.set_yticks([])
+    axes.set_ylim(len(metric.differences) - 0.5, -0.5)
+    axes.set_xlim(low, high)
+    axes.spines["left"].set_visible(False)
+    aim = f"; {aim_of(metric)}" if aim_of(metric) else ""
+    axes.set_xlabel(f"{_name(metric)}: difference to the baseline, {metric.unit}")
+    figure.subplots_adjust(0.02, 0.52 / figure.get_figheight(), 0.98, 1 - 0.04 / figure.get_figheight())
+    most = max(len(own) for own in pairs.values())
+    dots_note = f" {MOST_DOTS} of {most} dots are drawn, the extremes among them." if most > MOST_DOTS else ""
+    return _chart(
+        f"strip-{metric.name}", metric, _name(metric).capitalize(),
+        f"Each dot is a pair: difference to the baseline ({metric.unit}{aim}).{dots_note}",
+        "".join(words), figure, hints,
+    )  # fmt: skip
+
+
+def _pareto(summary: ComparisonSummary) -> Chart:
+    """Flicker to the right, motion up, a letter for each setting, sharpness as colour."""
+    points = summary.pareto
+    flicker, motion = (next(m for m in summary.metrics if m.name == name) for name in ("flicker", "motion"))
+    badges = arm_badges(summary.arms)
+    sharp = sorted(point.sharpness for point in points if point.sharpness is not None)
+    norm = BoundaryNorm([sharp[0] + (sharp[-1] - sharp[0]) * k / 9 for k in range(10)], 9) if (
+        sharp and sharp[-1] > sharp[0]
+    ) else None  # fmt: skip
+    figure, axes = _figure(WIDTH, 3.9 + 0.17 * len(points))
+    room = 0.17 * len(points) + 0.6
+    figure.subplots_adjust(
+        0.12, room / figure.get_figheight(), 0.87 if norm else 0.98, 1 - 0.06 / figure.get_figheight()
+    )
+    axes.set_xlim(*_plane_limits([point.flicker for point in points]))
+    axes.set_ylim(*_plane_limits([point.motion for point in points]))
+    base = next((point for point in points if point.is_baseline), None)
+    floor = flicker.noise_floor
+    hints: dict[str, Sequence[Hint]] = {}
+    if base is not None and floor is not None and floor.low is not None and floor.high is not None:
+        around = base.flicker.estimate
+        axes.axvspan(around + floor.low, around + floor.high, color=SOFT, alpha=0.1, linewidth=0, gid="floor")
+        hints["floor"] = [Hint("The baseline against itself with other seeds")]
+    front = sorted((p.flicker.estimate, p.motion.estimate) for p in points if p.on_front)
+    if len(front) > 1:
+        axes.plot([x for x, _ in front], [y for _, y in front], "--", color=SOFT, linewidth=1, gid="front")
+        hints["front"] = [Hint("No setting is better in both")]
+    letters = _free_places([_at(axes, point) for point in points])
+    words = []
+    for point, letter in zip(points, letters, strict=True):
+        badge, place = badges[point.arm], (point.flicker.estimate, point.motion.estimate)
+        said = _pareto_words(point, flicker.unit, motion.unit)
+        words.append(f"{said}. ")
+        x, y = place
+        axes.plot(_reach(point.flicker, axes.get_xlim()), (y, y), color=SOFT, alpha=0.55, zorder=2)
+        axes.plot((x, x), _reach(point.motion, axes.get_ylim()), color=SOFT, alpha=0.55, zorder=2)
+        if point.is_baseline:
+            axes.plot(*place, "o", markersize=12, markerfacecolor="none", color=INK, zorder=4)
+        colour = UNKNOWN_SHARPNESS
+        if point.sharpness is not None:
+            colour = to_hex(SHARPNESS(norm(point.sharpness) if norm else 4))
+        axes.plot(
+            *place, "o", markersize=8, color=colour, markeredgecolor="white", zorder=4, gid=f"mark-{badge}"
         )
-    axes.set_xticks(range(len(across.values)))
-    axes.set_xticklabels([_label(value) for value in across.values], parse_math=False)
-    axes.set_yticks(range(len(down.values)))
-    axes.set_yticklabels([_label(value) for value in down.values], parse_math=False)
+        axes.annotate(
+            badge, place, letter, textcoords="figure points", ha="center", va="center", weight="bold",
+            zorder=5, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.7},
+        )  # fmt: skip
+        hints[f"mark-{badge}"] = [Hint(said)]
+    axes.set_xlabel(f"flicker, {flicker.unit}")
+    axes.set_ylabel(f"motion, {motion.unit}")
+    for row, point in enumerate(points):
+        top = room - 0.62 - 0.17 * row
+        figure.text(
+            0.03, max(top, 0.03) / figure.get_figheight(),
+            f"{badges[point.arm]}  {_label(point.arm)}{' (baseline, ringed)' if point.is_baseline else ''}",
+            parse_math=False, color=INK,
+        )  # fmt: skip
+    if norm is not None:
+        side = figure.add_axes((0.89, room / figure.get_figheight() + 0.1, 0.02, 0.45))
+        bar = figure.colorbar(ScalarMappable(norm, SHARPNESS), cax=side, ticks=[sharp[0], sharp[-1]])
+        bar.ax.set_yticklabels([number(sharp[0]), number(sharp[-1])])
+        bar.set_label("sharpness", labelpad=-8)
+        bar.outline.set_visible(False)
+    return _chart(
+        "pareto", None, "Flicker against motion",
+        "To the left less flicker, upwards more motion. Bars are intervals; at the frame they go on.",
+        "".join(words), figure, hints,
+    )  # fmt: skip
+
+
+def _heat_map(summary: ComparisonSummary, metric: MetricSummary) -> Chart:
+    """The means of a two-axis grid, each in its place: green is better than the baseline, red worse."""
+    down, across = summary.axes
+    badges = arm_badges(summary.arms)
+    means = {mean.arm: mean.span.estimate for mean in metric.means if mean.span}
+    base = means.get(summary.baseline)
+    better = {"lower": -1, "higher": 1, "neither": GUARDS.get(metric.name, 0)}[metric.direction]
+    changes = {arm: better * (mean - base) for arm, mean in means.items()} if base is not None else {}
+    most = max((abs(change) for change in changes.values()), default=0.0)
+    columns, rows = ([textwrap.fill(_label(v), 13) for v in axis.values] for axis in (across, down))
+    left = 0.45 + LETTER * max(len(line) for row in rows for line in row.split("\n"))
+    bottom = 0.45 + 0.15 * max(column.count("\n") + 1 for column in columns)
+    width, height = left + 0.95 * len(across.values), bottom + 0.55 * len(down.values) + 0.05
+    figure, axes = _figure(width, height)
+    figure.subplots_adjust(left / width, bottom / height, 1 - 0.02 / width, 1 - 0.05 / height)
+    hints: dict[str, Sequence[Hint]] = {}
+    words = []
+    for arm in summary.arms:
+        if arm.place.get(down.name) not in down.values or arm.place.get(across.name) not in across.values:
+            continue
+        column, row = across.values.index(arm.place[across.name]), down.values.index(arm.place[down.name])
+        change = changes.get(arm.label, 0.0)
+        says_nothing = metric.direction == "neither" and change > 0  # a guard may rise: that is no merit
+        share = 0.0 if says_nothing or not most else abs(change) / most
+        gid = f"cell-{badges[arm.label]}"
+        axes.add_patch(
+            Rectangle(
+                (column - 0.47, row - 0.46), 0.94, 0.92, facecolor=GOOD if change > 0 else BAD,
+                alpha=round(0.03 + 0.5 * share, 3), linewidth=0, gid=gid,
+            )
+        )  # fmt: skip
+        if arm.is_baseline:
+            frame = Rectangle(
+                (column - 0.47, row - 0.46), 0.94, 0.92, fill=False, edgecolor=INK, gid="is-baseline"
+            )
+            axes.add_patch(frame)
+        axes.text(column, row + 0.08, number(means.get(arm.label)), ha="center", va="center", weight="bold")
+        axes.text(column - 0.42, row - 0.28, badges[arm.label], va="center", fontsize=7, color=SOFT)
+        hints[gid] = [Hint(f"{arm.label}: {number(means.get(arm.label))} {metric.unit}")]
+        words.append(f"{hints[gid][0].words}. ")
+    axes.set_xlim(-0.5, len(across.values) - 0.5)
+    axes.set_ylim(len(down.values) - 0.5, -0.5)
+    axes.set_xticks(range(len(columns)), columns, parse_math=False)
+    axes.set_yticks(range(len(rows)), rows, parse_math=False)
     axes.set_xlabel(_label(across.name), parse_math=False)
     axes.set_ylabel(_label(down.name), parse_math=False)
-    axes.set_title(f"{metric.name.replace('_', ' ')}, {metric.unit} (bold: the baseline)", fontsize=9)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     axes.grid(visible=False)
-    return figure
+    side = "smaller" if better < 0 else "larger"
+    if metric.direction == "neither":
+        scale = f"Red: {'larger' if better < 0 else 'smaller'} than the baseline's"
+    else:
+        scale = f"Green: better ({side}) than the baseline's, red: worse"
+    return _chart(
+        f"heat-{metric.name}", metric, f"{_name(metric).capitalize()} over the grid",
+        f"Mean in {metric.unit}. Framed: the baseline. {scale}; full colour: by {number(most)}.",
+        "".join(words), figure, hints,
+    )  # fmt: skip
+
+
+def _chart(
+    name: str,
+    metric: MetricSummary | None,
+    title: str,
+    note: str,
+    words: str,
+    figure: Figure,
+    hints: Mapping[str, Sequence[Hint]],
+) -> Chart:
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None})
+    return Chart(name, metric, title, note, words, figure, file.getvalue(), hints)
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     """An empty figure that needs no screen, in inches."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
@@ -545,7 +339,7 @@ def _paper_style() -> Iterator[None]:
         rcdefaults()
         rcParams["svg.hashsalt"] = "video-diffusion"
         rcParams["svg.fonttype"] = "none"
-        rcParams["font.size"] = 8.5
+        rcParams["font.size"] = 9.5
         rcParams["axes.edgecolor"] = SOFT
         rcParams["axes.labelcolor"] = INK
         rcParams["xtick.color"] = rcParams["ytick.color"] = SOFT
@@ -556,18 +350,78 @@ def _paper_style() -> Iterator[None]:
         yield
 
 
-def _save(figure: Figure, path: Path) -> Path:
-    metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
-    with atomic_path(path) as part:
-        figure.savefig(part, format=path.suffix[1:], dpi=DOTS_PER_INCH, metadata=metadata)
-    return path
+def _limits(values: Iterable[float | None]) -> tuple[float, float]:
+    """Ends of an axis with some room beside the values."""
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    low, high = min(finite), max(finite)
+    room = 0.06 * (high - low) if high - low > 1e-9 * max(abs(low), abs(high)) else abs(high) / 10 or 1.0
+    return low - room, high + room
 
 
-def _error(span: Span) -> list[list[float]] | None:
-    """The two arms of an error bar; None where an end is open."""
-    if span.low is None or span.high is None:
-        return None
-    return [[max(0.0, span.estimate - span.low)], [max(0.0, span.high - span.estimate)]]
+def _plane_limits(spans: Sequence[Span]) -> tuple[float, float]:
+    """An axis that holds every mean, and of the intervals no more than half the means' range on each side."""
+    means = [span.estimate for span in spans]
+    low, high = min(means), max(means)
+    room = (high - low) / 2 if high > low else math.inf
+    ends = [end for span in spans for end in (span.low, span.high) if end is not None]
+    values = [*means, *(min(max(end, low - room), high + room) for end in ends)]
+    return _limits([*values, *([0.0] if 0 <= min(values) < 0.5 * max(values) else [])])
+
+
+def _reach(span: Span, limits: tuple[float, float]) -> tuple[float, float]:
+    """The interval as far as the axis goes; an open end reaches its edge."""
+    low, high = limits
+    return (
+        low if span.low is None else max(low, span.low),
+        high if span.high is None else min(high, span.high),
+    )
+
+
+def _at(axes: Axes, point: ParetoPoint) -> tuple[float, float]:
+    """Where a setting lies, in points from the figure's lower left corner."""
+    x, y = axes.transData.transform((point.flicker.estimate, point.motion.estimate))
+    points_per_pixel = 72 / axes.figure.dpi
+    return float(x) * points_per_pixel, float(y) * points_per_pixel
+
+
+def _free_places(places: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """For each point a place for its letter, away from the other points and the letters placed before."""
+    taken = list(places)
+    letters = []
+    for left, top in places:
+        around = [
+            (left + 12 * math.cos(turn * math.pi / 4), top + 12 * math.sin(turn * math.pi / 4))
+            for turn in (1, 3, 7, 5, 0, 4, 2, 6)
+        ]
+        best = max(around, key=lambda spot: round(min(15.0, *(math.dist(spot, other) for other in taken)), 3))
+        taken.append(best)
+        letters.append((round(best[0], 1), round(best[1], 1)))
+    return letters
+
+
+def _thinned(pairs: Mapping[tuple[str, int], float]) -> dict[tuple[str, int], float]:
+    """At most `MOST_DOTS` pairs: the extremes, and every so many of the rest."""
+    if len(pairs) <= MOST_DOTS:
+        return dict(pairs)
+    ranked = sorted(pairs, key=lambda key: pairs[key])
+    ends = MOST_DOTS // 4
+    rest = ranked[ends:-ends]
+    every = math.ceil(len(rest) / (MOST_DOTS - 2 * ends))
+    kept = {*ranked[:ends], *rest[::every], *ranked[-ends:]}
+    return {key: value for key, value in pairs.items() if key in kept}
+
+
+def _pareto_words(point: ParetoPoint, flicker_unit: str, motion_unit: str) -> str:
+    sharp = f", sharpness {number(point.sharpness)}" if point.sharpness is not None else ""
+    return (
+        f"{point.arm}: flicker {number(point.flicker.estimate)} {flicker_unit} "
+        f"{interval_text(point.flicker)}, motion {number(point.motion.estimate)} {motion_unit} "
+        f"{interval_text(point.motion)}{sharp}"
+    )
+
+
+def _name(metric: MetricSummary) -> str:
+    return metric.name.replace("_", " ")
 
 
 def _label(text: str) -> str:

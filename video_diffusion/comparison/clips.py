@@ -9,11 +9,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from video_diffusion.comparison.alignment import ROW_KEY, PromptMeter, kinds
-from video_diffusion.comparison.run import SERIES, clip_command
-from video_diffusion.comparison.statistics import share_noise
-from video_diffusion.comparison.summary import Arm, ClipMeasure, ClipResult
-from video_diffusion.comparison.verdict import KINDS, Findings
+from video_diffusion.comparison.alignment import ROW_KEY, PromptMeter, kinds_of
+from video_diffusion.comparison.run import SERIES, as_row, clip_command, is_measured
+from video_diffusion.comparison.statistics import describe_arm
+from video_diffusion.comparison.summary import ClipMeasure, ClipResult
+from video_diffusion.comparison.verdict import Findings
 from video_diffusion.jobs import Results
 from video_diffusion.metrics import measure
 from video_diffusion.settings import ConfigError, shown
@@ -101,7 +101,7 @@ def measure_clips(
 ) -> Iterator[tuple[FoundClip, Mapping[str, Any]]]:
     """Measure what is not measured yet; every clip ends as a row of results.jsonl, by its file's hash."""
     results = Results(folder)
-    done = {key: row for key, row in results.latest().items() if row["status"] == "ok"}
+    done = {key: row for key, row in results.latest().items() if row["status"] == "ok" and is_measured(row)}
     for clip in clips:
         with clip.path.open("rb") as file:
             key = hashlib.file_digest(file, "sha256").hexdigest()
@@ -120,28 +120,10 @@ def findings(
     """What was measured, ready to be compared."""
     clips = [_result(clip, row, folder) for clip, row in rows]
     labels = list(dict.fromkeys(clip.arm for clip in clips))
-    arms = []
-    for label in labels:
-        own = [clip for clip in clips if clip.arm == label]
-        failed = sum(bool(clip.error) for clip in own)
-        arms.append(
-            Arm(
-                label=label,
-                is_baseline=label == labels[0],
-                settings={},
-                changes=(),
-                place={},
-                paired=share_noise(clips, label, labels[0]),
-                num_clips=len(own) - failed,
-                num_failed=failed,
-            )
-        )
-    own_kinds = kinds([row for _, row in rows])
-    replaced = {kind.name for kind in own_kinds}
     return Findings(
         title=title or " against ".join(reversed(labels)),
         command=command,
-        arms=tuple(arms),
+        arms=tuple(describe_arm(label, labels[0], clips, {}) for label in labels),
         axes=(),
         prompts=tuple(dict.fromkeys(clip.prompt for clip in clips)),
         seeds=tuple(dict.fromkeys(clip.seed for clip in clips)),
@@ -149,7 +131,7 @@ def findings(
         margins=margins,
         alpha=alpha,
         notes=("Measured on the files as they are, after encoding, which hides some flicker.", *notes),
-        kinds=(*(kind for kind in KINDS if kind.name not in replaced), *own_kinds),
+        kinds=kinds_of([row for _, row in rows]),
         versions=library_versions(),
     )
 
@@ -205,10 +187,8 @@ def _measured(clip: FoundClip, meter: PromptMeter) -> dict[str, Any]:
         "fps": float(report.fps),
         "width": report.width,
         "height": report.height,
-        "metrics": {
-            name: {"value": each.value, "status": each.status, "unit": each.unit}
-            for name, each in report.values.items()
-        },
+        "metrics": as_row(report),
+        "notes": list(video.notes),
         "series": {
             name: list(report.values[name].to_json()["series"])
             for name in SERIES
@@ -240,4 +220,5 @@ def _result(clip: FoundClip, row: Mapping[str, Any], folder: Path) -> ClipResult
         noise_sha256=(record.noise_sha256 or "") if record is not None else "",
         frames_sha256=record.frames_sha256 if record is not None else "",
         command=clip_command(settings) if settings else "",
+        notes=tuple(row.get("notes", ())),
     )

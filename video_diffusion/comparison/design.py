@@ -240,9 +240,10 @@ def _where(layer: Layer, at: tuple[str, ...]) -> str:
 
 
 # How much a guard may fall before a setting no longer wins: motion and sharpness as shares of the baseline's
-# mean, the rest in units of the metric. Flicker's is the difference that the power sentence asks for.
+# mean, the rest in units of the metric; morph by what a close look can see. Flicker's is the difference that
+# the power sentence asks for.
 DEFAULT_MARGINS: Mapping[str, float] = {
-    "flicker": 0.1, "motion": 0.2, "sharpness": 0.1, "prompt_alignment": 0.1, "cuts": 0.25,
+    "flicker": 0.1, "motion": 0.2, "morph": 0.1, "sharpness": 0.1, "prompt_alignment": 0.1, "cuts": 0.25,
 }  # fmt: skip
 OTHER_SEEDS_FROM = 1_000_000
 ALL_PARTS = ("title", "settings", "arms", "grid", "baseline", "prompts", "seeds", "margins", "alpha")

@@ -1,12 +1,13 @@
 """`report.html` and the folder it stands in: everything a comparison found."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from video_diffusion.comparison.charts import draw_heat_maps, draw_pareto, draw_strip, pair_differences
+from markupsafe import Markup
+
+from video_diffusion.comparison.charts import Chart, draw_charts, write_plots
 from video_diffusion.comparison.summary import (
     SUMMARY_FILE,
     Arm,
@@ -14,22 +15,32 @@ from video_diffusion.comparison.summary import (
     ClipResult,
     ComparisonSummary,
     MetricSummary,
+    arm_badges,
+    short_label,
 )
 from video_diffusion.comparison.tables import (
+    UNITS,
     aim_of,
-    arm_badges,
     arm_rows,
     has_parquet,
     markdown,
     number_rows,
-    short_label,
     table_csv,
     write_parquet,
 )
 from video_diffusion.comparison.verdict import Findings, peeking
 from video_diffusion.settings import ConfigError
 from video_diffusion.video import atomic_path, write_bytes
-from video_diffusion.web import ClipView, SliceLine, counted, number, render_page, with_pictures, write_page
+from video_diffusion.web import (
+    ClipView,
+    SliceLine,
+    counted,
+    inline_svg,
+    number,
+    render_page,
+    with_pictures,
+    write_page,
+)
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,7 @@ def _view(
 ) -> ClipView:
     base = ClipView(
         title=short_label(arm),
-        badge=arm_badges(summary)[arm.label],
+        badge=arm_badges(summary.arms)[arm.label],
         description=f"{arm.label}: {prompt}, seed {seed}",
         is_reference=arm.is_baseline,
     )
@@ -136,46 +147,60 @@ PLOTS = "plots"
 TEMPLATES = Path(__file__).parent / "templates"
 
 
+@dataclass(frozen=True)
+class Figure:
+    """A chart as it stands on the page."""
+
+    title: str
+    note: str
+    name: str
+    svg: Markup
+
+
 def write_report(summary: ComparisonSummary, folder: Path) -> Path:
     """Writes the page into a comparison's folder, its plots into `plots/` there, and returns the page's path.
 
     Clips are read for their still pictures; one that is missing or damaged is shown as that.
     """
-    write_page(folder / REPORT_FILE, render_report(summary, folder))
-    from video_diffusion.comparison.charts import write_plots  # noqa: PLC0415  # matplotlib: only who writes waits
-
-    write_plots(summary, folder / PLOTS)
+    page, charts = _draw(summary, folder)
+    write_page(folder / REPORT_FILE, page)
+    write_plots(charts, folder / PLOTS)
     return folder / REPORT_FILE
 
 
 def render_report(summary: ComparisonSummary, folder: Path) -> str:
     """The page itself; arguments as `write_report`."""
-    values = _values(summary, folder)
-    return render_page(TEMPLATES, "report.html", values, styles=("report.css",), scripts=("report.js",))
+    return _draw(summary, folder)[0]
 
 
-def _values(summary: ComparisonSummary, folder: Path) -> Mapping[str, Any]:
-    badges = arm_badges(summary)
+def _draw(summary: ComparisonSummary, folder: Path) -> tuple[str, Sequence[Chart]]:
+    """The page, and the charts on it."""
     pairs = view_pairs(summary, folder)
-    anchors = {pair.key: pair.anchor for pair in pairs}
+    charts = draw_charts(summary, {pair.key: f"#{pair.anchor}" for pair in pairs})
     main = [metric for metric in summary.metrics if metric.role != "other"]
-    strips = {metric.name: draw_strip(summary, metric, anchors) for metric in summary.metrics}
-    return {
+    figures = [
+        (
+            chart.metric is None or chart.metric in main,
+            Figure(
+                chart.title, chart.note, chart.name,
+                inline_svg(chart.svg, chart.name, chart.words, chart.hints),
+            ),
+        )
+        for chart in charts
+    ]  # fmt: skip
+    values = {
         "summary": summary,
-        "badges": badges,
+        "badges": arm_badges(summary.arms),
         "main_metrics": [(metric, aim_of(metric)) for metric in main],
+        "units": {metric.unit: UNITS[metric.unit] for metric in main if metric.unit in UNITS},
         "rows": arm_rows(summary),
         "numbers": number_rows(summary),
-        "pareto": draw_pareto(summary),
-        "main_strips": [strips[metric.name] for metric in main],
-        "other_strips": [
-            strips[metric.name]
-            for metric in summary.metrics
-            if metric.role == "other" and any(pair_differences(summary, metric.name).values())
-        ],
-        "heat_maps": draw_heat_maps(summary),
+        "figures": [figure for is_main, figure in figures if is_main],
+        "other_figures": [figure for is_main, figure in figures if not is_main],
         "pairs": pairs,
     }
+    page = render_page(TEMPLATES, "report.html", values, styles=("report.css",), scripts=("report.js",))
+    return page, charts
 
 
 # The folder of a comparison: what is written when its clips are there, and what earlier looks left in it.

@@ -10,14 +10,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from video_diffusion.comparison.alignment import ROW_KEY, PromptMeter, kinds
+from video_diffusion.comparison.alignment import ROW_KEY, PromptMeter, kinds_of
 from video_diffusion.comparison.design import DeclaredArm, Design
-from video_diffusion.comparison.statistics import share_noise
+from video_diffusion.comparison.statistics import GUARDS, HEADLINE, describe_arm
 from video_diffusion.comparison.summary import Arm, Change, ClipMeasure, ClipResult
-from video_diffusion.comparison.verdict import KINDS, Findings
+from video_diffusion.comparison.verdict import Findings
 from video_diffusion.jobs import Job, ModelFacts, Outcome, Pipelines, Results, run_jobs
 from video_diffusion.jobs.job import make_job
 from video_diffusion.jobs.runner import finished_row
+from video_diffusion.metrics import ALL_METRICS, ConsistencyReport, measure
 from video_diffusion.settings import GenerationSettings
 from video_diffusion.video import (
     RecordError,
@@ -27,6 +28,7 @@ from video_diffusion.video import (
     read_video,
     sidecar_path,
 )
+from video_diffusion.web import counted
 
 _PLAIN = re.compile(r"[A-Za-z_./][\w./+:-]*")
 _WORDS_OF_YAML = {"true", "false", "null"}
@@ -115,27 +117,37 @@ def collect(
 ) -> Findings:
     """What is in the folder for every place of the comparison.
 
-    A finished clip that was made without what the meter measures is measured from its file, and its row is
-    written again.
+    A finished clip that was made without what the meter measures, or by a version that knew fewer metrics, is
+    measured from its file, and its row is written again.
     """
     results = Results(folder)
     written: dict[str, list[Mapping[str, Any]]] = {}
     for each in results.rows():
         written.setdefault(each["job_id"], []).append(each)
     rows: dict[str, Mapping[str, Any]] = {}
+    num_again = 0
     for job in unique_jobs(planned):
         row = _row(written.get(job.job_id, []), folder / job.file)
         if row is None:
             continue
         rows[job.job_id] = row
-        if row["status"] == "ok" and meter.wants(row):
+        if row["status"] != "ok" or (is_measured(row) and not meter.wants(row)):
+            continue
+        video = read_video(folder / job.file)
+        again = dict(row)
+        if not is_measured(row):
+            again["metrics"] = as_row(measure(video.frames, video.fps or 8))
+            num_again += 1
+        if meter.wants(row):
             settings = GenerationSettings.from_values(row["settings"])
-            found = meter.measure(read_video(folder / job.file).frames, settings)
-            rows[job.job_id] = {**row, ROW_KEY: {**row.get(ROW_KEY, {}), **found}}
-            results.append(rows[job.job_id])
+            again[ROW_KEY] = {**row.get(ROW_KEY, {}), **meter.measure(video.frames, settings)}
+        rows[job.job_id] = again
+        results.append(again)
     clips = [clip for each in planned if (clip := _clip(each, rows.get(each.job.job_id), folder)) is not None]
-    own = kinds(list(rows.values()))
-    replaced = {kind.name for kind in own}
+    old = (
+        f"{counted(num_again, 'clip')} of an earlier version measured again from the file, after encoding, "
+        "which hides some flicker: make all anew (--overwrite) for exact numbers.",
+    )
     return Findings(
         title=design.title,
         command=command,
@@ -146,10 +158,23 @@ def collect(
         clips=tuple(clips),
         margins=design.margins,
         alpha=design.alpha,
-        notes=design.notes,
-        kinds=(*(kind for kind in KINDS if kind.name not in replaced), *own),
+        notes=(*design.notes, *(old if num_again else ())),
+        kinds=kinds_of(list(rows.values())),
         versions=library_versions(),
     )
+
+
+def is_measured(row: Mapping[str, Any]) -> bool:
+    """Whether a row has every metric that verdicts rest on; rows of earlier versions may lack some."""
+    return {HEADLINE, *GUARDS} & {metric.name for metric in ALL_METRICS} <= row["metrics"].keys()
+
+
+def as_row(report: ConsistencyReport) -> dict[str, dict[str, Any]]:
+    """The metrics of a clip as rows hold them."""
+    return {
+        name: {"value": each.value, "status": each.status, "unit": each.unit}
+        for name, each in report.values.items()
+    }
 
 
 def num_missing(planned: Sequence[PlannedClip], findings: Findings) -> int:
@@ -224,22 +249,13 @@ def _arms(design: Design, planned: Sequence[PlannedClip], clips: Sequence[ClipRe
         for label, own in first.items()
     }
     base = design.arms[0].label
-    arms = []
-    for arm in design.arms:
-        own = [clip for clip in clips if clip.arm == arm.label]
-        arms.append(
-            Arm(
-                label=arm.label,
-                is_baseline=arm.label == base,
-                settings=shared[arm.label],
-                changes=_changes(design, arm, shared[base], shared[arm.label]),
-                place=arm.place,
-                paired=share_noise(clips, arm.label, base),
-                num_clips=sum(not clip.error for clip in own),
-                num_failed=sum(bool(clip.error) for clip in own),
-            )
+    return tuple(
+        describe_arm(
+            arm.label, base, clips, shared[arm.label],
+            _changes(design, arm, shared[base], shared[arm.label]), arm.place,
         )
-    return tuple(arms)
+        for arm in design.arms
+    )  # fmt: skip
 
 
 def _changes(

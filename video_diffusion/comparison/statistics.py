@@ -7,13 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from statistics import NormalDist
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
 
 from video_diffusion.comparison.summary import (
+    Arm,
     ArmMean,
+    Change,
     ClipResult,
     Difference,
     MetricSummary,
@@ -27,6 +29,8 @@ MAX_EXACT_PROMPTS = 16
 """Up to here every one of the 2ⁿ sign patterns is counted; above, `MONTE_CARLO_DRAWS` random ones."""
 MONTE_CARLO_DRAWS = 20_000
 BOOTSTRAP_DRAWS = 5_000
+MOST_NUMBERS_DRAWN = 2_000_000
+"""By one interval: of more than 400 prompts, whose mean is nearly normal, fewer draws say as much."""
 
 Numbers = Float[np.ndarray, " _"]
 
@@ -85,19 +89,17 @@ def bootstrap_interval(
     kept = math.sqrt(max(0.0, 1.0 - share))
     scale = math.sqrt(1.0 / share) if share > 1.0 else 1.0
     shrunk = centre + kept * math.sqrt(n / (n - 1)) * (means - centre)
-    residuals = [_seed_residuals(row) * scale for row in differences]
-    # every prompt's second level, drawn once for each place in which the prompt may turn up
+    draws = max(1000, min(draws, MOST_NUMBERS_DRAWN // n))
     chosen = rng.integers(0, n, size=(draws, n))
     totals = shrunk[chosen].sum(axis=1)
-    for prompt, row in enumerate(residuals):
-        if len(row) < 2:
-            continue
-        places = chosen == prompt
-        count = int(places.sum())
-        drawn = row[rng.integers(0, len(row), size=(count, len(row)))].mean(axis=1)
-        seeds = np.zeros(chosen.shape)
-        seeds[places] = drawn
-        totals += seeds.sum(axis=1)
+    for length in sorted({len(row) for row in differences} - {1}):  # the second level: seeds within prompts
+        own = np.array([place for place, row in enumerate(differences) if len(row) == length])
+        residuals = np.zeros((n, length))
+        residuals[own] = [_seed_residuals(differences[place]) * scale for place in own]
+        drawn, position = np.nonzero(np.isin(chosen, own))
+        seeds = rng.integers(0, length, size=(len(drawn), length))
+        means_drawn = residuals[chosen[drawn, position][:, None], seeds].mean(axis=1)
+        totals += np.bincount(drawn, weights=means_drawn, minlength=draws)
     deviations = totals / n - centre
     tail = (1 - level) / 2
     stretch = t_quantile(1 - tail, n - 1) / NormalDist().inv_cdf(1 - tail)
@@ -122,8 +124,8 @@ def sign_flip_p(means: Numbers, rng: np.random.Generator) -> float:
         return float(np.mean(sums >= limit))
     hits = 1
     for _ in range(0, MONTE_CARLO_DRAWS, 1000):
-        signs = rng.integers(0, 2, size=(1000, n)) * 2.0 - 1.0
-        hits += int(np.sum(np.abs(signs @ means) >= limit))
+        flipped = rng.integers(0, 2, size=(1000, n), dtype=np.int8) @ means
+        hits += int(np.sum(np.abs(means.sum() - 2 * flipped) >= limit))
     return hits / (MONTE_CARLO_DRAWS + 1)
 
 
@@ -232,52 +234,75 @@ class Pairs:
 
     Attributes:
         prompts: those with one pair or more.
-        differences: for each of them, arm minus baseline, one number per seed.
+        baseline, arm: for each of them, one number per seed.
         num_lost: places where one side has no number.
-        num_baseline_lost: those of them where only the baseline has none.
+        num_doubtful: pairs in which a side's number has the status "unmeasurable".
     """
 
     prompts: tuple[str, ...]
-    differences: tuple[Numbers, ...]
+    baseline: tuple[Numbers, ...]
+    arm: tuple[Numbers, ...]
     num_lost: int
-    num_baseline_lost: int
+    num_doubtful: int
 
     @property
-    def num_pairs(self) -> int:
-        """Places where both sides have a number."""
-        return sum(len(row) for row in self.differences)
+    def differences(self) -> tuple[Numbers, ...]:
+        """For each prompt, arm minus baseline, one number per seed."""
+        return tuple(after - before for before, after in zip(self.baseline, self.arm, strict=True))
 
 
 def value_of(clip: ClipResult | None, metric: str) -> float | None:
     """The number of a clip in a metric; None when it has none, whatever the reason.
 
     A number stands whatever its status: flicker that is mostly unexplained change is still flicker, and a
-    static clip's motion is still its motion.
+    static clip's motion is still its motion. Verdicts say how many of their pairs are "unmeasurable".
     """
     measured = clip.measures.get(metric) if clip is not None else None
     return measured.value if measured is not None else None
 
 
 def pair_up(baseline: Clips, arm: Clips, metric: str, places: Sequence[Place]) -> Pairs:
-    """Differences at every place, grouped by prompt in the order of `places`."""
-    rows: dict[str, list[float]] = {}
-    lost = baseline_lost = 0
+    """The numbers of both sides at every place, grouped by prompt in the order of `places`."""
+    rows: dict[str, list[tuple[float, float]]] = {}
+    lost = doubtful = 0
     for place in places:
         before, after = (value_of(side.get(place), metric) for side in (baseline, arm))
         if before is None or after is None:
             lost += 1
-            baseline_lost += before is None and after is not None
             continue
-        rows.setdefault(place[0], []).append(after - before)
-    return Pairs(tuple(rows), tuple(np.array(row) for row in rows.values()), lost, baseline_lost)
+        rows.setdefault(place[0], []).append((before, after))
+        doubtful += any(side[place].measures[metric].status == "unmeasurable" for side in (baseline, arm))
+    sides = [tuple(np.array([pair[side] for pair in row]) for row in rows.values()) for side in (0, 1)]
+    return Pairs(tuple(rows), sides[0], sides[1], lost, doubtful)
 
 
-def share_noise(clips: Sequence[ClipResult], arm: str, baseline: str) -> bool | None:
-    """Whether an arm's clips start from the noise of the baseline's; None where no record tells."""
-    noise = {(clip.arm, clip.key): clip.noise_sha256 for clip in clips if clip.noise_sha256}
-    pairs = [(noise.get((arm, clip.key)), noise.get((baseline, clip.key))) for clip in clips]
-    known = [mine == theirs for mine, theirs in pairs if mine and theirs]
-    return all(known) if known else None
+def describe_arm(
+    label: str,
+    baseline: str,
+    clips: Sequence[ClipResult],
+    settings: Mapping[str, Any],
+    changes: tuple[Change, ...] = (),
+    place: Mapping[str, str] | None = None,
+) -> Arm:
+    """An arm, its clips counted; paired where they start from the noise of the baseline's.
+
+    Whether they do is None where no record tells.
+    """
+    own = [clip for clip in clips if clip.arm == label]
+    noise = {clip.key: clip.noise_sha256 for clip in clips if clip.arm == baseline}
+    known = [
+        clip.noise_sha256 == noise[clip.key] for clip in own if clip.noise_sha256 and noise.get(clip.key)
+    ]
+    return Arm(
+        label=label,
+        is_baseline=label == baseline,
+        settings=settings,
+        changes=changes,
+        place=place or {},
+        paired=all(known) if known else None,
+        num_clips=sum(not clip.error for clip in own),
+        num_failed=sum(bool(clip.error) for clip in own),
+    )
 
 
 def scores(clips: Clips, metric: str, places: Sequence[Place]) -> list[Numbers]:
@@ -294,8 +319,8 @@ def scores(clips: Clips, metric: str, places: Sequence[Place]) -> list[Numbers]:
 
 
 HEADLINE = "flicker"
-# guard → +1 if it must not fall, -1 if it must not rise
-GUARDS: Mapping[str, int] = {"motion": 1, "sharpness": 1, "prompt_alignment": 1, "cuts": -1}
+# guard → +1 if it must not fall, -1 if it must not rise; one that nothing measured guards nothing
+GUARDS: Mapping[str, int] = {"motion": 1, "morph": -1, "sharpness": 1, "prompt_alignment": 1, "cuts": -1}
 RELATIVE_MARGINS = frozenset({"flicker", "motion", "sharpness", "prompt_alignment"})
 DRAWS: Mapping[Role, int] = {"headline": 5000, "guard": 5000, "other": 2000}
 
@@ -380,7 +405,7 @@ def _compare(material: Material, kind: Kind) -> MetricSummary | None:
         role=kind.role,
         margin=margin,
         means=means,
-        differences=tuple(_difference(material, kind, label, base, margin) for label in others),
+        differences=tuple(_difference(material, kind, label, margin) for label in others),
         noise_floor=_span(floor, material, kind, "A/A") if floor else None,
     )
 
@@ -400,35 +425,42 @@ def _margin(material: Material, kind: Kind, base: float | None) -> float | None:
     return margin
 
 
-def _difference(
-    material: Material, kind: Kind, label: str, base: float | None, margin: float | None
-) -> Difference:
+def _difference(material: Material, kind: Kind, label: str, margin: float | None) -> Difference:
     pairs = pair_up(material.arms[material.baseline], material.arms[label], kind.name, material.places)
-    if not pairs.num_pairs:
+    if not pairs.prompts:
         return Difference(
             arm=label, span=None, median=None, relative=None, share_better=None, p=None, adjusted_p=None,
             words="nothing to compare", num_pairs=0, num_lost=pairs.num_lost, prompts=(), prompts_needed=None,
         )  # fmt: skip
-    means = prompt_means(pairs.differences)
-    span = _span(pairs.differences, material, kind, label)
+    differences = pairs.differences
+    means = prompt_means(differences)
+    before, after = (float(prompt_means(side).mean()) for side in (pairs.baseline, pairs.arm))
+    span = _span(differences, material, kind, label)
     num_tests = max(1, len(material.arms) - 1) if kind.role == "headline" else 1
     sought = margin if margin else span.estimate
     return Difference(
         arm=label,
         span=span,
         median=float(np.median(means)),
-        relative=span.estimate / abs(base) if base else None,
-        share_better=_share_better(pairs, kind.direction),
+        relative=span.estimate / abs(before) if before else None,
+        share_better=float(
+            np.mean(
+                [each < 0 if kind.direction == "lower" else each > 0 for row in differences for each in row]
+            )
+        ),
         p=sign_flip_p(means, _rng(kind.name, label, "p")),
         adjusted_p=None,
         words="",
-        num_pairs=pairs.num_pairs,
+        num_pairs=sum(len(row) for row in differences),
         num_lost=pairs.num_lost,
         prompts=tuple(
             PromptDifference(prompt, float(mean), len(row))
-            for prompt, mean, row in zip(pairs.prompts, means, pairs.differences, strict=True)
+            for prompt, mean, row in zip(pairs.prompts, means, differences, strict=True)
         ),
         prompts_needed=prompts_needed(means, sought, material.alpha / num_tests),
+        baseline_mean=before,
+        mean=after,
+        num_doubtful=pairs.num_doubtful,
     )
 
 
@@ -463,11 +495,6 @@ def _words(difference: Difference, alpha: float) -> str:
 def excludes_zero(span: Span) -> bool:
     """Whether the interval lies on one side of 0."""
     return span.low is not None and span.high is not None and (span.low > 0 or span.high < 0)
-
-
-def _share_better(pairs: Pairs, direction: Direction) -> float:
-    every = np.concatenate(pairs.differences)
-    return float(np.mean(every < 0 if direction == "lower" else every > 0))
 
 
 def _span(rows: Sequence[Numbers], material: Material, kind: Kind, what: str) -> Span:

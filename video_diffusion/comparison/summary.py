@@ -4,7 +4,7 @@ Nothing here is computed again by whoever shows it. None stands for what could n
 texts (prompts, labels, file names, errors) are untrusted and shown as they are.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -18,8 +18,9 @@ SUMMARY_FILE = "summary.json"
 
 Role: TypeAlias = Literal["headline", "guard", "other"]
 Outcome: TypeAlias = Literal[
-    "baseline", "wins", "trades", "flickers more", "no difference seen", "too few to tell"
-]
+    "baseline", "wins", "trades", "flickers more", "no difference seen", "too few to tell",
+    "cannot be compared",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,23 @@ class Arm:
     num_failed: int
 
 
+def short_label(arm: Arm) -> str:
+    """The label of an arm where there is little room: of a grid, its values without the names of the axes."""
+    return " · ".join(arm.place.values()) if arm.place else arm.label
+
+
+def arm_badges(arms: Sequence[Arm]) -> dict[str, str]:
+    """Letters by label: A is the baseline, after Z comes AA."""
+    badges: dict[str, str] = {}
+    for index, arm in enumerate(arms):
+        letters, rest = "", index + 1
+        while rest:
+            rest, place = divmod(rest - 1, 26)
+            letters = chr(ord("A") + place) + letters
+        badges[arm.label] = letters
+    return badges
+
+
 @dataclass(frozen=True)
 class PromptDifference:
     """Arm minus baseline for one prompt, averaged over its seeds."""
@@ -89,7 +107,7 @@ class Difference:
         arm: its label.
         span: mean over prompts of arm minus baseline, with its interval; None without a measured pair.
         median: of the prompts' differences.
-        relative: mean difference over the baseline's mean, None where that mean is 0.
+        relative: mean difference over `baseline_mean`, None where that is 0.
         share_better: of the pairs, in the metric's direction ("neither": share that rises).
         p: sign-flip test, two-sided; None with no pair.
         adjusted_p: after Holm over the arms (headline), or Benjamini–Hochberg over all else.
@@ -99,6 +117,9 @@ class Difference:
         num_lost: pairs in which one side is static, unmeasurable, too short or failed.
         prompts: one number for each prompt that has a pair.
         prompts_needed: about how many show a difference of `MetricSummary.margin` (or of the estimate).
+        baseline_mean, mean: of the baseline and of the arm over the same pairs, so that they differ by
+            `span.estimate`.
+        num_doubtful: of the pairs, those in which a side's number is marked "unmeasurable".
     """
 
     arm: str
@@ -113,6 +134,9 @@ class Difference:
     num_lost: int
     prompts: tuple[PromptDifference, ...]
     prompts_needed: int | None
+    baseline_mean: float | None = None
+    mean: float | None = None
+    num_doubtful: int = 0
 
 
 @dataclass(frozen=True)
@@ -150,12 +174,21 @@ class MetricSummary:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What can be said of one arm: one of a few outcomes, its words, and a sentence with the numbers."""
+    """What can be said of one arm.
+
+    Attributes:
+        arm: its label.
+        outcome: one of a few.
+        words: the outcome with what is lost, as a headline may repeat it.
+        sentence: why, with the numbers.
+        lost: guards that move beyond their margins, whatever the outcome.
+    """
 
     arm: str
     outcome: Outcome
     words: str
     sentence: str
+    lost: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -194,6 +227,7 @@ class ClipResult:
         noise_sha256: of the initial noise, "" where unknown.
         frames_sha256: of the frames before encoding, "" where unknown.
         command: makes it again.
+        notes: what reading the file told, such as that it is a palette image.
     """
 
     arm: str
@@ -211,6 +245,7 @@ class ClipResult:
     noise_sha256: str
     frames_sha256: str
     command: str
+    notes: tuple[str, ...] = ()
 
     @property
     def key(self) -> tuple[str, int]:

@@ -18,6 +18,8 @@ from video_diffusion.comparison.summary import (
     Difference,
     MetricSummary,
     Span,
+    arm_badges,
+    short_label,
 )
 from video_diffusion.web import Scale, number, scale_over, signed
 
@@ -99,14 +101,16 @@ def write_parquet(summary: ComparisonSummary, path: Path) -> None:
 
 def _table(summary: ComparisonSummary, metrics: list[MetricSummary]) -> list[str]:
     lines = [
-        "| metric | setting | difference | interval | p | adjusted | pairs | what it says |",
-        "|---|---|---:|---:|---:|---:|---:|---|",
+        "| metric | setting | from | to | difference | interval | p | adjusted | pairs | what it says |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
     for metric in metrics:
         base = next((mean.span for mean in metric.means if mean.arm == summary.baseline), None)
         about = "nothing measured" if base is None else f"{base.estimate:.3g} {metric.unit}"
         name = f"**{metric.name}**" if metric.name == HEADLINE else metric.name
-        lines.append(f"| {name} | {_cell(summary.baseline)} | baseline: {_cell(about)} | | | | | |")
+        lines.append(
+            f"| {name} | {_cell(summary.baseline)} | {_cell(about)} | | | | | | | all it could measure |"
+        )
         lines += [_row(each) for each in metric.differences]
     return lines
 
@@ -115,7 +119,8 @@ def _row(each: Difference) -> str:
     relative = "" if each.relative is None else f" ({each.relative:+.0%})"
     difference = "—" if each.span is None else f"{each.span.estimate:+.3g}{relative}"
     pairs = f"{each.num_pairs}" + (f" ({each.num_lost} lost)" if each.num_lost else "")
-    cells = [difference, _interval(each.span), _p(each.p), _p(each.adjusted_p), pairs, each.words]
+    sides = ["—" if side is None else f"{side:.3g}" for side in (each.baseline_mean, each.mean)]
+    cells = [*sides, difference, _interval(each.span), _p(each.p), _p(each.adjusted_p), pairs, each.words]
     return f"| | {_cell(each.arm)} | {' | '.join(_cell(cell) for cell in cells)} |"
 
 
@@ -153,6 +158,15 @@ def _code(text: str) -> str:
 
 
 Tone: TypeAlias = Literal["good", "bad", "even"]
+UNITS = {
+    "levels": "steps of brightness, of which 255 lead from black to white",
+    "px/frame at 256": "pixels from one frame to the next, as if the picture were 256 high",
+    "levels/px": "steps of brightness from one pixel to its neighbour",
+    "share of what is named": "1 if colours, shapes, sizes and motions are all as the prompt says",
+    "cuts": "jumps from one frame to the next, as between two takes",
+    "100 × cosine": "100 where picture and prompt mean the same to CLIP",
+}
+"""Units as someone who never met them reads them; where a unit first stands, its line stands beside it."""
 OUTCOME_TONES = {
     "baseline": "neutral",
     "wins": "good",
@@ -160,9 +174,9 @@ OUTCOME_TONES = {
     "flickers more": "bad",
     "no difference seen": "neutral",
     "too few to tell": "open",
+    "cannot be compared": "open",
 }
 GLYPH_WIDTH, GLYPH_HEIGHT = 132.0, 18.0
-_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 @dataclass(frozen=True)
@@ -184,8 +198,14 @@ class IntervalGlyph:
 
 @dataclass(frozen=True)
 class MetricCell:
-    """One metric of one setting: texts as shown, and the drawn interval of its difference."""
+    """One metric of one setting: texts as shown, and the drawn interval of its difference.
 
+    Attributes:
+        baseline, mean: over the same pairs, so that they differ by `difference`; of the baseline itself, and
+            where nothing is paired, over all that was measured.
+    """
+
+    baseline: str
     mean: str
     difference: str
     interval: str
@@ -208,13 +228,13 @@ class ArmRow:
 
     Attributes:
         short: see `short_label`.
-        changes: what its label does not say already.
+        changes: what its label does not say already, in words.
     """
 
     badge: str
     arm: Arm
     short: str
-    changes: tuple[Change, ...]
+    changes: tuple[str, ...]
     outcome: str
     tone: str
     words: str
@@ -229,23 +249,12 @@ class NumberRow:
     metric: MetricSummary
     badge: str
     arm: str
-    baseline_mean: str
     cell: MetricCell
-
-
-def arm_badges(summary: ComparisonSummary) -> dict[str, str]:
-    """Letters by label: A is the baseline, after Z comes AA."""
-    return {arm.label: _letters(index) for index, arm in enumerate(summary.arms)}
-
-
-def short_label(arm: Arm) -> str:
-    """The label of an arm where there is little room: of a grid, its values without the names of the axes."""
-    return " · ".join(arm.place.values()) if arm.place else arm.label
 
 
 def arm_rows(summary: ComparisonSummary) -> list[ArmRow]:
     """The main table: the baseline first."""
-    badges = arm_badges(summary)
+    badges = arm_badges(summary.arms)
     main = [metric for metric in summary.metrics if metric.role != "other"]
     rows = []
     for arm in summary.arms:
@@ -256,9 +265,9 @@ def arm_rows(summary: ComparisonSummary) -> list[ArmRow]:
                 badge=badges[arm.label],
                 arm=arm,
                 short=short_label(arm),
-                changes=tuple(change for change in arm.changes if change.setting not in arm.place),
+                changes=tuple(map(_told_change, (c for c in arm.changes if c.setting not in arm.place))),
                 outcome=outcome,
-                tone=OUTCOME_TONES[outcome],
+                tone="bad" if verdict and verdict.lost and outcome != "trades" else OUTCOME_TONES[outcome],
                 words=verdict.words if verdict else "baseline",
                 sentence=verdict.sentence if verdict else "",
                 cells=tuple(_html_cell(metric, arm.label) for metric in main),
@@ -269,18 +278,23 @@ def arm_rows(summary: ComparisonSummary) -> list[ArmRow]:
 
 def number_rows(summary: ComparisonSummary) -> list[NumberRow]:
     """The table of every number: metric by metric, each with every setting but the baseline."""
-    badges = arm_badges(summary)
+    badges = arm_badges(summary.arms)
     return [
         NumberRow(
             metric=metric,
             badge=badges[difference.arm],
             arm=difference.arm,
-            baseline_mean=_mean_text(metric, summary.baseline),
             cell=_html_cell(metric, difference.arm),
         )
         for metric in summary.metrics
         for difference in metric.differences
     ]
+
+
+def _told_change(change: Change) -> str:
+    """One setting in words: "motion adapter: left to the model (the baseline's: none)"."""
+    value, base = ("left to the model" if each is None else each for each in (change.value, change.baseline))
+    return f"{change.setting.replace('_', ' ')}: {value} (the baseline's: {base})"
 
 
 def tone_of(metric: MetricSummary, difference: Difference) -> Tone:
@@ -306,10 +320,12 @@ def aim_of(metric: MetricSummary) -> str:
 def _html_cell(metric: MetricSummary, arm: str) -> MetricCell:
     difference = next((entry for entry in metric.differences if entry.arm == arm), None)
     if difference is None:
-        return MetricCell(_mean_text(metric, arm), "", "", "even", "", "", "", "", "", "", 0, 0, "", None)
+        mean = _mean_text(metric, arm)
+        return MetricCell(mean, mean, "", "", "even", "", "", "", "", "", "", 0, 0, "", None)
     span = difference.span
     return MetricCell(
-        mean=_mean_text(metric, arm),
+        baseline=number(difference.baseline_mean),
+        mean=_mean_text(metric, arm) if difference.mean is None else number(difference.mean),
         difference=signed(span.estimate) if span else "—",
         interval=interval_text(span),
         tone=tone_of(metric, difference),
@@ -377,7 +393,3 @@ def _percent(share: float | None, sign: bool = False) -> str:
     if share is None or not math.isfinite(share):
         return "—"
     return f"{signed(100 * share, 3) if sign else number(100 * share, 3)} %"
-
-
-def _letters(index: int) -> str:
-    return (_letters(index // 26 - 1) if index >= 26 else "") + _LETTERS[index % 26]

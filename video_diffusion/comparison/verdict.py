@@ -30,6 +30,8 @@ from video_diffusion.comparison.summary import (
     ParetoPoint,
     Span,
     Verdict,
+    arm_badges,
+    short_label,
 )
 from video_diffusion.metrics import ALL_METRICS
 from video_diffusion.web import counted
@@ -37,11 +39,13 @@ from video_diffusion.web import counted
 GuardState: TypeAlias = Literal["holds", "falls", "unclear", "not comparable", "nothing to lose"]
 LEAST_SHARE = 0.5
 """Of the places that must be measured on both sides before anything is said of an arm."""
+SPOKEN = {"morph": "shape", "levels": "levels of 255"}
+"""Names and units as sentences say them, where that is not the name itself."""
 
 
 @dataclass(frozen=True)
 class Guard:
-    """How one guard stands for one arm; `difference` is None where nothing could be compared."""
+    """How one guard stands for one arm."""
 
     name: str
     state: GuardState
@@ -52,7 +56,16 @@ class Guard:
     @property
     def words(self) -> str:
         """The guard's name as it is said: prompt alignment."""
-        return self.name.replace("_", " ")
+        return SPOKEN.get(self.name, self.name.replace("_", " "))
+
+    def __str__(self) -> str:
+        """What was seen of it: its difference and margin, or in how few pairs it could be compared."""
+        span = self.difference.span
+        if span is None or self.state == "not comparable":
+            return f"{self.words} can be compared in {_of_pairs(self.difference)} only"
+        margin = f", margin {self.margin:.3g}" if self.margin is not None else ""
+        name = f"{self.name.replace('_', ' ')}" if self.name == "morph" else self.words
+        return f"{name} {told(span, self.unit)}{margin}{_doubt(self.difference)}"
 
 
 def judge(
@@ -73,36 +86,46 @@ def _judge_arm(
     found: Difference, headline: MetricSummary, guards: Sequence[Guard], alpha: float, num_arms: int,
 ) -> Verdict:  # fmt: skip
     arm, span, p = found.arm, found.span, found.adjusted_p
-    places = found.num_pairs + found.num_lost
-    if span is None or p is None or found.num_pairs < LEAST_SHARE * places:
-        why = f"flicker could be compared in {found.num_pairs} of {places} pairs only"
-        return _verdict(arm, "too few to tell", why)
-    change = _by(span, found.relative, headline.unit)
+    lost = [guard for guard in guards if guard.state == "falls"]
+    names = tuple(guard.words for guard in lost)
+    loses = f", but loses {_list(names)}" if lost else ""
+    also = f"; but {', '.join(map(str, lost))}" if lost else ""
+    if span is None or p is None or not _is_comparable(found):
+        why = f"flicker could be compared in {_of_pairs(found)} only{also}"
+        return Verdict(arm, "cannot be compared", f"cannot be compared{loses}", why, names)
     if p <= alpha and excludes_zero(span):
+        change = f"{_by(span, found.relative, headline.unit)}{_doubt(found)}"
         if span.estimate > 0:
-            return _verdict(arm, "flickers more", f"flicker rises by {change}{_also_lost(guards)}")
+            words = f"flickers more{f' and loses {_list(names)}' if lost else ''}"
+            return Verdict(arm, "flickers more", words, f"flicker rises by {change}{also}", names)
         return _judge_price(arm, f"flicker falls by {change}", guards)
+    maybe = ", flicker may be higher" if excludes_zero(span) and span.estimate > 0 else ""
+    seen = f"flicker {told(span, headline.unit)}{_doubt(found)}"
     if p_reachable(len(found.prompts), num_arms) > alpha:
         arms = "" if num_arms == 1 else f" with {num_arms} settings"
         needed = prompts_to_reach(alpha, num_arms)
-        why = f"{counted(len(found.prompts), 'prompt')} cannot reach {alpha:g}{arms}, {needed} can"
-        return _verdict(arm, "too few to tell", f"{why}; flicker {told(span, headline.unit)}")
-    seen = f"flicker {told(span, headline.unit)}, p {p:.2g}"
-    return _verdict(arm, "no difference seen", f"{seen}{_also_lost(guards)}")
+        why = f"{counted(len(found.prompts), 'prompt')} cannot reach {alpha:g}{arms}, {needed} can; {seen}"
+        return Verdict(arm, "too few to tell", f"too few to tell{maybe}{loses}", f"{why}{also}", names)
+    words = f"no difference seen{maybe}{loses}"
+    return Verdict(arm, "no difference seen", words, f"{seen}, p {p:.2g}{also}", names)
 
 
 def _judge_price(arm: str, falls: str, guards: Sequence[Guard]) -> Verdict:
     """The verdict of an arm whose flicker falls: what it pays for that."""
     lost = [guard for guard in guards if guard.state == "falls"]
     if lost:
-        names = _list([guard.words for guard in lost])
-        paid = ", ".join(_told_guard(guard) for guard in lost)
-        return Verdict(arm, "trades", f"trades {names} for coherence", f"{falls}, and pays for it: {paid}")
-    unclear = [guard for guard in guards if guard.state in {"unclear", "not comparable"}]
+        names = tuple(guard.words for guard in lost)
+        why = f"{falls}, and pays for it: {', '.join(map(str, lost))}"
+        return Verdict(arm, "trades", f"trades {_list(names)} for coherence", why, names)
+    apart = [guard for guard in guards if guard.state == "not comparable"]
+    unclear = [guard for guard in guards if guard.state == "unclear"]
+    why = f"{falls}, but whether it pays for that is open: {', '.join(map(str, [*apart, *unclear]))}"
+    if apart:
+        words = f"flickers less; {_list([guard.words for guard in apart])} cannot be compared"
+        return Verdict(arm, "cannot be compared", words, why)
     if unclear:
-        why = ", ".join(_told_guard(guard) for guard in unclear)
-        return _verdict(arm, "too few to tell", f"{falls}, but whether it pays for that is open: {why}")
-    return _verdict(arm, "wins", f"{falls}; {_told_holding(guards)}")
+        return Verdict(arm, "too few to tell", "too few to tell", why)
+    return Verdict(arm, "wins", "wins", f"{falls}; {_told_holding(guards)}")
 
 
 def _guards(metrics: Sequence[MetricSummary], arm: str, unbelievable: Mapping[str, int]) -> tuple[Guard, ...]:
@@ -118,8 +141,8 @@ def _guards(metrics: Sequence[MetricSummary], arm: str, unbelievable: Mapping[st
 
 def _state(metric: MetricSummary, difference: Difference) -> GuardState:
     """Non-inferiority: the whole interval lies above minus the margin (below it for what must not rise)."""
-    span, places = difference.span, difference.num_pairs + difference.num_lost
-    if span is None or metric.margin is None or difference.num_pairs < LEAST_SHARE * places:
+    span = difference.span
+    if span is None or metric.margin is None or not _is_comparable(difference):
         return "not comparable"
     if span.low is None or span.high is None:
         return "unclear"
@@ -129,6 +152,10 @@ def _state(metric: MetricSummary, difference: Difference) -> GuardState:
     if low >= -metric.margin:
         return "holds"
     return "falls" if high < 0 and estimate < -metric.margin else "unclear"
+
+
+def _is_comparable(difference: Difference) -> bool:
+    return difference.num_pairs >= LEAST_SHARE * (difference.num_pairs + difference.num_lost)
 
 
 def _excused(guard: Guard, guards: Sequence[Guard], unbelievable: int) -> Guard:
@@ -145,20 +172,6 @@ def _excused(guard: Guard, guards: Sequence[Guard], unbelievable: int) -> Guard:
     return guard
 
 
-def _told_guard(guard: Guard) -> str:
-    if guard.difference.span is None or guard.state == "not comparable":
-        places = guard.difference.num_pairs + guard.difference.num_lost
-        return f"{guard.words} can be compared in {guard.difference.num_pairs} of {places} pairs only"
-    margin = f", margin {guard.margin:.3g}" if guard.margin is not None else ""
-    return f"{guard.words} {told(guard.difference.span, guard.unit)}{margin}"
-
-
-def _also_lost(guards: Sequence[Guard]) -> str:
-    """What an arm without less flicker loses on top of that."""
-    lost = [_told_guard(guard) for guard in guards if guard.state == "falls"]
-    return f"; but {', '.join(lost)}" if lost else ""
-
-
 def _told_holding(guards: Sequence[Guard]) -> str:
     holding = [guard.words for guard in guards if guard.state == "holds" and guard.name != "cuts"]
     said = (
@@ -173,27 +186,38 @@ def _told_holding(guards: Sequence[Guard]) -> str:
     return said
 
 
+def _of_pairs(difference: Difference) -> str:
+    return f"{difference.num_pairs} of {counted(difference.num_pairs + difference.num_lost, 'pair')}"
+
+
+def _doubt(difference: Difference) -> str:
+    """That numbers entered which their own measurement does not vouch for."""
+    if not difference.num_doubtful:
+        return ""
+    return (
+        f" (in {difference.num_doubtful} of {counted(difference.num_pairs, 'pair')} a number is marked "
+        "unmeasurable: motion explains less than half of the picture)"
+    )
+
+
 def told(span: Span, unit: str) -> str:
-    """A difference in words: "-2.4 [-3.1, -1.7] levels"."""
+    """A difference in words: "-2.4 [-3.1, -1.7] levels of 255"."""
     ends = "open" if span.low is None or span.high is None else f"{span.low:+.3g}, {span.high:+.3g}"
-    return f"{span.estimate:+.3g} [{ends}] {unit}"
+    return f"{span.estimate:+.3g} [{ends}] {SPOKEN.get(unit, unit)}"
 
 
 def _by(span: Span, relative: float | None, unit: str) -> str:
-    """How much, without a sign: "2.6 levels (93 %, interval 1.4 to 4.1)"."""
+    """How much, without a sign: "2.6 levels of 255 (93 %, interval 1.4 to 4.1)"."""
     share = "" if relative is None else f"{abs(relative):.0%}, "
+    size = f"{abs(span.estimate):.3g} {SPOKEN.get(unit, unit)}"
     if span.low is None or span.high is None:
-        return f"{abs(span.estimate):.3g} {unit} ({share}interval open)"
+        return f"{size} ({share}interval open)"
     low, high = sorted((abs(span.low), abs(span.high)))
-    return f"{abs(span.estimate):.3g} {unit} ({share}interval {low:.3g} to {high:.3g})"
+    return f"{size} ({share}interval {low:.3g} to {high:.3g})"
 
 
 def _list(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 2 else words)
-
-
-def _verdict(arm: str, outcome: Outcome, sentence: str) -> Verdict:
-    return Verdict(arm, outcome, outcome, sentence)
 
 
 # What a reader must know beside the numbers: warnings, the power of the design, and how it was computed.
@@ -216,11 +240,14 @@ def warnings(arms: Sequence[Arm], clips: Sequence[ClipResult], num_prompts: int,
         many = "" if others == 1 else f" with {others} arms against the baseline"
         told.append(
             f"{counted(num_prompts, 'prompt')} cannot reach {alpha:g}{many}, whatever is seen: add prompts "
-            f"({prompts_to_reach(alpha, others)} can)"
+            f"({prompts_to_reach(alpha, others)} can). {alpha:g} is how often a difference may be found "
+            "where none is"
         )
     shapes = {arm.label: _shapes(clip for clip in clips if clip.arm == arm.label) for arm in arms}
     base = shapes[arms[0].label]
-    unpaired = [arm.label for arm in arms if arm.paired is False]
+    badges = arm_badges(arms)
+    short = {arm.label: f"{badges[arm.label]} ({short_label(arm)})" for arm in arms}
+    unpaired = [short[arm.label] for arm in arms if arm.paired is False]
     if unpaired:
         are, their = ("is", "its") if len(unpaired) == 1 else ("are", "their")
         told.append(
@@ -229,14 +256,26 @@ def warnings(arms: Sequence[Arm], clips: Sequence[ClipResult], num_prompts: int,
         )
     for arm in arms:
         if arm.num_failed:
-            told.append(f"{arm.label}: {counted(arm.num_failed, 'clip')} failed, and left out")
+            told.append(f"{short[arm.label]}: {counted(arm.num_failed, 'clip')} failed, and left out")
         own = shapes[arm.label]
         if base and own and base != own:
             told.append(
-                f"{arm.label} has clips of {_told_shapes(own)}, the baseline of {_told_shapes(base)}: "
+                f"{short[arm.label]} has clips of {_told_shapes(own)}, the baseline of {_told_shapes(base)}: "
                 "measures depend on length, size and frame rate, so this is another experiment"
             )
+    palettes = {arm.label: [_is_palette(clip) for clip in clips if clip.arm == arm.label] for arm in arms}
+    shares = {label: sum(each) / len(each) for label, each in palettes.items() if each}
+    differ = [short[label] for label, share in shares.items() if share != shares.get(arms[0].label, share)]
+    if differ:
+        told.append(
+            f"{named(differ)}: palette images (GIF) where the baseline's are none, or the other way round; a "
+            "palette's dithering reads as flicker, so compare files of one kind"
+        )
     return told
+
+
+def _is_palette(clip: ClipResult) -> bool:
+    return clip.path.lower().endswith(".gif") or any("256 colours" in note for note in clip.notes)
 
 
 def peeking(looks: Sequence[str], now: str) -> list[str]:
@@ -249,19 +288,22 @@ def peeking(looks: Sequence[str], now: str) -> list[str]:
     ]
 
 
-def power(metrics: Sequence[MetricSummary], alpha: float) -> str:
-    """How many prompts would show the declared difference in flicker; "" where that cannot be told."""
+def power(metrics: Sequence[MetricSummary], verdicts: Sequence[Verdict], alpha: float) -> str:
+    """How many prompts would show the declared difference in flicker; "" where no number of them helps."""
     headline = next((metric for metric in metrics if metric.name == HEADLINE), None)
     if headline is None or not headline.margin:
         return ""
-    needed = [each.prompts_needed for each in headline.differences if each.prompts_needed is not None]
+    apart = {verdict.arm for verdict in verdicts if verdict.outcome == "cannot be compared"}
+    counts = [each.prompts_needed for each in headline.differences if each.arm not in apart]
+    needed = [count for count in counts if count is not None]
     if not needed:
         return ""
     arms = len(headline.differences)
-    several = f" over {arms} settings, for the middle one" if arms > 1 else ""
+    several = f" (over {arms} settings, for the middle one)" if arms > 1 else ""
     return (
-        f"With this spread between prompts, about {median_low(needed)} prompts show a flicker difference "
-        f"of {headline.margin:.3g} {headline.unit} four times in five (at {alpha:g}{several})."
+        f"If flicker truly differed by {headline.margin:.3g} {SPOKEN.get(headline.unit, headline.unit)}, "
+        f"about {median_low(needed)} prompts like these would show it in four comparisons of five{several}, "
+        f"with a chance of {100 * alpha:g} % to be fooled where nothing differs."
     )
 
 
@@ -269,7 +311,9 @@ def design_notes(num_others: int, num_prompts: int, num_seeds: int, alpha: float
     """The unit, the tests and what they can reach."""
     reachable = p_reachable(num_prompts, num_others)
     notes = [
-        f"The unit is the prompt: {counted(num_prompts, 'prompt')} of {counted(num_seeds, 'seed')} each.",
+        f"The unit is the prompt: {counted(num_prompts, 'prompt')} of {counted(num_seeds, 'seed')} each, and "
+        "every clip is held against the baseline's of the same prompt and seed, which arXiv 2603.06672 "
+        "recommends for text to video.",
         f"Intervals hold at {1 - alpha:.0%}: two-level bootstrap over prompts and seeds. p: sign-flip test "
         f"over prompts, exact up to 16 of them; adjusted by Holm over {counted(num_others, 'setting')} in "
         "flicker, by Benjamini and Hochberg over everything else.",
@@ -297,7 +341,9 @@ def metric_notes(metrics: Sequence[MetricSummary], clips: Sequence[ClipResult]) 
             "An arm wins only if flicker falls and the whole interval of every guard stays within its "
             f"margin: {', '.join(guards)}."
         )
-    counts = Counter(clip.arm for clip in clips if _is_unexplained(clip))
+    counts = Counter(
+        clip.arm for clip in clips if (own := clip.measures.get(HEADLINE)) and own.status == "unmeasurable"
+    )
     if counts:
         told = ", ".join(f"{arm} {count}" for arm, count in counts.items())
         notes.append(
@@ -305,11 +351,6 @@ def metric_notes(metrics: Sequence[MetricSummary], clips: Sequence[ClipResult]) 
             f"that nothing explains (it counts): {told}."
         )
     return notes
-
-
-def _is_unexplained(clip: ClipResult) -> bool:
-    measured = clip.measures.get(HEADLINE)
-    return measured is not None and measured.status == "unmeasurable"
 
 
 def _shapes(clips: Iterable[ClipResult]) -> set[Shape]:
@@ -327,11 +368,9 @@ def _told_shapes(shapes: set[Shape]) -> str:
 
 
 ALIGNMENT = Kind("prompt_alignment", "share of what is named", "higher", "prompt")
-MANY: Mapping[Outcome, str] = {
-    "wins": "less flicker at no price", "trades": "less flicker, but paid for",
-    "flickers more": "more flicker",
-    "no difference seen": "no difference seen", "too few to tell": "too few to tell",
-}  # fmt: skip
+WORST_FIRST: Sequence[Outcome] = (
+    "flickers more", "cannot be compared", "trades", "too few to tell", "no difference seen", "wins"
+)  # fmt: skip
 KINDS = (*(Kind(m.name, m.unit, m.direction, m.group) for m in ALL_METRICS), ALIGNMENT)
 
 
@@ -384,7 +423,7 @@ def summarise(found: Findings) -> ComparisonSummary:
     clips = sorted(found.clips, key=lambda clip: (rank.get(clip.key, len(rank)), order[clip.arm]))
     return ComparisonSummary(
         title=found.title,
-        sentence=headline_sentence(verdicts, labels[0]),
+        sentence=headline_sentence(verdicts, found.arms),
         command=found.command,
         baseline=labels[0],
         prompts=found.prompts,
@@ -395,7 +434,7 @@ def summarise(found: Findings) -> ComparisonSummary:
         verdicts=verdicts,
         pareto=_pareto(metrics, labels[0]),
         warnings=(*found.warnings, *warnings(found.arms, clips, len(found.prompts), found.alpha)),
-        power=power(metrics, found.alpha),
+        power=power(metrics, verdicts, found.alpha),
         notes=(
             *found.notes,
             *design_notes(len(labels) - 1, len(found.prompts), len(found.seeds), found.alpha),
@@ -409,20 +448,24 @@ def summarise(found: Findings) -> ComparisonSummary:
     )
 
 
-def headline_sentence(verdicts: Sequence[Verdict], baseline: str) -> str:
-    """The verdict on everything in one sentence."""
+def headline_sentence(verdicts: Sequence[Verdict], arms: Sequence[Arm]) -> str:
+    """The verdict on everything in one sentence, never kinder than the worst of them.
+
+    Several arms are told by letter and short label, with what each loses, the worst first.
+    """
     if not verdicts:
         return "Flicker could not be measured, so nothing can be said."
     if len(verdicts) == 1:
         only = verdicts[0]
-        is_verb = only.outcome in {"wins", "trades", "flickers more"}
-        return f"Against {baseline}, {only.arm}{' ' if is_verb else ': '}{only.words}: {only.sentence}."
-    parts = []
-    for outcome in MANY:
-        arms = [verdict.arm for verdict in verdicts if verdict.outcome == outcome]
-        if arms:
-            parts.append(f"{MANY[outcome]}: {named(arms)}")
-    return f"Against {baseline}, of {len(verdicts)} settings: {'; '.join(parts)}."
+        is_verb = only.outcome in {"wins", "trades", "flickers more"} or only.words.startswith("flickers")
+        return f"Against {arms[0].label}, {only.arm}{' ' if is_verb else ': '}{only.words}: {only.sentence}."
+    badges = arm_badges(arms)
+    short = {arm.label: f"{badges[arm.label]} ({short_label(arm)})" for arm in arms}
+    groups: dict[str, list[str]] = {}
+    for verdict in sorted(verdicts, key=lambda each: (not each.lost, WORST_FIRST.index(each.outcome))):
+        groups.setdefault(verdict.words, []).append(short[verdict.arm])
+    parts = "; ".join(f"{words}: {named(members)}" for words, members in groups.items())
+    return f"Against {short[arms[0].label]}, of {len(verdicts)} settings: {parts}."
 
 
 def _unbelievable(material: Material) -> dict[str, int]:

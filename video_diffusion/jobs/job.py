@@ -12,20 +12,16 @@ from typing import Any, TypeVar
 
 from video_diffusion.jobs.job_file import Row, read_rows
 from video_diffusion.settings import (
-    COMMON_DEFAULTS,
     ConfigError,
     GenerationSettings,
     Layer,
+    model_defaults,
     parse_size,
     shown,
     validate,
 )
-from video_diffusion.settings.input_files import NETWORK_FIELDS
 from video_diffusion.video import weights_sha256
 from video_diffusion.video.files import slug
-
-NOISE = ("noise_type", "noise_alpha")
-USUAL_NUM_FRAMES = 16
 
 
 @dataclass(frozen=True)
@@ -38,47 +34,43 @@ class ModelFacts:
 
 @cache
 def model_facts(model: str, motion_adapter: str | None) -> ModelFacts:
-    """Reads and hashes the files of a model, once per process; nothing is loaded.
+    """Read and hash the files of a model, once per process; nothing is loaded.
 
     Raises:
-        ModelLoadError: there is no such model.
+        ModelLoadError: There is no such model.
     """
-    # imported here: a job file is checked without importing torch
-    from video_diffusion.loading import detect, find_model  # noqa: PLC0415
+    from video_diffusion.loading import find_model  # noqa: PLC0415 - a job file is checked without torch
+
+    identity: dict[str, Any] = {
+        "weights_sha256": weights_sha256(find_model(model).folder),
+        "motion_adapter_sha256": None,
+    }
+    if motion_adapter == "none":
+        identity["motion_adapter"] = "none"
+    elif motion_adapter is not None:
+        identity["motion_adapter_sha256"] = weights_sha256(find_model(motion_adapter).adapter_folder)
+    return ModelFacts(identity, open_settings(model, motion_adapter))
+
+
+@cache
+def open_settings(model: str, motion_adapter: str | None) -> Mapping[str, Any]:
+    """What a model makes of settings that are left open, read from its files; see `model_defaults`."""
+    from video_diffusion.loading import detect, find_model  # noqa: PLC0415 - see above
     from video_diffusion.loading.weights import read_json  # noqa: PLC0415
 
     def read(file: Path) -> Mapping[str, Any]:
         return read_json(file) if file.is_file() else {}
 
     folder = find_model(model).folder
-    unet = read(folder / "unet" / "config.json")
-    trained = {**unet, **read(folder / "motion_adapter" / "config.json")}
-    identity: dict[str, Any] = {"weights_sha256": weights_sha256(folder), "motion_adapter_sha256": None}
-    usual: Mapping[str, Any] = {}
-    if motion_adapter == "none":
-        identity["motion_adapter"] = "none"
-        trained = {name: value for name, value in trained.items() if name not in NOISE}
-    elif motion_adapter is not None:
-        adapter_folder = find_model(motion_adapter).adapter_folder
-        identity["motion_adapter_sha256"] = weights_sha256(adapter_folder)
-        found = detect(adapter_folder)
-        usual, trained = found.defaults, dict(found.config)
-    sizes = _sizes(unet, read(folder / "vae" / "config.json"), trained)
-    noise = {name: trained[name] for name in NOISE if name in trained}
+    unet, vae = read(folder / "unet" / "config.json"), read(folder / "vae" / "config.json")
     own = read(folder / "generation_defaults.json")
-    return ModelFacts(identity, {**COMMON_DEFAULTS, **sizes, **noise, **own, **usual})
-
-
-def _sizes(unet: Mapping[str, Any], vae: Mapping[str, Any], adapter: Mapping[str, Any]) -> Mapping[str, int]:
-    """Length and size as `clip_plan.model_defaults` takes them from the loaded networks, from their files."""
-    levels = vae.get("block_out_channels") or vae.get("encoder_block_out_channels")
-    if unet.get("sample_size") is None or not levels:
-        return {}
-    side = unet["sample_size"]
-    height, width = (side, side) if isinstance(side, int) else side
-    scale = 2 ** (len(levels) - 1)
-    length = min(USUAL_NUM_FRAMES, adapter.get("motion_max_seq_length", USUAL_NUM_FRAMES))
-    return {"num_frames": length, "height": height * scale, "width": width * scale}
+    trained = {**unet, **read(folder / "motion_adapter" / "config.json")}  # diffusers' motion U-Net is fused
+    if motion_adapter == "none":
+        trained = {name: value for name, value in trained.items() if not name.startswith("noise_")}
+    elif motion_adapter is not None:
+        found = detect(find_model(motion_adapter).adapter_folder)
+        own, trained = {**own, **found.defaults}, dict(found.config)
+    return model_defaults(unet, vae, trained, own, model)
 
 
 # A job: one clip's settings, its id, its file name and where it was asked for.
@@ -148,8 +140,7 @@ class JobSummary:
         self.models.setdefault(model, where)
         self.devices.setdefault(settings.device, where)
         self.quantize.setdefault(settings.quantize, where)
-        networks = [(name, getattr(settings, name)) for name in NETWORK_FIELDS]
-        files = (*settings.input_files.items(), *(each for each in networks if each[1]), *settings.loras)
+        files = (*settings.input_files.items(), *settings.networks.items(), *settings.loras)
         if files:
             self.inputs.setdefault(files, (where, settings))
         shape = (*model, settings.num_frames, settings.height, settings.width, settings.fps)

@@ -10,13 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from video_diffusion.loading.adapters import LoadedIpAdapter, load_ip_adapter
     from video_diffusion.loading.control import load_controlnet, load_sparse_control
-    from video_diffusion.loading.device import (
-        check_quantize,
-        choose_device,
-        choose_dtype,
-        quantize_weights,
-        save_memory,
-    )
+    from video_diffusion.loading.device import choose_device, choose_dtype, quantize_weights, save_memory
     from video_diffusion.loading.lora import LoadedLoras, load_loras, load_motion_lora
     from video_diffusion.loading.model import ModelParts, load_model, save_model
     from video_diffusion.loading.motion import FAMILIES, MotionFamily, MotionFile, detect
@@ -40,7 +34,6 @@ __all__ = [
     "ModelSource",
     "MotionFamily",
     "MotionFile",
-    "check_quantize",
     "choose_device",
     "choose_dtype",
     "detect",
@@ -71,7 +64,6 @@ _HOMES = {
     "ModelSource": "sources",
     "MotionFamily": "motion",
     "MotionFile": "motion",
-    "check_quantize": "device",
     "choose_device": "device",
     "choose_dtype": "device",
     "detect": "motion",

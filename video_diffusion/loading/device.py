@@ -4,7 +4,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
@@ -13,7 +12,7 @@ from torch import nn
 from video_diffusion.acceleration.kernels import Swaps, feed_forward, feed_forward_fits
 from video_diffusion.loading.model import ModelParts
 from video_diffusion.loading.weights import DeviceError
-from video_diffusion.settings import DtypeName, QuantizeName
+from video_diffusion.settings import DtypeName, check_quantize
 
 if TYPE_CHECKING:
     from video_diffusion.loading.model import ModelParts
@@ -94,23 +93,6 @@ def save_memory(parts: ModelParts, device: torch.device) -> None:
 
 
 TALKATIVE = ("torchao", "torch.utils._pytree", "diffusers")  # about kernels for other machines, on import
-
-
-def check_quantize(name: str | None) -> None:
-    """Refuse what cannot be done here; None is always right. Imports neither torch nor torchao.
-
-    Raises:
-        ValueError: No such kind, or torchao is not installed.
-    """
-    if name is None:
-        return
-    if name not in get_args(QuantizeName):
-        raise ValueError(f"quantize must be one of {', '.join(get_args(QuantizeName))}, not {name!r}")
-    if find_spec("torchao") is None:
-        raise ValueError(
-            f"quantize {name} needs torchao, which is not installed; "
-            "pip install 'video-diffusion[quantize]', or leave quantize out"
-        )
 
 
 def quantize_weights(parts: "ModelParts", name: str) -> "ModelParts":

@@ -14,9 +14,13 @@ if TYPE_CHECKING:
 class ModelLoadError(ValueError):
     """A model folder, its configuration or its weights cannot be used; the message is one line."""
 
+    exit_code = 3
+
 
 class DeviceError(RuntimeError):
     """This machine has no such device; the message lists what it has."""
+
+    exit_code = 4
 
 
 # Configuration files of models, which anybody may have written; takes no torch.

@@ -17,13 +17,9 @@ from video_diffusion.acceleration import (
 )
 from video_diffusion.models import ControlledUNet, FrameControl, VideoUNet
 from video_diffusion.pipeline.plan import (
-    CHANGING_NUMBERS,
-    USUAL_IMAGE_HOLD,
     context_windows,
-    input_strength,
     numbers_along_frames,
     numbers_along_steps,
-    run_of,
 )
 from video_diffusion.sampling import (
     AlongSteps,
@@ -46,13 +42,15 @@ from video_diffusion.sampling import (
     shuffle_noise,
     step_noise,
 )
+from video_diffusion.settings import CHANGING_NUMBERS, ResolvedSettings
 from video_diffusion.shapes import Latents
 
+USUAL_IMAGE_HOLD = 0.8  # with the usual strength, what kept the embedded model's clips from jumping off
 FREE_INIT_STEPS = 2**32  # step numbers that no denoising step has
 
 
 def draw_noise(
-    settings: Any,
+    settings: ResolvedSettings,
     seeds: Sequence[int],
     latent_size: tuple[int, int, int],
     moves: Sequence[np.ndarray] | None = None,
@@ -92,7 +90,7 @@ class ClipDenoiser:
     def __init__(
         self,
         video_unet: VideoUNet,
-        settings: Any,
+        settings: ResolvedSettings,
         prompt_embeds: Tensor,
         negative_embeds: Tensor | None,
         input_latents: Latents | None,
@@ -154,12 +152,12 @@ class ClipDenoiser:
         return starts if len(starts) > 1 else ()
 
 
-def _over_steps(settings: Any, scheduler_config: Mapping[str, Any]) -> dict[str, StepNumbers]:
+def _over_steps(settings: ResolvedSettings, scheduler_config: Mapping[str, Any]) -> dict[str, StepNumbers]:
     """The numbers that change over the steps of a run, by name."""
     scheduler = make_scheduler(settings.scheduler, scheduler_config)
     lists = {name: numbers_along_steps(settings, name) for name in CHANGING_NUMBERS}
     return {
-        name: StepNumbers(scheduler, numbers, *run_of(settings))
+        name: StepNumbers(scheduler, numbers, *settings.run)
         for name, numbers in lists.items()
         if numbers is not None
     }
@@ -167,7 +165,7 @@ def _over_steps(settings: Any, scheduler_config: Mapping[str, Any]) -> dict[str,
 
 def sample(
     denoiser: Denoiser,
-    settings: Any,
+    settings: ResolvedSettings,
     noise: Latents,
     seeds: Sequence[int],
     input_latents: Latents | None,
@@ -184,7 +182,7 @@ def sample(
             settings.num_inference_steps,
             seeds,
             input_latents,
-            input_strength(settings),
+            settings.input_strength,
             settings.enforce_steps,
         )
 

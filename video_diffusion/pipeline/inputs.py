@@ -15,9 +15,9 @@ from video_diffusion import loading
 from video_diffusion.loading import ModelParts, find_model, parse_lora
 from video_diffusion.metrics.flow import DisFlow
 from video_diffusion.models import ControlWithin, FrameControl, PictureControl, SparseControl, encode_frames
-from video_diffusion.pipeline.plan import context_windows, prompt_keyframes, run_of, sparse_pictures
+from video_diffusion.pipeline.plan import context_windows
 from video_diffusion.sampling import make_scheduler, start_run, timesteps_between
-from video_diffusion.settings import network_sha256, place_images
+from video_diffusion.settings import ResolvedSettings, network_sha256, place_images
 from video_diffusion.shapes import Latents, PromptEmbeds, to_float
 from video_diffusion.text import encode_travel_by
 from video_diffusion.video.images import read_input_image, read_input_video
@@ -26,22 +26,27 @@ if TYPE_CHECKING:
     from video_diffusion.loading import LoadedIpAdapter
 
 
-def encode_prompts(parts: ModelParts, batch: Sequence[Any], negative: bool = False) -> PromptEmbeds:
+def encode_prompts(
+    parts: ModelParts, batch: Sequence[ResolvedSettings], negative: bool = False
+) -> PromptEmbeds:
     """Encode the prompts of clips, or their negative prompts; per frame where one of them travels."""
     one = batch[0]
-    keyframes = [prompt_keyframes(each, negative) for each in batch]
+    keyframes = [each.prompt_keyframes(negative) for each in batch]
     return encode_travel_by(parts.encode_prompts, keyframes, one.num_frames, one.prompt_blend, one.loop)
 
 
 def added_conditions(
-    parts: ModelParts, batch: Sequence[Any], guided: bool, ip_adapter: "LoadedIpAdapter | None" = None
+    parts: ModelParts,
+    batch: Sequence[ResolvedSettings],
+    guided: bool,
+    ip_adapter: "LoadedIpAdapter | None" = None,
 ) -> dict[str, Any]:
     """Make what a U-Net is told besides prompts: SDXL's summaries and sizes, an IP-Adapter's pictures.
 
     Of prompts that travel, the first one's summary stands for the clip.
     """
-    prompts = [prompt_keyframes(each, negative=True)[0][1] for each in batch] if guided else []
-    prompts += [prompt_keyframes(each)[0][1] for each in batch]
+    prompts = [each.prompt_keyframes(negative=True)[0][1] for each in batch] if guided else []
+    prompts += [each.prompt_keyframes()[0][1] for each in batch]
     one = batch[0]
     conditions: dict[str, Any] = parts.added_conditions(prompts, one.height, one.width) or {}
     if ip_adapter is not None:
@@ -52,7 +57,7 @@ def added_conditions(
     return {"added_cond_kwargs": conditions} if conditions else {}
 
 
-def noise_moves(settings: Any, latent_scale: int) -> list[np.ndarray] | None:
+def noise_moves(settings: ResolvedSettings, latent_scale: int) -> list[np.ndarray] | None:
     """Measure how the video that the noise follows moves: from each frame but the first to the one before."""
     if settings.noise_video is None:
         return None
@@ -67,7 +72,7 @@ def noise_moves(settings: Any, latent_scale: int) -> list[np.ndarray] | None:
     return moves
 
 
-def encode_input(parts: ModelParts, settings: Any) -> Latents | None:
+def encode_input(parts: ModelParts, settings: ResolvedSettings) -> Latents | None:
     """Encode the video or picture that clips start from; None if there is none."""
     size = (settings.height, settings.width)
     if settings.init_video is not None:
@@ -111,7 +116,7 @@ class ControlNetworks:
         self._device = device
         self._kept: dict[str, tuple[str, nn.Module, str | None]] = {}
 
-    def controls(self, settings: Any) -> ClipControls:
+    def controls(self, settings: ResolvedSettings) -> ClipControls:
         """Load and read all that steers clips."""
         controls: list[FrameControl] = []
         sha256s: dict[str, str] = {}
@@ -141,23 +146,24 @@ class ControlNetworks:
             sha256s[kind] = sha256
         return network
 
-    def _picture_control(self, network: Any, settings: Any) -> FrameControl:
+    def _picture_control(self, network: Any, settings: ResolvedSettings) -> FrameControl:
+        assert settings.control_video is not None  # the settings were checked
         pictures = read_input_video(
-            settings.control_video, settings.num_frames, settings.height, settings.width, "control_video"
+            settings.control_video, settings.num_frames, *settings.size, "control_video"
         )
         control = PictureControl(network, pictures, settings.controlnet_scale)
         if settings.controlnet_steps is None:
             return control
         scheduler = make_scheduler(settings.scheduler, self._parts.scheduler_config)
-        _, timesteps = start_run(scheduler, *run_of(settings))
+        _, timesteps = start_run(scheduler, *settings.run)
         return ControlWithin(
             control, *timesteps_between(timesteps, settings.controlnet_steps, "controlnet_steps")
         )
 
-    def _sparse_pictures(self, network: Any, settings: Any) -> dict[int, Tensor]:
+    def _sparse_pictures(self, network: Any, settings: ResolvedSettings) -> dict[int, Tensor]:
         """Frame number to what the encoder reads: the picture's latents, or its pixels."""
         size = (settings.height, settings.width)
-        placed = sparse_pictures(settings)
+        placed = settings.sparse_frames
         pictures = to_float(
             np.stack([read_input_image(path, *size, "sparse_images") for path in placed.values()])
         )
@@ -168,7 +174,7 @@ class ControlNetworks:
         return dict(zip(placed, pictures, strict=True))
 
 
-def _check_positions(network: Any, settings: Any) -> None:
+def _check_positions(network: Any, settings: ResolvedSettings) -> None:
     known = network.config.motion_max_seq_length
     at_once = settings.num_frames if settings.freenoise else context_windows(settings).longest
     if at_once > known:
@@ -196,7 +202,7 @@ class Additions:
 
 
 @contextmanager
-def at_work(parts: ModelParts, settings: Any) -> Iterator[Additions]:
+def at_work(parts: ModelParts, settings: ResolvedSettings) -> Iterator[Additions]:
     """Put to work what settings name, for the length of a `with` block."""
     sha256s: dict[str, str] = {}
     ip_adapter = None

@@ -15,7 +15,6 @@ from torch import nn
 from video_diffusion.acceleration import accelerate_unet, compiler_problem
 from video_diffusion.loading import (
     ModelParts,
-    check_quantize,
     choose_device,
     choose_dtype,
     load_model,
@@ -34,10 +33,10 @@ from video_diffusion.pipeline.inputs import (
     encode_prompts,
     noise_moves,
 )
-from video_diffusion.pipeline.plan import has_guidance, made_together, model_defaults, resolve
+from video_diffusion.pipeline.plan import has_guidance, plan
 from video_diffusion.pipeline.video import DecodedVideo, GeneratedVideo, OnFrame, timed
 from video_diffusion.sampling import DenoisingStep, noise_sha256
-from video_diffusion.settings import GenerationSettings
+from video_diffusion.settings import GenerationSettings, ResolvedSettings, check_quantize, model_defaults
 from video_diffusion.shapes import Latents, to_uint8
 
 OnStep = Callable[[DenoisingStep], None]
@@ -79,7 +78,13 @@ class TextToVideoPipeline:
         self.video_unet = VideoUNet(parts.unet, parts.motion_adapter, one_by_one=low_memory)
         self._control_networks = ControlNetworks(parts, self.device)
         self.latent_scale = latent_scale(parts.vae)
-        self.defaults = model_defaults(parts)
+        self.defaults = model_defaults(
+            parts.unet.config,
+            parts.vae.config,
+            parts.motion_adapter.config,
+            parts.defaults,
+            parts.identity.name,
+        )
         self.vocabulary = tuple(parts.defaults.get("vocabulary", ()))
 
     @classmethod
@@ -181,8 +186,8 @@ class TextToVideoPipeline:
         """
         resolved = [self.resolve(each) for each in settings]
         made: dict[int, DecodedVideo] = {}
-        order = sorted(range(len(resolved)), key=lambda place: made_together(resolved[place]))
-        for _, places in groupby(order, key=lambda place: made_together(resolved[place])):
+        order = sorted(range(len(resolved)), key=lambda place: resolved[place].made_together)
+        for _, places in groupby(order, key=lambda place: resolved[place].made_together):
             batch = list(places)
             together = [resolved[place] for place in batch]
             with at_work(self.parts, together[0]) as additions:
@@ -191,7 +196,7 @@ class TextToVideoPipeline:
 
     def _generate_batch(
         self,
-        batch: Sequence[Any],
+        batch: Sequence[ResolvedSettings],
         additions: Additions,
         on_step: OnStep | None,
         on_frame: OnFrame | None,
@@ -204,7 +209,9 @@ class TextToVideoPipeline:
             if has_guidance(one):
                 negative_embeds = encode_prompts(parts, batch, negative=True)
         seeds = [each.seed for each in batch]
-        noise = draw_noise(one, seeds, self._latent_size(one), noise_moves(one, self.latent_scale))
+        channels = int(parts.unet.config.in_channels)
+        latent_size = (channels, one.height // self.latent_scale, one.width // self.latent_scale)
+        noise = draw_noise(one, seeds, latent_size, noise_moves(one, self.latent_scale))
         latents = noise.to(self.device, torch.promote_types(torch.float32, prompt_embeds.dtype))
         with timed(timings, "encode_input", len(batch)):
             input_latents = encode_input(parts, one)
@@ -275,21 +282,16 @@ class TextToVideoPipeline:
                 on_frame("decode", done, num_frames)
         return frames
 
-    def resolve(self, settings: GenerationSettings) -> GenerationSettings:
-        """Fill in what settings leave open, and check what only this model can tell.
+    def resolve(self, settings: GenerationSettings) -> ResolvedSettings:
+        """Fill in what settings leave open, and check what only this model can tell; see `plan`.
+
+        Args:
+            settings: Of one clip.
 
         Raises:
             ValueError: Size or length that the model cannot make, or settings that name another model.
         """
-        resolved = resolve(settings, self.parts, self.device, self.defaults)
-        if not resolved.compile:
-            return resolved
-        problem = compiler_problem(self.device.type) if self.accelerated else "acceleration is off"
-        if problem is None:
-            return resolved
-        warnings.warn(f"compile is ignored: {problem}; leave it out, or put that right", stacklevel=3)
-        return resolved.model_copy(update={"compile": False})
-
-    def _latent_size(self, settings: Any) -> tuple[int, int, int]:
-        channels = int(self.parts.unet.config.in_channels)
-        return channels, settings.height // self.latent_scale, settings.width // self.latent_scale
+        problem = None
+        if settings.compile:
+            problem = compiler_problem(self.device.type) if self.accelerated else "acceleration is off"
+        return plan(settings, self.parts, self.device, self.defaults, problem)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from video_diffusion.metrics import ConsistencyReport, measure
-from video_diffusion.settings import GenerationSettings
+from video_diffusion.settings import ResolvedSettings
 from video_diffusion.video import (
     MeasuredValue,
     ModelIdentity,
@@ -39,7 +39,7 @@ class GeneratedVideo:
     """
 
     frames: UInt8[np.ndarray, "f h w c"]
-    settings: GenerationSettings
+    settings: ResolvedSettings
     report: ConsistencyReport
     run_record: RunRecord
 
@@ -64,7 +64,6 @@ class GeneratedVideo:
         Raises:
             ValueError, OSError, VideoWriteError: As `io.write_video`; nothing is left at the path then.
         """
-        assert self.settings.fps is not None  # nothing is left open in the settings of a finished clip
         metadata = self.run_record.tags() if embed_metadata else None
         with record_beside(path, self.run_record, encoding.get("overwrite", True)):
             write_video(path, self.frames, self.settings.fps, metadata, **encoding)
@@ -83,14 +82,13 @@ class DecodedVideo:
     """
 
     frames: UInt8[np.ndarray, "f h w c"]
-    settings: GenerationSettings
+    settings: ResolvedSettings
     window_starts: Sequence[int]
     timings: Mapping[str, float]
     facts: Mapping[str, Any]
 
     def measured(self, on_frame: OnFrame | None = None) -> GeneratedVideo:
         """Measure the frames and write the record."""
-        assert self.settings.fps is not None  # nothing is left open in the settings of a finished clip
         timings = dict(self.timings)
         with timed(timings, "measure"):
             report = measure(
@@ -120,7 +118,7 @@ def timed(timings: dict[str, float], stage: str, num_clips: int = 1) -> Iterator
 
 def make_record(
     frames: UInt8[np.ndarray, "f h w c"],
-    settings: GenerationSettings,
+    settings: ResolvedSettings,
     report: ConsistencyReport,
     *,
     model: ModelIdentity,
@@ -139,7 +137,7 @@ def make_record(
     if model.motion_adapter == "none":  # temporal layers switched off have no weights to be hashed
         hashes["motion_adapter"] = "none"
     return RunRecord(
-        settings=settings,
+        settings=settings.recorded(),
         model=model,
         job_id=settings.job_id(hashes),
         frames_sha256=frames_sha256(frames),

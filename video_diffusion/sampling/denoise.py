@@ -22,6 +22,8 @@ class NonFiniteLatentsError(ArithmeticError):
         clips: Which videos of the batch, counted from 0.
     """
 
+    exit_code = 1
+
     def __init__(self, message: str, clips: tuple[int, ...]) -> None:
         super().__init__(message)
         self.clips = clips

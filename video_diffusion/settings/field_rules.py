@@ -2,7 +2,8 @@
 
 import re
 from fractions import Fraction
-from typing import Annotated, Literal
+from importlib.util import find_spec
+from typing import Annotated, Literal, get_args
 
 from pydantic import BeforeValidator, Field, PlainSerializer
 
@@ -116,6 +117,23 @@ def check_name(name: str | None) -> str | None:
     if name is not None and not name.strip():
         raise ValueError("is empty; name a folder or a hub id")
     return name if name is None else check_text(name)
+
+
+def check_quantize(name: str | None) -> None:
+    """Refuse what cannot be done here; None is always right. Imports neither torch nor torchao.
+
+    Raises:
+        ValueError: No such kind, or torchao is not installed.
+    """
+    if name is None:
+        return
+    if name not in get_args(QuantizeName):
+        raise ValueError(f"quantize must be one of {', '.join(get_args(QuantizeName))}, not {name!r}")
+    if find_spec("torchao") is None:
+        raise ValueError(
+            f"quantize {name} needs torchao, which is not installed; "
+            "pip install 'video-diffusion[quantize]', or leave quantize out"
+        )
 
 
 def check_path(path: str | None) -> str | None:

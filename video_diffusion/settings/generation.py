@@ -1,9 +1,14 @@
-"""Everything that decides what a clip looks like, as one frozen value; checked before any model is loaded."""
+"""Everything that decides what a clip looks like, as one frozen value; checked before any model is loaded.
+
+Each setting is declared once, here: its type and range, what it means, its flags, what it does to a clip's
+identity. Flags, `--help`, the JSON schema, `docs/settings.md`, job ids and the list of input files follow.
+"""
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -35,10 +40,10 @@ from video_diffusion.settings.field_rules import (
 )
 from video_diffusion.settings.input_files import (
     check_loras,
-    content_in_place_of_paths,
-    input_files,
-    input_sha256s,
+    content_sha256,
+    ip_adapter_sha256s,
     lora_identity,
+    network_sha256,
 )
 from video_diffusion.settings.keyframes import (
     BlockFactors,
@@ -50,93 +55,451 @@ from video_diffusion.settings.keyframes import (
     MotionSteps,
     TextKeyframes,
     earliest,
+    place_images,
 )
 from video_diffusion.settings.layers import Layer, validate
 
-# They change timing, rounding or memory only, not what the pixels are meant to be.
-NO_PIXEL_FIELDS = ("fps", "device", "decode_chunk_size", "compile")
-
-# What an id has always held; every later setting counts only where it changes something, so that ids stay.
-FIRST_FIELDS = (
-    "prompt", "negative_prompt", "seed", "num_frames", "height", "width", "num_inference_steps",
-    "guidance_scale", "scheduler", "model", "motion_adapter", "dtype",
-)  # fmt: skip
-
-# Where None, the field's default, means what may also be said; all other fields change nothing as they are.
-SAID_DEFAULTS: Mapping[str, Any] = {"noise_type": "independent", "noise_alpha": 1.0}
+if TYPE_CHECKING:
+    from pydantic import ValidationInfo
+else:
+    ValidationInfo = Any  # a protocol that no runtime check can ask for
 
 
-def without_effect(defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Values at which settings change no pixel: the defaults of all that came after the first."""
-    later = {**defaults, **SAID_DEFAULTS}
-    return {name: later[name] for name in defaults if name not in (*FIRST_FIELDS, *NO_PIXEL_FIELDS)}
-
-
-def counted(values: Mapping[str, Any], effectless: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a clip's settings that decide its pixels.
-
-    Args:
-        values: of every setting, as plain JSON values.
-        effectless: see `without_effect`; None changes nothing either.
-    """
-    return {
-        name: value
-        for name, value in values.items()
-        if name not in NO_PIXEL_FIELDS and not (name in effectless and value in (None, effectless[name]))
-    }
-
-
-def canonical(values: Mapping[str, Any]) -> str:
-    """JSON with sorted keys and no spaces: equal values give equal bytes."""
-    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-# Settings that change along a clip, over the steps of its run or from block to block of the U-Net.
-
-
-class TravelSettings(BaseModel):
-    """A part of `GenerationSettings`.
+@dataclass(frozen=True)
+class Setting:
+    """What the declaration of a field says besides its type, range and description.
 
     Attributes:
-        prompt_travel: frame to prompt, blended between; `prompt` holds at frame 0 unless this says otherwise,
-            and may be left out. Frames as in `TextKeyframes`.
-        negative_prompt_travel: likewise, with `negative_prompt`.
-        prompt_head: what every prompt begins with; a space goes between.
-        prompt_tail: what every prompt ends with.
-        prompt_blend: how embeddings go from one prompt to the next, in a straight line or on an arc.
-        guidance_scale_travel: frame to guidance scale, in straight lines; `guidance_scale` holds at frame 0.
-        motion_scale_travel: frame to motion scale, likewise.
-        motion_effect: factor on what temporal layers add, 0 (pictures alone) to 10; 1 is as trained.
-        motion_effect_travel: frame to motion effect, likewise.
-        guidance_scale_steps: step of the run to guidance scale, in straight lines; `guidance_scale` holds at
-            step 0, the noisiest. Not together with `guidance_scale_travel`.
-        motion_scale_steps: step to motion scale, likewise.
-        motion_effect_steps: step to motion effect, likewise.
-        motion_scale_blocks: block of the U-Net to a factor on the motion scale of its temporal layers.
-        motion_effect_blocks: likewise, on the motion effect.
-        position_stretch: how far apart the rows of the position table are, in frames, 0.1 to 10: at 2 motion
-            takes twice as long and the table serves nearly twice the frames; 1 is as trained.
+        flags: On the command line, the usual one first; none if only files and `--set` can set it.
+        metavar: Of the flag's value; empty for a switch.
+        each: What a repeatable flag takes one value for: a frame, step, block, range of frames, or item.
+        pixels: Whether it can change the pixels; what changes timing, rounding or memory only cannot.
+        in_id: Whether it always counts in a job's id. Later settings count only where they change something,
+            so that ids stay.
+        none_means: What None stands for, where that may also be said and changes nothing.
+        names: What it names: a file or folder that the clip starts from, one for each of some frames, a
+            network beside the model, or LoRAs. Ids then hold the content, not the place.
+        needs: Settings of which one must be set, or this one changes nothing.
+    """
+
+    flags: str = ""
+    metavar: str = ""
+    each: Literal["", "frame", "step", "block", "range", "item"] = ""
+    pixels: bool = True
+    in_id: bool = False
+    none_means: Any = None
+    names: Literal["", "input", "frame inputs", "network", "loras"] = ""
+    needs: tuple[str, ...] = ()
+
+
+Text = Annotated[str, AfterValidator(check_text)]
+Name = Annotated[str | None, AfterValidator(check_name)]
+File = Annotated[str | None, AfterValidator(check_path)]
+AN_INPUT = ("init_video", "init_image")
+WINDOWS = ("context_length", "freenoise")
+
+
+def _speed_level(value: object) -> object:
+    return 0 if value == "exact" else value
+
+
+class GenerationSettings(BaseModel):
+    """Frozen settings of one clip, as asked; None is the model's own default (`generation_defaults.json`).
+
+    What each field means stands in its description; `docs/settings.md` lists them.
     """
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
     )
 
-    prompt_travel: TextKeyframes = ()
-    negative_prompt_travel: TextKeyframes = ()
-    prompt_head: Annotated[str, AfterValidator(check_text)] = ""
-    prompt_tail: Annotated[str, AfterValidator(check_text)] = ""
-    prompt_blend: PromptBlend = "lerp"
-    guidance_scale_travel: GuidanceKeyframes = ()
-    motion_scale_travel: MotionKeyframes = ()
-    motion_effect: Annotated[float, Field(ge=0, le=10)] = 1.0
-    motion_effect_travel: MotionKeyframes = ()
-    guidance_scale_steps: GuidanceSteps = ()
-    motion_scale_steps: MotionSteps = ()
-    motion_effect_steps: MotionSteps = ()
-    motion_scale_blocks: BlockFactors = ()
-    motion_effect_blocks: BlockFactors = ()
-    position_stretch: Annotated[float, Field(ge=0.1, le=10)] = 1.0
+    prompt_travel: Annotated[
+        TextKeyframes,
+        Field(
+            description="What the clip shows from a frame on, blended between. `prompt` holds at frame 0 "
+            "unless this says otherwise, and may be left out. A frame is a number from 0, one counted from "
+            "the end (-1 is the last), or a share of the clip with a point (0.5 is the middle)."
+        ),
+        Setting("--prompt", "FRAME: TEXT", each="frame"),
+    ] = ()
+    negative_prompt_travel: Annotated[
+        TextKeyframes,
+        Field(description="The same for the negative prompt."),
+        Setting("--negative-travel", "FRAME: TEXT", each="frame"),
+    ] = ()
+    prompt_head: Annotated[
+        Text,
+        Field(description="What every prompt of the clip begins with. A space goes between."),
+        Setting("--prompt-head", "TEXT"),
+    ] = ""
+    prompt_tail: Annotated[
+        Text,
+        Field(description="What every prompt of the clip ends with."),
+        Setting("--prompt-tail", "TEXT"),
+    ] = ""
+    prompt_blend: Annotated[
+        PromptBlend,
+        Field(description="How embeddings go from one prompt to the next, in a straight line or on an arc."),
+        Setting("--prompt-blend", "NAME"),
+    ] = "lerp"
+    guidance_scale_travel: Annotated[
+        GuidanceKeyframes,
+        Field(
+            description="The guidance scale from a frame on, in straight lines. `guidance_scale` holds at "
+            "frame 0."
+        ),
+        Setting("--guidance-travel", "FRAME: X", each="frame"),
+    ] = ()
+    motion_scale_travel: Annotated[
+        MotionKeyframes,
+        Field(description="The motion scale from a frame on, in straight lines."),
+        Setting("--motion-travel", "FRAME: X", each="frame"),
+    ] = ()
+    motion_effect: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=10,
+            description="Weight of what the temporal layers add. 0 leaves images alone, 1 is as trained.",
+        ),
+        Setting("--motion-effect", "X"),
+    ] = 1.0
+    motion_effect_travel: Annotated[
+        MotionKeyframes,
+        Field(description="The motion effect from a frame on, in straight lines."),
+        Setting("--effect-travel", "FRAME: X", each="frame"),
+    ] = ()
+    guidance_scale_steps: Annotated[
+        GuidanceSteps,
+        Field(
+            description="The guidance scale from a step of the run on, in straight lines. `guidance_scale` "
+            "holds at step 0, the noisiest. Not together with `guidance_scale_travel`."
+        ),
+        Setting("--guidance-steps", "STEP: X", each="step"),
+    ] = ()
+    motion_scale_steps: Annotated[
+        MotionSteps,
+        Field(description="The motion scale from a step on, likewise."),
+        Setting("--motion-steps", "STEP: X", each="step"),
+    ] = ()
+    motion_effect_steps: Annotated[
+        MotionSteps,
+        Field(description="The motion effect from a step on, likewise."),
+        Setting("--effect-steps", "STEP: X", each="step"),
+    ] = ()
+    motion_scale_blocks: Annotated[
+        BlockFactors,
+        Field(description="A factor on the motion scale in a block of the U-Net: down, mid, up, down.0, …"),
+        Setting("--motion-blocks", "BLOCK: X", each="block"),
+    ] = ()
+    motion_effect_blocks: Annotated[
+        BlockFactors,
+        Field(description="A factor on the motion effect in a block of the U-Net, likewise."),
+        Setting("--effect-blocks", "BLOCK: X", each="block"),
+    ] = ()
+    position_stretch: Annotated[
+        float,
+        Field(
+            ge=0.1,
+            le=10,
+            description="Frames per trained position (positional-encoding interpolation). "
+            "At 2 motion takes twice as long and the table serves nearly twice the frames.",
+        ),
+        Setting("--position-stretch", "X"),
+    ] = 1.0
+    prompt: Annotated[
+        str,
+        AfterValidator(check_prompt),
+        Field(description="What the clip shows. Never empty, stored verbatim."),
+        Setting(in_id=True),
+    ]
+    negative_prompt: Annotated[
+        Text,
+        Field(description="What to stay away from."),
+        Setting("--negative-prompt", "TEXT", in_id=True),
+    ] = ""
+    seed: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=2**63 - 1,
+            description="The same seed gives the same clip. The noise of frame i depends on (seed, i) alone.",
+        ),
+        Setting("--seed", "N", in_id=True),
+    ] = 0
+    num_frames: Annotated[
+        int | None,
+        Field(ge=1, le=4096, description="Frames; 1 makes an image."),
+        Setting("--frames --num-frames", "N", in_id=True),
+    ] = None
+    height: Annotated[Size, Field(description="Pixels, a multiple of 8."), Setting(in_id=True)] = None
+    width: Annotated[Size, Field(description="Pixels, a multiple of 8."), Setting(in_id=True)] = None
+    fps: Annotated[
+        Fps,
+        Field(description="Frames per second of the file, exact: 24, 23.976, 30000/1001."),
+        Setting("--fps", "RATE", pixels=False),
+    ] = None
+    num_inference_steps: Annotated[
+        int | None,
+        Field(ge=1, le=1000, description="Denoising steps."),
+        Setting("--steps --num-inference-steps", "N", in_id=True),
+    ] = None
+    guidance_scale: Annotated[
+        float | None,
+        Field(ge=0, le=50, description="How hard to follow the prompt. 1 switches guidance off."),
+        Setting("--guidance-scale --guidance", "X", in_id=True),
+    ] = None
+    scheduler: Annotated[
+        SchedulerName | None,
+        Field(description="How noise is taken away from step to step."),
+        Setting("--scheduler", "NAME", in_id=True),
+    ] = None
+    model: Annotated[
+        str,
+        AfterValidator(check_name),
+        Field(description="'embedded', a folder, a file or a hub id."),
+        Setting("--model", "MODEL", in_id=True),
+    ] = "embedded"
+    motion_adapter: Annotated[
+        Name,
+        Field(
+            description="Other temporal layers: a folder, file, training run or hub id; none switches them "
+            "off."
+        ),
+        Setting("--motion-adapter", "PATH", in_id=True),
+    ] = None
+    dtype: Annotated[
+        DtypeName,
+        Field(description="Precision of the networks."),
+        Setting("--dtype", "NAME", in_id=True),
+    ] = "float32"
+    device: Annotated[
+        str,
+        AfterValidator(check_device),
+        Field(description="auto, cpu, cuda, cuda:N, xpu, mps."),
+        Setting("--device", "NAME", pixels=False),
+    ] = "auto"
+    decode_chunk_size: Annotated[
+        int | None,
+        Field(ge=1, le=4096, description="Frames that the autoencoder decodes at once."),
+        Setting(pixels=False),
+    ] = None
+    noise_type: Annotated[
+        NoiseType | None,
+        Field(
+            description="How the noise of frames hangs together. None is what the motion adapter was trained "
+            "with."
+        ),
+        Setting("--noise-type", "NAME", none_means="independent"),
+    ] = None
+    noise_alpha: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            le=100,
+            description="What frames share of mixed or progressive noise, or take over of warped "
+            "noise. None is the motion adapter's.",
+        ),
+        Setting("--noise-alpha", "X", none_means=1.0),
+    ] = None
+    noise_video: Annotated[
+        File,
+        Field(description="A video whose motion the noise follows (warped noise)."),
+        Setting("--noise-video", "FILE", names="input"),
+    ] = None
+    motion_scale: Annotated[
+        float,
+        Field(
+            ge=0, le=10, description="Factor on the scores of temporal attention. 1 is the model as trained."
+        ),
+        Setting("--motion-scale", "X"),
+    ] = 1.0
+    context_length: Annotated[
+        int | None,
+        Field(
+            ge=2,
+            le=4096,
+            description="Frames of a context window, for clips of any length. None makes the clip "
+            "in one pass.",
+        ),
+        Setting("--context-length", "N"),
+    ] = None
+    context_overlap: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            le=4095,
+            description="Frames that neighbouring windows share. None is a quarter of their length.",
+        ),
+        Setting("--context-overlap", "N", needs=WINDOWS),
+    ] = None
+    context_stride: Annotated[
+        int,
+        Field(ge=1, le=8, description="Levels of dilated windows. 1 has none."),
+        Setting("--context-stride", "N", needs=WINDOWS),
+    ] = 1
+    context_schedule: Annotated[
+        ContextSchedule,
+        Field(description="Where windows lie from step to step."),
+        Setting("--context-schedule", "NAME"),
+    ] = "uniform"
+    context_fuse: Annotated[
+        ContextFuse,
+        Field(description="How frames count where windows overlap."),
+        Setting("--context-fuse", "NAME", needs=WINDOWS),
+    ] = "pyramid"
+    loop: Annotated[
+        bool,
+        Field(description="Let the clip's end meet its beginning."),
+        Setting("--loop"),
+    ] = False
+    freenoise: Annotated[
+        bool,
+        Field(description="Long clips in one pass: repeated noise, attention in windows (FreeNoise)."),
+        Setting("--freenoise"),
+    ] = False
+    freeinit: Annotated[
+        int,
+        Field(ge=0, le=10, description="Denoise so many times with FreeInit; 0 and 1 are plain sampling."),
+        Setting("--freeinit", "N"),
+    ] = 0
+    freeinit_filter: Annotated[
+        FrequencyFilter,
+        Field(description="What FreeInit keeps of the last result."),
+        Setting("--freeinit-filter", "NAME", needs=("freeinit",)),
+    ] = "butterworth"
+    freeinit_spatial_cutoff: Annotated[
+        float,
+        Field(ge=0, le=1, description="Up to which spatial frequency FreeInit keeps it."),
+        Setting(needs=("freeinit",)),
+    ] = 0.25
+    freeinit_temporal_cutoff: Annotated[
+        float,
+        Field(ge=0, le=1, description="Up to which temporal frequency FreeInit keeps it."),
+        Setting(needs=("freeinit",)),
+    ] = 0.25
+    init_video: Annotated[
+        File,
+        Field(description="Start from a video or a folder of images."),
+        Setting("--init-video", "FILE", names="input"),
+    ] = None
+    init_image: Annotated[
+        File,
+        Field(description="Begin with an image."),
+        Setting("--init-image", "FILE", names="input"),
+    ] = None
+    strength: Annotated[
+        float | None,
+        Field(
+            ge=0.001,
+            le=1,
+            description="How much of the input is made anew. 1 leaves next to nothing of it; "
+            "None is 0.6 for a video and 0.75 for an image.",
+        ),
+        Setting("--strength", "X", needs=AN_INPUT),
+    ] = None
+    enforce_steps: Annotated[
+        bool,
+        Field(description="Do all steps at any strength, not that share of them."),
+        Setting("--enforce-steps", needs=AN_INPUT),
+    ] = False
+    image_hold: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            le=1,
+            description="How much later frames are held to the image. Frame i by its i-th power; "
+            "None is 0.8. With a PIA adapter how alike frames are; None is its list for small motion.",
+        ),
+        Setting("--image-hold", "X", needs=("init_image",)),
+    ] = None
+    loras: Annotated[
+        tuple[str, ...],
+        BeforeValidator(check_loras),
+        Field(description="A LoRA on temporal layers or on the image model, with its weight; repeatable."),
+        Setting("--lora", "PATH[:WEIGHT]", each="item", names="loras"),
+    ] = ()
+    speed: Annotated[
+        int,
+        BeforeValidator(_speed_level),
+        Field(
+            ge=0,
+            le=3,
+            description="exact (0), or 1 to 3: ever more steps reuse cached features (DeepCache). "
+            "docs/benchmarks.md tells how far clips drift.",
+        ),
+        Setting("--speed", "LEVEL"),
+    ] = 0
+    compile: Annotated[
+        bool,
+        Field(description="Compile repeated parts first: a minute, once; for GPUs."),
+        Setting("--compile", pixels=False),
+    ] = False
+    guidance_interval: Annotated[
+        Interval,
+        Field(
+            description="Guide between these noise levels only, e.g. 0.1-0.9. 0 is no noise, 1 noise alone; "
+            "outside, a step costs half."
+        ),
+        Setting("--guidance-interval", "LOW-HIGH"),
+    ] = None
+    ip_adapter: Annotated[
+        Name,
+        Field(description="An IP-Adapter: a file, folder or file on the hub, its image encoder beside it."),
+        Setting("--ip-adapter", "PATH", names="network"),
+    ] = None
+    ip_image: Annotated[
+        ImageRanges,
+        Field(description="An image for the IP-Adapter, for all frames or some such as 0-7; repeatable."),
+        Setting("--ip-image", "[FRAMES: ]FILE", each="range", names="frame inputs"),
+    ] = ()
+    ip_scale: Annotated[
+        float,
+        Field(ge=0, le=2, description="Weight of the images it shows. 1 is as trained."),
+        Setting("--ip-scale", "X", needs=("ip_adapter",)),
+    ] = 0.7
+    controlnet: Annotated[
+        Name,
+        Field(description="A ControlNet, which steers every frame."),
+        Setting("--controlnet", "PATH", names="network"),
+    ] = None
+    control_video: Annotated[
+        File,
+        Field(validate_default=True, description="Its edges, depth or poses: a video or image folder."),
+        Setting("--control-video", "FILE", names="input", needs=("controlnet",)),
+    ] = None
+    controlnet_scale: Annotated[
+        float,
+        Field(ge=0, le=10, description="How strongly it steers. 1 is as trained."),
+        Setting("--controlnet-scale", "X", needs=("controlnet",)),
+    ] = 1.0
+    controlnet_steps: Annotated[
+        Interval,
+        Field(description="Share of the steps it works in, e.g. 0-0.6."),
+        Setting("--controlnet-steps", "START-END", needs=("controlnet",)),
+    ] = None
+    sparsectrl: Annotated[
+        Name,
+        Field(description="A SparseCtrl encoder, which steers some frames."),
+        Setting("--sparsectrl", "PATH", names="network"),
+    ] = None
+    sparse_images: Annotated[
+        FileKeyframes,
+        Field(
+            validate_default=True, description="A frame's image for SparseCtrl, at the nearest whole frame."
+        ),
+        Setting("--sparse-image", "FRAME: FILE", each="frame", names="frame inputs", needs=("sparsectrl",)),
+    ] = ()
+    sparsectrl_scale: Annotated[
+        float,
+        Field(ge=0, le=10, description="How strongly it steers. 1 is as trained."),
+        Setting("--sparsectrl-scale", "X", needs=("sparsectrl",)),
+    ] = 1.0
+    quantize: Annotated[
+        QuantizeName | None,
+        Field(description="int8 stores linear maps in 8 bits; needs torchao."),
+        Setting("--quantize", "NAME"),
+    ] = None  # fmt: skip
 
     @model_validator(mode="before")
     @classmethod
@@ -149,149 +512,15 @@ class TravelSettings(BaseModel):
 
     @field_validator("guidance_scale_steps", "motion_scale_steps", "motion_effect_steps")
     @classmethod
-    def _check_one_axis(cls, steps: Any, info: Any) -> Any:
-        travel = info.field_name.replace("_steps", "_travel")
+    def _check_one_axis(cls, steps: tuple[Any, ...], info: ValidationInfo) -> tuple[Any, ...]:
+        travel = str(info.field_name).replace("_steps", "_travel")
         if steps and info.data.get(travel):
             raise ValueError(f"does not go with {travel}; keep one of them")
         return steps
 
-
-# Everything that decides what a clip looks like, as one frozen value; checked before any model is loaded.
-
-
-# What neither the user nor a model's folder says; the size is the U-Net's own.
-COMMON_DEFAULTS: Mapping[str, Any] = {
-    "fps": 8, "num_inference_steps": 25, "guidance_scale": 7.5, "scheduler": "ddim",
-}  # fmt: skip
-
-
-def _speed_level(value: object) -> object:
-    return 0 if value == "exact" else value
-
-
-class GenerationSettings(TravelSettings):
-    """Frozen settings of one clip. None means the model's own default (`generation_defaults.json`).
-
-    What changes along a clip or over the steps of its run stands in `TravelSettings`.
-
-    Attributes:
-        prompt: what the clip shows; never empty, stored verbatim.
-        negative_prompt: what guidance pushes away from; may be empty.
-        seed: 0 to 2^63 - 1. Frame i's noise depends on (seed, i) alone.
-        num_frames: 1 (a picture) to 4096.
-        height: pixels, a multiple of 8.
-        width: pixels, a multiple of 8.
-        fps: frames per second of the file, exact; it does not change the pixels.
-        num_inference_steps: denoising steps, 1 to 1000.
-        guidance_scale: 0 to 50; 1 switches guidance off.
-        scheduler: a name of `sampling.SCHEDULERS`.
-        model: "embedded", a folder or a hub id.
-        motion_adapter: a folder or hub id; None is the model's own, "none" switches temporal layers off.
-        dtype: precision of the networks; noise is always drawn in float32.
-        quantize: None, or "int8" for the linear maps of the U-Net and the temporal layers; needs torchao.
-        device: "auto" takes a GPU if there is one.
-        decode_chunk_size: frames decoded at once, 1 to 4096; a matter of memory. None takes fewer of large
-            frames, so that decoding takes less memory than denoising.
-        noise_type: how the frames' first noise hangs together, see `sampling.initial_noise`; None is what
-            the motion adapter was trained with.
-        noise_alpha: how closely for "mixed" and "progressive", 0 (not at all) to 100; None is the motion
-            adapter's.
-        noise_video: a video file or folder of images; the frames' noise moves as it does, `noise_alpha` says
-            how closely. Goes with independent noise.
-        motion_scale: factor on the scores of temporal attention, 0 to 10; 1 is the model as trained.
-        context_length: frames of a context window, 2 to 4096; None makes the clip in one pass.
-        context_overlap: frames that neighbouring windows share; None is a quarter of their length.
-        context_stride: levels of dilated windows, 1 to 8; 1 has none.
-        context_schedule: where windows lie from step to step, see `sampling.ContextWindows`.
-        context_fuse: how frames count where windows overlap.
-        loop: whether the clip's end meets its beginning; windows then go around it.
-        freenoise: long clips in one pass: noise that repeats, temporal attention in context windows.
-        freeinit: how often the clip is denoised with FreeInit, 2 to 10; 0 and 1 are plain sampling.
-        freeinit_filter: what is kept of the last result, see `sampling.low_pass_filter`.
-        freeinit_spatial_cutoff: 0 to 1.
-        freeinit_temporal_cutoff: 0 to 1.
-        init_video: a video file or folder of images to start from; its first frames are taken.
-        init_image: a picture that the clip begins with.
-        strength: how much is made anew, above 0 to 1, which leaves next to nothing of the input; None is 0.6
-            for a video and 0.75 for a picture.
-        enforce_steps: whether all `num_inference_steps` are done at any strength, not that share of them.
-        image_hold: how much later frames are held to the picture: 0 (free) to 1 (all alike), frame i by its
-            i-th power; None is 0.8. With a PIA adapter how alike they are; None is its list for small motion.
-        loras: "PATH" or "PATH:WEIGHT" of each LoRA, on temporal layers or on the image model.
-        speed: 0 ("exact"), or 1 to 3: ever more steps run the outermost layer alone; docs/benchmarks.md
-            tells how far clips drift.
-        compile: whether PyTorch compiles the repeated parts of the network first, which takes a minute once
-            and can pay on a GPU; frames differ by rounding. Off where there is no compiler.
-        guidance_interval: noise levels within which guidance is at work, as shares of the trained timesteps:
-            0 is no noise, 1 noise alone; None is all of them. Outside, a step costs half.
-        ip_adapter: a file, a folder with one, or a file on the hub, such as
-            "h94/IP-Adapter/models/ip-adapter_sd15.safetensors"; its image encoder lies beside it.
-        ip_image: pictures that the IP-Adapter shows the image model, by frames as in `ImageRanges`; a path
-            alone holds for the whole clip.
-        ip_scale: weight of what the pictures add, 0 (nothing) to 2; 1 is as trained.
-        controlnet: a folder or hub id of a ControlNet, which steers every frame.
-        control_video: what it reads: a video or a folder of images of edges, depth or poses, one per frame.
-        controlnet_scale: weight of what it adds, 0 (nothing) to 10; 1 is as trained.
-        controlnet_steps: shares of the steps between which it is at work; None is all of them.
-        sparsectrl: a folder, file or hub id of a SparseCtrl encoder, which steers some frames.
-        sparse_images: frame to picture for it, frames as in `TextKeyframes`, at the nearest whole one.
-        sparsectrl_scale: weight of what it adds, 0 (nothing) to 10; 1 is as trained.
-    """
-
-    prompt: Annotated[str, AfterValidator(check_prompt)]
-    negative_prompt: Annotated[str, AfterValidator(check_text)] = ""
-    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
-    num_frames: Annotated[int | None, Field(ge=1, le=4096)] = None
-    height: Size = None
-    width: Size = None
-    fps: Fps = None
-    num_inference_steps: Annotated[int | None, Field(ge=1, le=1000)] = None
-    guidance_scale: Annotated[float | None, Field(ge=0, le=50)] = None
-    scheduler: SchedulerName | None = None
-    model: Annotated[str, AfterValidator(check_name)] = "embedded"
-    motion_adapter: Annotated[str | None, AfterValidator(check_name)] = None
-    dtype: DtypeName = "float32"
-    device: Annotated[str, AfterValidator(check_device)] = "auto"
-    decode_chunk_size: Annotated[int | None, Field(ge=1, le=4096)] = None
-    noise_type: NoiseType | None = None
-    noise_alpha: Annotated[float | None, Field(ge=0, le=100)] = None
-    noise_video: Annotated[str | None, AfterValidator(check_path)] = None
-    motion_scale: Annotated[float, Field(ge=0, le=10)] = 1.0
-    context_length: Annotated[int | None, Field(ge=2, le=4096)] = None
-    context_overlap: Annotated[int | None, Field(ge=0, le=4095)] = None
-    context_stride: Annotated[int, Field(ge=1, le=8)] = 1
-    context_schedule: ContextSchedule = "uniform"
-    context_fuse: ContextFuse = "pyramid"
-    loop: bool = False
-    freenoise: bool = False
-    freeinit: Annotated[int, Field(ge=0, le=10)] = 0
-    freeinit_filter: FrequencyFilter = "butterworth"
-    freeinit_spatial_cutoff: Annotated[float, Field(ge=0, le=1)] = 0.25
-    freeinit_temporal_cutoff: Annotated[float, Field(ge=0, le=1)] = 0.25
-    init_video: Annotated[str | None, AfterValidator(check_path)] = None
-    init_image: Annotated[str | None, AfterValidator(check_path)] = None
-    strength: Annotated[float | None, Field(ge=0.001, le=1)] = None
-    enforce_steps: bool = False
-    image_hold: Annotated[float | None, Field(ge=0, le=1)] = None
-    loras: Annotated[tuple[str, ...], BeforeValidator(check_loras)] = ()
-    speed: Annotated[int, BeforeValidator(_speed_level), Field(ge=0, le=3)] = 0
-    compile: bool = False
-    guidance_interval: Interval = None
-    ip_adapter: Annotated[str | None, AfterValidator(check_name)] = None
-    ip_image: ImageRanges = ()
-    ip_scale: Annotated[float, Field(ge=0, le=2)] = 0.7
-    controlnet: Annotated[str | None, AfterValidator(check_name)] = None
-    control_video: Annotated[str | None, AfterValidator(check_path), Field(validate_default=True)] = None
-    controlnet_scale: Annotated[float, Field(ge=0, le=10)] = 1.0
-    controlnet_steps: Interval = None
-    sparsectrl: Annotated[str | None, AfterValidator(check_name)] = None
-    sparse_images: Annotated[FileKeyframes, Field(validate_default=True)] = ()
-    sparsectrl_scale: Annotated[float, Field(ge=0, le=10)] = 1.0
-    quantize: QuantizeName | None = None
-
     @field_validator("quantize")
     @classmethod
-    def _check_nothing_added(cls, quantize: str | None, info: Any) -> str | None:
+    def _check_nothing_added(cls, quantize: str | None, info: ValidationInfo) -> str | None:
         for name in ("loras", "ip_adapter"):
             if quantize is not None and info.data.get(name):
                 raise ValueError(f"does not go with {name}; keep one of them")
@@ -299,14 +528,14 @@ class GenerationSettings(TravelSettings):
 
     @field_validator("init_image")
     @classmethod
-    def _check_one_input(cls, image: str | None, info: Any) -> str | None:
+    def _check_one_input(cls, image: str | None, info: ValidationInfo) -> str | None:
         if image is not None and info.data.get("init_video") is not None:
             raise ValueError("does not go with init_video; keep one of them")
         return image
 
     @field_validator("control_video", "sparse_images")
     @classmethod
-    def _check_control(cls, given: Any, info: Any) -> Any:
+    def _check_control(cls, given: Any, info: ValidationInfo) -> Any:
         network = "controlnet" if info.field_name == "control_video" else "sparsectrl"
         if not given and info.data.get(network) is not None:
             raise ValueError(f"is missing, but {network} is set; name what it reads, or drop both")
@@ -314,7 +543,7 @@ class GenerationSettings(TravelSettings):
 
     @field_validator("context_overlap")
     @classmethod
-    def _check_overlap(cls, overlap: int | None, info: Any) -> int | None:
+    def _check_overlap(cls, overlap: int | None, info: ValidationInfo) -> int | None:
         length = info.data.get("context_length")
         if overlap is not None and length is not None and overlap >= length:
             raise ValueError(f"must be below context_length {length}; a quarter of it is usual")
@@ -322,11 +551,23 @@ class GenerationSettings(TravelSettings):
 
     @field_validator("loop")
     @classmethod
-    def _check_loop(cls, loop: bool, info: Any) -> bool:
+    def _check_loop(cls, loop: bool, info: ValidationInfo) -> bool:
         schedule = info.data.get("context_schedule")
         if loop and schedule in {"static", "even", "batched"}:
             raise ValueError(f"does not go with context_schedule {schedule}; leave the schedule out")
         return loop
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> "GenerationSettings":
+        """Check keyword values.
+
+        Args:
+            values: By field name.
+
+        Raises:
+            ValueError: One line with the setting, its rule and the value given.
+        """
+        return validate(cls, Layer(values))
 
     @property
     def all_prompts(self) -> tuple[str, ...]:
@@ -336,87 +577,117 @@ class GenerationSettings(TravelSettings):
 
     @property
     def input_files(self) -> dict[str, str]:
-        """Pictures and videos that the clip starts from, by the setting that names them."""
-        return input_files(self)
+        """Images and videos that the clip starts from, by the setting that names them."""
+        paths = {name: getattr(self, name) for name in named("input")}
+        for name in named("frame inputs"):
+            paths |= {f"{name}.{frame}": path for frame, path in getattr(self, name)}
+        return {name: path for name, path in paths.items() if path is not None}
+
+    @property
+    def networks(self) -> dict[str, str]:
+        """Networks beside the model, by the setting that names them."""
+        found = {name: getattr(self, name) for name in named("network")}
+        return {name: place for name, place in found.items() if place is not None}
 
     def input_sha256s(self) -> dict[str, str]:
-        """Hashes of the files that the clip starts from, as far as they can be read."""
-        return input_sha256s(self)
+        """Hashes of these files and of networks' weights, as far as they can be read."""
+        hashes = {name: content_sha256(path) for name, path in self.input_files.items()}
+        hashes |= {name: network_sha256(path) for name, path in self.networks.items()}
+        if self.ip_adapter is not None:  # and of its image encoder
+            hashes |= ip_adapter_sha256s(self.ip_adapter)
+        return {name: sha256 for name, sha256 in hashes.items() if sha256 is not None}
 
-    @classmethod
-    def from_values(cls, values: Mapping[str, Any]) -> "GenerationSettings":
-        """Settings from keyword values.
+    def check_image_prompt(self) -> None:
+        """Refuse images without an IP-Adapter, one without images, and frames that the clip does not have.
 
         Raises:
-            ValueError: one line with the setting, its rule and the value given.
+            ValueError: One of these; frames are checked if their number is known.
         """
-        return validate(cls, Layer(values))
+        if self.ip_image and self.ip_adapter is None:
+            raise ValueError("ip_image needs an IP-Adapter that reads it; set ip_adapter to its file")
+        if self.ip_adapter is not None and not self.ip_image:
+            raise ValueError("ip_adapter needs a picture to show; set ip_image to one")
+        if self.num_frames is not None:
+            place_images("ip_image", self.ip_image, self.num_frames)
 
     def with_defaults(self, defaults: Mapping[str, Any]) -> "GenerationSettings":
-        """The settings with every None filled from a model's defaults; keys it does not know are ignored.
+        """Fill every None from a model's defaults.
 
-        Raises:
-            ValueError: a default outside its range.
+        Args:
+            defaults: Checked, see `model_defaults`; names that are no settings are ignored.
         """
-        own = self.model_dump()
-        filled = {key: defaults.get(key) if value is None else value for key, value in own.items()}
-        return self.from_values(filled)
+        left_open = [name for name in type(self).model_fields if getattr(self, name) is None]
+        return self.model_copy(update={name: defaults[name] for name in left_open if name in defaults})
 
     def canonical_json(self) -> str:
         """Sorted keys, no spaces, fractions as text: equal settings give equal bytes."""
-        return canonical(self.model_dump(mode="json"))
+        return _canonical(self.model_dump(mode="json"))
 
     def job_id(self, model_identity: Mapping[str, Any] | None = None) -> str:
         """First 12 hex digits of the SHA-256 of everything that changes the pixels.
 
         Args:
-            model_identity: hashes of the weights, if known; then the model's name does not count.
+            model_identity: Hashes of the weights, if known; then the model's name does not count.
         """
-        values = counted(self.model_dump(mode="json"), WITHOUT_EFFECT)
-        values = content_in_place_of_paths(values, self.input_sha256s())
+        values = {
+            name: value
+            for name, value in self.model_dump(mode="json").items()
+            if name in PIXEL_FIELDS and not (name in WITHOUT_EFFECT and value in (None, WITHOUT_EFFECT[name]))
+        }
+        sha256s = self.input_sha256s()
+        by_frame = {
+            name: {frame: sha256s.get(f"{name}.{frame}", path) for frame, path in values[name].items()}
+            for name in named("frame inputs")
+            if name in values
+        }
+        values = {**values, **sha256s, **by_frame}
         if "loras" in values:
             values["loras"] = [lora_identity(entry) for entry in self.loras]
         if model_identity is not None:
             values |= {"model": dict(model_identity), "motion_adapter": None}
-        return hashlib.sha256(canonical(values).encode()).hexdigest()[:12]
+        return hashlib.sha256(_canonical(values).encode()).hexdigest()[:12]
 
 
-PIXEL_FIELDS = tuple(name for name in GenerationSettings.model_fields if name not in NO_PIXEL_FIELDS)
+SETTINGS: Mapping[str, Setting] = {
+    name: next(part for part in field.metadata if isinstance(part, Setting))
+    for name, field in GenerationSettings.model_fields.items()
+}
+"""The declaration of every field."""
+
+PIXEL_FIELDS = tuple(name for name, setting in SETTINGS.items() if setting.pixels)
 """What a clip's pixels depend on."""
 
-WITHOUT_EFFECT: Mapping[str, Any] = without_effect(GenerationSettings(prompt="-").model_dump(mode="json"))
+_DEFAULTS = GenerationSettings(prompt="-").model_dump(mode="json")
+WITHOUT_EFFECT: Mapping[str, Any] = {
+    name: _DEFAULTS[name] if SETTINGS[name].none_means is None else SETTINGS[name].none_means
+    for name in PIXEL_FIELDS
+    if not SETTINGS[name].in_id
+}
 """Values at which pixel fields change nothing; they then do not count in a job's id."""
 
 
-# Settings that change nothing because another one is not set, each with a line that says so.
-
-
-USED_WITH = {  # setting -> those that are ignored without it
-    "init_image": ("image_hold",),
-    "ip_adapter": ("ip_scale",),
-    "controlnet": ("control_video", "controlnet_scale", "controlnet_steps"),
-    "sparsectrl": ("sparse_images", "sparsectrl_scale"),
-    "freeinit": ("freeinit_filter", "freeinit_spatial_cutoff", "freeinit_temporal_cutoff"),
-}
+def named(kind: Literal["input", "frame inputs", "network", "loras"]) -> tuple[str, ...]:
+    """The settings that name files or networks of one kind."""
+    return tuple(name for name, setting in SETTINGS.items() if setting.names == kind)
 
 
 def ignored_settings(settings: GenerationSettings) -> Iterator[str]:
-    """Say of each setting that is asked for and ignored what it needs."""
-    if settings.init_video is None and settings.init_image is None:
-        yield from _ignored(settings, ("strength", "enforce_steps"), "init_video or init_image")
-    for needs, names in USED_WITH.items():
-        if not getattr(settings, needs):
-            yield from _ignored(settings, names, needs)
-    if settings.freenoise:
-        if settings.loop or settings.context_schedule != "uniform":
-            yield "loop and context_schedule are ignored by freenoise, whose windows never move"
-    elif settings.context_length is None:
-        yield from _ignored(settings, ("context_overlap", "context_stride", "context_fuse"), "context_length")
-        if settings.context_schedule != "uniform_looped":  # which turns a clip of one window
-            yield from _ignored(settings, ("context_schedule",), "context_length")
+    """Say of each setting that is asked for and changes nothing what it needs."""
+    for name, setting in SETTINGS.items():
+        is_default = getattr(settings, name) == GenerationSettings.model_fields[name].default
+        if (
+            setting.needs
+            and not is_default
+            and not any(getattr(settings, needed) for needed in setting.needs)
+        ):
+            yield f"{name} is ignored without {' or '.join(setting.needs)}; set that too, or leave it out"
+    if settings.freenoise and (settings.loop or settings.context_schedule != "uniform"):
+        yield "loop and context_schedule are ignored by freenoise, whose windows never move"
+    # uniform_looped turns a clip of one window, too
+    one_window = settings.context_length is None and not settings.freenoise
+    if one_window and settings.context_schedule not in {"uniform", "uniform_looped"}:
+        yield "context_schedule is ignored without context_length; set that too, or leave it out"
 
 
-def _ignored(settings: GenerationSettings, names: Iterable[str], needs: str) -> Iterator[str]:
-    for name in names:
-        if getattr(settings, name) != GenerationSettings.model_fields[name].default:
-            yield f"{name} is ignored without {needs}; set that too, or leave it out"
+def _canonical(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

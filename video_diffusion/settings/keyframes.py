@@ -217,7 +217,7 @@ def place_frame(text: str, num_frames: int) -> Fraction:
 
 
 _FRAME_OR_SHARE = r"-?\d{1,4}|0?\.\d{1,9}|0\.|1\.0{0,9}"
-FRAMES = re.compile(rf"({_FRAME})(?:-({_FRAME}))?")
+FRAMES = re.compile(rf"({_FRAME_OR_SHARE})(?:-({_FRAME_OR_SHARE}))?")
 WHOLE_CLIP = "0"  # a picture holds on both sides of its frames, so that of one frame alone holds everywhere
 
 
@@ -290,23 +290,6 @@ def place_images(name: str, images: Sequence[tuple[str, str]], num_frames: int) 
     for start, end, _, path in ranges:
         keyframes += [(float(frame), path) for frame in dict.fromkeys((start, end))]
     return keyframes
-
-
-def check_image_prompt(settings: Any) -> None:
-    """Refuse pictures without an IP-Adapter, one without pictures, and frames that the clip does not have.
-
-    Args:
-        settings: Of one clip; frames are checked if their number is known.
-
-    Raises:
-        ValueError: See above.
-    """
-    if settings.ip_image and settings.ip_adapter is None:
-        raise ValueError("ip_image needs an IP-Adapter that reads it; set ip_adapter to its file")
-    if settings.ip_adapter is not None and not settings.ip_image:
-        raise ValueError("ip_adapter needs a picture to show; set ip_image to one")
-    if settings.num_frames is not None:
-        place_images("ip_image", settings.ip_image, settings.num_frames)
 
 
 # Factors for the temporal layers of single blocks of the U-Net.

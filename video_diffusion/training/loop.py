@@ -161,6 +161,8 @@ def folded_frame_attention(unet: Any, num_frames: int) -> Iterator[None]:
 class NonFiniteLossError(ArithmeticError):
     """The loss turned NaN or infinite; nothing that follows could be learned from."""
 
+    exit_code = 1
+
 
 @dataclass(frozen=True)
 class TrainingStep:

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-import cv2
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from video_diffusion.video.files import atomic_path
+from video_diffusion.video.files import write_bytes
 from video_diffusion.video.reader import iter_frames
+from video_diffusion.video.writer import image_bytes
 
 
 def read_input_video(
@@ -43,15 +43,18 @@ def read_input_image(
 
 
 def fit(pixels: UInt8[np.ndarray, "h_in w_in 3"], height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
-    """Scale a picture until it covers the size, and cut evenly what sticks out; pixels stay square."""
+    """Crop an image about its centre to the aspect of the size and resize it, bicubic; pixels stay square.
+
+    Pillow averages over all the pixels that fall into a smaller one. OpenCV could too, but it hangs in
+    processes that were forked after it had started its threads, and readers of training clips are forked.
+    """
     rows, columns = pixels.shape[:2]
+    if (rows, columns) == (height, width):
+        return pixels
     scale = max(height / rows, width / columns)
-    size = (max(width, round(columns * scale)), max(height, round(rows * scale)))
-    if size != (columns, rows):
-        method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-        pixels = np.asarray(cv2.resize(pixels, size, interpolation=method), dtype=np.uint8)
-    top, left = (size[1] - height) // 2, (size[0] - width) // 2
-    return np.ascontiguousarray(pixels[top : top + height, left : left + width])
+    left, top = (columns - width / scale) / 2, (rows - height / scale) / 2
+    box = (left, top, left + width / scale, top + height / scale)
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC, box))
 
 
 def _warn_of_cut(what: str, shape: tuple[int, ...], height: int, width: int) -> None:
@@ -74,7 +77,7 @@ PAPER, INK, FAINT, RULE, ACCENT = "#ffffff", "#1d2433", "#7b8494", "#e4e7ec", "#
 MARGIN, GAP, LABEL, HEADER_SIZE, TEXT_SIZE = 28, 6, 20, 20, 13
 CHART_HEIGHT, SMOOTH = 150, 4
 MIN_CELL, MAX_CELL = 96, 320  # pixels of a frame's wider side on the sheet
-_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def draw_contact_sheet(
@@ -129,10 +132,10 @@ def draw_filmstrip(rows: Sequence[Frames], labels: Sequence[str], title: str, fa
 
 def save_picture(path: Path, picture: Picture, overwrite: bool = True) -> None:
     """Writes a PNG, JPEG or WebP atomically, by suffix."""
-    if path.suffix.lower() not in _FORMATS:
-        raise ValueError(f"path must end in {', '.join(_FORMATS)} (given {str(path)!r})")
-    with atomic_path(path, overwrite=overwrite) as part, part.open("wb") as file:
-        Image.fromarray(picture).save(file, _FORMATS[path.suffix.lower()], quality=95)
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"path must end in {', '.join(SUFFIXES)} (given {str(path)!r})")
+    quality = {} if path.suffix.lower() == ".png" else {"quality": 95}
+    write_bytes(path, image_bytes(picture, path.suffix, **quality), overwrite)
 
 
 def evenly(count: int, most: int) -> list[int]:

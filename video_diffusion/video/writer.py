@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
+import imageio.v3 as iio
 import imageio_ffmpeg
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
+from video_diffusion.settings.errors import FieldError
 from video_diffusion.video.files import atomic_path
 from video_diffusion.video.reader import VideoReadError, iter_frames
 
@@ -108,7 +109,7 @@ def choose_encoding(
     """
     suffix = Path(path).suffix.lower()
     if codec is not None and codec not in CODECS:
-        raise ValueError(f"codec is one of {', '.join(CODECS)} (given {codec!r})")
+        raise FieldError("codec", f"codec is one of {', '.join(CODECS)} (given {codec!r})")
     if codec is None and str(path).endswith("/"):
         codec = "png"
     if codec == "png" and suffix not in SUFFIXES:
@@ -116,19 +117,21 @@ def choose_encoding(
     elif suffix not in SUFFIXES:
         given = f"{suffix!r}" if suffix else "no suffix"
         ways = f"use {', '.join(SUFFIXES)}, or end the name in / for a folder of PNGs"
-        raise ValueError(f"the suffix of {str(path)!r} names no format ({given}); {ways}")
+        raise FieldError("out", f"the suffix of {str(path)!r} names no format ({given}); {ways}")
     else:
         chosen = CODECS[codec or _DEFAULT_CODEC.get(suffix, "libx264")]
     if suffix in SUFFIXES and suffix not in chosen.suffixes:
         where = ", ".join(chosen.suffixes) or "a folder (a name without suffix, or ending in /)"
-        raise ValueError(f"codec {chosen.name} does not go into {suffix}; it goes into {where}")
+        raise FieldError("codec", f"codec {chosen.name} does not go into {suffix}; it goes into {where}")
     if crf is not None and chosen.crf is None:
-        raise ValueError(f"crf has no meaning for {chosen.name}; leave it out")
+        raise FieldError("crf", f"crf has no meaning for {chosen.name}; leave it out")
     if crf is not None and not 0 <= crf <= chosen.max_crf:
-        raise ValueError(f"crf for {chosen.name} is from 0 (best) to {chosen.max_crf} (given {crf})")
+        raise FieldError("crf", f"crf for {chosen.name} is from 0 (best) to {chosen.max_crf} (given {crf})")
     if pixel_format is not None and pixel_format not in chosen.pixel_formats:
         known = ", ".join(chosen.pixel_formats) or "its own only; leave pixel_format out"
-        raise ValueError(f"pixel_format for {chosen.name} is {known} (given {pixel_format!r})")
+        raise FieldError(
+            "pixel_format", f"pixel_format for {chosen.name} is {known} (given {pixel_format!r})"
+        )
     default_format = chosen.pixel_formats[0] if chosen.pixel_formats else None
     return Encoding(chosen, suffix, chosen.crf if crf is None else crf, pixel_format or default_format)
 
@@ -144,13 +147,16 @@ def check_clip(encoding: Encoding, width: int, height: int, fps: Fraction) -> No
         other = (
             "use even sides" if len(codec.pixel_formats) == 1 else "use even sides or pixel_format yuv444p"
         )
-        raise ValueError(f"size {width}x{height} has an odd side, which yuv420p cannot store; {other}")
+        raise FieldError(
+            "size", f"size {width}x{height} has an odd side, which yuv420p cannot store; {other}"
+        )
     if max(width, height) > codec.max_side:
-        raise ValueError(
-            f"size {width}x{height} is larger than {codec.name} holds ({codec.max_side}); use png"
+        raise FieldError(
+            "size", f"size {width}x{height} is larger than {codec.name} holds ({codec.max_side}); use png"
         )
     if not 0 < fps <= codec.max_fps:
-        raise ValueError(f"fps for {codec.name} is above 0 and at most {codec.max_fps} (given {fps})")
+        message = f"fps for {codec.name} is above 0 and at most {codec.max_fps} (given {fps})"
+        raise FieldError("fps", message)
 
 
 def timing_note(encoding: Encoding, fps: Fraction) -> str | None:
@@ -183,6 +189,8 @@ WEBP_QUALITY = 90
 
 class VideoWriteError(RuntimeError):
     """The encoder failed, or what it wrote does not hold the frames; nothing was left at the path."""
+
+    exit_code = 4
 
 
 def write_video(
@@ -247,6 +255,11 @@ def codec_problem(name: str) -> str | None:
     return None
 
 
+def is_bundled_ffmpeg() -> bool:
+    """Whether clips are encoded by the ffmpeg that imageio-ffmpeg brings along, whose encoders are known."""
+    return Path(imageio_ffmpeg.__file__).parent in Path(imageio_ffmpeg.get_ffmpeg_exe()).parents
+
+
 def working_codecs() -> dict[str, str | None]:
     """Every codec of the table, tried: None if it works here, else why not."""
     return {name: codec_problem(name) for name in CODECS}
@@ -261,19 +274,8 @@ def _write_ffmpeg(
 ) -> None:
     _, height, width, _ = frames.shape
     muxer = _MUXERS[encoding.suffix]
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-nostats", "-loglevel", "error"]
-    command += [
-        "-f",
-        "rawvideo",
-        "-pix_fmt",
-        "rgb24",
-        "-s",
-        f"{width}x{height}",
-        "-r",
-        str(fps),
-        "-i",
-        "pipe:0",
-    ]
+    raw = f"-f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {fps} -i pipe:0"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-nostats", "-loglevel", "error", *raw.split()]
     with tempfile.NamedTemporaryFile(suffix=".ffmetadata") as tags, tempfile.TemporaryFile() as log:
         if metadata:
             tags.write(_ffmetadata(metadata).encode())
@@ -331,22 +333,28 @@ def _ffmetadata(metadata: Mapping[str, str]) -> str:
     return ";FFMETADATA1\n" + "\n".join(lines) + "\n"
 
 
+def image_bytes(
+    pixels: UInt8[np.ndarray, "h w 3"] | UInt8[np.ndarray, "f h w 3"], suffix: str, **options: Any
+) -> bytes:
+    """Encode an image, or the frames of an animation, by imageio.
+
+    In memory: where a disk is full, imageio complains again of the file that it could not close.
+    """
+    encoded: bytes = iio.imwrite("<bytes>", pixels, extension=suffix.lower(), plugin="pillow", **options)
+    return encoded
+
+
 def _write_webp(part: Path, frames: UInt8[np.ndarray, "f h w 3"], fps: Fraction) -> None:
     times = frame_times(len(frames), fps, 1000)
     durations = [end - start for start, end in pairwise(times)]
-    first, *rest = [Image.fromarray(frame) for frame in frames]
-    with part.open("wb") as file:
-        first.save(
-            file, "WEBP", save_all=True, append_images=rest, duration=durations, loop=0, quality=WEBP_QUALITY
-        )
+    part.write_bytes(image_bytes(frames, ".webp", duration=durations, loop=0, quality=WEBP_QUALITY))
 
 
 def _write_pngs(part: Path, frames: UInt8[np.ndarray, "f h w 3"]) -> None:
     part.mkdir()
     digits = max(4, len(str(len(frames) - 1)))
     for index, frame in enumerate(frames):
-        with (part / f"{index:0{digits}d}.png").open("wb") as file:
-            Image.fromarray(frame).save(file, "PNG")
+        (part / f"{index:0{digits}d}.png").write_bytes(image_bytes(frame, ".png"))
 
 
 def _verify(part: Path, path: Path, encoding: Encoding, num_frames: int, size: tuple[int, int]) -> None:

@@ -20,7 +20,20 @@ with `line_chart` from "line_chart.html" and `chart` from `draw_line_chart`.
 Everything that goes into a template is escaped and cannot run, load or reorder anything, whoever wrote it.
 """
 
-from video_diffusion.web.charts import Line, LineChart, Scale, draw_line_chart, scale_over
+from video_diffusion.web.charts import (
+    BAD,
+    GOOD,
+    INK,
+    RULE,
+    SOFT,
+    Hint,
+    Line,
+    LineChart,
+    Scale,
+    draw_line_chart,
+    inline_svg,
+    scale_over,
+)
 from video_diffusion.web.clips import (
     ClipPictures,
     ClipView,
@@ -32,8 +45,14 @@ from video_diffusion.web.clips import (
 from video_diffusion.web.page import counted, number, render_page, signed, visible, write_page
 
 __all__ = [
+    "BAD",
+    "GOOD",
+    "INK",
+    "RULE",
+    "SOFT",
     "ClipPictures",
     "ClipView",
+    "Hint",
     "Line",
     "LineChart",
     "Scale",
@@ -41,6 +60,7 @@ __all__ = [
     "counted",
     "draw_clip_pictures",
     "draw_line_chart",
+    "inline_svg",
     "number",
     "relative_url",
     "render_page",

@@ -1,9 +1,109 @@
-"""Scales and line charts as numbers: where every mark goes; templates draw them."""
+"""Charts on a page: matplotlib's SVG made at home in it; scales and line charts that templates draw."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
+from xml.etree import ElementTree
+
+from markupsafe import Markup
+
+from video_diffusion.web.page import visible
+
+INK, SOFT, RULE = "#1d2433", "#565f70", "#e2e5e9"
+GOOD, BAD = "#1c7a4d", "#b93434"
+PAGE_COLOURS = {
+    INK: "var(--ink)", SOFT: "var(--soft)", RULE: "var(--rule)", GOOD: "var(--good)", BAD: "var(--bad)",
+    "#ffffff": "var(--surface)",
+}  # fmt: skip
+"""What a chart for paper is drawn in → the page's own colour, which is another in the dark."""
+
+
+@dataclass(frozen=True)
+class Hint:
+    """What a mark of a chart tells when it is pointed at, and the address that it leads to, "" for none."""
+
+    words: str
+    href: str = ""
+
+
+def inline_svg(svg: str, name: str, words: str, hints: Mapping[str, Sequence[Hint]]) -> Markup:
+    """An SVG of matplotlib as an element of a page: in the page's colours and font, its marks with hints.
+
+    The page's policy forbids style attributes, so they become attributes of presentation.
+
+    Args:
+        svg: whole file, texts kept as texts.
+        name: unique on the page; ids begin with it.
+        words: what the chart shows, read out.
+        hints: id of a group → a hint for each mark in it (for the group, if there is one alone). The group's
+            class is its id up to the first "-".
+    """
+    root = ElementTree.fromstring(svg)
+    for parent in root.iter():
+        for child in list(parent):
+            if child.tag.rpartition("}")[2] in {"metadata", "style"}:
+                parent.remove(child)
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]
+        given = {key.rpartition("}")[2]: value for key, value in element.attrib.items()}
+        given |= _presentation(given.pop("style", ""))
+        for key, value in given.items():
+            if key == "id":
+                given[key] = f"{name}-{value}"
+            elif value.startswith(("#", "url(#")) and key in {"href", "clip-path"}:
+                given[key] = value.replace("#", f"#{name}-")
+        element.attrib.clear()
+        element.attrib.update(given)
+    for group in list(root.iter("g")):
+        gid = group.get("id", "").removeprefix(f"{name}-")
+        if gid in hints:
+            group.set("class", gid.split("-")[0])
+            _tell(group, hints[gid])
+    box = root.get("viewBox", "")
+    root.attrib.clear()
+    root.attrib |= {
+        "class": "chart", "viewBox": box, "role": "group" if hints else "img", "aria-label": visible(words),
+        "stroke-linejoin": "round", "stroke-linecap": "butt",
+    }  # fmt: skip
+    return Markup(ElementTree.tostring(root, encoding="unicode"))
+
+
+def _presentation(style: str) -> dict[str, str]:
+    """A style attribute as attributes, colours as the page's."""
+    found: dict[str, str] = {}
+    for part in style.split(";"):
+        key, _, value = (text.strip() for text in part.partition(":"))
+        if key == "font":  # "bold 9px 'DejaVu Sans', …": the family is the page's
+            before, size, _ = value.partition("px ")
+            *weight, number = before.split()
+            found |= {"font-size": number + size.strip()} | ({"font-weight": weight[0]} if weight else {})
+        elif key and key != "font-family":
+            found[key] = PAGE_COLOURS.get(value, value)
+    return found
+
+
+def _tell(group: ElementTree.Element, hints: Sequence[Hint]) -> None:
+    """A title in the group, or in each of its marks, which then are links where there is an address."""
+    if len(hints) == 1 and not hints[0].href:
+        title = ElementTree.Element("title")
+        title.text = visible(hints[0].words)
+        group.insert(0, title)
+        return
+    marks = [
+        (parent, mark)
+        for parent in group.iter()
+        if parent.tag != "defs"
+        for mark in parent
+        if mark.tag in {"use", "path"} and parent.tag != "a"
+    ]
+    for (parent, mark), hint in zip(marks, hints, strict=True):
+        link = ElementTree.Element("a", {"href": hint.href, "tabindex": "-1"} if hint.href else {})
+        title = ElementTree.SubElement(mark, "title")
+        title.text = visible(hint.words)
+        mark.set("class", "dot")
+        parent[list(parent).index(mark)] = link
+        link.append(mark)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """A clip as a page shows it: its relative address, small still images, and what the template needs."""
 
 import base64
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from video_diffusion.video import VideoReadError, iter_frames
+from video_diffusion.video.writer import image_bytes
 
 
 def relative_url(path: str) -> str:
@@ -111,10 +111,9 @@ def _reduced(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]
 
 
 def _data_url(pixels: UInt8[np.ndarray, "h w 3"]) -> str:
-    file = io.BytesIO()
     lossless = pixels.shape[0] * pixels.shape[1] <= LOSSLESS_UP_TO
-    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "WEBP", lossless=lossless, quality=70)
-    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+    encoded = image_bytes(np.ascontiguousarray(pixels), ".webp", lossless=lossless, quality=70)
+    return f"data:image/webp;base64,{base64.b64encode(encoded).decode()}"
 
 
 # A clip as a page shows it: what the template `clip.html` needs.

@@ -17,7 +17,7 @@ _JOINERS = "\u200c\u200d"  # letters and emoji of many scripts need them
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
-def visible(value: Any) -> Any:
+def visible(value: object) -> Any:
     r"""A text in which nothing is hidden: control, direction and invisible characters are written out.
 
     Escape becomes ␛, a right-to-left override <U+202E>, half a surrogate pair <U+D800>. Line ends, tabs and

@@ -15,9 +15,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from video_diffusion.training.data import ClipDataset, ClipOrder, Draw
-from video_diffusion.training.data.cutting import _frames, fit, frames_at
+from video_diffusion.training.data.cutting import _frames, frames_at
 from video_diffusion.training.data.manifest import ClipChangedError
 from video_diffusion.video import read_video
+from video_diffusion.video.images import fit
 
 
 @pytest.fixture(scope="module")
@@ -159,11 +160,11 @@ def test_frames_are_cropped_about_the_centre_and_never_stretched() -> None:
     frame[:, 10:50] = 255  # a white square in the middle
     assert fit(frame, 40, 40).min() == 255
     assert fit(frame, 20, 20).shape == (20, 20, 3) and fit(frame, 20, 20)[2:-2, 2:-2].min() == 255
-    assert fit(frame, 60, 40) is not None and np.array_equal(fit(frame, 60, 40), frame)
-    wide = fit(frame, 90, 30)  # cut to 60x20, then enlarged by 1.5
+    assert fit(frame, 40, 60) is not None and np.array_equal(fit(frame, 40, 60), frame)
+    wide = fit(frame, 30, 90)  # cut to 60x20, then enlarged by 1.5
     assert wide.shape == (30, 90, 3) and (wide[:, 20:70] > 250).all() and (wide[:, :12] < 6).all()
     stripes = np.tile(np.array([0, 255], np.uint8)[None, :, None], (8, 8, 3))  # 8 by 16
-    assert (np.abs(fit(stripes, 4, 2).astype(int) - 128) < 12).all()  # averaged, not skipped
+    assert (np.abs(fit(stripes, 2, 4).astype(int) - 128) < 12).all()  # averaged, not skipped
 
 
 def test_pictures_have_one_frame(folder: Path) -> None:

@@ -11,7 +11,6 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from video_diffusion.training.data.manifest import ClipEntry
 from video_diffusion.video import VideoReadError, open_video
@@ -256,18 +255,3 @@ def _frames(
         for time in wanted[len(found) :]:
             found[time] = shown
     return found
-
-
-def fit(frame: UInt8[np.ndarray, "h w 3"], width: int, height: int) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Crops a frame about its centre to the aspect of the size and resizes it, bicubic; nothing is stretched.
-
-    Pillow averages over all the pixels that fall into a smaller one. OpenCV could too, but it hangs in
-    processes that were forked after it had started its threads, and readers of training clips are forked.
-    """
-    rows, columns = frame.shape[:2]
-    if (columns, rows) == (width, height):
-        return frame
-    scale = max(width / columns, height / rows)
-    left, top = (columns - width / scale) / 2, (rows - height / scale) / 2
-    box = (left, top, left + width / scale, top + height / scale)
-    return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC, box))

@@ -23,13 +23,13 @@ from video_diffusion.training.data.cutting import (
     Size,
     TooShort,
     Windows,
-    fit,
     frames_at,
     plan_clips,
     sample_times,
 )
 from video_diffusion.training.data.manifest import ClipEntry, check_unchanged
 from video_diffusion.video import write_bytes
+from video_diffusion.video.images import fit
 
 
 class Draw(NamedTuple):
@@ -181,7 +181,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
             check_unchanged(clip.entry, self.root, self.hash_files)
             self._verified.add(clip.entry.path)
         found = frames_at(path, clip.times)
-        frames = np.stack([fit(frame, *clip.size) for frame in found])
+        frames = np.stack([fit(frame, clip.size[1], clip.size[0]) for frame in found])
         if clip.flipped:
             frames = frames[:, :, ::-1]
         return np.ascontiguousarray(rearrange(frames, "f h w c -> f c h w"))

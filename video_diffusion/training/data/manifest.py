@@ -184,6 +184,8 @@ def _relative(path: str) -> str:
 class ClipChangedError(ValueError):
     """A file is gone or not the one in the manifest; the message is one line with it and the way out."""
 
+    exit_code = 2
+
     def __init__(self, message: str) -> None:
         if message.startswith("Caught "):  # a DataLoader makes it again, of the whole traceback of its worker
             message = message.strip().splitlines()[-1].partition(": ")[2]

@@ -1,0 +1,154 @@
+"""What a model will do: settings with nothing left open, and the defaults that fill them."""
+
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from video_diffusion.settings.field_rules import NoiseType, SchedulerName
+from video_diffusion.settings.generation import GenerationSettings
+from video_diffusion.settings.keyframes import along_frames, place_keyframes, whole_frames
+from video_diffusion.settings.layers import Layer, validate
+
+CHANGING_NUMBERS = ("guidance_scale", "motion_scale", "motion_effect")
+"""Settings whose value may change along the frames or over the steps."""
+USUAL_NUM_FRAMES = 16
+USUAL_SIDE = 64  # latents, where the U-Net's configuration names no size
+USUAL_VIDEO_STRENGTH = 0.6
+USUAL_IMAGE_STRENGTH = 0.75
+# What neither the user nor a model's folder says; the size is the U-Net's own.
+COMMON_DEFAULTS: Mapping[str, Any] = {
+    "fps": 8, "num_inference_steps": 25, "guidance_scale": 7.5, "scheduler": "ddim",
+}  # fmt: skip
+
+
+class ResolvedSettings(GenerationSettings):
+    """Settings of one clip with every default filled in and checked against its model; `plan` makes them.
+
+    What is still None is not used: no context window, no init video.
+    """
+
+    if TYPE_CHECKING:  # the same fields, these never None
+        num_frames: int
+        height: int
+        width: int
+        fps: Fraction
+        num_inference_steps: int
+        guidance_scale: float
+        scheduler: SchedulerName
+        decode_chunk_size: int
+        noise_type: NoiseType
+        noise_alpha: float
+
+    def recorded(self) -> GenerationSettings:
+        """The same values as they are asked for again from a record."""
+        return GenerationSettings.model_construct(self.model_fields_set, **dict(self))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.height, self.width
+
+    @property
+    def made_together(self) -> str:
+        """What clips must agree on to be made together: everything but prompts and seeds."""
+        return self.model_dump_json(exclude={"prompt", "negative_prompt", "seed"})
+
+    @property
+    def input_strength(self) -> float:
+        """How much of the way from noise is gone where the clip starts from an input."""
+        if self.strength is not None:
+            return self.strength
+        return USUAL_IMAGE_STRENGTH if self.init_video is None else USUAL_VIDEO_STRENGTH
+
+    @property
+    def run(self) -> tuple[int, float, bool]:
+        """Steps, strength and whether these steps are enforced, as `start_run` takes them."""
+        if self.init_video is None and self.init_image is None:
+            return self.num_inference_steps, 1.0, False
+        return self.num_inference_steps, self.input_strength, self.enforce_steps
+
+    def keyframes(self, name: str) -> list[tuple[float, Any]]:
+        """The values of a setting that may travel, in order of their frames.
+
+        Raises:
+            ValueError: A frame outside the clip, or two values for one frame.
+        """
+        travel = getattr(self, f"{name}_travel")
+        return place_keyframes(f"{name}_travel", travel, self.num_frames, getattr(self, name))
+
+    def prompt_keyframes(self, negative: bool = False) -> list[tuple[float, str]]:
+        """The prompts of the clip, with head and tail, or its negative prompts, and where each holds."""
+        if negative:
+            return self.keyframes("negative_prompt")
+        head, tail = self.prompt_head, self.prompt_tail
+        return [
+            (frame, " ".join(filter(None, (head, text, tail)))) for frame, text in self.keyframes("prompt")
+        ]
+
+    def along_frames(self, name: str) -> float | list[float]:
+        """One of `CHANGING_NUMBERS`: one number, or one for each frame if it travels."""
+        keyframes = self.keyframes(name)
+        if len(keyframes) == 1:
+            return float(keyframes[0][1])
+        return along_frames(keyframes, self.num_frames, self.loop)
+
+    def along_steps(self, name: str, num_steps: int) -> list[float] | None:
+        """One of `CHANGING_NUMBERS` for each of the steps that are done; None if it does not change.
+
+        Raises:
+            ValueError: A step outside the run, or two numbers for one step.
+        """
+        steps = getattr(self, f"{name}_steps")
+        if not steps:
+            return None
+        keyframes = place_keyframes(f"{name}_steps", steps, num_steps, getattr(self, name), "step")
+        return along_frames(keyframes, num_steps)
+
+    @property
+    def sparse_frames(self) -> dict[int, str]:
+        """The images for a SparseCtrl encoder by frame.
+
+        Raises:
+            ValueError: A frame outside the clip, or two images for one frame.
+        """
+        return whole_frames("sparse_images", self.sparse_images, self.num_frames)
+
+
+def model_defaults(
+    unet: Mapping[str, Any],
+    vae: Mapping[str, Any],
+    motion_adapter: Mapping[str, Any],
+    own: Mapping[str, Any],
+    where: str,
+) -> Mapping[str, Any]:
+    """What settings are where they are left open: what is usual, the networks' sizes, the model's own.
+
+    Args:
+        unet: Configuration of the image U-Net; empty if it is not known before the model is loaded.
+        vae: Of the autoencoder, likewise.
+        motion_adapter: Of the temporal layers.
+        own: The model's `generation_defaults.json`, or what is usual for published temporal layers.
+        where: Names the model in messages.
+
+    Raises:
+        ConfigError: A value of its own that no clip can have.
+    """
+    found = dict(COMMON_DEFAULTS)
+    levels = vae.get("block_out_channels") or vae.get("encoder_block_out_channels")
+    if unet and levels:
+        side = unet.get("sample_size") or USUAL_SIDE
+        height, width = (side, side) if isinstance(side, int) else side
+        scale = 2 ** (len(levels) - 1)
+        longest = motion_adapter.get("motion_max_seq_length", USUAL_NUM_FRAMES)
+        found |= {
+            "num_frames": min(USUAL_NUM_FRAMES, longest),
+            "height": height * scale,
+            "width": width * scale,
+        }
+    found |= {name: motion_adapter[name] for name in ("noise_type", "noise_alpha") if name in motion_adapter}
+    found |= own
+    known = {name: value for name, value in found.items() if name in GenerationSettings.model_fields}
+    checked = validate(
+        GenerationSettings, Layer({"prompt": "-", **known}, {(name,): where for name in (*known, "prompt")})
+    )
+    return found | {name: getattr(checked, name) for name in known}
