@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 from benchmark_models import SHAPES, Shape, build, outline
+from counting import count_flops, count_operations, peak_bytes
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from video_diffusion.acceleration import FeatureReuse, accelerate_unet
-from video_diffusion.acceleration.counting import count_flops, count_operations, peak_bytes
 from video_diffusion.models import VideoUNet, decode_latents, usual_chunk_size
 from video_diffusion.models.temporal import TemporalTransformer
 from video_diffusion.sampling import ContextWindows, Windowed

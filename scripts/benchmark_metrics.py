@@ -4,8 +4,10 @@ Runs in turns, on one core: all weight-free metrics, VBench's temporal-flickerin
 flow forwards and backwards, on a clip of 64 frames of 512 × 512. Prints the median time of each, and the
 ratios, taken within each turn so that a busy machine troubles all alike.
 
-python scripts/benchmark_metrics.py                  # about 3 minutes python scripts/benchmark_metrics.py
---turns 1 --frames 8 --size 128
+Then the wall clock of all metrics in one thread and in as many as there are cores.
+
+python scripts/benchmark_metrics.py                                       # about 3 minutes
+python scripts/benchmark_metrics.py --turns 1 --frames 8 --size 128
 """
 
 import argparse
@@ -20,6 +22,7 @@ from synthetic_clips import clean_clip, frame_noise
 
 from video_diffusion.metrics import measure
 from video_diffusion.metrics.flow import DisFlow
+from video_diffusion.metrics.measurement import idle_cores
 
 
 def vbench_formula(frames: np.ndarray) -> float:
@@ -53,7 +56,7 @@ def main() -> None:
     clean = clean_clip("pebbles", "rotation", 4, options.frames, options.size, options.size).frames
     frames = frame_noise(clean, 3)
     works = {
-        "all metrics": lambda clip: measure(clip, 8),
+        "all metrics": lambda clip: measure(clip, 8, threads=1),
         "VBench formula": vbench_formula,
         "two DIS flows": flow_alone,
     }
@@ -73,6 +76,10 @@ def main() -> None:
         ratios = [ours / theirs for ours, theirs in zip(times["all metrics"], times[other], strict=True)]
         spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
         print(f"all metrics / {other}: {statistics.median(ratios):.2f} ({spread})")
+    for threads in sorted({1, idle_cores()}):
+        started = time.perf_counter()
+        measure(frames, 8, threads=threads)
+        print(f"all metrics, wall clock in {threads} threads: {time.perf_counter() - started:.2f} s")
 
 
 if __name__ == "__main__":

@@ -107,9 +107,9 @@ def walk(words: Sequence[str]) -> Walk:
         def __getattr__(self, name: str) -> Any:
             return getattr(validator, name)
 
-        def validate_python(self, *args: Any, **kwargs: Any) -> Any:
-            watch.validations += 1
-            return validator.validate_python(*args, **kwargs)
+        def validate_python(self, values: Any, *args: Any, **kwargs: Any) -> Any:
+            watch.validations += isinstance(values, dict) and values.get("prompt") == PROMPT
+            return validator.validate_python(values, *args, **kwargs)
 
     def counted_popen(self: Any, command: Any, *args: Any, **kwargs: Any) -> None:
         watch.ffmpeg_runs += "ffmpeg" in str(command[0] if isinstance(command, list | tuple) else command)
@@ -173,8 +173,8 @@ def table() -> None:
         print(f"{kind}: {found['functions']} functions in {len(found['files'])} files")
         if kind == "generate":
             runs = found["ffmpeg_runs"] - 1
-            print(f"{kind}: settings validated {found['validations']} times")
-            print(f"{kind}: {runs} ffmpeg runs beside the clip's")
+            print(f"{kind}: the clip's settings validated {found['validations']} times")
+            print(f"{kind}: {runs} ffmpeg runs beside the clip's (imageio-ffmpeg asks it for its version)")
 
 
 if __name__ == "__main__":

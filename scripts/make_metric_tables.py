@@ -101,7 +101,7 @@ def ffmpeg_values(frames: np.ndarray, filters: str, key: str) -> list[float]:
 def relations() -> str:
     """Other measures beside ours."""
     head = ("clip", "VBench flicker ↑", "masked warp error ↓", "YDIF", "TI", "scene score")
-    own = ("flicker", "coverage", "motion", "flow_jitter", "drift")
+    own = ("flicker", "morph", "coverage", "motion", "flow_jitter", "drift")
     rows = []
     for name, frames in known_clips().items():
         report = measure(frames, 8).values

@@ -3,12 +3,33 @@
 import numpy as np
 from matplotlib.figure import Figure
 from metric_charts import BLUE, GREEN, PAN, RED, chart, legend, panels, picture, triple, value_of
-from synthetic_clips import DISTORTIONS, clean_clip
+from synthetic_clips import DISTORTIONS, clean_clip, moving_square
 
 from video_diffusion.metrics import measure
 from video_diffusion.metrics.drift import Drift, histogram_distance
 from video_diffusion.metrics.image import similarity_map
+from video_diffusion.metrics.morph import morphing
 from video_diffusion.metrics.views import Frame
+
+
+def morph() -> Figure:
+    """A square whose outline breathes: what flicker and morph say of it, and where it goes to and fro."""
+    bulges = np.random.default_rng(2).normal(0, 1, 12)
+    strengths = (0, 0.5, 1, 2, 4)
+    reports = [measure(moving_square((strength * bulges).tolist(), 160), 8).values for strength in strengths]
+    figure, axes = panels(4, [1.5, 1, 1, 1], height=2.0)
+    for name, colour in (("morph", RED), ("flicker", BLUE)):
+        axes[0].plot(strengths, [each[name].value for each in reports], color=colour, marker=".", label=name)
+    legend(axes[0])
+    chart(axes[0], "morph and flicker", "RMS bulge of the sides, px at 256", "px at 256, levels")
+    frames = moving_square((4 * bulges).tolist(), 160)
+    place = int(np.nanargmax(np.array(reports[-1]["morph"].series, dtype=float)))
+    found = morphing(triple(frames, place).points)
+    picture(axes[1], frames[place], f"frame {place}")
+    picture(axes[2], frames[place + 1], f"frame {place + 1}")
+    shown = picture(axes[3], found.map, "to and fro, px at 256", cmap="inferno")
+    figure.colorbar(shown, ax=axes[3], shrink=0.8).ax.tick_params(labelsize=6)
+    return figure
 
 
 def warp_psnr() -> Figure:

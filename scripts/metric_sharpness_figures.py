@@ -1,4 +1,4 @@
-"""The pictures of docs/metrics.md on sharpness and brightness."""
+"""The images of docs/metrics.md on sharpness and brightness."""
 
 import cv2
 import numpy as np
@@ -18,6 +18,19 @@ def sharpness() -> Figure:
         values = measure(soft, 8).values
         told = f"flicker {values['flicker'].value:.2f}, sharpness {values['sharpness'].value:.1f}"
         picture(axis, soft[8], f"blurred by {sigma:g} px\n{told}" if sigma else f"as it is\n{told}")
+    return figure
+
+
+def steady_sharpness() -> Figure:
+    """One clip as it is, with noise drawn anew in each frame, and blurred: what stays tells them apart."""
+    noisy = DISTORTIONS["frame noise"].apply(PAN, 24)
+    soft = np.stack([cv2.GaussianBlur(frame, (0, 0), 1.0) for frame in PAN])
+    figure, axes = panels(3, height=2.1)
+    clips = (("as it is", PAN), ("with restless noise", noisy), ("blurred by 1 px", soft))
+    for axis, (name, frames) in zip(axes, clips, strict=True):
+        values = measure(frames, 8).values
+        told = f"{values['sharpness'].value:.1f}, steady {values['steady_sharpness'].value:.1f}"
+        picture(axis, frames[8], f"{name}\nsharpness {told}")
     return figure
 
 

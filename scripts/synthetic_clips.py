@@ -6,7 +6,7 @@ raise one measure, strictly with its strength; all are deterministic functions o
 ladder of strengths shares its random numbers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -128,6 +128,37 @@ def clean_clip(
     flows = [((points @ matrix.T) - points)[..., :2].astype(np.float32) for matrix in (step, back)]
     pairs = (num_frames - 1, height, width, 2)
     return SyntheticClip(np.stack(frames), np.broadcast_to(flows[0], pairs), np.broadcast_to(flows[1], pairs))
+
+
+def moving_square(
+    outline: Sequence[float],
+    size: int = 128,
+    speed: float | int = 2,
+    turn: float | int = 0,
+    growth: float | int = 0,
+) -> UInt8[np.ndarray, "f h w 3"]:
+    """A flat square on a flat ground that moves steadily, its four sides bulged in each frame.
+
+    Args:
+        outline: one number for each frame: how far the middle of the left and right sides stands out, and
+            that of the others in, in pixels of an image 256 high.
+        size: height and width in pixels.
+        speed: to the right, in px per frame at 256.
+        turn: radians per frame.
+        growth: share of its size per frame.
+    """
+    y, x = (np.mgrid[:size, :size].astype(np.float64) - (size - 1) / 2) * (256 / size)
+    frames = []
+    for step, bulge in enumerate(outline):
+        angle, side = step * turn, 50 * (1 + step * growth)
+        across = x - speed * (step - len(outline) / 2)
+        u = np.cos(angle) * across + np.sin(angle) * y
+        v = np.cos(angle) * y - np.sin(angle) * across
+        bend_u, bend_v = (bulge * np.clip(1 - (along / side) ** 2, 0, None) for along in (v, u))
+        inside = np.minimum(side + bend_u - np.abs(u), side - bend_v - np.abs(v)) * size / 256
+        share = _edge(inside)[..., np.newaxis]
+        frames.append(np.rint((1 - share) * [60, 80, 110] + share * [200, 90, 60]).astype(np.uint8))
+    return np.stack(frames)
 
 
 Frames: TypeAlias = UInt8[np.ndarray, "f h w 3"]

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from counting import peak_bytes
 from tiny_models import SCHEDULER_CONFIG, tiny_adapter, tiny_text_encoder, tiny_tokenizer, tiny_unet, tiny_vae
 
 from video_diffusion import TextToVideoPipeline
-from video_diffusion.acceleration.counting import peak_bytes
 from video_diffusion.loading import ModelParts
 from video_diffusion.video import ModelIdentity
 

@@ -230,3 +230,11 @@ def test_dumped_settings_read_back_equal(
     path = tmp_path_factory.mktemp("config") / "clip.yaml"
     path.write_text(dump(settings), newline="")
     assert validate(GenerationSettings, read_config(path)) == settings
+
+
+@pytest.mark.parametrize("text", ["1__0", "0x_", "0o9", "1_", "_", "0b2", "1.e_", "._5", "1e9999"])
+def test_what_looks_like_a_number_and_is_none_is_told_with_its_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "clip.yaml"
+    path.write_text(f"prompt: a\nseed: {text}\n")
+    with pytest.raises(ConfigError, match=r"clip\.yaml:2: |seed must be a whole number"):
+        validate(GenerationSettings, read_config(path))

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from counting import peak_bytes
 from diffusers.models.activations import GEGLU
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from tiny_models import save_tiny_model
@@ -12,7 +13,6 @@ from tiny_xl import save_tiny_xl
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from video_diffusion.acceleration.counting import peak_bytes
 from video_diffusion.loading import ModelParts, load_model, save_memory
 from video_diffusion.models import MotionAdapter, VideoUNet
 from video_diffusion.models.temporal import GatedGelu

@@ -20,10 +20,10 @@ from tiny_models import (
 from video_diffusion.loading import ModelParts
 from video_diffusion.models import MotionAdapter
 from video_diffusion.pipeline import TextToVideoPipeline
+from video_diffusion.settings.input_files import file_sha256
 from video_diffusion.settings.training import TrainingSettings
 from video_diffusion.training.clips import MemoryClips, Weighted
 from video_diffusion.training.data import ClipEntry, write_manifest
-from video_diffusion.training.data.manifest import file_sha256
 from video_diffusion.training.loop import Trainer
 from video_diffusion.video import ModelIdentity, write_video
 
@@ -79,6 +79,18 @@ def tiny_trainer(parts: ModelParts | None = None, sources: Any = None, **changes
     pipeline = TextToVideoPipeline(parts or tiny_parts(), "cpu")
     sources = sources or [Weighted(memory_clips())]
     return Trainer(tiny_settings(**changes), pipeline, sources, Accelerator(cpu=True))
+
+
+def frozen_tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """Every tensor of the model that training must leave as it is."""
+    owners = ("unet", "motion_adapter", "text_encoder", "text_encoder_2", "vae")
+    parts = {owner: getattr(trainer.pipeline.parts, owner) for owner in owners}
+    named = {
+        f"{owner}.{name}": tensor
+        for owner, part in parts.items() if part is not None
+        for name, tensor in part.state_dict().items()
+    }  # fmt: skip
+    return {name: tensor for name, tensor in named.items() if name not in trainer.target.parameters}
 
 
 def write_tiny_model(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Axes, tensor names, folding frames into the batch, and the two value ranges of a picture.
+"""Axes, tensor names, folding frames into the batch, and the two value ranges of an image.
 
 Axis letters, everywhere in this project: **b** videos, **f** frames, **c** channels, **h w** height and
 width, **n** prompt tokens, **d** embedding width, **k** attention heads. While a clip is being made its

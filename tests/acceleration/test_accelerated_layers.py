@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 import torch
+from counting import count_operations
 from small_passes import root_mean_square_error
 from tiny_models import relative_error
 from torch import nn
 
-from video_diffusion.acceleration.counting import count_operations
 from video_diffusion.acceleration.kernels import (
     convolution_fits,
     convolution_forward,

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from counting import count_operations
 from peft import LoraConfig
 from small_passes import (
     NUM_FRAMES,
@@ -18,7 +19,6 @@ from tiny_models import TEXT_WIDTH, randomised, relative_error
 from torch import Tensor, nn
 
 from video_diffusion.acceleration import accelerate_unet
-from video_diffusion.acceleration.counting import count_operations
 from video_diffusion.sampling import ContextWindows, Guided, Windowed
 
 PASSES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {

@@ -1,10 +1,10 @@
 """What an accelerated video U-Net no longer does: projections twice, divisions by one, copies."""
 
 import torch
+from counting import count_operations
 from small_passes import NUM_FRAMES, NUM_VIDEOS, latents_of, prompts_of, video_unet
 
 from video_diffusion.acceleration import accelerate_unet
-from video_diffusion.acceleration.counting import count_operations
 from video_diffusion.sampling import Guided
 
 

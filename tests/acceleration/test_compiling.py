@@ -10,7 +10,7 @@ from torch import nn
 
 from video_diffusion import TextToVideoPipeline
 from video_diffusion.acceleration import compiler_problem
-from video_diffusion.acceleration.compiling import compiles
+from video_diffusion.acceleration.accelerate import compiles
 
 SETTINGS = {"num_frames": 3, "height": 16, "width": 24, "num_inference_steps": 2, "seed": 4}
 
@@ -32,7 +32,9 @@ def test_without_a_compiler_or_acceleration_a_clip_is_made_and_says_so(
     pipeline = TextToVideoPipeline.from_pretrained(folder, device="cpu")
     plain = pipeline("a red ball", **SETTINGS)
     assert plain.record["settings"]["compile"] is False
-    monkeypatch.setattr("video_diffusion.pipeline.compiler_problem", lambda _: "no C++ compiler")
+    monkeypatch.setattr(
+        "video_diffusion.pipeline.text_to_video.compiler_problem", lambda _: "no C++ compiler"
+    )
     with pytest.warns(UserWarning, match=r"^compile is ignored: no C\+\+ compiler; leave it out"):
         found = pipeline("a red ball", **SETTINGS, compile=True)
     assert found.frames_sha256 == plain.frames_sha256

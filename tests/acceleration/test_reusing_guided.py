@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from counting import count_flops
 from small_passes import (
     HEIGHT,
     NUM_FRAMES,
@@ -14,7 +15,6 @@ from tiny_models import relative_error
 from torch import Tensor
 
 from video_diffusion.acceleration import FeatureReuse, ReusingGuided, accelerate_unet
-from video_diffusion.acceleration.counting import count_flops
 from video_diffusion.acceleration.feature_reuse import Line
 from video_diffusion.models import VideoUNet
 from video_diffusion.sampling import Guided

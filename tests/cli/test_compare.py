@@ -192,13 +192,14 @@ def test_no_model_is_exit_3_and_a_full_disk_exit_4(tmp_path, grid):
     assert not list((tmp_path / "out" / "clips").iterdir())
 
 
-def moving(path, speed, noise, seed=0, num_frames=7):
+def moving(path, speed, noise, seed=0, num_frames=7, times=1):
     rng = np.random.default_rng(seed)
     frames = np.full((num_frames, 48, 64, 3), 200.0)
     for index, frame in enumerate(frames):
         frame[12:28, 4 + speed * index : 22 + speed * index] = (30, 60, 180)
         frame[:] += noise * rng.normal()
-    write_video(path, frames.clip(0, 255).astype(np.uint8), Fraction(8), codec="libx264rgb")
+    shown = frames.clip(0, 255).astype(np.uint8).repeat(times, axis=0)
+    write_video(path, shown, Fraction(8), codec="libx264rgb")
 
 
 def test_foreign_clips_are_paired_by_name_measured_once_and_judged(tmp_path):
@@ -222,6 +223,20 @@ def test_foreign_clips_are_paired_by_name_measured_once_and_judged(tmp_path):
     assert code == 1 and "1 of 12 clips could not be measured" in err
     assert len(rows(tmp_path / "out")) == 13
     assert read_summary(tmp_path / "out").metric("flicker").differences[0].num_lost == 1
+
+
+def test_held_frames_do_not_make_the_worst_clips_the_best(tmp_path):
+    """Each frame shown three times once divided flicker by up to 1,600 and made its arm the winner."""
+    for label, noise, times in (("steady", 3.0, 1), ("rough", 12.0, 3)):
+        (tmp_path / label).mkdir()
+        for number in range(6):
+            moving(tmp_path / label / f"c{number}.mp4", 4, noise, number, times=times)
+    words = ["--clips", f"steady={tmp_path}/steady", f"rough={tmp_path}/rough", "-o", tmp_path / "out"]
+    code, out, err = run(*words)
+    assert code == 0, err
+    assert "rough flickers more" in out
+    notes = read_summary(tmp_path / "out").notes
+    assert any("Frames are held in 6 clips; every measure is that of the distinct frames" in n for n in notes)
 
 
 @pytest.mark.full

@@ -49,13 +49,12 @@ def test_a_run_becomes_a_file_with_its_card(tmp_path: Path) -> None:
     done("convert", run_folder / "checkpoints" / "step-00000100", "mine.safetensors", *options)
     assert stored_bits(read_motion_checkpoint("mine.safetensors")) == stored_bits(adapter)
     card = Path("mine.md").read_text()
-    assert card.startswith('---\nlicense: "apache-2.0"\n')
-    assert 'base_model: "me/base"' in card
+    assert card.startswith("---\nbase_model: me/base\nlibrary_name: diffusers\nlicense: apache-2.0\n")
     assert "video-diffusion generate PROMPT --model MODEL --motion-adapter mine.safetensors" in card
     assert "````yaml\ndata: clips\n# ```\nmodel: embedded\n````" in card
     assert '"loss": 0.25' in card
     done("convert", run_folder / "checkpoints" / "step-00000100", "folder", "--card")
-    assert 'license: "unknown"' in Path("folder/README.md").read_text()
+    assert "license: unknown" in Path("folder/README.md").read_text()
 
 
 def test_a_motion_lora_goes_both_ways(tmp_path: Path) -> None:
@@ -97,11 +96,11 @@ def test_a_checkpoint_of_the_old_kind_is_made_safe_once(tmp_path: Path) -> None:
     [
         (("file", "out", "--to", "animatediff"), 2, "DST must end with .safetensors for layout animatediff"),
         (("file", "out.safetensors", "--to", "diffusers"), 2, "DST must be a folder"),
-        (("file", "no/out"), 2, "DST: no: no such folder"),
+        (("file", "s.safetensors/out"), 2, "DST: s.safetensors, or a folder above it, is a file"),
+        (("other", "no/such/out"), 3, "holds no temporal layers"),
         (("file", "out.ckpt"), 2, "DST: out.ckpt would be a pickle"),
         (("file", "file"), 2, "exists; add --overwrite"),
         (("nothing.safetensors", "out"), 3, "nothing.safetensors"),
-        (("spatial", "out"), 3, "a LoRA on the image model, which needs no conversion"),
         (("other", "out"), 3, "holds no temporal layers"),
         (("file", "out", "--license", "x y"), 2, "--license: must be a name"),
         (("file", "out", "--license", "mit"), 2, "add --card"),

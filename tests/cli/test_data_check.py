@@ -77,7 +77,7 @@ def test_summary_rejects_and_sheet(folder: Path) -> None:
     ]
     assert result.stderr.splitlines() == [
         "rejected: silent.mp4: has no caption: no silent.txt",
-        "not trained on: short: lasts 0.500 s, shorter than 16 frames at 8 fps (2.000 s); "
+        "not trained on: short: lasts 0.500 s, shorter than 16 frames at 8 fps (1.917 s); "
         "train on fewer frames or a higher fps, or loop short clips",
     ]
     assert [entry.id for entry in read_manifest(folder)] == ["long", "short"]

@@ -101,7 +101,9 @@ def test_kill_9_leaves_no_finished_name_and_the_next_run_works(tiny_model: Path,
     process.kill()
     process.communicate()
     assert not {"c.mp4", "c.json"} & names(empty_folder)
-    (empty_folder / f".c.mp4.{process.pid}.part").write_bytes(b"what a dead writer leaves")
+    part = empty_folder / f".c.mp4.{'0' * 16}.part"
+    part.write_bytes(b"what a dead writer leaves")
+    part.with_name(f"{part.name}.lock").touch()
     result = generate(tiny_model, "a red circle", "-o", "c.mp4", "-q")
     assert result.exit_code == 0, result.stderr
     assert names(empty_folder) == {"c.mp4", "c.json"}

@@ -75,7 +75,7 @@ FPS = "--fps: fps must be a number or a fraction from 0.1 to 240, such as 24, 23
         (["-o", "~user/x.mp4"], "--out: ~user: no such folder; make it first (~ is expanded by the shell"),
         (["-o", "there.json/x.mp4"], "--out: there.json: is not a folder"),
         (["-o", "there.mp4"], "--out: there.mp4 exists; give --overwrite, or another name"),
-        (["-o", "there.gif"], "--out: there.json exists; give --overwrite, or another name"),
+        (["-o", "there.mov"], "--out: there.json exists; give --overwrite, or another name"),
         (["-o", "x" * 230 + ".mp4"], "--out: the name must be at most 220 bytes"),
         (["--sheet", "x.pdf"], "--sheet: must end in .png, .jpg, .jpeg, .webp (given 'x.pdf')"),
         (["--strip", "nowhere/x.png"], "--strip: nowhere: no such folder"),

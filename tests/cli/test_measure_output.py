@@ -34,7 +34,8 @@ def test_json_is_what_the_python_function_gives_for_the_frames_of_the_file():
     assert facts == {"path": "flickering.mp4", **expected}
     assert {"schema_version", "path", "num_frames", "fps", "width", "height", "metrics"} <= set(facts)
     names = "raw_flicker flicker luma_flicker luma_spectrum warp_psnr warp_ssim flow_jitter motion coverage "
-    names += "duplicate_pairs cuts seam_excess drift flash_safety sharpness mean_luma"
+    names += "morph duplicate_pairs cuts seam_excess drift flash_safety sharpness steady_sharpness"
+    names += " mean_luma"
     assert set(facts["metrics"]) == set(names.split())
     short = json.loads(run("flickering.mp4", "--json").stdout)
     assert "series" not in short["metrics"]["flicker"]

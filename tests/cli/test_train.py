@@ -81,9 +81,17 @@ def test_the_report_is_one_page_with_the_clips_over_time(trained):
 
 def test_the_card_names_base_data_licence_and_measures(trained):
     card = (trained[0] / "README.md").read_text()
-    assert card.startswith("---\nlicense: ")
-    for words in ("base_model:", "| held-out loss |", "sha256", "num_steps: 3", "Licence: not stated"):
+    assert card.startswith("---\n")
+    for words in (
+        "license: other\n",
+        "base_model:",
+        "| held-out loss |",
+        "sha256",
+        "num_steps: 3",
+        "Licence: not stated",
+    ):
         assert words in card
+    assert "Licence: not stated" in card
 
 
 def test_nothing_is_overwritten_and_resume_of_a_finished_run_trains_no_step(trained, home):
@@ -219,4 +227,4 @@ def test_shipped_configs_are_valid_and_headed():
             assert part in heading, (path.name, part)
         assert f"configs/train/{path.name}" in heading
         settings, _ = settings_from(str(path), (), None, (), {}, resume=False)
-        assert settings.data
+        assert settings.data or settings.distil.prompts

@@ -39,9 +39,9 @@ def test_clip_measures_what_the_reader_cannot_read_and_rows_without_it_are_wante
     plain, seeing = PromptMeter(), PromptMeter(clip)
     assert plain.measure(frames, settings) == {}
     found = seeing.measure(frames, settings)
-    assert set(found) == {"prompt_alignment", "clip_adjacent", "clip_all_pairs"}
+    assert set(found) == {"prompt_alignment", "clip_adjacent", "clip_all_pairs", "background_consistency"}
     assert -100 <= found["prompt_alignment"]["value"] <= 100
-    assert [kind.unit for kind in kinds_of([{ROW_KEY: found}])[-3:]] == ["cosine", "cosine", "100 × cosine"]
+    assert [kind.unit for kind in kinds_of([{ROW_KEY: found}])[-4:]] == [*["cosine"] * 3, "100 × cosine"]
     assert plain.wants({}) and not plain.wants({ROW_KEY: {}})
     assert seeing.wants({ROW_KEY: {}}) and not seeing.wants({ROW_KEY: found})
 

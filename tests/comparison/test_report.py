@@ -6,18 +6,20 @@ import html
 import math
 import re
 import shutil
+import time
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from matplotlib import rc_context, rcParams
 from painted_comparison import HOSTILE, painted_comparison
 
 from video_diffusion.comparison.charts import SHARPNESS, draw_charts, pair_differences, write_plots
-from video_diffusion.comparison.report import render_report, write_report
+from video_diffusion.comparison.report import render_report, write_folder, write_report
 from video_diffusion.comparison.summary import (
     Axis,
     ClipMeasure,
@@ -25,8 +27,11 @@ from video_diffusion.comparison.summary import (
     Difference,
     MetricSummary,
     Span,
+    arm_badges,
 )
-from video_diffusion.comparison.tables import arm_badges, arm_rows, tone_of
+from video_diffusion.comparison.tables import arm_rows, tone_of
+from video_diffusion.comparison.verdict import Findings, summarise
+from video_diffusion.metrics import ALL_METRICS
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -307,6 +312,54 @@ def test_more_settings_than_letters(made):
     arms = tuple(replace(made[0].arms[0], label=str(i), is_baseline=i == 0) for i in range(54))
     badges = list(arm_badges(arms).values())
     assert badges[25:28] == ["Z", "AA", "AB"] and badges[52] == "BA" and len(set(badges)) == 54
+
+
+def test_many_clips_are_paged_and_dots_lead_to_the_page_of_their_clips(made, tmp_path: Path, monkeypatch):
+    summary, folder = made
+    monkeypatch.setattr("video_diffusion.comparison.report.MOST_CLIPS_OF_ONE_PAGE", 10)
+    monkeypatch.setattr("video_diffusion.comparison.report.CLIPS_OF_A_PAGE", 9)  # three pairs of three
+    shutil.copytree(folder / "clips", tmp_path / "clips")
+    (tmp_path / "report-7.html").write_text("of an earlier, larger comparison")
+    (tmp_path / "report-of-mine.html").write_text("not ours")
+    write_report(few(summary), tmp_path)
+    assert {path.name for path in tmp_path.glob("*.html")} == {
+        "report.html", "report-2.html", "report-3.html", "report-of-mine.html",
+    }  # fmt: skip
+    pages = [
+        Page((tmp_path / name).read_text()) for name in ("report.html", "report-2.html", "report-3.html")
+    ]
+    cards = [[card["id"] for card in page.all("article")] for page in pages]
+    assert cards == [["pair-0", "pair-1", "pair-2"], ["pair-3", "pair-4", "pair-5"], ["pair-6", "pair-7"]]
+    links = {link["href"] for link in pages[0].all("a") if "pair-" in link.get("href", "")}
+    assert links == {f"#{card}" for card in cards[0]} | {
+        f"./report-{at + 1}.html#{card}" for at in (1, 2) for card in cards[at]
+    }
+    assert "Pairs 4 to 6 of 8" in " ".join(pages[1].texts)
+    assert {"./report.html#clips", "./report-3.html#clips"} <= {link["href"] for link in pages[1].all("a")}
+    assert len(pages[1].all("table")) == 0 and len(pages[1].all("video")) == 9
+
+
+@pytest.mark.slow
+def test_a_comparison_of_five_thousand_clips_is_written_in_seconds_with_a_light_top(made, tmp_path: Path):
+    summary, folder = made
+    shutil.copytree(folder / "clips", tmp_path / "clips")
+    prompts = tuple(f"a small red circle, number {at}" for at in range(1250))
+    rng = np.random.default_rng(0)
+    clips = tuple(
+        replace(
+            summary.clips[place], prompt=prompt, seed=seed, command="x" * 200,
+            measures={m.name: ClipMeasure(float(rng.normal(3 - place)), "ok") for m in ALL_METRICS},
+        )
+        for prompt in prompts for seed in (0, 1) for place in (0, 1)
+    )  # fmt: skip
+    arms = summary.arms[:2]
+    before = time.process_time()
+    big = summarise(Findings("", "", arms, (), prompts, (0, 1), clips, {"flicker": 0.1}, 0.05))
+    write_folder(big, tmp_path)
+    assert time.process_time() - before < 30  # 12 s where shapes and types are not checked
+    assert len(big.clips) == 5000
+    assert (tmp_path / "report.html").stat().st_size < 3_000_000
+    assert len(list(tmp_path.glob("report-*.html"))) == 31
 
 
 def test_a_folder_that_is_not_there_is_the_callers_error(made, tmp_path: Path):

@@ -5,6 +5,7 @@ import socket
 import time
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from painted_comparison import HOSTILE
@@ -110,6 +111,123 @@ def test_order_filter_size_and_settings(reader: PageReader, painted_page):
             reader.run("return document.querySelector('#pair-0 [data-clip]').getBoundingClientRect().width")
         )
     assert widths[0] < widths[1] < widths[2]
+
+
+VALUES = """return [...document.querySelectorAll('[data-pair]')].map(card => [card.id,
+  ...[...card.querySelectorAll('[data-clip]')].map(clip => JSON.parse(clip.dataset.values)[arguments[0]])])"""
+CLICK = "arguments[0].dispatchEvent(new MouseEvent('click', {bubbles: true, cancelable: true}))"
+
+
+@pytest.mark.full
+def test_pairs_are_sorted_by_any_measure(reader: PageReader, painted_page):
+    reader.open(painted_page[1] / "report.html", calm=True)
+    measures = reader.run(
+        "return [...document.querySelector('[data-order-measure]').options].map(o => o.value)"
+    )
+    assert {"flicker", "motion", "sharpness"} <= set(measures)
+    for measure, mode, sign in (("motion", "worst", 1), ("sharpness", "best", -1), ("flicker", "best", 1)):
+        reader.run(CHOOSE, "[data-order-measure]", measure, "change")
+        reader.run(CHOOSE, "[data-order]", mode, "change")
+        reader.run(CHOOSE, "[data-order-arm]", "2", "change")
+        rows = reader.run(VALUES, measure)
+        numbers = [sign * row[3] for row in rows]
+        assert numbers == sorted(numbers) and rows != sorted(rows), measure
+
+
+@pytest.mark.full
+def test_a_curve_under_the_pointer_tells_its_value_and_shows_that_frame(reader: PageReader, painted_page):
+    summary, folder = painted_page
+    reader.open(folder / "report.html", calm=True)
+    reader.see_clips()
+    track = reader.one("#pair-0 [data-clip]:nth-of-type(2) [data-series]")
+    reader.run("arguments[0].scrollIntoView({block: 'center'})", track)
+    reader.point_at(track)  # its middle lies between two frames
+    clip = next(clip for clip in summary.clips if clip.arm == "on")
+    reading = reader.one("#pair-0 [data-clip]:nth-of-type(2) [data-reading]")
+    reader.until(reading.is_displayed, "the value is told")
+    frame = int(reading.text.split()[1].rstrip(":"))
+    assert frame in {5, 6}
+    assert reading.text == f"frame {frame}: {clip.series['flicker'][frame - 1]:.4g} flicker in levels"
+    shown = (frame - 0.5) / clip.fps
+    reader.until(lambda: {round(t, 6) for t in reader.times()} == {shown}, "every clip shows that frame")
+    reader.point_at(reader.one("#clips-title"))
+    reader.until(lambda: not reading.is_displayed(), "the value is gone")
+
+
+@pytest.mark.full
+def test_a_line_between_baseline_and_clip_follows_pointer_and_slider(reader: PageReader, painted_page):
+    reader.open(painted_page[1] / "report.html", calm=True)
+    reader.see_clips()
+    reader.run("document.querySelector('[name=show][value=split]').click()")
+    canvas = reader.until(lambda: reader.all("#pair-0 canvas:not([hidden])"), "the line is drawn")[1]
+    assert reader.one("[data-split-label]").is_displayed()
+
+    def restless(share: float) -> tuple[float, float]:
+        """How the noisy left quarter differs from the baseline's and from the clip's own at this place."""
+        reader.run(
+            "const bar = document.querySelector('[data-split]'); bar.value = arguments[0];"
+            "bar.dispatchEvent(new Event('input', {bubbles: true}))", 100 * share,
+        )  # fmt: skip
+        time.sleep(0.25)
+        shown = reader.picture(canvas).astype(float)
+        reader.run("arguments[0].style.visibility = 'hidden'", canvas)
+        own = reader.picture(canvas.find_element("xpath", "..")).astype(float)
+        base = reader.picture(reader.one("#pair-0 [data-reference] .screen")).astype(float)
+        reader.run("arguments[0].style.visibility = ''", canvas)
+        part = slice(4, shown.shape[1] // 2 - 12)
+        crop = min(shown.shape[0], own.shape[0], base.shape[0])
+        return tuple(float(abs(shown[:crop, part] - other[:crop, part]).mean()) for other in (base, own))
+
+    to_base, to_own = restless(1.0)
+    assert to_base < to_own / 2, (to_base, to_own)
+    to_base, to_own = restless(0.0)
+    assert to_own < to_base / 2, (to_base, to_own)
+    reader.point_at(canvas)
+    reader.until(
+        lambda: abs(float(reader.one("[data-split]").get_attribute("value")) - 50) < 4, "the pointer moves it"
+    )
+    reader.run("document.querySelector('[name=show][value=clip]').click()")
+    reader.until(lambda: not reader.all("canvas:not([hidden])"), "clips are shown again")
+
+
+@pytest.mark.full
+def test_a_dot_leads_to_its_clips_though_the_filter_hides_them(reader: PageReader, painted_page):
+    reader.open(painted_page[1] / "report.html", calm=True)
+    top = "return document.querySelector('#pair-4').getBoundingClientRect().top"
+    for _ in range(2):  # the second time the address does not change
+        reader.run(CHOOSE, "[data-filter]", "no such words", "input")
+        assert reader.run(CARDS) == []
+        reader.run(CLICK, reader.all("a[href='#pair-4'] .dot")[0])
+        reader.until(lambda: "pair-4" in reader.run(CARDS), "the filter gives way")
+        reader.until(lambda: 0 <= reader.run(top) < 700, "its card is in sight")
+
+
+@pytest.mark.full
+def test_shortlisted_clips_are_counted_shown_alone_and_their_commands_exported(
+    reader: PageReader, painted_page
+):
+    summary, folder = painted_page
+    reader.open(folder / "report.html", calm=True)
+    assert not reader.one("[data-shortlist]").is_displayed()
+    for card, place in ((0, 1), (3, 2)):
+        reader.run(f"document.querySelectorAll('#pair-{card} [data-pick]')[{place}].click()")
+    assert reader.one("[data-picked-count]").text == "2 clips on the shortlist"
+    reader.run("document.querySelector('[data-only-picked]').click()")
+    assert reader.run(CARDS) == ["pair-0", "pair-3"]
+    commands = [summary.clips[1].command, summary.clips[3 * 3 + 2].command]
+    assert reader.one("[data-copy-picked]").get_attribute("data-copy").split("\n") == commands
+    saved = unquote(reader.one("[data-save-picked]").get_attribute("href").partition(",")[2])
+    assert saved == "\n".join(commands) + "\n"
+    reader.run("document.querySelector('[data-clear-picked]').click()")
+    assert not reader.one("[data-shortlist]").is_displayed() and len(reader.run(CARDS)) == 6
+
+
+@pytest.mark.full
+def test_the_files_beside_the_page_are_a_click_away(reader: PageReader, painted_page):
+    reader.open(painted_page[1] / "report.html", calm=True)
+    links = {link.text: link.get_attribute("href") for link in reader.all("nav[aria-label^='Files'] a")}
+    assert {"metrics.csv", "summary.json", "summary.md"} <= set(links)
+    assert all(href == (painted_page[1] / name).as_uri() for name, href in links.items())
 
 
 def test_a_dot_of_a_plot_leads_to_its_clips(reader: PageReader, painted_page):

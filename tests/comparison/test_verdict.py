@@ -164,7 +164,26 @@ def test_numbers_marked_unmeasurable_do_not_enter_quietly():
     assert (
         summary.metric("flicker").differences[0].num_doubtful == 2
     )  # places 0 and 1, the latter on both sides
-    assert "in 2 of 16 pairs a number is marked unmeasurable" in summary.verdict("arm").sentence
+    assert "; in 2 of 16 pairs a flicker is marked unmeasurable" in summary.verdict("arm").sentence
+
+
+def test_between_methods_sharpness_is_that_of_what_stays():
+    """A restless method lost its boiling texture with its flicker, and was said to trade sharpness for it."""
+    study = Study().add("boiling").add("calm", flicker=-2.0, sharpness=-4.0)
+    for at, each in enumerate(study.clips):
+        steady = ClipMeasure(6.0 + 0.01 * (at % 5), "ok")
+        study.clips[at] = replace(each, measures={**each.measures, "steady_sharpness": steady})
+    summary = study.summary()
+    assert summary.verdict("calm").outcome == "wins"
+    roles = {metric.name: metric.role for metric in summary.metrics}
+    assert (roles["steady_sharpness"], roles["sharpness"]) == ("guard", "other")
+    steady = summary.metric("steady_sharpness")
+    assert steady.margin == pytest.approx(0.1 * steady.means[0].span.estimate)  # sharpness's own
+    for at, each in enumerate(study.clips):
+        if each.arm == "calm":
+            blurred = {**each.measures, "steady_sharpness": ClipMeasure(4.0, "ok")}
+            study.clips[at] = replace(each, measures=blurred)
+    assert study.summary().verdict("calm").words == "trades sharpness for coherence"
 
 
 def test_arms_that_differ_in_palette_images_are_warned_of():
@@ -322,6 +341,6 @@ def test_equal_material_gives_equal_numbers_whatever_stands_beside_it():
 def test_kinds_of_the_table_know_their_roles():
     assert {kind.name: kind.role for kind in (*KINDS, MORPH) if kind.role != "other"} == {
         "flicker": "headline", "motion": "guard", "morph": "guard", "sharpness": "guard", "cuts": "guard",
-        "prompt_alignment": "guard",
+        "prompt_alignment": "guard", "steady_sharpness": "guard",
     }  # fmt: skip
     assert Kind("x", "u", "lower", "g").role == "other"

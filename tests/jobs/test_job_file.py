@@ -9,8 +9,8 @@ from typing import Literal, get_args, get_origin
 import pytest
 
 from video_diffusion.jobs import check_jobs, read_jobs
-from video_diffusion.jobs.job import ModelFacts, make_job, parse_seeds
-from video_diffusion.settings import ConfigError, GenerationSettings
+from video_diffusion.jobs.job import JobFileError, ModelFacts, make_job, parse_seeds
+from video_diffusion.settings import ConfigError, GenerationSettings, Layer
 
 
 def facts(model, motion_adapter):
@@ -279,3 +279,32 @@ def test_cells_that_look_like_formulas_are_prompts_as_they_stand(tmp_path):
     found = jobs(tmp_path, "a.csv", "prompt\n" + "\n".join(lines) + "\n")
     assert [job.settings.prompt for job in found] == lines
     assert not [job.file for job in found if job.file[0] in "=+@-"]
+
+
+def test_a_mistake_in_a_flag_is_not_blamed_on_the_first_row(tmp_path):
+    path = written(tmp_path, "jobs.csv", "prompt,seed\na,1\nb,2\n")
+    base = Layer({"num_inference_steps": 0}, {("num_inference_steps",): "--steps"})
+    with pytest.raises(ConfigError, match=r"^--steps: num_inference_steps must be .* \(given 0\)$"):
+        check_jobs(path, base)
+    base = Layer({"context_overlap": 9}, {("context_overlap",): "clip.yaml:3"})
+    path = written(tmp_path, "windows.csv", "prompt,context_length\na,8\n")
+    with pytest.raises(ConfigError, match=r"^clip.yaml:3: context_overlap must be below context_length 8"):
+        check_jobs(path, base)
+
+
+def test_every_wrong_row_is_told_twenty_at_most_and_then_a_count(tmp_path):
+    rows = "".join(f"a,{-seed}\n" for seed in range(1, 31))
+    with pytest.raises(JobFileError) as caught:
+        check_jobs(written(tmp_path, "jobs.csv", f"prompt,seed\nfine,1\n{rows}"), {})
+    assert len(caught.value.problems) == 21 and caught.value.problems[-1] == "and 10 more rows"
+    assert ":3: seed must be" in caught.value.problems[0] and ":22: seed" in caught.value.problems[19]
+
+
+def test_arrays_are_read_and_comments_are_no_clips(tmp_path):
+    found = jobs(tmp_path, "jobs.json", '["a red circle", {"prompt": "b", "seed": 3}]')
+    assert [(job.settings.prompt, job.settings.seed) for job in found] == [("a red circle", 0), ("b", 3)]
+    for content in ("{}", "[1]", "[", '[{"prompt": "a", "prompt": "b"}]', "[" * 5000):
+        with pytest.raises(ConfigError, match=r"jobs\.json"):
+            jobs(tmp_path, "jobs.json", content)
+    found = jobs(tmp_path, "jobs.txt", "# mine\na\n  # too\nb #1\n")
+    assert [job.settings.prompt for job in found] == ["a", "b #1"]

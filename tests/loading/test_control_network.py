@@ -60,8 +60,8 @@ def test_controlnets_for_another_model_are_refused(
     ("name", "message"),
     [
         ("layers", "has layers per block: 2, but this one's is 1"),
-        ("channels", "must read pictures of 4 channels, but reads 3"),
-        ("stride", "shrinks pictures 4 times, but this model's latents are 2 times smaller"),
+        ("channels", "must read images of 4 channels, but reads 3"),
+        ("stride", "shrinks images 4 times, but this model's latents are 2 times smaller"),
         ("sparse.safetensors", "reads text of width 768, but this one's is 12"),
         ("width", "must describe a SparseControlNetModel, but names 'ControlNetModel'"),
     ],

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from tiny_models import TEXT_WIDTH, relative_error, tiny_adapter, tiny_unet
 from torch import Tensor
 
-from video_diffusion.loading import ModelLoadError, load_motion_lora
-from video_diffusion.loading.motion_weights import read_motion_lora, write_motion_lora
+from video_diffusion.loading import ModelLoadError
+from video_diffusion.loading.motion_weights import add_motion_lora, read_motion_lora, write_motion_lora
 from video_diffusion.models import MotionAdapter, VideoUNet
 
 
@@ -54,7 +54,7 @@ def test_the_change_is_weight_times_up_down(tmp_path: Path, file: Path, layout: 
         save_file(renamed, file)
     elif layout == "ab":
         write_motion_lora(read_motion_lora(file), file, "diffusers")
-    load_motion_lora(adapter, file, 0.7)
+    add_motion_lora(adapter, read_motion_lora(file), 0.7, "file")
     lora = original_lora(adapter)
     place = "down_blocks.1.motion_modules.0.{}transformer_blocks.0.{}"
     key = place.format("temporal_transformer.", "attention_blocks.1.processor.to_out_lora.")
@@ -75,7 +75,7 @@ def test_it_equals_diffusers_with_the_same_lora(tmp_path: Path, file: Path) -> N
     state, alphas = StableDiffusionLoraLoaderMixin.lora_state_dict(load_file(tmp_path / "d.safetensors"))
     StableDiffusionLoraLoaderMixin.load_lora_into_unet(state, alphas, reference, adapter_name="zoom")
     reference.set_adapters(["zoom"], [0.6])
-    load_motion_lora(adapter, file, 0.6)
+    add_motion_lora(adapter, read_motion_lora(file), 0.6, "file")
     latents, embeds = torch.randn(1, 4, 5, 6, 8).double(), torch.randn(1, 7, TEXT_WIDTH).double()
     expected = reference(latents, 7, embeds.repeat_interleave(5, 0)).sample
     # diffusers makes its motion U-Net, and peft its layers, in float32
@@ -105,7 +105,7 @@ def test_alpha_over_rank_counts_where_a_file_has_it(
     assert again.scale == 1
     assert torch.equal(again.up, up / 2)
     before = stored_bits(adapter)
-    load_motion_lora(adapter, tmp_path / "a.safetensors", 3.0)
+    add_motion_lora(adapter, read_motion_lora(tmp_path / "a.safetensors"), 3.0, "file")
     changed = [name for name, bits in stored_bits(adapter).items() if bits != before[name]]
     assert changed == [f"{layer}.weight"]
 
@@ -133,5 +133,5 @@ def test_a_lora_for_other_layers_names_both_shapes(file: Path) -> None:
     with pytest.raises(
         ModelLoadError, match=r"of shape \(8, 8\), but the motion adapter has \(12, 12\) there"
     ):
-        load_motion_lora(other, file)
+        add_motion_lora(other, read_motion_lora(file), 1.0, "file")
     assert stored_bits(other) == before

@@ -113,7 +113,7 @@ def test_inspect_and_convert_know_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
         "SparseCtrl encoder", "scribble", "Stable Diffusion 1.x",
     )  # fmt: skip
     assert facts["max_num_frames"] == 32
-    assert "--sparsectrl scribble.safetensors --sparse-image '0: PICTURE'" in facts["use"]
+    assert "--sparsectrl scribble.safetensors --sparse-image '0: IMAGE'" in facts["use"]
     result = CliRunner().invoke(main, ["convert", "scribble.safetensors", "folder", "--to", "diffusers"])
     assert "DST must end with .safetensors for a SparseCtrl encoder" in result.stderr
 

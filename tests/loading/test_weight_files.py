@@ -22,7 +22,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_the_header_says_what_a_file_holds(file: Path) -> None:
-    stored = read_header(file)
+    stored, _ = read_header(file)
     assert {name: (tensor.dtype, tensor.shape) for name, tensor in stored.items()} == {
         "a.weight": ("F32", (2, 3)),
         "b": ("F16", (4,)),

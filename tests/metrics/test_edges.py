@@ -28,7 +28,7 @@ def test_short_clips_give_a_value_or_say_too_short(num_frames):
         "drift": 3,
     }
     needs |= {"warp_psnr": 2, "warp_ssim": 2, "coverage": 2, "motion": 2, "flow_jitter": 3, "cuts": 3}
-    needs |= {"duplicate_pairs": 2, "sharpness": 1, "mean_luma": 1}
+    needs |= {"duplicate_pairs": 2, "sharpness": 1, "steady_sharpness": 3, "mean_luma": 1}
     for name, least in needs.items():
         measured = report.values[name]
         assert (measured.value is None, measured.status == "too_short") == (num_frames < least,) * 2, name

@@ -101,6 +101,9 @@ def test_clip_cosines_of_neighbours_and_of_all_pairs(clip_folder):
     assert report.values["clip_all_pairs"].value == pytest.approx(
         cosines[np.triu_indices(6, 1)].mean(), abs=1e-5
     )
+    background = report.values["background_consistency"]  # VBench: the neighbour before and the first frame
+    both = (np.maximum(0, np.diag(cosines, 1)) + np.maximum(0, cosines[0, 1:])) / 2
+    assert background.value == pytest.approx(both.mean(), abs=1e-5)
     assert adjacent.note.endswith(f"weights sha256 {weights_sha256(clip_folder)}")
     assert adjacent.note in report.table()
 
@@ -130,7 +133,11 @@ def test_dino_subject_consistency_is_vbenchs_formula_with_its_terms_apart(tmp_pa
     measured = measure(FRAMES, 8, metrics=dino_metrics(folder)).values["subject_consistency"]
     previous = np.maximum(0, np.sum(unit[:-1] * unit[1:], axis=1))
     first = np.maximum(0, unit[1:] @ unit[0])
-    assert measured.details == pytest.approx({"previous": previous.mean(), "first": first.mean()}, abs=1e-5)
+    terms = {"previous": previous.mean(), "first": first.mean()}
+    assert {name: measured.details[name] for name in terms} == pytest.approx(terms, abs=1e-5)
+    for lag in (1, 2, 4):
+        cosines = np.sum(unit[:-lag] * unit[lag:], axis=1)
+        assert measured.details[f"lag_{lag}"] == pytest.approx(cosines.mean(), abs=1e-5)
     assert measured.value == pytest.approx((previous.mean() + first.mean()) / 2, abs=1e-5)
 
 
@@ -139,7 +146,7 @@ def test_frames_on_two_sides_of_a_cut_are_not_compared(clip_folder, dino_folder)
     lines = (*clip_metrics(clip_folder), *dino_metrics(dino_folder), "cuts")
     report = measure(np.concatenate([FRAMES, other]), 8, metrics=lines)
     assert report.values["cuts"].value == 1
-    for name in ("clip_adjacent", "clip_all_pairs", "subject_consistency"):
+    for name in ("clip_adjacent", "clip_all_pairs", "background_consistency", "subject_consistency"):
         assert [index for index, value in enumerate(report.values[name].series) if value is None] == [0, 6]
         assert report.values[name].status == "has_cut"
     apart = [measure(shot, 8, metrics=lines).values["clip_all_pairs"].value for shot in (FRAMES, other)]
@@ -149,7 +156,7 @@ def test_frames_on_two_sides_of_a_cut_are_not_compared(clip_folder, dino_folder)
 def test_a_frozen_clip_agrees_with_itself(clip_folder, dino_folder):
     frozen = np.repeat(FRAMES[:1], 4, axis=0)
     report = measure(frozen, 8, metrics=(*clip_metrics(clip_folder), *dino_metrics(dino_folder)))
-    for name in ("clip_adjacent", "clip_all_pairs", "subject_consistency"):
+    for name in ("clip_adjacent", "clip_all_pairs", "background_consistency", "subject_consistency"):
         assert report.values[name].value == pytest.approx(1)
         assert report.values[name].status == "static"
 
@@ -259,7 +266,7 @@ def named_by_its_hash(state, folder):
 def test_own_lines_go_into_the_report_beside_the_named_ones(clip_folder):
     line = clip_metrics(clip_folder)[0]
     report = measure(FRAMES, 8, metrics=["drift", line])
-    assert list(report.values) == ["drift", "motion", "sharpness", "mean_luma", "clip_adjacent"]
+    assert list(report.values) == ["drift", "clip_adjacent"]
     assert report.to_json(series=False)["metrics"]["clip_adjacent"]["note"].startswith("CLIP ")
     with pytest.raises(ValueError, match="two of the name 'clip_adjacent'"):
         measure(FRAMES, 8, metrics=[line, clip_metrics(clip_folder)[0]])

@@ -57,12 +57,17 @@ def test_a_constant_added_moves_mean_luma_and_nothing_else():
         assert lifted.values[name].value == pytest.approx(plain.values[name].value, rel=2e-3, abs=1e-6), name
 
 
-def test_an_appended_duplicate_adds_one_duplicate_pair_of_zero_change():
+def test_an_appended_duplicate_adds_one_duplicate_pair_and_changes_no_other_measure():
     report = measure(np.concatenate([CLIP, CLIP[-1:]]), 8)
-    raw, count = REPORT.values["raw_flicker"].value, len(CLIP)
-    assert report.values["raw_flicker"].value == pytest.approx(raw * (count - 1) / count, rel=1e-12)
-    assert report.values["duplicate_pairs"].value == REPORT.values["duplicate_pairs"].value + 1
-    assert report.values["raw_flicker"].series[:-1] == REPORT.values["raw_flicker"].series
+    for name, measured in report.values.items():
+        expected = REPORT.values[name]
+        if name == "duplicate_pairs":
+            assert measured.value == expected.value + 1
+        else:
+            assert (measured.value, measured.status) == (expected.value, expected.status), name
+    assert report.values["raw_flicker"].series == (*REPORT.values["raw_flicker"].series, None)
+    vbench = [each.values["raw_flicker"].details["vbench_temporal_flickering"] for each in (report, REPORT)]
+    assert 1 - vbench[0] == pytest.approx((1 - vbench[1]) * (len(CLIP) - 1) / len(CLIP), rel=1e-9)
 
 
 def test_concatenation_with_itself_adds_only_the_joint():

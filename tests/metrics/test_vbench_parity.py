@@ -34,8 +34,16 @@ def vbench(frames, dtype):
 
 def ours(frames):
     measured = measure(frames, 8, metrics=["raw_flicker"]).values["raw_flicker"]
-    assert measured.details["vbench_temporal_flickering"] == 1 - measured.value
     return measured.details["vbench_temporal_flickering"]
+
+
+def test_vbenchs_number_is_theirs_across_a_cut_and_on_held_frames_which_ours_leave_out():
+    shots = [clean_clip(texture, "pan", 3, 8, 48, 64).frames for texture in ("waves", "bricks")]
+    cut = np.concatenate(shots)
+    held = np.repeat(shots[0], 3, axis=0)
+    for frames in (cut, held):
+        assert ours(frames) == pytest.approx(vbench(frames, np.float64), abs=1e-9)
+        assert 1 - measure(frames, 8).values["raw_flicker"].value != pytest.approx(ours(frames), abs=1e-3)
 
 
 def opencv_frames(path):

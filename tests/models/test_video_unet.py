@@ -88,7 +88,7 @@ def test_an_adapter_for_another_unet_is_refused() -> None:
     unet = tiny_unet()
     with pytest.raises(ValueError, match=r"block_out_channels \(8, 16, 24\), but this U-Net has \(8, 16\)"):
         VideoUNet(unet, tiny_adapter(tiny_unet("three")))
-    with pytest.raises(ValueError, match=r"2 temporal layers in down_blocks.0, but this U-Net has 1"):
+    with pytest.raises(ValueError, match=r"2 temporal layers in down.0, but this U-Net has 1"):
         VideoUNet(unet, tiny_adapter(tiny_unet(layers_per_block=2)))
     assert not any(module._forward_hooks for module in unet.modules())
 

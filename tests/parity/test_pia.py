@@ -55,7 +55,7 @@ def test_latents_equal_diffusers(
         noises.append(original(*arguments, **settings).double())
         return noises[-1].float()
 
-    import video_diffusion.pipeline as pipeline_module
+    import video_diffusion.pipeline.text_to_video as pipeline_module
 
     original = pipeline_module.draw_noise
     monkeypatch.setattr(pipeline_module, "draw_noise", keep)

@@ -30,9 +30,7 @@ def test_the_table_holds_the_names_that_settings_accept() -> None:
     assert set(SCHEDULERS) == set(get_args(SchedulerName))
 
 
-@pytest.mark.parametrize(
-    ("name", "hint"), [("dimm", "did you mean 'ddim'"), ("zzz", "choose from ddim, ddpm")]
-)
+@pytest.mark.parametrize(("name", "hint"), [("dimm", "did you mean 'ddim'"), ("zzz", "known are ddim, ddpm")])
 def test_an_unknown_name_is_answered_with_the_nearest(name: str, hint: str) -> None:
     with pytest.raises(ValueError, match=f"not '{name}'; {hint}"):
         make_scheduler(name, SCHEDULER_CONFIG)

@@ -1,10 +1,11 @@
 import math
+from functools import partial
 
 import pytest
 import torch
 from tiny_models import relative_error, tiny_text_encoder, tiny_tokenizer
 
-from video_diffusion.text import encode_prompt, encode_travel, slerp, travel
+from video_diffusion.text import encode_prompt, encode_travel_by, slerp, travel
 
 EMBEDS = torch.randn(3, 5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
@@ -46,7 +47,8 @@ def test_slerp_is_used_along_frames() -> None:
 def test_each_clip_travels_on_its_own(blend: str) -> None:
     tokenizer, encoder = tiny_tokenizer(), tiny_text_encoder()
     clips = [[(0.0, "red"), (3.0, "blue")], [(0.0, "green")]]
-    found = encode_travel(clips, 5, blend, False, tokenizer, encoder)
+    encode = partial(encode_prompt, tokenizer=tokenizer, text_encoder=encoder)
+    found = encode_travel_by(encode, clips, 5, blend, False)
     red, blue, green = encode_prompt(["red", "blue", "green"], tokenizer, encoder)
     assert found.shape == (2, 5, 16, 12)
     assert torch.equal(found[0, [0, 3, 4]], torch.stack([red, blue, blue]))
@@ -55,5 +57,6 @@ def test_each_clip_travels_on_its_own(blend: str) -> None:
 
 def test_clips_that_do_not_travel_have_one_embedding() -> None:
     tokenizer, encoder = tiny_tokenizer(), tiny_text_encoder()
-    found = encode_travel([[(0.0, "red")], [(0.0, "blue")]], 5, "lerp", False, tokenizer, encoder)
+    encode = partial(encode_prompt, tokenizer=tokenizer, text_encoder=encoder)
+    found = encode_travel_by(encode, [[(0.0, "red")], [(0.0, "blue")]], 5, "lerp", False)
     assert torch.equal(found, encode_prompt(["red", "blue"], tokenizer, encoder))

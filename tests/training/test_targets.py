@@ -14,6 +14,7 @@ from tiny_run import (
     FRAMES,
     HEIGHT,
     WIDTH,
+    frozen_tensors,
     memory_clips,
     tiny_parts,
     tiny_settings,
@@ -25,7 +26,8 @@ from torch import Tensor
 from video_diffusion.loading import ModelLoadError, load_model
 from video_diffusion.loading.components import EXTRAS_FILE, apply_unet_extras
 from video_diffusion.loading.convert import convert
-from video_diffusion.loading.lora import load_motion_lora
+from video_diffusion.loading.motion_weights import add_motion_lora, read_motion_lora
+from video_diffusion.loading.sources import find_lora
 from video_diffusion.models import MotionAdapter, VideoUNet
 from video_diffusion.pipeline import TextToVideoPipeline
 from video_diffusion.training.clips import Weighted
@@ -36,7 +38,7 @@ EXTRA = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"
 
 
 def digests(trainer: Trainer) -> dict[str, str]:
-    frozen = dict(trainer.target.frozen_tensors())
+    frozen = frozen_tensors(trainer)
     return {name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in frozen.items()}
 
 
@@ -189,7 +191,8 @@ def test_a_saved_motion_lora_on_its_base_is_the_trained_model(tmp_path: Path) ->
     tensors = load_file(tmp_path / "motion_lora" / "pytorch_lora_weights.safetensors")
     assert all(name.startswith("unet.") for name in tensors)
     adapter = tiny_adapter(trainer.pipeline.parts.unet)
-    load_motion_lora(adapter, tmp_path / "motion_lora", 1.0)
+    pairs = read_motion_lora(find_lora(str(tmp_path / "motion_lora")))
+    add_motion_lora(adapter, pairs, 1.0, "it")
     trainer.pipeline.video_unet.detach()
     trainer.pipeline.video_unet = VideoUNet(trainer.pipeline.parts.unet, adapter)
     torch.testing.assert_close(answer(trainer), trained, rtol=1e-4, atol=1e-5)

@@ -18,9 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from video_diffusion.video.files import atomic_path, part_path, remove_dead_parts, write_bytes
-
-DEAD_PID = 2**22 + 1  # above Linux's largest process id
+from video_diffusion.video.files import atomic_path, remove_dead_parts, write_bytes
 
 
 @contextmanager
@@ -51,8 +49,8 @@ def test_the_final_name_appears_only_at_the_end(tmp_path: Path) -> None:
     target = tmp_path / "clip.json"
     with atomic_path(target) as part:
         part.write_text("half")
-        assert part.name.startswith(".clip.json.") and part.name.endswith(f"-{os.getpid()}.part")
-        assert names(tmp_path) == {part.name}
+        assert part.name.startswith(".clip.json.") and part.name.endswith(".part")
+        assert names(tmp_path) == {part.name, f"{part.name}.lock"}
     assert names(tmp_path) == {"clip.json"}
 
 
@@ -102,27 +100,105 @@ def test_a_folder_is_written_whole_and_replaces_a_folder(tmp_path: Path) -> None
     assert names(tmp_path) == {"frames"}
 
 
+def leave_part(path: Path, lines: str) -> None:
+    """What a process killed inside `atomic_path` leaves."""
+    program = f"""
+import os, sys
+from pathlib import Path
+from video_diffusion.video.files import atomic_path
+with atomic_path(Path(sys.argv[1])) as part:
+    {lines}
+    os.kill(os.getpid(), 9)
+"""
+    subprocess.run([sys.executable, "-c", program, str(path)], check=False)
+
+
 def test_parts_of_dead_processes_are_removed_and_nothing_else(tmp_path: Path) -> None:
-    own = part_path(tmp_path / "a.mp4").name
-    dead_file = tmp_path / own.replace(f"-{os.getpid()}.", f"-{DEAD_PID}.")
-    dead_folder = tmp_path / f".frames.{DEAD_PID}.part"
-    dead_file.write_text("x")
-    dead_folder.mkdir()
-    (dead_folder / "0.png").write_text("x")
-    kept = {
-        own,
-        f".on-another-machine.mp4.00000000-{DEAD_PID}.part",
-        f".b.mp4.{os.getpid()}.part",
-        "c.part",
-        f"d.{DEAD_PID}.part",
-        ".e.part",
-        ".f.mp4.x1.part",
-        ".g.mp4.1.part",
-    }
-    for name in kept:
-        (tmp_path / name).write_text("x")
-    assert set(remove_dead_parts(tmp_path)) == {dead_file, dead_folder}
-    assert names(tmp_path) == kept
+    dead = set()
+    for name, lines in (("a.mp4", "part.write_text('x')"), ("frames", "part.mkdir()")):
+        leave_part(tmp_path / name, lines)
+        dead |= {path for path in tmp_path.iterdir() if path.name.endswith(".part")}
+    assert len(dead) == 2
+    holiday = ".holiday.20240101.part"
+    (tmp_path / holiday).write_text("the user's own")
+    with atomic_path(tmp_path / "b.mp4") as ours:
+        ours.write_text("x")
+        assert not any(path.exists() for path in dead)  # the next write has removed them
+        assert remove_dead_parts(tmp_path) == []
+        assert names(tmp_path) == {holiday, ours.name, f"{ours.name}.lock"}
+    assert names(tmp_path) == {holiday, "b.mp4"}
+
+
+def test_two_containers_of_one_name_and_one_pid_do_not_delete_each_others_parts(
+    tmp_path: Path,
+) -> None:
+    """Each as PID 1 of its own: only the lock on a part says whether somebody is at work on it."""
+    program = """
+import sys, time
+from pathlib import Path
+from video_diffusion.video.files import atomic_path
+with atomic_path(Path(sys.argv[1])) as part:
+    part.write_text("x")
+    print("writing", flush=True)
+    sys.stdin.readline()
+"""
+    command = ["unshare", "--pid", "--fork", "--user", "--map-root-user", sys.executable, "-c", program]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    writers = [subprocess.Popen([*command, str(tmp_path / f"{name}.mp4")], **pipes) for name in "ab"]
+    try:
+        if any(writer.stdout.readline() != "writing\n" for writer in writers):
+            pytest.skip("no PID namespaces can be made here")
+        assert remove_dead_parts(tmp_path) == []
+    finally:
+        outcomes = [writer.communicate("go\n") and writer.returncode for writer in writers]
+    assert outcomes == [0, 0] and names(tmp_path) == {"a.mp4", "b.mp4"}
+
+
+@pytest.mark.parametrize("swaps", [True, False], ids=["renameat2", "no renameat2"])
+def test_a_folder_killed_while_it_is_replaced_stands_old_or_new(tmp_path: Path, swaps: bool) -> None:
+    """Killed after each system call of the replacement in turn; the next write puts back what was aside."""
+    program = """
+import os, sys
+from pathlib import Path
+from video_diffusion.video import files
+calls = int(sys.argv[2])
+if sys.argv[3] == "False":
+    files._exchanged = lambda part, path: False
+replace = Path.replace
+def counted(self, target):
+    global calls
+    replace(self, target)
+    calls -= 1
+    if calls == 0:
+        os.kill(os.getpid(), 9)
+Path.replace = counted
+with files.atomic_path(Path(sys.argv[1])) as part:
+    part.mkdir()
+    (part / "state").write_text("new")
+"""
+    for kill_after in (1, 2, 9):
+        folder = tmp_path / str(kill_after)
+        target = folder / "adapter"
+        target.mkdir(parents=True)
+        (target / "state").write_text("old")
+        subprocess.run([sys.executable, "-c", program, str(target), str(kill_after), str(swaps)], check=False)
+        write_bytes(folder / "other.json", b"{}")
+        assert (target / "state").read_text() in {"old", "new"}
+        assert names(folder) == {"adapter", "other.json"}
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EPERM])
+def test_a_file_system_without_chmod_and_fsync_is_warned_of_and_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    monkeypatch.setattr(Path, "chmod", refuse)
+    with pytest.warns(UserWarning, match="on this file system"):
+        write_bytes(tmp_path / "clip.json", b"{}")
+    assert (tmp_path / "clip.json").read_bytes() == b"{}"
 
 
 def test_a_full_disk_is_reported_with_the_final_path(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_untagged_colours_are_read_as_bt601_and_said_so(tmp_path: Path) -> None:
 def test_hdr_is_refused(tmp_path: Path) -> None:
     pq = "scale=out_color_matrix=bt2020,setparams=colorspace=bt2020nc:color_trc=smpte2084"
     path = encode(tmp_path / "hdr.mp4", FLAT, "-vf", pq, "-pix_fmt", "yuv420p10le")
-    assert refusal(path) == "is HDR (PQ); convert it to BT.709 first"
+    assert refusal(path) == "is HDR (PQ); convert it to BT.709 first, or measure --tone-map"
 
 
 def test_grey_video_is_rgb(tmp_path: Path) -> None:

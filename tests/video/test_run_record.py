@@ -19,9 +19,9 @@ from video_diffusion.video import (
     RunRecord,
     frames_sha256,
     read_record,
+    record_beside,
     sidecar_path,
     weights_sha256,
-    write_record,
     write_video,
 )
 
@@ -78,7 +78,8 @@ def test_formats_without_metadata_have_the_sidecar(tmp_path: Path, name: str) ->
         RecordError, match=f"no record inside it and no {sidecar_path(Path(name)).name} beside"
     ):
         read_record(tmp_path / name)
-    written = write_record(tmp_path / name, record)
+    with record_beside(tmp_path / name, record) as written:
+        pass
     assert read_record(tmp_path / name) == read_record(written) == record
 
 
@@ -103,7 +104,10 @@ def test_any_prompt_survives_json_and_has_a_short_title(prompt: str) -> None:
 
 
 def test_sidecars_are_named_after_the_clip() -> None:
-    names = {"a/clip.mp4": "a/clip.json", "clip.v2.WEBM": "clip.v2.json", "frames.v2": "frames.v2.json"}
+    names = {
+        "a/clip.mp4": "a/clip.json", "clip.v2.WEBM": "clip.v2.json", "frames.v2": "frames.v2.json",
+        "c.webp": "c.webp.json",
+    }  # fmt: skip
     assert {name: str(sidecar_path(Path(name))) for name in names} == names
 
 

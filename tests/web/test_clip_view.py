@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from video_diffusion.web import ClipView, with_pictures
+from video_diffusion.web import ClipView, with_images
 from video_diffusion.web.clips import draw_curve
 
 
@@ -18,8 +18,8 @@ def test_a_curve_stands_on_its_frames_and_is_open_where_nothing_is():
 def test_clips_that_are_not_there_say_so(tmp_path: Path):
     (tmp_path / "bad.mp4").write_bytes(b"\x00" * 40)
     view = ClipView("A", "a clip", path="gone.mp4")
-    assert with_pictures(view, tmp_path).problem == "The file is not there"
-    assert with_pictures(ClipView("A", "a clip"), tmp_path).problem == "The file is not there"
-    assert with_pictures(ClipView("A", "", path="bad.mp4"), tmp_path).problem.startswith("Cannot be read: ")
-    assert with_pictures(ClipView("A", "", problem="it failed"), tmp_path).problem == "it failed"
+    assert with_images(view, tmp_path).problem == "The file is not there"
+    assert with_images(ClipView("A", "a clip"), tmp_path).problem == "The file is not there"
+    assert with_images(ClipView("A", "", path="bad.mp4"), tmp_path).problem.startswith("Cannot be read: ")
+    assert with_images(ClipView("A", "", problem="it failed"), tmp_path).problem == "it failed"
     assert view.slice_label == "" and view.record_url == "" and view.url == "./gone.mp4"

@@ -1,19 +1,19 @@
-"""Feature caching (DeepCache) with extrapolation, and guidance that reuses what it cached."""
+"""Feature caching (DeepCache, Ma et al. 2023) with extrapolation, and guidance that asks for it."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from video_diffusion.acceleration.kernels import Swaps
+from video_diffusion.acceleration.accelerate import Swaps
 from video_diffusion.models import VideoUNet
-from video_diffusion.sampling import Guided
+from video_diffusion.models.motion_adapter import UNetBlock
+from video_diffusion.sampling import Guided, PromptedModel, StepNumbers
 from video_diffusion.sampling.denoisers import Timestep
-from video_diffusion.shapes import Latents
+from video_diffusion.shapes import FrameNumbers, Latents, PromptEmbeds
 
 
 @dataclass
@@ -101,33 +101,38 @@ class FeatureReuse:
         finally:
             self._shallow = False
 
-    def _begin_pass(self, module: nn.Module, inputs: Any) -> None:
+    def _begin_pass(self, module: nn.Module, inputs: object) -> None:
         self._pass += 1
 
-    def _keep(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def _keep(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if self._shallow or self._pass < 0:
             return
         while len(self._lines) <= self._pass:
             self._lines.append(Line())
         self._lines[self._pass].add(self._timestep, inputs[0][:, : -self._skip_channels])
 
-    def _run_down_block(self, block: Any, hidden_states: Tensor, *args: Any, **more: Any) -> Any:
+    def _run_down_block(
+        self, block: UNetBlock, hidden_states: Tensor, *args: object, **more: object
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         if not self._shallow:
             return type(block).forward(block, hidden_states, *args, **more)
         num_outputs = len(block.resnets) + len(block.downsamplers or ())
         return hidden_states, (hidden_states,) * num_outputs  # nobody will look at them
 
-    def _run_inner_block(self, block: Any, hidden_states: Tensor, *args: Any, **more: Any) -> Any:
+    def _run_inner_block(
+        self, block: UNetBlock, hidden_states: Tensor, *args: object, **more: object
+    ) -> Tensor:
         return hidden_states if self._shallow else type(block).forward(block, hidden_states, *args, **more)
 
     def _run_last_block(
         self,
-        block: Any,
+        block: UNetBlock,
         hidden_states: Tensor,
         res_hidden_states_tuple: tuple[Tensor, ...],
         temb: Tensor,
-        encoder_hidden_states: Any = None,  # with an IP-Adapter prompts and pictures
-        **more: Any,
+        # with an IP-Adapter, prompts and images
+        encoder_hidden_states: Tensor | tuple[Tensor, list[Tensor]] | None = None,
+        **more: object,
     ) -> Tensor:
         if not self._shallow:
             prompt = {} if encoder_hidden_states is None else {"encoder_hidden_states": encoder_hidden_states}
@@ -165,14 +170,21 @@ class ReusingGuided(Guided):
         reuse: Of the model that is asked.
         every: A full step every so many; 1 is exact.
         num_first: Steps at the start of a run that are full: they decide what the clip shows.
-        guided: Arguments of `Guided`.
-        conditions: Likewise.
+        model, prompt_embeds, negative_prompt_embeds, guidance_scale, conditions: Of `Guided`.
     """
 
     def __init__(
-        self, reuse: FeatureReuse, every: int, num_first: int, *guided: Any, **conditions: Any
+        self,
+        reuse: FeatureReuse,
+        every: int,
+        num_first: int,
+        model: PromptedModel,
+        prompt_embeds: PromptEmbeds,
+        negative_prompt_embeds: Tensor | None,
+        guidance_scale: FrameNumbers | StepNumbers,
+        **conditions: object,
     ) -> None:
-        super().__init__(*guided, **conditions)
+        super().__init__(model, prompt_embeds, negative_prompt_embeds, guidance_scale, **conditions)
         self.reuse = reuse
         self.every = every
         self.num_first = max(num_first, 1)
@@ -199,9 +211,10 @@ class ReusingGuided(Guided):
         inputs = latents.to(self.prompt_embeds.dtype)
         with self.reuse.full_step(now):
             if self.is_off:
-                return self._predict(inputs, timestep).to(latents.dtype)
-            both = self._predict(torch.cat([inputs, inputs]), timestep).to(latents.dtype)
-        negative, prompted = both.chunk(2)
+                return self.model(inputs, timestep, self.prompt_embeds, **self.conditions).to(latents.dtype)
+            doubled = torch.cat([inputs, inputs])
+            both = self.model(doubled, timestep, self.prompt_embeds, **self.conditions)
+        negative, prompted = both.to(latents.dtype).chunk(2)
         self._difference.add(now, prompted - negative)
         return negative + self._scale(timestep, latents) * (prompted - negative)
 
@@ -216,14 +229,13 @@ class ReusingGuided(Guided):
         return prompted + (self._scale(timestep, latents) - 1) * self._difference.at(now)
 
 
-def prompts_half(conditions: Mapping[str, Any]) -> dict[str, Any]:
-    """The prompts' part of conditions that fit the doubled batch."""
+def prompts_half(conditions: Mapping[str, object]) -> dict[str, object]:
+    """The prompts' part of conditions that fit the doubled batch; of a list's every tensor."""
     added = conditions.get("added_cond_kwargs")
-    if added is None:
+    if not isinstance(added, Mapping):
         return dict(conditions)
-    return {**conditions, "added_cond_kwargs": {name: _second_half(value) for name, value in added.items()}}
-
-
-def _second_half(value: Any) -> Any:
-    """Of a tensor, or of each tensor of a list (one for each IP-Adapter)."""
-    return [_second_half(entry) for entry in value] if isinstance(value, list) else value.chunk(2)[1]
+    halves = {
+        name: [each.chunk(2)[1] for each in value] if isinstance(value, list) else value.chunk(2)[1]
+        for name, value in added.items()
+    }
+    return {**conditions, "added_cond_kwargs": halves}

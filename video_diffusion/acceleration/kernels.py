@@ -1,11 +1,9 @@
-"""Faster ways through the same modules, swapped in from outside and taken off again."""
+"""Faster ways through the same modules: each computes what the module does, in less time or memory."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from types import MethodType
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from diffusers.models.activations import GEGLU
@@ -17,51 +15,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from video_diffusion.acceleration.compiling import compiled
 from video_diffusion.models.temporal import (
     FeedForward,
     GatedGelu,
-    TemporalAttention,
     TemporalTransformer,
     TemporalTransformerBlock,
 )
-from video_diffusion.shapes import FrameNumbers, unfold_frames
-
-_ABSENT = object()
-
-
-class Swaps:
-    """Attributes of module instances that were replaced; `undo` leaves every module as it was found.
-
-    Only instances change, never classes: weights, names, hooks and state dicts stay what they are.
-    """
-
-    def __init__(self) -> None:
-        self._before: list[tuple[nn.Module, str, Any]] = []
-
-    def __len__(self) -> int:
-        return len(self._before)
-
-    def put(self, module: nn.Module, name: str, value: Any) -> None:
-        """Set an attribute of one module, which must not be a parameter, buffer or submodule."""
-        own = vars(module)
-        self._before.append((module, name, own.get(name, _ABSENT)))
-        own[name] = value
-
-    def put_forward(self, module: nn.Module, forward: Callable[..., Any]) -> None:
-        """Let a module run `forward(module, ...)`; one that runs somebody else's already keeps that."""
-        if "forward" not in vars(module):
-            self.put(module, "forward", MethodType(forward, module))
-
-    def undo(self) -> None:
-        """Put everything back, the last change first."""
-        while self._before:
-            module, name, value = self._before.pop()
-            if value is _ABSENT:
-                vars(module).pop(name, None)
-            else:
-                vars(module)[name] = value
-
+from video_diffusion.shapes import FrameNumbers, FrameWindow, unfold_frames
 
 # Linear maps through oneDNN's kernels, where PyTorch would take slower ones.
 #
@@ -80,8 +40,7 @@ def linear_map(hidden_states: Tensor, weight: Tensor, bias: Tensor | None) -> Te
     """What `torch.nn.functional.linear` computes."""
     if not runs_onednn(weight, hidden_states):
         return functional.linear(hidden_states, weight, bias)
-    kernel: Any = torch.ops.mkldnn._linear_pointwise
-    return kernel(hidden_states, weight, bias, "none", [], "")
+    return torch.ops.mkldnn._linear_pointwise(hidden_states, weight, bias, "none", [], "")
 
 
 def runs_onednn(weight: Tensor, hidden_states: Tensor) -> bool:
@@ -109,8 +68,7 @@ def uses_onednn(dtype: torch.dtype) -> bool:
 
 @cache
 def _uses_onednn(dtype: torch.dtype) -> bool:
-    onednn: Any = torch.backends.mkldnn
-    if not onednn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    if not torch._C._has_mkldnn or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
     if dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
@@ -135,7 +93,7 @@ def processor_maker() -> str:
 
 
 MAX_PIXELS_PER_CHANNEL = 0.5
-"""Pixels, of all pictures, for each output channel, up to which the product is the faster one.
+"""Pixels, of all images, for each output channel, up to which the product is the faster one.
 
 Rows to write out grow with pixels, weights to lay out with output channels. On an Intel Xeon with AMX, while
 others used it too, the product is 1.3 to 9 times as fast at 0.05 to 0.2, 1.4 times at 0.8 in bfloat16, and
@@ -144,31 +102,32 @@ slower from 1.6 on.
 
 
 def convolution_forward(
-    module: nn.Conv2d, pictures: Float[Tensor, "b c h w"]
+    module: nn.Conv2d, maps: Float[Tensor, "b c h w"]
 ) -> Float[Tensor, "b c_out h_out w_out"]:
     """What `nn.Conv2d.forward` computes, for layers that `convolution_fits` approves."""
-    padding: Any = module.padding
+    padding = module.padding
+    assert not isinstance(padding, str)  # `convolution_fits` has seen to it
     kernel, stride, dilation = module.kernel_size, module.stride, module.dilation
     height, width = (
         (side + 2 * pad - dilate * (size - 1) - 1) // step + 1
         for side, pad, dilate, size, step in zip(
-            pictures.shape[-2:], padding, dilation, kernel, stride, strict=True
+            maps.shape[-2:], padding, dilation, kernel, stride, strict=True
         )
     )
-    num_pixels = len(pictures) * height * width
+    num_pixels = len(maps) * height * width
     if (
         torch.is_grad_enabled()
-        or pictures.device.type != "cpu"
+        or maps.device.type != "cpu"
         or num_pixels > MAX_PIXELS_PER_CHANNEL * module.out_channels
     ):
-        return type(module).forward(module, pictures)
-    rows = functional.unfold(pictures, kernel, dilation, padding, stride).transpose(1, 2)
+        return type(module).forward(module, maps)
+    rows = functional.unfold(maps, kernel, dilation, padding, stride).transpose(1, 2)
     convolved = linear_map(rows, module.weight.flatten(1), module.bias)
-    return convolved.transpose(1, 2).reshape(len(pictures), -1, height, width).contiguous()
+    return convolved.transpose(1, 2).reshape(len(maps), -1, height, width).contiguous()
 
 
 def convolution_fits(module: nn.Module) -> bool:
-    """Whether a module is a plain convolution: one group, and zeros around the picture."""
+    """Whether a module is a plain convolution: one group, and zeros around the map."""
     return (
         type(module) is nn.Conv2d
         and module.groups == 1
@@ -187,38 +146,37 @@ MAX_BYTES = 2**25
 """Of the middle of a feed-forward layer at a time."""
 
 
-def feed_forward(module: Any, hidden_states: Tensor, *args: Any, **more: Any) -> Tensor:
+def feed_forward(
+    module: SpatialFeedForward | FeedForward, hidden_states: Tensor, *args: object, **more: object
+) -> Tensor:
     """What the two `FeedForward` classes compute, in pieces of whole rows; with a gradient their own."""
     if torch.is_grad_enabled():
         return type(module).forward(module, hidden_states, *args, **more)
-    width = module.net[0].proj.out_features
+    first: GEGLU = module.net[0]
+    width = first.proj.out_features
     tokens = hidden_states.reshape(-1, hidden_states.shape[-1])
     num_rows = max(MAX_BYTES // (width * tokens.element_size()), 1)
-    pieces = [module.net[2](module.net[0](piece)) for piece in torch.split(tokens, num_rows)]
+    pieces = [module.net[2](first(piece)) for piece in torch.split(tokens, num_rows)]
     whole = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
     return whole.view(*hidden_states.shape[:-1], whole.shape[-1])
 
 
-def feed_forward_fits(module: Any) -> bool:
+def feed_forward_fits(module: nn.Module) -> bool:
     """Whether a module is a feed-forward layer with a GEGLU, the image U-Net's or a temporal layer's."""
-    if type(module) is SpatialFeedForward:
-        # a dropout may follow, and an activation of another kind may lead
-        return len(module.net) == 3 and gated_gelu_fits(module.net[0]) and not module.training
-    return type(module) is FeedForward
+    if type(module) is not SpatialFeedForward:
+        return type(module) is FeedForward
+    # a dropout may follow, and an activation of another kind may lead
+    layers = list(module.get_submodule("net").children())
+    return len(layers) == 3 and gated_gelu_fits(layers[0]) and not module.training
 
 
-def is_spatial(module: Any) -> bool:
-    """Whether a feed-forward layer is the image U-Net's."""
-    return type(module) is SpatialFeedForward
-
-
-def gated_gelu(module: Any, hidden_states: Tensor, *args: Any, **more: Any) -> Tensor:
+def gated_gelu(module: GEGLU | GatedGelu, hidden_states: Tensor, *args: object, **more: object) -> Tensor:
     """What `GEGLU` and `GatedGelu` compute; with a gradient their own."""
     if torch.is_grad_enabled():
         return type(module).forward(module, hidden_states, *args, **more)
     proj = module.proj
     if type(proj) is nn.Linear and proj.bias is not None and runs_onednn(proj.weight, hidden_states):
-        kernel: Any = torch.ops.mkldnn._linear_pointwise
+        kernel = torch.ops.mkldnn._linear_pointwise
         (values, gate), (values_bias, gate_bias) = proj.weight.chunk(2), proj.bias.chunk(2)
         gates = kernel(hidden_states, gate, gate_bias, "gelu", [], "none")
         return kernel.binary(hidden_states, gates, values, values_bias, "mul")
@@ -235,7 +193,7 @@ def gated_gelu_fits(module: nn.Module) -> bool:
 
 
 def resnet_forward(
-    module: ResnetBlock2D, input_tensor: Tensor, temb: Tensor, *args: Any, **more: Any
+    module: ResnetBlock2D, input_tensor: Tensor, temb: Tensor, *args: object, **more: object
 ) -> Tensor:
     """What `ResnetBlock2D.forward` computes for layers that `is_plain_resnet` approves.
 
@@ -259,18 +217,6 @@ MAX_CACHE_BYTES = 2**28
 KeysAndValues: TypeAlias = tuple[Tensor, Tensor]
 
 
-@dataclass
-class _Prompt:
-    """One batch of prompts and what layers made of it."""
-
-    embeds: Tensor
-    made: dict[nn.Module, KeysAndValues] = field(default_factory=dict)
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(tensor.nbytes for pair in self.made.values() for tensor in pair)
-
-
 class PromptCache:
     """What every cross attention made of the prompts seen last.
 
@@ -284,36 +230,36 @@ class PromptCache:
 
     def __init__(self) -> None:
         self.num_frames = 0
-        self._prompts: list[_Prompt] = []  # the last one is that of the running pass
+        # embeddings, and what layers made of them; the last ones are those of the running pass
+        self._prompts: list[tuple[Tensor, dict[nn.Module, KeysAndValues]]] = []
 
     def enter(self, prompt_embeds: Tensor, num_frames: int) -> None:
         """Begin a pass; `prompt_embeds` holds `b n d` or, with one prompt per frame, `b f n d`."""
         self.num_frames = num_frames if prompt_embeds.ndim == 3 else 1
-        for place, known in enumerate(self._prompts):
-            if _same(known.embeds, prompt_embeds):
+        for place, (known, _) in enumerate(self._prompts):
+            is_alike = (known.dtype, known.device) == (prompt_embeds.dtype, prompt_embeds.device)
+            if is_alike and torch.equal(known, prompt_embeds):
                 self._prompts.append(self._prompts.pop(place))
                 return
-        self._prompts.append(_Prompt(prompt_embeds.detach().clone()))
+        self._prompts.append((prompt_embeds.detach().clone(), {}))
 
     def leave(self) -> None:
         """End the pass."""
         self.num_frames = 0
-        while len(self._prompts) > 1 and sum(prompt.num_bytes for prompt in self._prompts) > MAX_CACHE_BYTES:
-            del self._prompts[0]
+        sizes = [sum(key.nbytes + value.nbytes for key, value in made.values()) for _, made in self._prompts]
+        while len(sizes) > 1 and sum(sizes) > MAX_CACHE_BYTES:
+            del sizes[0], self._prompts[0]
 
-    def keys_and_values(self, layer: nn.Module, make: Callable[[], KeysAndValues]) -> KeysAndValues:
-        """What a layer made of the running pass's prompts, made now if it is their first pass."""
-        made = self._prompts[-1].made
-        if layer not in made:
-            made[layer] = make()
-        return made[layer]
-
-
-def _same(known: Tensor, given: Tensor) -> bool:
-    def kind(tensor: Tensor) -> Any:
-        return tensor.shape, tensor.dtype, tensor.device
-
-    return kind(known) == kind(given) and torch.equal(known, given)
+    def keys_and_values(self, attn: Attention, embeds: Float[Tensor, "bf n d"]) -> KeysAndValues:
+        """What a layer makes of the running pass's prompts, one for each video or for each frame."""
+        made = self._prompts[-1][1]
+        if attn in made:
+            return made[attn]
+        shared = embeds[:: self.num_frames]  # the same for all frames of a video
+        projected = attn.to_k(shared), attn.to_v(shared)
+        if type(attn.to_k) is nn.Linear and type(attn.to_v) is nn.Linear:
+            made[attn] = projected  # a LoRA's scale may change from pass to pass
+        return projected
 
 
 # Attention of the image U-Net without what repeats: prompts are projected once, and not once per frame.
@@ -324,7 +270,7 @@ MAX_SCORES = 10_000_000
 
 
 class OncePerPrompt:
-    """Does what diffusers' `AttnProcessor2_0` does, for layers that `fits` approves.
+    """Does what diffusers' `AttnProcessor2_0` does, for layers that `attention_fits` approves.
 
     Cross attention reads keys and values from the cache, and all frames of a video that share a prompt ask it
     together, as one long row of queries. With a gradient or a mask diffusers' own processor runs.
@@ -339,7 +285,7 @@ class OncePerPrompt:
 
     def __call__(
         self,
-        attn: Any,
+        attn: Attention,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -358,25 +304,18 @@ class OncePerPrompt:
         if encoder_hidden_states is None:
             key, value = attn.to_k(hidden_states), attn.to_v(hidden_states)
         else:
-            key, value = self._of_prompt(attn, encoder_hidden_states)
+            key, value = self.cache.keys_and_values(attn, encoder_hidden_states)
         # Queries of the frames that share keys become one row: no copy, since frames lie side by side.
-        asked = query.view(len(key), -1, query.shape[-1])
-        attended = scaled_dot_product_attention(*(_split_heads(t, attn.heads) for t in (asked, key, value)))
+        heads = [
+            rearrange(tensor, "b n (k d) -> b k n d", k=attn.heads)
+            for tensor in (query.view(len(key), -1, query.shape[-1]), key, value)
+        ]
+        attended = scaled_dot_product_attention(*heads)
         merged = rearrange(attended, "b k n d -> b n (k d)").view(query.shape)
         return attn.to_out[1](attn.to_out[0](merged))
 
-    def _of_prompt(self, attn: Any, embeds: Float[Tensor, "bf n d"]) -> KeysAndValues:
-        shared = embeds[:: self.cache.num_frames]  # the same for all frames of a video
 
-        def make() -> KeysAndValues:
-            return attn.to_k(shared), attn.to_v(shared)
-
-        # A LoRA's scale may change from pass to pass.
-        plain = type(attn.to_k) is nn.Linear and type(attn.to_v) is nn.Linear
-        return self.cache.keys_and_values(attn, make) if plain else make()
-
-
-def fits(attn: nn.Module) -> bool:
+def attention_fits(attn: nn.Module) -> bool:
     """Whether a module is an attention whose processor and options are the usual ones."""
     return (
         isinstance(attn, Attention)
@@ -405,10 +344,6 @@ def scaled_dot_product_attention(
     return scores.softmax(-1) @ value
 
 
-def _split_heads(tensor: Float[Tensor, "b n kd"], num_heads: int) -> Float[Tensor, "b k n d"]:
-    return rearrange(tensor, "b n (k d) -> b k n d", k=num_heads)
-
-
 # The temporal layer on tokens as the image U-Net lays them out: frames are never moved, only viewed.
 #
 # Everything in the layer but its attention looks at one token at a time, so the order of tokens is free. Kept
@@ -428,69 +363,53 @@ def temporal_forward(
     num_frames: int,
     frame_positions: Tensor | None = None,
     motion_scale: FrameNumbers = 1.0,
-    *rare: Any,
+    frame_windows: Sequence[FrameWindow] | None = None,
+    motion_effect: FrameNumbers = 1.0,
     run_block: Callable[..., Tokens] | None = None,
 ) -> Float[Tensor, "bf c h w"]:
     """What `TemporalTransformer.forward` computes; `run_block` is how a block of it runs, if not as here.
 
-    With a gradient, with a scale per frame and with any of the rare arguments (windows, a motion effect) the
-    layer's own way is taken.
+    With a gradient, with numbers per frame, with windows or a motion effect the layer's own way is taken.
     """
-    usual = all(value is None or (isinstance(value, int | float) and value == 1) for value in rare)
-    if not usual or torch.is_grad_enabled() or isinstance(motion_scale, Tensor):
-        how = (num_frames, frame_positions, motion_scale, *rare)
-        return type(module).forward(module, hidden_states, *how)
+    has_effect = isinstance(motion_effect, Tensor) or motion_effect != 1
+    if frame_windows is not None or has_effect or isinstance(motion_scale, Tensor) or torch.is_grad_enabled():
+        return type(module).forward(
+            module, hidden_states, num_frames, frame_positions, motion_scale, frame_windows, motion_effect
+        )
     height, width = hidden_states.shape[-2:]
-    tokens = module.proj_in(_normalised_tokens(module, hidden_states, num_frames))
+    if module.norm_scope == "frame":
+        tokens = rearrange(module.norm(hidden_states), "bf c h w -> bf (h w) c")  # a view
+    else:
+        normalised = module.norm(unfold_frames(hidden_states, num_frames))
+        tokens = rearrange(normalised, "b c f h w -> (b f) (h w) c")  # a copy
+    tokens = module.proj_in(tokens)
     for block in module.transformer_blocks:
         assert isinstance(block, TemporalTransformerBlock)
-        tokens = (run_block or _block)(block, tokens, num_frames, frame_positions, motion_scale)
+        tokens = (run_block or temporal_block)(block, tokens, num_frames, frame_positions, motion_scale)
     return hidden_states + rearrange(module.proj_out(tokens), "bf (h w) c -> bf c h w", h=height, w=width)
 
 
-def compiled_temporal_forward(
-    module: TemporalTransformer, hidden_states: Float[Tensor, "bf c h w"], *how: Any
-) -> Float[Tensor, "bf c h w"]:
-    """Likewise, with blocks that PyTorch compiles."""
-    return temporal_forward(module, hidden_states, *how, run_block=compiled(_block))
-
-
-def _normalised_tokens(
-    module: TemporalTransformer, hidden_states: Float[Tensor, "bf c h w"], num_frames: int
-) -> Tokens:
-    """Frames normalised, as tokens: a view where each frame is normalised alone, else one copy."""
-    if module.norm_scope == "frame":
-        return rearrange(module.norm(hidden_states), "bf c h w -> bf (h w) c")
-    clips = module.norm(unfold_frames(hidden_states, num_frames))
-    return rearrange(clips, "b c f h w -> (b f) (h w) c")
-
-
-def _block(
+def temporal_block(
     block: TemporalTransformerBlock,
     tokens: Tokens,
     num_frames: int,
     frame_positions: Tensor | None,
     motion_scale: float,
 ) -> Tokens:
+    """What `TemporalTransformerBlock.forward` computes, over tokens that nobody else holds."""
     rows = block.pos_embed.rows(num_frames, frame_positions)
     for norm, attention in ((block.norm1, block.attn1), (block.norm2, block.attn2)):
         positioned = norm(tokens).unflatten(0, (-1, num_frames)).add_(rows[:, None]).flatten(0, 1)
-        tokens += _attend(attention, positioned, num_frames, motion_scale)
+        num_heads = attention.num_heads  # every head at every place is one row of a view
+        query, key, value = (
+            rearrange(project(positioned), "(b f) hw (k d) -> b (hw k) f d", f=num_frames, k=num_heads)
+            for project in (attention.to_q, attention.to_k, attention.to_v)
+        )
+        if motion_scale != 1:
+            query = query * motion_scale
+        calls = zip(*(torch.split(heads, MAX_ROWS, dim=1) for heads in (query, key, value)), strict=True)
+        attended = [scaled_dot_product_attention(*heads) for heads in calls]
+        joined = attended[0] if len(attended) == 1 else torch.cat(attended, dim=1)
+        tokens += attention.to_out(rearrange(joined, "b (hw k) f d -> (b f) hw (k d)", k=num_heads))
     tokens += block.ff(block.norm3(tokens))
     return tokens
-
-
-def _attend(attention: TemporalAttention, tokens: Tokens, num_frames: int, motion_scale: float) -> Tokens:
-    """Self-attention along frames; every head at every place is one row of a view."""
-    query, key, value = (
-        rearrange(project(tokens), "(b f) hw (k d) -> b (hw k) f d", f=num_frames, k=attention.num_heads)
-        for project in (attention.to_q, attention.to_k, attention.to_v)
-    )
-    if motion_scale != 1:
-        query = query * motion_scale
-    attended = [
-        scaled_dot_product_attention(*rows)
-        for rows in zip(*(torch.split(t, MAX_ROWS, dim=1) for t in (query, key, value)), strict=True)
-    ]
-    joined = attended[0] if len(attended) == 1 else torch.cat(attended, dim=1)
-    return attention.to_out(rearrange(joined, "b (hw k) f d -> (b f) hw (k d)", k=attention.num_heads))

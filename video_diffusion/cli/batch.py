@@ -1,7 +1,10 @@
 """`video-diffusion generate --jobs FILE`: its flags, the run with its progress, and its end."""
 
+import atexit
 import json
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, redirect_stdout
@@ -125,10 +128,14 @@ def duration(seconds: float) -> str:
 Command = TypeVar("Command", bound=Callable[..., Any])
 MAX_WORDS = 50  # that are told of
 OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
-    (("--jobs",), {"metavar": "FILE", "help": "Many clips: .txt .csv .tsv .jsonl .yaml; -o names a folder."}),
+    (
+        ("--jobs",),
+        {"metavar": "FILE", "help": "Many clips: .txt .csv .tsv .json .jsonl .yaml, - is stdin."},
+    ),
     (("--shard",), {"metavar": "I/N", "help": "With --jobs: every N-th job from I (or by torchrun, SLURM)."}),
     (("--batch-size",), {"metavar": "N", "help": "With --jobs: clips at once, or auto.  [default: auto]"}),
-    (("--dry-run",), {"is_flag": True, "help": "With --jobs: show the jobs, their time and disk."}),
+    (("--check",), {"is_flag": True, "help": "With --jobs: check the file and stop."}),
+    (("--dry-run",), {"is_flag": True, "help": "With --jobs: show the jobs; times a clip of each kind."}),
     (("--verify",), {"is_flag": True, "help": "With --jobs: read finished clips before skipping them."}),
     (("--fail-fast",), {"is_flag": True, "help": "With --jobs: stop at the first failing job."}),
     (("--engine",), {"metavar": "NAME", "help": "With --jobs: local, or ray (needs video-diffusion[ray])."}),
@@ -169,13 +176,13 @@ def run_batch(
 
     if prompt is not None:
         raise click.UsageError("PROMPT: cannot be given together with --jobs; put it into the file")
-    file = Path(str(flags["jobs"]))
+    file = _from_stdin() if flags["jobs"] == "-" else Path(str(flags["jobs"]))
     folder = Path(out or file.stem)
     batch_size = number_of("--batch-size", flags["batch_size"], has_auto=True)
     engine, num_actors = _engine(flags), number_of("--actors", flags["actors"])
     shard = shard_of(flags["shard"], quiet=quiet)
     suffix = suffix_of(encoding)
-    base = layer_from(configs, assignments, flags).values
+    base = layer_from(configs, assignments, flags)
     check_folder(folder)
     summary = check_jobs(file, base)
     if summary.num_repeated and not quiet:
@@ -186,6 +193,9 @@ def run_batch(
 
     for note in check_machine(summary, folder, encoding, suffix):
         warn(note)
+    if flags["check"]:
+        say(f"{file}: {summary.count} {'clip' if summary.count == 1 else 'clips'}, nothing wrong")
+        return
     jobs = _telling_unknown_words(shard.pick(read_jobs(file, base, model_facts, suffix)))
     if flags["dry_run"]:
         from video_diffusion.cli.batch_plan import show_plan
@@ -259,6 +269,17 @@ def until_failure(outcomes: Iterator["Outcome"], fail_fast: bool) -> Iterator["O
         yield outcome
         if fail_fast and outcome.status == "failed":
             return
+
+
+def _from_stdin() -> Path:
+    """What standard input holds as a file, kept until the program ends: it is read more than once."""
+    data = sys.stdin.buffer.read()
+    suffix = {b"{": ".jsonl", b"[": ".json"}.get(data.lstrip()[:1], ".txt")
+    folder = tempfile.mkdtemp(prefix="video-diffusion-jobs-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    file = Path(folder) / f"stdin{suffix}"
+    file.write_bytes(data)
+    return file
 
 
 def _repeated(summary: "JobSummary") -> str:

@@ -135,6 +135,8 @@ def show_plan(jobs: Iterable["Job"], folder: Path, *, as_json: bool, overwrite: 
         total, done = total + 1, done + is_done
         if not is_done:
             kinds.setdefault(job.batch_key, Kind(job)).count += 1
+    if kinds:
+        say(f"timing one clip of each of {min(len(kinds), PROBES)} kinds; --check only checks the file")
     seconds, size = estimate(list(kinds.values()))
     left = counted(total, "clip") + (f", {done} of them done" if done else "")
     free = shutil.disk_usage(existing_folder(folder)).free

@@ -182,10 +182,10 @@ def save_strip(clip: Clip, path: Path) -> None:
 
 
 def facts_line(video: "GeneratedVideo") -> str:
-    """Seed, flicker, motion and shape in one line for people."""
+    """Seed, flicker, morph, motion and shape in one line for people."""
     own, values = video.settings, video.report.values
     parts = [f"seed {own.seed}"]
-    for name in ("flicker", "motion"):
+    for name in ("flicker", "morph", "motion"):
         measure = values[name]
         figure = f"{measure.value:.2f} {measure.unit}" if measure.value is not None else measure.status
         parts.append(f"{name} {figure}")

@@ -178,7 +178,7 @@ def _run_design(design: "Design", flags: RunFlags, *, dry_run: bool) -> None:
     from video_diffusion.cli.batch_plan import check_machine
     from video_diffusion.cli.clip_run import warnings_as_lines
     from video_diffusion.comparison.report import CONFIG
-    from video_diffusion.comparison.run import collect, make_clips, num_missing, plan, unique_jobs
+    from video_diffusion.comparison.run import collect, make_clips, plan, unique_jobs
     from video_diffusion.jobs import JobSummary, Pipelines, model_facts
     from video_diffusion.video import write_bytes
     from video_diffusion.web import counted
@@ -224,7 +224,7 @@ def _run_design(design: "Design", flags: RunFlags, *, dry_run: bool) -> None:
             tally.end()
         command = shlex.join(["video-diffusion", "compare", str(folder / CONFIG), "-o", str(folder)])
         found = collect(design, planned, folder, meter, command)
-        missing = num_missing(planned, found)
+        missing = len(planned) - len(found.clips)
         if missing:
             left = counted(missing, "clip")
             say(f"{left} left to other processes; once all are made, the same command compares them")

@@ -1,7 +1,9 @@
-"""`video-diffusion convert`: temporal weights from one layout to another."""
+"""`video-diffusion convert`: temporal weights from one layout to another, pickles to safetensors."""
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import click
@@ -48,9 +50,11 @@ def convert(
 ) -> None:
     """Write a motion adapter, a training run's adapter or a motion LoRA SRC to DST, in another layout.
 
-    SRC is a file, a folder or a hub id. An adapter in diffusers' layout is a folder; AnimateDiff's layout,
-    which ComfyUI's nodes and the original read, is a .safetensors file. Every number stays what it was. A
-    SparseCtrl encoder's file keeps its layout: this makes safetensors of a pickle.
+    SRC is a file, a folder or a hub id. A LoRA on the image model (of a run of target domain_lora) keeps its
+    layout. An adapter in diffusers' layout is a folder; AnimateDiff's layout,
+    which ComfyUI's nodes and the original read, is a .safetensors file. Every number stays what it was.
+    A pickle of anything else that can be used here (a LoRA, an IP-Adapter, a SparseCtrl encoder, an image
+    model in one file) becomes safetensors in the layout that it has.
     """
     path = Path(destination)
     if licence is not None and not _LICENCE.fullmatch(licence):
@@ -59,8 +63,6 @@ def convert(
         raise click.UsageError("--base-model and --license: only the model card holds them; add --card")
     if path.suffix.lower() in PICKLES:
         raise click.UsageError(f"DST: {destination} would be a pickle; name a .safetensors file, or a folder")
-    if not path.absolute().parent.is_dir():
-        raise click.UsageError(f"DST: {path.parent}: no such folder; make it first")
     if path.exists() and not overwrite:
         raise click.UsageError(f"DST: {destination} exists; add --overwrite, or name another")
     chosen = layout or ("animatediff" if path.suffix == ".safetensors" else "diffusers")
@@ -69,7 +71,7 @@ def convert(
     from video_diffusion.loading import choose_dtype, weights_facts
     from video_diffusion.loading import convert as conversion
 
-    with warnings_as_lines():
+    with warnings_as_lines(), folder_for(path):
         written = conversion.convert(
             source,
             path,
@@ -83,3 +85,21 @@ def convert(
         say(f"card: {conversion.write_card(source, written, base_model, licence, overwrite)}")
     shown = written / conversion.LORA_FILE if (written / conversion.LORA_FILE).is_file() else written
     click.echo(json.dumps(weights_facts.describe_weights(shown)) if as_json else str(written))
+
+
+@contextmanager
+def folder_for(path: Path) -> Iterator[None]:
+    """Make the folders above what is written inside the block; if nothing is written they go again."""
+    above = path.absolute().parents
+    made = [folder for folder in above if not folder.exists()]
+    try:
+        above[0].mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise click.UsageError(f"DST: {path.parent}, or a folder above it, is a file; name another") from None
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for folder in made:
+                folder.rmdir()
+        raise

@@ -2,7 +2,6 @@
 
 import json
 import time
-from typing import TYPE_CHECKING
 
 import click
 
@@ -13,12 +12,9 @@ from video_diffusion.cli.outputs import (
     check_clip_path,
     check_distinct,
     check_image_path,
-    free_name,
+    reserved_name,
 )
 from video_diffusion.cli.terminal import say, warn
-
-if TYPE_CHECKING:
-    from video_diffusion.settings import GenerationSettings
 
 
 @click.command(epilog="A prompt that starts with - goes after --: video-diffusion generate -- '-3 degrees'")
@@ -27,8 +23,17 @@ if TYPE_CHECKING:
 @settings_options
 @batch_options
 @click.option("--overwrite", is_flag=True, help="Replace what is there.")
-@click.option("--codec", metavar="NAME", help="libx264, libx264rgb (lossless), libvpx-vp9, png (folder), ...")
-@click.option("--crf", type=int, metavar="N", help="0 is best; 18 is the default of H.264.")
+@click.option(
+    "--codec",
+    metavar="NAME",
+    help="libx264, libx264rgb (lossless, false colours in Chromium), libvpx-vp9, png (folder), ...",
+)
+@click.option(
+    "--crf",
+    type=int,
+    metavar="N",
+    help="0 is best, and with yuv444p all but lossless; 18 is the default of H.264.",
+)
 @click.option("--pixel-format", metavar="NAME", help="yuv420p or yuv444p.")
 @click.option("--low-memory", is_flag=True, help="Slower in less memory; on a GPU networks wait outside.")
 @click.option("--strip", metavar="IMAGE", help="Filmstrip from noise to picture; rows are steps.")
@@ -56,7 +61,7 @@ def generate(
     """Make a clip from PROMPT, measure it, and write it with its record.
 
     Settings come from the model's defaults, then --config files, then --set, then flags. The clip's path goes
-    to stdout; its seed, flicker and motion to stderr. Beside clip.mp4 stands clip.json, which `rerun` reads.
+    to stdout; its seed, flicker, morph and motion to stderr. Beside clip.mp4 stands clip.json for `rerun`.
     """
     if flags.get("jobs") is not None:
         if low_memory:
@@ -74,39 +79,33 @@ def generate(
     started = time.monotonic()
     settings = settings_from(prompt, configs, assignments, flags)
     from video_diffusion.video import sidecar_path
+    from video_diffusion.video.files import slug
 
     codec = "png" if codec is None and (out or "").endswith("/") else codec
     encoding = EncodingFlags(codec, crf, pixel_format)
-    path = check_clip_path(out or default_name(settings, codec), encoding, overwrite)
-    strip_path = check_image_path(strip, "--strip", overwrite)
-    sheet_path = check_image_path(sheet, "--sheet", overwrite)
-    check_distinct([path, sidecar_path(path), strip_path, sheet_path])
+    suffix = {"png": "", "libvpx-vp9": ".webm", "gif": ".gif", "webp": ".webp"}.get(codec or "", ".mp4")
+    with reserved_name(out, f"{slug(settings.prompt)}-{settings.seed}", suffix) as name:
+        path = check_clip_path(name, encoding, overwrite)
+        strip_path = check_image_path(strip, "--strip", overwrite)
+        sheet_path = check_image_path(sheet, "--sheet", overwrite)
+        check_distinct([path, sidecar_path(path), strip_path, sheet_path])
 
-    from video_diffusion.cli import clip_run  # torch is imported only after everything cheap was checked
+        from video_diffusion.cli import clip_run  # torch is imported only after everything cheap was checked
 
-    for note in clip_run.check_before_loading(settings, path, encoding):
-        warn(note)
-    clip = clip_run.make_clip(
-        settings,
-        show_progress=not (quiet or as_json),
-        keep_steps=strip_path is not None,
-        low_memory=low_memory,
-    )
-    clip_run.save_clip(clip.video, path, encoding, embed=not no_embed_metadata, overwrite=overwrite)
-    if sheet_path is not None:
-        clip_run.save_sheet(clip.video, sheet_path)
-    if strip_path is not None:
-        clip_run.save_strip(clip, strip_path)
+        for note in clip_run.check_before_loading(settings, path, encoding):
+            warn(note)
+        clip = clip_run.make_clip(
+            settings,
+            show_progress=not (quiet or as_json),
+            keep_steps=strip_path is not None,
+            low_memory=low_memory,
+        )
+        clip_run.save_clip(clip.video, path, encoding, embed=not no_embed_metadata, overwrite=overwrite)
+        if sheet_path is not None:
+            clip_run.save_sheet(clip.video, sheet_path)
+        if strip_path is not None:
+            clip_run.save_strip(clip, strip_path)
     seconds = time.monotonic() - started
     click.echo(json.dumps(clip_run.summary(clip.video, path, seconds)) if as_json else str(path))
     if not (quiet or as_json):
         say(f"{clip_run.facts_line(clip.video)} · {seconds:.1f} s")
-
-
-def default_name(settings: "GenerationSettings", codec: str | None) -> str:
-    """A name from prompt and seed that nothing has yet: red-circle-0.mp4, or a folder for PNGs."""
-    from video_diffusion.video.files import slug
-
-    suffix = "" if codec == "png" else ".webm" if codec == "libvpx-vp9" else ".mp4"
-    suffix = f".{codec}" if codec in {"gif", "webp"} else suffix
-    return free_name(f"{slug(settings.prompt)}-{settings.seed}", suffix)

@@ -10,11 +10,10 @@ import click
 
 from video_diffusion.cli.terminal import printable
 
-MAX_CONFIG_BYTES = 1_000_000
 WEIGHT_SUFFIXES = {".safetensors", ".ckpt", ".pt", ".pth", ".bin"}
 USES = {
     "ControlNetModel": "--controlnet {} --control-video FRAMES",
-    "SparseControlNetModel": "--sparsectrl {} --sparse-image '0: PICTURE'",
+    "SparseControlNetModel": "--sparsectrl {} --sparse-image '0: IMAGE'",
 }
 TRAINED = ("motion_adapter", "motion_lora", "domain_lora")
 
@@ -105,20 +104,21 @@ def _clip(path: Path) -> dict[str, Any]:
 
 
 def _model_folder(folder: Path) -> dict[str, Any]:
-    index = _read_json(folder / "model_index.json")
+    from video_diffusion.loading.weights import read_json
+    from video_diffusion.video import weights_sha256
+
+    index = read_json(folder / "model_index.json")
     defaults = folder / "generation_defaults.json"
     components = {
         path.name: _component(path) for path in sorted(folder.iterdir()) if (path / "config.json").is_file()
     }
-    from video_diffusion.video import weights_sha256
-
     return {
         "kind": "model",
         "path": str(folder),
         "pipeline": index.get("_class_name"),
         "weights_sha256": weights_sha256(folder),
         "num_parameters": sum(part.get("num_parameters", 0) for part in components.values()),
-        "generation_defaults": _read_json(defaults) if defaults.is_file() else None,
+        "generation_defaults": read_json(defaults) if defaults.is_file() else None,
         "components": components,
     }
 
@@ -131,42 +131,19 @@ CONFIG_FACTS = (
 
 
 def _component(folder: Path) -> dict[str, Any]:
-    config = _read_json(folder / "config.json")
+    from video_diffusion.loading.weights import read_header, read_json
+
+    config = read_json(folder / "config.json")
     files = sorted(folder.glob("*.safetensors"))
-    name = config.get("_class_name") or ", ".join(map(str, config.get("architectures") or ["?"]))
-    facts: dict[str, Any] = {"class": name}
+    listed = config.get("architectures")
+    name = config.get("_class_name") or ", ".join(map(str, listed if isinstance(listed, list) else ["?"]))
+    facts: dict[str, Any] = {"class": str(name)}
     facts |= {key: config[key] for key in CONFIG_FACTS if key in config}
     if files:
-        parts = [_weights(file) for file in files]
-        facts["num_parameters"] = sum(part["num_parameters"] for part in parts)
-        facts["dtypes"] = sorted({dtype for part in parts for dtype in part["dtypes"]})
+        tensors = [tensor for file in files for tensor in read_header(file)[0].values()]
+        facts["num_parameters"] = sum(prod(tensor.shape) for tensor in tensors)
+        facts["dtypes"] = sorted({tensor.dtype for tensor in tensors})
     return facts
-
-
-def _weights(file: Path) -> dict[str, Any]:
-    from video_diffusion.loading.weights import read_header
-    from video_diffusion.video import weights_sha256
-
-    tensors = read_header(file)
-    return {
-        "path": str(file),
-        "num_tensors": len(tensors),
-        "num_parameters": sum(prod(tensor.shape) for tensor in tensors.values()),
-        "dtypes": sorted({tensor.dtype for tensor in tensors.values()}),
-        "weights_sha256": weights_sha256(file),
-    }
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        data = file.read(MAX_CONFIG_BYTES + 1)
-    try:
-        values = json.loads(data) if len(data) <= MAX_CONFIG_BYTES else None
-    except (ValueError, RecursionError):
-        values = None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: not a JSON object of at most {MAX_CONFIG_BYTES} bytes")
-    return values
 
 
 def _for_people(facts: dict[str, Any]) -> dict[str, Any]:

@@ -107,7 +107,14 @@ class Program(click.Group):
 
 
 def _make_streams_safe() -> None:
-    """A character the terminal's encoding lacks is escaped instead of ending the program."""
+    """A stream that is closed goes nowhere; a character that an encoding lacks is escaped."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # `2>&-`: the next file opened would otherwise be taken for the stream
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or os.fdopen(1, "w")
+    sys.stderr = sys.stderr or os.fdopen(2, "w")
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

@@ -4,6 +4,7 @@ import glob
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -34,6 +35,20 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str | Non
     return tuple(sorted({int(word) for word in words}))
 
 
+def _crop(
+    context: click.Context, parameter: click.Parameter, text: str | None
+) -> tuple[int, int, int, int] | None:
+    if text is None:
+        return None
+    words = text.split(",")
+    if len(words) != 4 or not all(word.isascii() and word.isdigit() for word in words):
+        raise click.BadParameter(f"must be X,Y,WIDTH,HEIGHT in pixels, such as 0,0,256,256 (given {text!r})")
+    x, y, width, height = map(int, words)
+    if not (width and height):
+        raise click.BadParameter(f"must be at least one pixel wide and high (given {text!r})")
+    return x, y, width, height
+
+
 @click.command()
 @click.argument("clips", nargs=-1, required=True, metavar="CLIP...")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per clip and line on stdout.")
@@ -43,9 +58,20 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str | Non
 @click.option(
     "--worst", type=click.IntRange(1, 50), metavar="N", help="Draw the N worst triples of one clip."
 )
+@click.option(
+    "--worst-by", type=click.Choice(["flicker", "morph"]), default="flicker", help="What --worst goes by."
+)
 @click.option("--sheet", metavar="FILE", help="Where --worst draws to; CLIP-worst.png here by default.")
 @click.option("--against", metavar="OTHER", help="Differences to another clip of equal length.")
+@click.option(
+    "--set", "reference", metavar="CLIPS", help="Do all CLIPs move like these? A folder or pattern."
+)
+@click.option("--vbench", metavar="FOLDER", help="Lay the CLIPs out there as VBench's custom input.")
 @click.option("--jobs", type=click.IntRange(1), default=1, metavar="N", help="Processes over many clips.")
+@click.option("--threads", type=click.IntRange(1), metavar="N", help="Over pairs of frames; all cores.")
+@click.option("--crop", metavar="X,Y,W,H", callback=_crop, help="Only this part, as of a grid of clips.")
+@click.option("--tone-map", is_flag=True, help="Show HDR (PQ, HLG) as SDR instead of refusing it.")
+@click.option("--one-shot", is_flag=True, help="The clip has no cut: its worst jump is scored.")
 @click.option("--sample", type=click.IntRange(1), metavar="N", help="Only N evenly spaced triples of frames.")
 @click.option("--metrics", metavar="NAMES", callback=_words, help="Only these, such as flicker,drift.")
 @click.option("--flow", type=click.Choice(["dis", "farneback"]), default="dis", help="Optical flow.")
@@ -67,9 +93,16 @@ def measure(
     series: bool,
     plot: str | None,
     worst: int | None,
+    worst_by: Literal["flicker", "morph"],
     sheet: str | None,
     against: str | None,
+    reference: str | None,
+    vbench: str | None,
     jobs: int,
+    threads: int | None,
+    crop: tuple[int, int, int, int] | None,
+    tone_map: bool,
+    one_shot: bool,
     sample: int | None,
     metrics: tuple[str, ...] | None,
     flow: str,
@@ -101,6 +134,11 @@ def measure(
         raise click.UsageError("--sheet is where --worst draws to; give --worst N as well")
     if against and as_csv:
         raise click.UsageError("--against has a table and --json, no --csv")
+    if reference and (against or as_csv):
+        raise click.UsageError("--set has a line of text and --json; leave --against and --csv out")
+    references = _expand([f"{reference}/*" if Path(reference).is_dir() else reference]) if reference else []
+    if vbench and Path(vbench).exists() and (not Path(vbench).is_dir() or any(Path(vbench).iterdir())):
+        raise click.UsageError(f"--vbench: {vbench} is there already; give a new or an empty folder")
     plot_to = _picture_path(plot, "--plot")
     sheet_to = _picture_path(sheet or (f"{Path(paths[0]).stem}-worst.png" if worst else None), "--sheet")
     from video_diffusion.cli.measure_files import Request, Weights
@@ -109,19 +147,26 @@ def measure(
 
     choose_metrics(metrics)
     request = Request(
-        metrics=(*metrics, "flicker") if metrics and (plot or worst) else metrics,
+        motion_features=bool(references),
+        metrics=(*metrics, "flicker", "morph") if metrics and (plot or worst) else metrics,
         flow=flow,
         fps=fps,
         allow_truncated=allow_truncated,
         sample=sample,
         window_starts=window_starts,
         worst=worst or 0,
+        worst_by=worst_by,
         thumbnails=plot is not None,
+        crop=crop,
+        tone_map=tone_map,
+        one_shot=one_shot,
+        threads=threads,
         keep_series=bool(series or plot or worst or against),
         weights=Weights(clip_model, prompt, dino_model, lpips_weights, raft_weights),
     )
-    output = Output("json" if as_json else "csv" if as_csv else "table", series, plot_to, sheet_to, quiet)
-    failed = run(paths, against, request, output, jobs)
+    form: Literal["json", "csv", "table"] = "json" if as_json else "csv" if as_csv else "table"
+    output = Output(form, series, plot_to, sheet_to, Path(vbench) if vbench else None, quiet)
+    failed = run(paths, against, references, request, output, jobs)
     if failed:
         raise click.exceptions.Exit(CLIP_FAILED)
 

@@ -3,10 +3,13 @@
 import csv
 import io
 import json
+import re
+import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,14 +20,14 @@ import numpy as np
 
 from video_diffusion.cli.measure_files import MeasuredClip, Request, Weights, measure_file
 from video_diffusion.cli.terminal import MODEL, Progress, printable, say
-from video_diffusion.metrics import ALL_METRICS
+from video_diffusion.metrics import ALL_METRICS, features_of, set_distance
 from video_diffusion.metrics.report import SCHEMA_VERSION, ConsistencyReport, format_value
 from video_diffusion.video import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-HEADLINE = ("flicker", "motion", "sharpness", "mean_luma", "coverage", "drift", "raw_flicker")
+HEADLINE = ("flicker", "morph", "motion", "sharpness", "mean_luma", "coverage", "drift", "raw_flicker")
 """Columns of the table of many clips: flicker never without motion, sharpness and mean luma beside it."""
 
 Values = Mapping[str, float | None]
@@ -62,8 +65,9 @@ def header() -> str:
 def row(clip: MeasuredClip, report: ConsistencyReport) -> str:
     """One clip on one line; the status is that of flicker, or of motion when the clip does not move."""
     cells = [report.values[name].value if name in report.values else None for name in HEADLINE]
-    standing = report.values["motion"].status == "static" or "flicker" not in report.values
-    status = report.values["motion" if standing else "flicker"].status
+    told = {name: measured.status for name, measured in report.values.items()}
+    standing = told.get("motion") == "static" or "flicker" not in told
+    status = told.get("motion" if standing else "flicker") or next(iter(told.values()))
     sampled = "" if clip.sampled is None else f" ({clip.sampled} triples sampled)"
     return (
         " ".join(f"{format_value(cell):>11}" for cell in cells)
@@ -178,9 +182,9 @@ def _signed(value: float | None) -> str:
     return "—" if value is None else f"{value:+.3g}"
 
 
-CURVES = ("flicker", "luma_flicker", "warp_psnr", "motion", "flow_jitter", "mean_luma")
-FROM_ZERO = ("flicker", "luma_flicker", "motion", "flow_jitter")
-"""Their axis starts at 0 and reaches 1 at least, so that next to nothing looks like it."""
+CURVES = ("flicker", "morph", "luma_flicker", "warp_psnr", "motion", "flow_jitter", "mean_luma")
+FROM_ZERO = {"flicker": 1.0, "morph": 0.25, "luma_flicker": 1.0, "motion": 1.0, "flow_jitter": 1.0}
+"""Their axis starts at 0 and reaches so far at least, so that next to nothing looks like it."""
 INK, FAINT, ACCENT = "#1d2433", "#8b93a3", "#c8445a"
 MOST_POINTS = 2000
 MARKED = 3
@@ -235,7 +239,11 @@ def draw_curves(clip: MeasuredClip, path: Path) -> None:
     last = max(report.num_frames - 1, 1)
     for axes, name in zip(rows, names, strict=False):
         measured = report.values[name]
-        frames, heights = _thinned(report.frame_numbers, measured.series)
+        numbers, series = report.frame_numbers, measured.series
+        if report.held_frames:  # they have no values: the curve goes on from one distinct frame to the next
+            known = [place for place, value in enumerate(series) if value is not None]
+            numbers, series = [numbers[place] for place in known], tuple(series[place] for place in known)
+        frames, heights = _thinned(numbers, series)
         axes.plot(frames, heights, color=INK, linewidth=1.2, marker="." if len(frames) <= 64 else None)
         for index in marked:
             axes.axvline(index, color=ACCENT, linewidth=0.8, alpha=0.6)
@@ -246,7 +254,7 @@ def draw_curves(clip: MeasuredClip, path: Path) -> None:
         )
         axes.tick_params(labelsize=7, colors=FAINT)
         if name in FROM_ZERO:
-            axes.set_ylim(0, max(1.0, 1.1 * float(np.nanmax(heights))))
+            axes.set_ylim(0, max(FROM_ZERO[name], 1.1 * float(np.nanmax(heights))))
         axes.set_xlim(-0.02 * last, 1.02 * last)
         axes.spines[["top", "right"]].set_visible(False)
     _draw_frames(rows[-1], clip.thumbnails, marked)
@@ -273,23 +281,31 @@ def _draw_frames(axes: Any, thumbnails: dict[int, np.ndarray], marked: Sequence[
 
 
 def draw_worst(clip: MeasuredClip, path: Path) -> None:
-    """Write a sheet of the worst triples: three frames, and where motion does not explain the middle one."""
+    """Write a sheet of the worst triples: the frames, what motion does not explain, and where it morphs."""
     assert clip.worst
     height, width = clip.worst[0].residual.shape
-    figure = _figure(10, 0.5 + len(clip.worst) * (2.4 * height / width + 0.25))
-    cells = figure.subplots(len(clip.worst), 4, squeeze=False)
-    ceiling = max(1.0, *(float(np.percentile(triple.residual, 99)) for triple in clip.worst))
+    figure = _figure(12, 0.5 + len(clip.worst) * (2.3 * height / width + 0.25))
+    cells = figure.subplots(len(clip.worst), 5, squeeze=False)
+    maps = [(triple.residual, triple.morph) for triple in clip.worst]
+    ceilings = [max(least, *(float(np.percentile(pair[place], 99)) for pair in maps))
+                for place, least in enumerate((1.0, 0.25))]  # fmt: skip
     for row, triple in zip(cells, clip.worst, strict=True):
-        for axes, step, pixels in zip(row, (-1, 0, 1), triple.frames, strict=False):
+        for axes, number, pixels in zip(row, triple.numbers, triple.frames, strict=False):
             axes.imshow(pixels)
-            axes.set_title(f"frame {triple.index + step}", fontsize=8, color=INK)
-        image = row[3].imshow(triple.residual, cmap="inferno", vmin=0, vmax=ceiling)
-        row[3].set_title(f"not explained by motion: {triple.level:.2f} levels", fontsize=8, color=ACCENT)
+            axes.set_title(f"frame {number}", fontsize=8, color=INK)
+        heats = (
+            (triple.residual, f"flicker {format_value(triple.flicker)} levels"),
+            (triple.morph, f"morph {format_value(triple.morph_level)} px"),
+        )
+        for axes, (heat, title), ceiling in zip(row[3:], heats, ceilings, strict=True):
+            image = axes.imshow(heat, cmap="inferno", vmin=0, vmax=ceiling, extent=(0, width, height, 0))
+            axes.set_title(title, fontsize=8, color=ACCENT)
+            if triple is clip.worst[-1]:
+                bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.8)
+                bar.ax.tick_params(labelsize=7)
         for axes in row:
             axes.set_axis_off()
-    bar = figure.colorbar(image, ax=cells[:, 3].tolist(), shrink=0.8)
-    bar.ax.tick_params(labelsize=7)
-    figure.suptitle(f"{Path(clip.path).name}: where it flickers most", fontsize=10, color=INK)
+    figure.suptitle(f"{Path(clip.path).name}: the worst triples of frames", fontsize=10, color=INK)
     _save(figure, path)
 
 
@@ -302,6 +318,7 @@ class Output:
         series: whether JSON has the values of every frame.
         plot_to: where the curves of the clip go, None for nowhere.
         sheet_to: where its worst triples go.
+        vbench_to: where the clips are laid out as VBench's custom input.
         quiet: nothing on stderr but errors.
     """
 
@@ -309,10 +326,18 @@ class Output:
     series: bool = False
     plot_to: Path | None = None
     sheet_to: Path | None = None
+    vbench_to: Path | None = None
     quiet: bool = False
 
 
-def run(paths: Sequence[str], against: str | None, request: Request, output: Output, jobs: int) -> int:
+def run(
+    paths: Sequence[str],
+    against: str | None,
+    references: Sequence[str],
+    request: Request,
+    output: Output,
+    jobs: int,
+) -> int:
     """Measure, print and draw; return how many clips could not be measured."""
     _load_weights(request)
     several = len(paths) > 1
@@ -320,18 +345,23 @@ def run(paths: Sequence[str], against: str | None, request: Request, output: Out
         click.echo(csv_header())
     elif output.form == "table" and several:
         click.echo(header())
-    measured = []
-    for clip in _measure_all([*paths, against] if against else paths, request, jobs, output.quiet):
+    measured: list[MeasuredClip] = []
+    every = [*paths, *([against] if against else []), *references]
+    for clip in _measure_all(every, request, jobs, output.quiet):
         measured.append(clip)
         if clip.error:
             say(clip.error, "error", "red")
-        if not against:
+        if not against and len(measured) <= len(paths):
             _print_clip(clip, output, several)
         for note in () if output.quiet else clip.notes:
             say(f"{clip.path}: {note}", "note")
     failed = sum(1 for clip in measured if clip.error)
     if against and not failed:
         _print_difference(measured[0], measured[1], output)
+    if output.vbench_to is not None:
+        _export_to_vbench([clip for clip in measured[: len(paths)] if not clip.error], output.vbench_to)
+    if references:
+        _print_set_distance(measured[: len(paths)], measured[len(paths) :], output)
     _draw(measured[0], output)
     if failed and len(measured) > 1:
         say(f"{failed} of {len(measured)} clips could not be measured")
@@ -360,7 +390,7 @@ def _measure_all(paths: Sequence[str], request: Request, jobs: int, quiet: bool)
     several = len(paths) > 1
     progress = Progress(quiet, "clip" if several else "frame")
     if jobs > 1 and several:
-        clips = _measure_apart(paths, request, min(jobs, len(paths)))
+        clips = _measure_apart(paths, replace(request, threads=request.threads or 1), min(jobs, len(paths)))
     else:
         on_frame = None if several else progress.step
         clips = (measure_file(path, request, on_frame) for path in paths)
@@ -421,6 +451,53 @@ def _print_difference(clip: MeasuredClip, other: MeasuredClip, output: Output) -
         raise click.UsageError(f"--against: {found}; it compares clips of equal length")
     show = difference_json if output.form == "json" else difference_table
     click.echo(show(clip, other, clip.report, other.report))
+
+
+def _export_to_vbench(clips: Sequence[MeasuredClip], folder: Path) -> None:
+    """Copy clips as `PROMPT-INDEX.mp4`, by which VBench knows the prompt, and list the prompts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    counts: Counter[str] = Counter()
+    prompts: dict[str, str] = {}
+    for clip in clips:
+        source = Path(clip.path)
+        if source.suffix.lower() != ".mp4":
+            say(f"{clip.path}: VBench reads MP4 only; convert it first", "error", "red")
+            continue
+        prompt = clip.prompt or source.stem
+        name = re.sub(r'[/\\:*?"<>|\x00-\x1f]', " ", prompt)[:200].strip() or "clip"
+        target = folder / f"{name}-{counts[name]}.mp4"
+        counts[name] += 1
+        with atomic_path(target) as part:
+            shutil.copyfile(source, part)
+        prompts[str(target.resolve())] = prompt
+    with atomic_path(folder / "prompts.json") as part:
+        part.write_text(json.dumps(prompts, ensure_ascii=False, indent=1), encoding="utf-8")
+    say(f"{len(prompts)} clips and prompts.json are in {folder}, for VBench's --mode custom_input")
+
+
+def _print_set_distance(
+    clips: Sequence[MeasuredClip], references: Sequence[MeasuredClip], output: Output
+) -> None:
+    """Whether the clips move like the references; paired where both have the same file names."""
+    found = [{Path(clip.path).stem: features_of(clip.report) for clip in side if clip.report is not None}
+             for side in (clips, references)]  # fmt: skip
+    sides = [{name: each for name, each in side.items() if each is not None} for side in found]
+    paired = len(sides[0]) == len(clips) and sorted(sides[0]) == sorted(sides[1])
+    ours, theirs = (
+        np.array([each for _, each in sorted(side.items())]).reshape(len(side), -1) for side in sides
+    )
+    try:
+        distance = set_distance(ours, theirs, paired=paired)
+    except ValueError as error:
+        raise click.UsageError(f"--set: {error}") from None
+    if output.form == "json":
+        click.echo(json.dumps({"schema_version": SCHEMA_VERSION, "set_distance": asdict(distance)}))
+        return
+    between = "" if distance.paired is None else f"; clips of the same name are {distance.paired:.2f} apart"
+    click.echo(
+        f"motion of {distance.num_clips[0]} clips against {distance.num_clips[1]}: distance "
+        f"{distance.distance:.3f} [{distance.low:.3f}, {distance.high:.3f}], p {distance.p:.2g}{between}"
+    )
 
 
 def _draw(clip: MeasuredClip, output: Output) -> None:

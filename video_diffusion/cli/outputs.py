@@ -3,16 +3,18 @@
 import errno
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import count
 from pathlib import Path
 
 import click
 
 from video_diffusion.cli.terminal import MachineError
 
-MAX_NAME_BYTES = 220  # leaves room for the dot, process id and .part of the temporary name
+MAX_NAME_BYTES = 220  # leaves room for the dot, the token, .part and .lock of the temporary name
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 SPARE_BYTES = 4_000_000
 
@@ -81,6 +83,10 @@ def check_place(path: Path, flag: str, overwrite: bool) -> None:
         problem = "is not a folder" if os.path.lexists(parent) else "no such folder; make it first"
         shell = " (~ is expanded by the shell, outside quotes)" if str(path).startswith("~") else ""
         raise click.UsageError(f"{flag}: {parent}: {problem}{shell}")
+    if _is_stdout(path):
+        raise click.UsageError(
+            f"{flag}: {path} is the file that stdout goes to; send stdout elsewhere, or name another output"
+        )
     if os.path.lexists(path) and not overwrite:
         raise click.UsageError(f"{flag}: {path} exists; give --overwrite, or another name")
     if os.statvfs(parent).f_flag & os.ST_RDONLY:
@@ -137,14 +143,38 @@ def size_of(text: str) -> tuple[int, int]:
         raise click.UsageError(f"--size: {error} (given {text!r})") from None
 
 
-def free_name(stem: str, suffix: str = ".mp4") -> str:
-    """`stem.mp4`, or `stem-2.mp4` and so on where neither a clip nor a record stands yet."""
-    number = 1
-    while True:
-        name = f"{stem}{suffix}" if number == 1 else f"{stem}-{number}{suffix}"
-        if not os.path.lexists(name) and not os.path.lexists(Path(name).with_suffix(".json")):
-            return name
-        number += 1
+@contextmanager
+def reserved_name(given: str | None, stem: str, suffix: str = ".mp4") -> Iterator[str]:
+    """Hold a clip's name while it is made: the one given, else `stem.mp4`, `stem-2.mp4` and so on.
+
+    A free name has neither a clip nor a record yet, and nobody else at work on it.
+
+    Raises:
+        click.UsageError: Somebody else is making a clip of the name given.
+    """
+    from video_diffusion.video.files import reserve
+    from video_diffusion.video.record import sidecar_path
+
+    names = [given] if given else (f"{stem}{f'-{n}' if n > 1 else ''}{suffix}" for n in count(1))
+    for name in names:
+        if not given and any(os.path.lexists(place) for place in (name, sidecar_path(Path(name)))):
+            continue
+        can_be = Path(name).name not in {"", ".", ".."} and Path(name).parent.is_dir()
+        lock = reserve(Path(name)) if can_be else nullcontext()  # what cannot be is told later
+        if lock is None:
+            continue
+        with lock:
+            yield name
+        return
+    raise click.UsageError(f"--out: {given} is being made by another run; wait for it, or name another clip")
+
+
+def _is_stdout(path: Path) -> bool:
+    """Whether a file that is to be written is the one that the shell opened for stdout."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(1)) and path.is_file()
+    except OSError:
+        return False
 
 
 def available_memory() -> int | None:

@@ -12,7 +12,7 @@ import tempfile
 import time
 import traceback
 import unicodedata
-from pathlib import Path
+from contextlib import suppress
 from typing import TextIO
 
 import click
@@ -41,12 +41,19 @@ def say(text: str, label: str = "", colour: str | None = None) -> None:
     """One line on stderr, escaped; the label (such as "error") is coloured where that is wanted."""
     if label and colour and has_colour(sys.stderr):
         label = click.style(label, fg=colour, bold=True)
-    click.echo(f"{label}: {printable(text)}" if label else printable(text), err=True)
+    with suppress(OSError):  # a log that cannot be written is lost, the run is not
+        click.echo(f"{label}: {printable(text)}" if label else printable(text), err=True)
 
 
 def warn(text: str) -> None:
     """A `warning:` line on stderr."""
     say(text, "warning", "yellow")
+
+
+def _draw(text: str) -> None:
+    """Draw over the line on stderr."""
+    with suppress(OSError):
+        click.echo(text, err=True, nl=False)
 
 
 class Progress:
@@ -67,7 +74,7 @@ class Progress:
     def note(self, text: str) -> None:
         """Shows what takes a while and cannot be counted."""
         if self.shown:
-            click.echo(f"\r{printable(text)[: self.WIDTH + 38]} ", err=True, nl=False)
+            _draw(f"\r{printable(text)[: self.WIDTH + 38]} ")
 
     def count(self, what: str, done: int, total: int) -> None:
         """Shows `step` of something else, whose clock starts where that of the last one ended."""
@@ -82,17 +89,17 @@ class Progress:
             return
         self.last = time.monotonic()
         if total is None:
-            click.echo(f"\r{self.what} {done} ", err=True, nl=False)
+            _draw(f"\r{self.what} {done} ")
             return
         left = (self.last - self.started) / done * (total - done)
         filled = self.WIDTH * done // total
         bar = "#" * filled + "-" * (self.WIDTH - filled)
-        click.echo(f"\r{self.what} {done}/{total} [{bar}] {left:4.0f} s left ", err=True, nl=False)
+        _draw(f"\r{self.what} {done}/{total} [{bar}] {left:4.0f} s left ")
 
     def clear(self) -> None:
         """Takes the bar away."""
         if self.shown:
-            click.echo("\r" + " " * (self.WIDTH + 40) + "\r", err=True, nl=False)
+            _draw("\r" + " " * (self.WIDTH + 40) + "\r")
 
 
 # Every exception as one line and an exit code; a traceback on request, or in a file if nobody foresaw it.
@@ -122,9 +129,10 @@ def report(error: BaseException, debug: bool) -> int:
     elif line is None:
         saved = _save_traceback(error)
         reason = _first_line(error)
-        line = f"unexpected {type(error).__name__}: {reason}; the traceback is in {saved}"
-    if line:
-        say(line, "error", "red")
+        line = f"unexpected {type(error).__name__}: {reason}; the traceback is {saved}"
+    told = getattr(error, "problems", None) or [line]  # of a job file each wrong row
+    for each in filter(None, told):
+        say(each, "error", "red")
     return code
 
 
@@ -218,9 +226,12 @@ def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def _save_traceback(error: BaseException) -> Path:
-    handle, name = tempfile.mkstemp(prefix="video-diffusion-traceback-", suffix=".txt")
+def _save_traceback(error: BaseException) -> str:
+    try:
+        handle, name = tempfile.mkstemp(prefix="video-diffusion-traceback-", suffix=".txt")
+    except OSError:
+        return "shown by --debug (no temporary folder can be written)"
     with os.fdopen(handle, "w", errors="backslashreplace") as file:
         file.write(" ".join(sys.argv) + "\n")
         file.writelines(traceback.format_exception(error))
-    return Path(name)
+    return f"in {name}"

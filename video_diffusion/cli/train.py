@@ -7,15 +7,24 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from video_diffusion.cli.terminal import INTERRUPTED, TERMINATED, say, warn
+from video_diffusion.cli.terminal import (
+    INTERRUPTED,
+    MACHINE,
+    TERMINATED,
+    MachineError,
+    Progress,
+    describe,
+    say,
+    warn,
+)
 
 if TYPE_CHECKING:
     from video_diffusion.settings.training import TrainingSettings
@@ -23,6 +32,7 @@ if TYPE_CHECKING:
     from video_diffusion.training.run import Run
 
 RUNS_FOLDER = "runs"
+OWN_FILES = {".lock", ".owner"}
 
 
 @click.command(
@@ -38,6 +48,11 @@ RUNS_FOLDER = "runs"
 @click.option("--device", metavar="NAME", help="auto, cpu, cuda, ...")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One setting; repeatable.")
 @click.option("--resume", is_flag=True, help="Go on with the run in RUN; without CONFIG, as it began.")
+@click.option(
+    "--allow",
+    metavar="KEYS",
+    help="Settings, as KEY,KEY, that may differ when going on; 'data' for the clips.",
+)
 @click.option("--strict", is_flag=True, help="Stop if any clip of the folders cannot be used.")
 @click.option("--dry-run", is_flag=True, help="Check everything, say what would be trained, train nothing.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout at the end.")
@@ -48,28 +63,36 @@ def train(
     output: str | None,
     assignments: tuple[str, ...],
     resume: bool,
+    allow: str | None,
     strict: bool,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
-    **flags: Any,
+    **flags: str | int | None,
 ) -> None:
     """Fine-tune the temporal layers of a model on clips, as CONFIG and the flags say.
 
     The run's folder goes to stdout. `generate --motion-adapter RUN` uses it at once, also while it trains.
     """
-    settings, folder = settings_from(config, data, output, assignments, flags, resume)
     main = int(os.environ.get("RANK", "0")) == 0  # of several processes, the first owns the folder
-    if main:
-        check_folder(folder, resume)
+    with one_voice(main):
+        settings, folder = settings_from(config, data, output, assignments, flags, resume)
+        allowed = allowed_keys(allow, resume)
+        if main:
+            check_folder(folder, resume)
     from video_diffusion.cli.clip_run import warnings_as_lines
-    from video_diffusion.training.run_folder import RunFolder, owned
+    from video_diffusion.training.run_folder import CONFIG_FILE, RunFolder, owned
 
     with warnings_as_lines(), owned(folder) if main else nullcontext(RunFolder(folder)) as place:
         from video_diffusion.training.run import open_run
 
         started = time.monotonic()
-        run = open_run(settings, place)
+        if main and not dry_run and not (folder / CONFIG_FILE).exists():
+            place.write_config(settings)  # so that --resume begins what is killed from here on
+        with one_voice(main):
+            progress = Progress(quiet or not main, "clip of the teacher")
+            run = open_run(settings, place, allowed=allowed, on_clip=progress.step)
+            progress.clear()
         if strict and run.sources.unused:
             raise ValueError(f"--strict: {run.sources.unused[0]}")
         if main and not quiet:
@@ -83,12 +106,50 @@ def train(
             report(run, as_json=as_json, quiet=quiet, seconds=time.monotonic() - started)
 
 
+@contextmanager
+def one_voice(main: bool) -> Iterator[None]:
+    """Of several processes that refuse the same thing, let the first say so.
+
+    torchrun, which started them, prints a traceback of its own whenever one fails; it is told the reason, and
+    the line is followed by a word on what comes then.
+    """
+    try:
+        yield
+    except (ValueError, click.UsageError) as error:
+        if "TORCHELASTIC_RUN_ID" not in os.environ:
+            raise
+        code, line = describe(error)
+        if line is None:
+            raise
+        if main:
+            say(line, "error", "red")
+            say("what torchrun prints below is its own and says no more than this line")
+        raise click.exceptions.Exit(code) from None
+
+
+def allowed_keys(allow: str | None, resume: bool) -> tuple[str, ...]:
+    """The settings of `--allow`, each of which there must be."""
+    from video_diffusion.settings import nearest
+    from video_diffusion.settings.training import TrainingSettings
+
+    if allow is None:
+        return ()
+    if not resume:
+        raise click.UsageError("--allow: says what may differ from the run so far; give it with --resume")
+    keys = tuple(key.strip() for key in allow.split(","))
+    known = TrainingSettings.names()
+    for key in keys:
+        if key not in known:
+            raise click.UsageError(f"--allow: no setting {key!r}{nearest(key, known)}")
+    return keys
+
+
 def settings_from(
     config: str | None,
     data: Sequence[str],
     output: str | None,
     assignments: Sequence[str],
-    flags: dict[str, Any],
+    flags: Mapping[str, str | int | None],
     resume: bool,
 ) -> tuple["TrainingSettings", Path]:
     """Lay config file, `--set` texts and flags over each other, check the result, and name the folder."""
@@ -101,7 +162,9 @@ def settings_from(
         if output is None:
             raise click.UsageError("--resume: needs --output RUN, the folder of the run, or its CONFIG")
         if not (Path(output) / CONFIG_FILE).is_file():
-            raise click.UsageError(f"--resume: {output} has no {CONFIG_FILE}, so it is not a run; begin one")
+            raise click.UsageError(
+                f"--resume: {output} has no {CONFIG_FILE}, so nothing was begun there; give CONFIG to begin"
+            )
         config = str(Path(output) / CONFIG_FILE)
     if config is not None:
         layer = merge(layer, read_config(Path(config)))
@@ -113,7 +176,7 @@ def settings_from(
     for flag, value in flags.items():
         if value is not None:
             layer = set_value(layer, [named.get(flag, flag)], value, f"--{flag.replace('_', '-')}")
-    if "data" not in layer.values:
+    if not {"data", "distil"} & layer.values.keys():
         raise click.UsageError("CONFIG: is missing; give a config file, or --data DIR for the defaults")
     settings = validate(TrainingSettings, layer)
     name = output or settings.output or f"{RUNS_FOLDER}/{Path(config).stem if config else 'train'}"
@@ -124,7 +187,9 @@ def check_folder(folder: Path, resume: bool) -> None:
     """Whether a run can begin, or go on, in a folder."""
     if folder.is_file():
         raise click.UsageError(f"--output: {folder} is a file; name a folder")
-    there = {path.name for path in folder.iterdir() if path.name != ".lock"} if folder.is_dir() else set()
+    there = (
+        {path.name for path in folder.iterdir() if path.name not in OWN_FILES} if folder.is_dir() else set()
+    )
     if "metrics.jsonl" in there or "checkpoints" in there:
         if not resume:
             raise click.UsageError(
@@ -138,19 +203,53 @@ def train_run(run: "Run", quiet: bool) -> None:
     """Trains to the end; the first Ctrl-C or SIGTERM saves at the next step and ends the program."""
     from video_diffusion.training.run import fit
 
-    progress = StepLine(quiet)
-    with stop_requests() as requests:
-        for step in fit(run):
+    progress, trainer = StepLine(quiet), run.trainer
+    with stop_requests() as requests, memory_advice(run):
+        for step in fit(run, lambda: bool(requests)):
             progress.show(step)
-            if step.step < step.num_steps and run.anybody(bool(requests)):
+            if run.anybody(bool(requests)):
+                break
+        progress.clear()
+        if run.anybody(bool(requests)):
+            if run.saved_at < trainer.step:
                 run.save()
-                progress.clear()
-                again = f"--output {shlex.quote(str(run.folder.folder))} --resume"
-                if not quiet:
-                    say(f"stopped after step {step.step} of {step.num_steps}, saved; {again} goes on")
-                first = requests[0] if requests else signal.SIGTERM
-                raise click.exceptions.Exit(INTERRUPTED if first == signal.SIGINT else TERMINATED)
-    progress.clear()
+            again = f"--output {shlex.quote(str(run.folder.folder))} --resume"
+            if not quiet:
+                num_steps = trainer.settings.num_steps
+                say(f"stopped after step {trainer.step} of {num_steps}, saved; {again} goes on")
+            first = requests[0] if requests else signal.SIGTERM
+            raise click.exceptions.Exit(INTERRUPTED if first == signal.SIGINT else TERMINATED)
+
+
+@contextmanager
+def memory_advice(run: "Run") -> Iterator[None]:
+    """Tell memory that ran out in a step with what a training can do about it, by the settings' names."""
+    try:
+        yield
+    except Exception as error:
+        code, line = describe(error)
+        if code != MACHINE or isinstance(error, OSError) or not (line or "").startswith("out of memory"):
+            raise
+        settings, step = run.trainer.settings, run.trainer.step
+        on_gpu = run.trainer.accelerator.device.type == "cuda"
+        per_turn = settings.batch_size // settings.gradient_accumulation_steps
+        ways = {
+            "mixed_precision: bf16": settings.mixed_precision == "no",
+            "gradient_checkpointing: true": not settings.gradient_checkpointing,
+            f"gradient_accumulation_steps: {settings.batch_size}": per_turn > 1,
+            "optimizer.name: adamw_8bit": on_gpu and settings.optimizer.name == "adamw",
+            "fewer clips.num_frames": True,
+            "smaller clips.height and clips.width": True,
+            "target: motion_lora": settings.target == "temporal",
+        }
+        chosen = ", ".join(way for way, helps in ways.items() if helps)
+        reason = next((text.strip() for text in str(error).splitlines() if text.strip()), "no reason given")
+        saved = (
+            f"--resume --allow KEYS goes on from step {run.saved_at}" if run.saved_at else "none is saved yet"
+        )
+        raise MachineError(
+            f"out of memory in step {step + 1} ({reason}); any of these needs less: {chosen}; {saved}"
+        ) from error
 
 
 @contextmanager
@@ -215,6 +314,12 @@ def passed_over(run: "Run", resume: bool) -> Iterator[str]:
         yield f"{checkpoint} is not whole and is passed over; the run goes on from step {step}"
     if resume and step == 0 and not newer:
         yield f"--resume: {run.folder.folder} has no checkpoint yet, so the run begins at step 0"
+    for number in run.folder.damaged_lines():
+        yield f"{run.folder.metrics}:{number}: is damaged, so the report does without this line"
+    for line in run.changes:
+        yield f"going on with another setting: {line}"
+    for number in sorted(number for number in run.trainer.broken_steps if number > step):
+        yield f"step {number} broke before (its loss was not finite) and is left out"
 
 
 def plan_line(run: "Run") -> str:

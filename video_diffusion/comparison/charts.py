@@ -16,6 +16,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from video_diffusion.comparison.statistics import GUARDS
 from video_diffusion.comparison.summary import (
@@ -39,7 +40,7 @@ DOTS_PER_INCH = 200
 MAX_LABEL = 48
 MOST_DOTS = 200  # in a row of a strip plot: the extremes, and every so many of the rest
 WIDTH = 5.0  # inches; on the page as wide as its card
-LETTER = 0.068  # inches, about, at the size of the labels
+LETTER = 0.078  # inches, about, at the size of the labels
 
 Links = Mapping[tuple[str, int], str]
 """(prompt, seed) → address of the card of its clips."""
@@ -121,7 +122,7 @@ def _strip(
 ) -> Chart:
     """Every pair's difference to the baseline, a row for each setting, with mean and interval."""
     badges = arm_badges(summary.arms)
-    figure, axes = _figure(WIDTH, 0.85 + 0.62 * len(metric.differences))
+    figure, axes = _figure(WIDTH, 0.95 + 0.64 * len(metric.differences))
     spans = [entry.span for entry in metric.differences if entry.span]
     floor = metric.noise_floor
     ends = [end for span in (*spans, *([floor] if floor else [])) for end in (span.low, span.high)]
@@ -130,7 +131,7 @@ def _strip(
     hints: dict[str, Sequence[Hint]] = {}
     words = []
     if floor is not None and floor.low is not None and floor.high is not None:
-        axes.axvspan(floor.low, floor.high, color=SOFT, alpha=0.15, linewidth=0, gid="floor")
+        axes.axvspan(floor.low, floor.high, color=SOFT, alpha=0.1, linewidth=0, gid="floor")
         hints["floor"] = [Hint("The baseline against itself with other seeds")]
     axes.axvline(0, color=SOFT, linewidth=0.9)
     for row, entry in enumerate(metric.differences):
@@ -159,13 +160,17 @@ def _strip(
             va="center", color=SOFT, parse_math=False,
         )  # fmt: skip
         words.append(f"{entry.arm} {said}. ")
+    axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.set_yticks([])
     axes.set_ylim(len(metric.differences) - 0.5, -0.5)
     axes.set_xlim(low, high)
     axes.spines["left"].set_visible(False)
     aim = f"; {aim_of(metric)}" if aim_of(metric) else ""
-    axes.set_xlabel(f"{_name(metric)}: difference to the baseline, {metric.unit}")
-    figure.subplots_adjust(0.02, 0.52 / figure.get_figheight(), 0.98, 1 - 0.04 / figure.get_figheight())
+    below = textwrap.wrap(f"{_name(metric)}: difference to the baseline, {metric.unit}", 52)
+    axes.set_xlabel("\n".join(below))
+    figure.set_figheight(figure.get_figheight() + 0.17 * (len(below) - 1))
+    height = figure.get_figheight()
+    figure.subplots_adjust(0.02, (0.41 + 0.17 * len(below)) / height, 0.98, 1 - 0.04 / height)
     most = max(len(own) for own in pairs.values())
     dots_note = f" {MOST_DOTS} of {most} dots are drawn, the extremes among them." if most > MOST_DOTS else ""
     return _chart(
@@ -184,10 +189,10 @@ def _pareto(summary: ComparisonSummary) -> Chart:
     norm = BoundaryNorm([sharp[0] + (sharp[-1] - sharp[0]) * k / 9 for k in range(10)], 9) if (
         sharp and sharp[-1] > sharp[0]
     ) else None  # fmt: skip
-    figure, axes = _figure(WIDTH, 3.9 + 0.17 * len(points))
-    room = 0.17 * len(points) + 0.6
+    figure, axes = _figure(WIDTH, 3.9 + 0.2 * len(points))
+    room = 0.2 * len(points) + 0.65
     figure.subplots_adjust(
-        0.12, room / figure.get_figheight(), 0.87 if norm else 0.98, 1 - 0.06 / figure.get_figheight()
+        0.13, room / figure.get_figheight(), 0.87 if norm else 0.98, 1 - 0.06 / figure.get_figheight()
     )
     axes.set_xlim(*_plane_limits([point.flicker for point in points]))
     axes.set_ylim(*_plane_limits([point.motion for point in points]))
@@ -198,8 +203,9 @@ def _pareto(summary: ComparisonSummary) -> Chart:
         around = base.flicker.estimate
         axes.axvspan(around + floor.low, around + floor.high, color=SOFT, alpha=0.1, linewidth=0, gid="floor")
         hints["floor"] = [Hint("The baseline against itself with other seeds")]
+    has_morph = points[0].morph is not None
     front = sorted((p.flicker.estimate, p.motion.estimate) for p in points if p.on_front)
-    if len(front) > 1:
+    if len(front) > 1 and not has_morph:
         axes.plot([x for x, _ in front], [y for _, y in front], "--", color=SOFT, linewidth=1, gid="front")
         hints["front"] = [Hint("No setting is better in both")]
     letters = _free_places([_at(axes, point) for point in points])
@@ -217,7 +223,13 @@ def _pareto(summary: ComparisonSummary) -> Chart:
         if point.sharpness is not None:
             colour = to_hex(SHARPNESS(norm(point.sharpness) if norm else 4))
         axes.plot(
-            *place, "o", markersize=8, color=colour, markeredgecolor="white", zorder=4, gid=f"mark-{badge}"
+            *place,
+            "*" if point.on_front else "o",
+            markersize=13 if point.on_front else 8,
+            color=colour,
+            markeredgecolor="white",
+            zorder=4,
+            gid=f"mark-{badge}",
         )
         axes.annotate(
             badge, place, letter, textcoords="figure points", ha="center", va="center", weight="bold",
@@ -227,7 +239,7 @@ def _pareto(summary: ComparisonSummary) -> Chart:
     axes.set_xlabel(f"flicker, {flicker.unit}")
     axes.set_ylabel(f"motion, {motion.unit}")
     for row, point in enumerate(points):
-        top = room - 0.62 - 0.17 * row
+        top = room - 0.68 - 0.2 * row
         figure.text(
             0.03, max(top, 0.03) / figure.get_figheight(),
             f"{badges[point.arm]}  {_label(point.arm)}{' (baseline, ringed)' if point.is_baseline else ''}",
@@ -241,7 +253,8 @@ def _pareto(summary: ComparisonSummary) -> Chart:
         bar.outline.set_visible(False)
     return _chart(
         "pareto", None, "Flicker against motion",
-        "To the left less flicker, upwards more motion. Bars are intervals; at the frame they go on.",
+        "To the left less flicker, upwards more motion. Bars are intervals; at the frame they go on. Stars "
+        f"are the best so far: none is better in {'flicker, morph and motion' if has_morph else 'both'}.",
         "".join(words), figure, hints,
     )  # fmt: skip
 
@@ -256,8 +269,8 @@ def _heat_map(summary: ComparisonSummary, metric: MetricSummary) -> Chart:
     changes = {arm: better * (mean - base) for arm, mean in means.items()} if base is not None else {}
     most = max((abs(change) for change in changes.values()), default=0.0)
     columns, rows = ([textwrap.fill(_label(v), 13) for v in axis.values] for axis in (across, down))
-    left = 0.45 + LETTER * max(len(line) for row in rows for line in row.split("\n"))
-    bottom = 0.45 + 0.15 * max(column.count("\n") + 1 for column in columns)
+    left = 0.5 + LETTER * max(len(line) for row in rows for line in row.split("\n"))
+    bottom = 0.5 + 0.17 * max(column.count("\n") + 1 for column in columns)
     width, height = left + 0.95 * len(across.values), bottom + 0.55 * len(down.values) + 0.05
     figure, axes = _figure(width, height)
     figure.subplots_adjust(left / width, bottom / height, 1 - 0.02 / width, 1 - 0.05 / height)
@@ -283,7 +296,7 @@ def _heat_map(summary: ComparisonSummary, metric: MetricSummary) -> Chart:
             )
             axes.add_patch(frame)
         axes.text(column, row + 0.08, number(means.get(arm.label)), ha="center", va="center", weight="bold")
-        axes.text(column - 0.42, row - 0.28, badges[arm.label], va="center", fontsize=7, color=SOFT)
+        axes.text(column - 0.42, row - 0.28, badges[arm.label], va="center", fontsize=8, color=SOFT)
         hints[gid] = [Hint(f"{arm.label}: {number(means.get(arm.label))} {metric.unit}")]
         words.append(f"{hints[gid][0].words}. ")
     axes.set_xlim(-0.5, len(across.values) - 0.5)
@@ -339,7 +352,7 @@ def _paper_style() -> Iterator[None]:
         rcdefaults()
         rcParams["svg.hashsalt"] = "video-diffusion"
         rcParams["svg.fonttype"] = "none"
-        rcParams["font.size"] = 9.5
+        rcParams["font.size"] = 10.5
         rcParams["axes.edgecolor"] = SOFT
         rcParams["axes.labelcolor"] = INK
         rcParams["xtick.color"] = rcParams["ytick.color"] = SOFT
@@ -412,11 +425,12 @@ def _thinned(pairs: Mapping[tuple[str, int], float]) -> dict[tuple[str, int], fl
 
 
 def _pareto_words(point: ParetoPoint, flicker_unit: str, motion_unit: str) -> str:
+    morph = f", morph {number(point.morph.estimate)} {motion_unit}" if point.morph is not None else ""
     sharp = f", sharpness {number(point.sharpness)}" if point.sharpness is not None else ""
     return (
         f"{point.arm}: flicker {number(point.flicker.estimate)} {flicker_unit} "
         f"{interval_text(point.flicker)}, motion {number(point.motion.estimate)} {motion_unit} "
-        f"{interval_text(point.motion)}{sharp}"
+        f"{interval_text(point.motion)}{morph}{sharp}"
     )
 
 

@@ -120,6 +120,10 @@ def findings(
     """What was measured, ready to be compared."""
     clips = [_result(clip, row, folder) for clip, row in rows]
     labels = list(dict.fromkeys(clip.arm for clip in clips))
+    held = [row for _, row in rows if row.get("held_frames")]
+    if held:
+        told = f"Frames are held in {counted(len(held), 'clip')}"
+        notes = [*notes, f"{told}; every measure is that of the distinct frames."]
     return Findings(
         title=title or " against ".join(reversed(labels)),
         command=command,
@@ -175,7 +179,7 @@ def _measured(clip: FoundClip, meter: PromptMeter) -> dict[str, Any]:
     where = {"file": str(clip.path), "where": f"{clip.arm} · {clip.prompt[:60]}"}
     try:
         video = read_video(clip.path)
-        report = measure(video.frames, video.fps or ASSUMED_FPS)
+        report = measure(video.frames, video.fps or ASSUMED_FPS, one_shot=clip.record is not None)
     except ValueError as error:
         return {"status": "failed", **where, "error": f"{type(error).__name__}: {error}"}
     found = meter.measure(video.frames, clip.record.settings) if clip.record is not None else {}
@@ -188,7 +192,8 @@ def _measured(clip: FoundClip, meter: PromptMeter) -> dict[str, Any]:
         "width": report.width,
         "height": report.height,
         "metrics": as_row(report),
-        "notes": list(video.notes),
+        "notes": [*video.notes, *([report.held_note()] if report.held_frames else [])],
+        "held_frames": report.held_frames,
         "series": {
             name: list(report.values[name].to_json()["series"])
             for name in SERIES

@@ -4,14 +4,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 
 from video_diffusion.comparison.charts import Chart, draw_charts, write_plots
 from video_diffusion.comparison.summary import (
     SUMMARY_FILE,
-    Arm,
-    ClipMeasure,
     ClipResult,
     ComparisonSummary,
     MetricSummary,
@@ -26,6 +25,7 @@ from video_diffusion.comparison.tables import (
     markdown,
     number_rows,
     table_csv,
+    worse_of,
     write_parquet,
 )
 from video_diffusion.comparison.verdict import Findings, peeking
@@ -38,7 +38,7 @@ from video_diffusion.web import (
     inline_svg,
     number,
     render_page,
-    with_pictures,
+    with_images,
     write_page,
 )
 
@@ -58,21 +58,41 @@ class PairCard:
         return self.prompt, self.seed
 
 
-def view_pairs(summary: ComparisonSummary, folder: Path) -> list[PairCard]:
-    """Every card in the declared order; the slices of a card follow the same line, the baseline's choice."""
+def view_pairs(
+    summary: ComparisonSummary, folder: Path, first: int = 0, last: int | None = None, images: bool = True
+) -> list[PairCard]:
+    """Cards in the declared order; the slices of a card follow the same line, the baseline's choice.
+
+    Args:
+        summary: whose clips they show.
+        folder: of the page.
+        first: number of the first card.
+        last: number of the first card that is left out; None for all.
+        images: whether posters and slices are drawn, which reads every clip.
+    """
     clips = {(clip.key, clip.arm): clip for clip in summary.clips}
     keys = list(dict.fromkeys(clip.key for clip in summary.clips))
     curve = _curve_metric(summary)
     peak = _peak(summary, curve)
+    badges = arm_badges(summary.arms)
     cards = []
-    for index, (prompt, seed) in enumerate(keys):
+    for index, (prompt, seed) in list(enumerate(keys))[first:last]:
         cells: list[ClipView] = []
         line: SliceLine | None = None
         for arm in summary.arms:  # the baseline first
-            clip = clips.get(((prompt, seed), arm.label))
-            view = with_pictures(_view(summary, arm, prompt, seed, clip, curve, peak), folder, line)
-            if arm.is_baseline and view.pictures is not None:
-                line = view.pictures.line
+            base = ClipView(
+                title=short_label(arm),
+                badge=badges[arm.label],
+                description=f"{arm.label}: {prompt}, seed {seed}",
+                is_reference=arm.is_baseline,
+            )
+            view = _view(summary, base, clips.get(((prompt, seed), arm.label)), curve, peak)
+            if images:
+                view = with_images(view, folder, line)
+            elif view.path and not (folder / view.path).exists():
+                view = replace(view, problem="The file is not there")
+            if arm.is_baseline and view.images is not None:
+                line = view.images.line
             cells.append(view)
         cards.append(PairCard(f"pair-{index}", prompt, seed, tuple(cells)))
     return cards
@@ -80,19 +100,11 @@ def view_pairs(summary: ComparisonSummary, folder: Path) -> list[PairCard]:
 
 def _view(
     summary: ComparisonSummary,
-    arm: Arm,
-    prompt: str,
-    seed: int,
+    base: ClipView,
     clip: ClipResult | None,
     curve: MetricSummary | None,
     peak: float,
 ) -> ClipView:
-    base = ClipView(
-        title=short_label(arm),
-        badge=arm_badges(summary.arms)[arm.label],
-        description=f"{arm.label}: {prompt}, seed {seed}",
-        is_reference=arm.is_baseline,
-    )
     if clip is None or clip.error or not clip.path:
         return replace(base, problem=clip.error if clip is not None and clip.error else "It was not made")
     main = [metric.name for metric in summary.metrics if metric.role != "other"]
@@ -109,18 +121,17 @@ def _view(
         series=clip.series.get(curve.name, ()) if curve else (),
         series_label=f"{curve.name} in {curve.unit}" if curve else "",
         series_peak=peak,
-        facts={name.replace("_", " "): _fact(measure) for name, measure in measured.items()},
-        keys={
+        facts={
+            name.replace("_", " "): number(each.value)
+            + ("" if each.status == "ok" else f" {each.status.replace('_', ' ')}")
+            for name, each in measured.items()
+        },
+        values={
             name: measure.value
-            for name, measure in measured.items()
+            for name, measure in clip.measures.items()
             if measure.value is not None and math.isfinite(measure.value)
         },
     )
-
-
-def _fact(measure: ClipMeasure) -> str:
-    """The value, and what there is to know about it."""
-    return number(measure.value) + ("" if measure.status == "ok" else f" {measure.status.replace('_', ' ')}")
 
 
 def _curve_metric(summary: ComparisonSummary) -> MetricSummary | None:
@@ -145,6 +156,9 @@ def _peak(summary: ComparisonSummary, curve: MetricSummary | None) -> float:
 REPORT_FILE = "report.html"
 PLOTS = "plots"
 TEMPLATES = Path(__file__).parent / "templates"
+PARTS = {"styles": ("report.css",), "scripts": ("report.js",)}
+MOST_CLIPS_OF_ONE_PAGE = 600
+CLIPS_OF_A_PAGE = 160  # where there are more than that
 
 
 @dataclass(frozen=True)
@@ -157,50 +171,93 @@ class Figure:
     svg: Markup
 
 
+@dataclass(frozen=True)
+class PageLink:
+    """One page of clips: its file, and the numbers of its first and last pair, counted from 1."""
+
+    file: str
+    first: int
+    last: int
+
+
 def write_report(summary: ComparisonSummary, folder: Path) -> Path:
     """Writes the page into a comparison's folder, its plots into `plots/` there, and returns the page's path.
 
-    Clips are read for their still pictures; one that is missing or damaged is shown as that.
+    Clips are read for their still images; one that is missing or damaged is shown as that. Of many clips,
+    further pages hold those that the first has no room for, without images.
     """
-    page, charts = _draw(summary, folder)
+    links = _page_links(summary)
+    page, charts = _draw(summary, folder, links)
     write_page(folder / REPORT_FILE, page)
+    for number_of_page, link in enumerate(links[1:], start=1):
+        cards = view_pairs(summary, folder, link.first - 1, link.last, images=False)
+        values = {**_values(summary, links, number_of_page), "pairs": cards, "is_first": False}
+        write_page(folder / link.file, render_page(TEMPLATES, "report.html", values, **PARTS))
     write_plots(charts, folder / PLOTS)
+    for path in folder.glob("report-*.html"):  # of an earlier comparison with more clips
+        if path.name not in {link.file for link in links} and path.stem.removeprefix("report-").isdigit():
+            path.unlink()
     return folder / REPORT_FILE
 
 
 def render_report(summary: ComparisonSummary, folder: Path) -> str:
-    """The page itself; arguments as `write_report`."""
-    return _draw(summary, folder)[0]
+    """The page itself, the first where there are several; arguments as `write_report`."""
+    return _draw(summary, folder, _page_links(summary))[0]
 
 
-def _draw(summary: ComparisonSummary, folder: Path) -> tuple[str, Sequence[Chart]]:
-    """The page, and the charts on it."""
-    pairs = view_pairs(summary, folder)
-    charts = draw_charts(summary, {pair.key: f"#{pair.anchor}" for pair in pairs})
+def _page_links(summary: ComparisonSummary) -> list[PageLink]:
+    count = len({clip.key for clip in summary.clips})
+    arms = len(summary.arms)
+    size = count if count * arms <= MOST_CLIPS_OF_ONE_PAGE else max(1, CLIPS_OF_A_PAGE // arms)
+    starts = range(0, count, max(1, size))
+    return [
+        PageLink(f"report-{at}.html" if at > 1 else REPORT_FILE, start + 1, min(count, start + size))
+        for at, start in enumerate(starts, start=1)
+    ]
+
+
+def _values(summary: ComparisonSummary, links: Sequence[PageLink], current: int) -> dict[str, Any]:
+    """What every page shows."""
     main = [metric for metric in summary.metrics if metric.role != "other"]
-    figures = [
-        (
-            chart.metric is None or chart.metric in main,
-            Figure(
-                chart.title, chart.note, chart.name,
-                inline_svg(chart.svg, chart.name, chart.words, chart.hints),
-            ),
-        )
-        for chart in charts
-    ]  # fmt: skip
-    values = {
+    return {
         "summary": summary,
         "badges": arm_badges(summary.arms),
         "main_metrics": [(metric, aim_of(metric)) for metric in main],
-        "units": {metric.unit: UNITS[metric.unit] for metric in main if metric.unit in UNITS},
+        "measures": [(metric.name, worse_of(metric)) for metric in summary.metrics],
         "rows": arm_rows(summary),
-        "numbers": number_rows(summary),
-        "figures": [figure for is_main, figure in figures if is_main],
-        "other_figures": [figure for is_main, figure in figures if not is_main],
-        "pairs": pairs,
+        "pages": links,
+        "current": current,
     }
-    page = render_page(TEMPLATES, "report.html", values, styles=("report.css",), scripts=("report.js",))
-    return page, charts
+
+
+def _draw(summary: ComparisonSummary, folder: Path, links: Sequence[PageLink]) -> tuple[str, Sequence[Chart]]:
+    """The first page, and the charts on it."""
+    keys = dict.fromkeys(clip.key for clip in summary.clips)
+    files = [link.file for link in links for _ in range(link.first, link.last + 1)]
+    charts = draw_charts(
+        summary,
+        {
+            key: f"#pair-{index}" if file == REPORT_FILE else f"./{file}#pair-{index}"
+            for index, (key, file) in enumerate(zip(keys, files, strict=True))
+        },
+    )
+    values = _values(summary, links, 0)
+    main = {metric.name for metric, _ in values["main_metrics"]}
+    figures: dict[bool, list[Figure]] = {True: [], False: []}
+    for chart in charts:
+        svg = inline_svg(chart.svg, chart.name, chart.words, chart.hints)
+        is_main = chart.metric is None or chart.metric.name in main
+        figures[is_main].append(Figure(chart.title, chart.note, chart.name, svg))
+    values |= {
+        "units": {m.unit: UNITS[m.unit] for m in summary.metrics if m.name in main and m.unit in UNITS},
+        "numbers": number_rows(summary),
+        "figures": figures[True],
+        "other_figures": figures[False],
+        "files": [CSV, SUMMARY_FILE, MARKDOWN, *([CONFIG] if (folder / CONFIG).is_file() else [])],
+        "pairs": view_pairs(summary, folder, 0, links[0].last if links else None),
+        "is_first": True,
+    }
+    return render_page(TEMPLATES, "report.html", values, **PARTS), charts
 
 
 # The folder of a comparison: what is written when its clips are there, and what earlier looks left in it.

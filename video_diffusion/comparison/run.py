@@ -136,7 +136,7 @@ def collect(
         video = read_video(folder / job.file)
         again = dict(row)
         if not is_measured(row):
-            again["metrics"] = as_row(measure(video.frames, video.fps or 8))
+            again["metrics"] = as_row(measure(video.frames, video.fps or 8, one_shot=True))
             num_again += 1
         if meter.wants(row):
             settings = GenerationSettings.from_values(row["settings"])
@@ -175,11 +175,6 @@ def as_row(report: ConsistencyReport) -> dict[str, dict[str, Any]]:
         name: {"value": each.value, "status": each.status, "unit": each.unit}
         for name, each in report.values.items()
     }
-
-
-def num_missing(planned: Sequence[PlannedClip], findings: Findings) -> int:
-    """Places that have neither a clip nor a failure: another process's, or not made yet."""
-    return len(planned) - len(findings.clips)
 
 
 def _job(design: Design, arm: DeclaredArm, prompt: str, place: int, facts: Facts) -> Job:

@@ -29,8 +29,8 @@ MAX_EXACT_PROMPTS = 16
 """Up to here every one of the 2ⁿ sign patterns is counted; above, `MONTE_CARLO_DRAWS` random ones."""
 MONTE_CARLO_DRAWS = 20_000
 BOOTSTRAP_DRAWS = 5_000
-MOST_NUMBERS_DRAWN = 2_000_000
-"""By one interval: of more than 400 prompts, whose mean is nearly normal, fewer draws say as much."""
+MOST_NUMBERS_DRAWN = 1_000_000
+"""By one interval: of more than 200 prompts, whose mean is nearly normal, fewer draws say as much."""
 
 Numbers = Float[np.ndarray, " _"]
 
@@ -55,12 +55,12 @@ def prompt_means(differences: Sequence[Numbers]) -> Numbers:
     """The mean over seeds of each prompt: the numbers on which everything else rests."""
     if not differences:
         raise ValueError("differences hold no prompt; give at least one pair")
-    for place, row in enumerate(differences):
-        if len(row) == 0 or not np.isfinite(row).all():
-            raise ValueError(
-                f"differences of prompt {place} must be one or more finite numbers; drop that pair"
-            )
-    return np.array([float(np.mean(row)) for row in differences])
+    lengths = np.array([len(row) for row in differences])
+    every = np.concatenate(differences)
+    if lengths.min() == 0 or not np.isfinite(every).all():
+        place = next(at for at, row in enumerate(differences) if len(row) == 0 or not np.isfinite(row).all())
+        raise ValueError(f"differences of prompt {place} must be one or more finite numbers; drop that pair")
+    return np.add.reduceat(every, np.cumsum(lengths) - lengths) / lengths
 
 
 def bootstrap_interval(
@@ -84,22 +84,25 @@ def bootstrap_interval(
     if n < 2:
         return Interval(centre, -math.inf, math.inf, level)
     spread = float(means.var(ddof=1))
-    within = [float(row.var(ddof=1)) / len(row) if len(row) > 1 else 0.0 for row in differences]
-    share = float(np.mean(within)) / spread if spread > 0 else 1.0  # of the variance that seeds explain
+    lengths = np.array([len(row) for row in differences])
+    deviation = np.concatenate(differences) - means.repeat(lengths)
+    squares = np.add.reduceat(deviation**2, np.cumsum(lengths) - lengths)
+    within = np.where(lengths > 1, squares / np.maximum(lengths - 1, 1) / lengths, 0.0)
+    share = float(within.mean()) / spread if spread > 0 else 1.0  # of the variance that seeds explain
     kept = math.sqrt(max(0.0, 1.0 - share))
     scale = math.sqrt(1.0 / share) if share > 1.0 else 1.0
     shrunk = centre + kept * math.sqrt(n / (n - 1)) * (means - centre)
     draws = max(1000, min(draws, MOST_NUMBERS_DRAWN // n))
     chosen = rng.integers(0, n, size=(draws, n))
     totals = shrunk[chosen].sum(axis=1)
-    for length in sorted({len(row) for row in differences} - {1}):  # the second level: seeds within prompts
-        own = np.array([place for place, row in enumerate(differences) if len(row) == length])
+    for length in sorted(set(lengths.tolist()) - {1}):  # the second level: seeds within prompts
+        own = lengths == length
         residuals = np.zeros((n, length))
-        residuals[own] = [_seed_residuals(differences[place]) * scale for place in own]
-        drawn, position = np.nonzero(np.isin(chosen, own))
-        seeds = rng.integers(0, length, size=(len(drawn), length))
-        means_drawn = residuals[chosen[drawn, position][:, None], seeds].mean(axis=1)
-        totals += np.bincount(drawn, weights=means_drawn, minlength=draws)
+        residuals[own] = deviation[own.repeat(lengths)].reshape(-1, length)
+        residuals *= scale * math.sqrt(length / (length - 1))  # so that drawing them is unbiased in variance
+        drawn = chosen if own.all() else np.where(own[chosen], chosen, np.argmin(own))  # a row of zeros
+        for _ in range(length):
+            totals += residuals[drawn, rng.integers(0, length, size=chosen.shape)].sum(axis=1) / length
     deviations = totals / n - centre
     tail = (1 - level) / 2
     stretch = t_quantile(1 - tail, n - 1) / NormalDist().inv_cdf(1 - tail)
@@ -189,6 +192,7 @@ def a_a_differences(scores: Sequence[Numbers]) -> list[Numbers]:
     return [row for row in pairs if len(row)]
 
 
+@cache
 def t_quantile(share: float, degrees: int) -> float:
     """Student's t for 1 or more degrees of freedom: the value that `share` (0.5 to 1) of it lies below."""
     low, high = 0.0, 1.0
@@ -212,12 +216,6 @@ def _t_cdf(t: float, degrees: int) -> float:
         term *= cos2 * (k + 1) / (k + 2)
     area = 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
     return 0.5 + area / 2
-
-
-def _seed_residuals(row: Numbers) -> Numbers:
-    """Deviations of a prompt's seeds from their mean, scaled so that drawing them is unbiased in variance."""
-    count = len(row)
-    return (row - row.mean()) * math.sqrt(count / (count - 1)) if count > 1 else np.zeros(0)
 
 
 # Clips side by side: the same prompt and seed under two settings, and what was lost on the way.
@@ -320,26 +318,32 @@ def scores(clips: Clips, metric: str, places: Sequence[Place]) -> list[Numbers]:
 
 HEADLINE = "flicker"
 # guard → +1 if it must not fall, -1 if it must not rise; one that nothing measured guards nothing
-GUARDS: Mapping[str, int] = {"motion": 1, "morph": -1, "sharpness": 1, "prompt_alignment": 1, "cuts": -1}
-RELATIVE_MARGINS = frozenset({"flicker", "motion", "sharpness", "prompt_alignment"})
+GUARDS: Mapping[str, int] = {
+    "motion": 1, "morph": -1, "steady_sharpness": 1, "sharpness": 1, "prompt_alignment": 1, "cuts": -1,
+}  # fmt: skip
+STEADY = {"sharpness": "steady_sharpness"}
+"""Guards that step back where a better measure of the same is there, which takes their margin: between
+methods, sharpness of one frame may be the flickering texture itself."""
+RELATIVE_MARGINS = frozenset({"flicker", "motion", "sharpness", "steady_sharpness", "prompt_alignment"})
 DRAWS: Mapping[Role, int] = {"headline": 5000, "guard": 5000, "other": 2000}
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a metric is called and which way is better, as in `metrics.Metric`."""
+    """What a metric is called and which way is better, as in `metrics.Metric`; whether it may be a guard."""
 
     name: str
     unit: str
     direction: Direction
     group: str
+    may_guard: bool = True
 
     @property
     def role(self) -> Role:
         """What the metric decides."""
         if self.name == HEADLINE:
             return "headline"
-        return "guard" if self.name in GUARDS else "other"
+        return "guard" if self.name in GUARDS and self.may_guard else "other"
 
 
 @dataclass(frozen=True)
@@ -370,7 +374,19 @@ def compare_metrics(material: Material, kinds: Sequence[Kind]) -> tuple[MetricSu
     p is adjusted by Holm over the arms in the headline, and by Benjamini and Hochberg over all arms and all
     other metrics together.
     """
-    found = [_compare(material, kind) for kind in sorted(kinds, key=_rank)]
+    measured = {
+        name
+        for clips in material.arms.values()
+        for clip in clips.values()
+        for name in STEADY.values()
+        if value_of(clip, name) is not None
+    }
+    kinds = [replace(kind, may_guard=STEADY.get(kind.name) not in measured) for kind in kinds]
+    order = {"headline": -1, **{name: at for at, name in enumerate(GUARDS)}}
+    kinds = sorted(
+        kinds, key=lambda kind: order.get(kind.name if kind.role == "guard" else kind.role, len(order))
+    )
+    found = [_compare(material, kind) for kind in kinds]
     known = [metric for metric in found if metric is not None]
     headline = [metric for metric in known if metric.role == "headline"]
     rest = [metric for metric in known if metric.role != "headline"]
@@ -380,12 +396,6 @@ def compare_metrics(material: Material, kinds: Sequence[Kind]) -> tuple[MetricSu
 def p_reachable(num_prompts: int, num_tests: int = 1) -> float:
     """The smallest Holm-adjusted p that so many prompts can reach with so many arms."""
     return min(1.0, minimum_p(num_prompts) * max(1, num_tests))
-
-
-def _rank(kind: Kind) -> int:
-    """Where a metric stands: the headline, the guards in their order, all else as it was."""
-    names = [HEADLINE, *GUARDS]
-    return names.index(kind.name) if kind.name in names else len(names)
 
 
 def _compare(material: Material, kind: Kind) -> MetricSummary | None:
@@ -417,9 +427,10 @@ def _mean(material: Material, kind: Kind, label: str) -> ArmMean:
 
 
 def _margin(material: Material, kind: Kind, base: float | None) -> float | None:
-    if kind.name not in material.margins:
+    declared = {**{better: material.margins.get(name) for name, better in STEADY.items()}, **material.margins}
+    margin = declared.get(kind.name)
+    if margin is None or kind.role == "other":
         return None
-    margin = material.margins[kind.name]
     if kind.name in RELATIVE_MARGINS:
         return None if base is None else margin * abs(base)
     return margin

@@ -193,7 +193,10 @@ class Verdict:
 
 @dataclass(frozen=True)
 class ParetoPoint:
-    """One arm in the plane of flicker (lower is better) and motion; `on_front`: no arm beats it in both."""
+    """One arm by flicker and morph (lower is better) and motion; `on_front`: no arm beats it in all of them.
+
+    `morph` is None where any arm's could not be measured: then the front is that of the other two.
+    """
 
     arm: str
     is_baseline: bool
@@ -201,6 +204,7 @@ class ParetoPoint:
     motion: Span
     sharpness: float | None
     on_front: bool
+    morph: Span | None = None
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from video_diffusion.comparison.summary import (
     arm_badges,
     short_label,
 )
-from video_diffusion.web import Scale, number, scale_over, signed
+from video_diffusion.web import number, scale_over, signed
 
 COLUMNS = ("arm", "prompt", "seed", "metric", "value", "unit", "status", "path")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -35,7 +35,7 @@ def markdown(summary: ComparisonSummary) -> str:
     if summary.verdicts:
         lines += ["| setting | verdict | why |", "|---|---|---|"]
         lines += [
-            f"| {_cell(each.arm)} | {_cell(each.words)} | {_cell(each.sentence)} |"
+            f"| {_inline(each.arm)} | {_inline(each.words)} | {_inline(each.sentence)} |"
             for each in summary.verdicts
         ]
         lines.append("")
@@ -48,7 +48,8 @@ def markdown(summary: ComparisonSummary) -> str:
             lines += [f"## {title}", "", *_table(summary, metrics), ""]
     lines += ["## How this was computed", "", *(f"- {_inline(note)}" for note in summary.notes)]
     lines += [f"- {_inline(summary.power)}"] if summary.power else []
-    lines += [f"- Baseline: `{_code(summary.baseline)}`. Made again by `{_code(summary.command)}`.", ""]
+    baseline, command = (" ".join(s.split()).replace("`", "'") for s in (summary.baseline, summary.command))
+    lines += [f"- Baseline: `{baseline}`. Made again by `{command}`.", ""]
     return "\n".join(lines)
 
 
@@ -61,7 +62,10 @@ def table_csv(summary: ComparisonSummary) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for row in table_rows(summary):
-        writer.writerow([_neutral(cell) for cell in row])
+        writer.writerow(
+            f"'{cell}" if isinstance(cell, str) and cell.lstrip(" ").startswith(_FORMULA) else cell
+            for cell in row
+        )
     return text.getvalue()
 
 
@@ -108,50 +112,29 @@ def _table(summary: ComparisonSummary, metrics: list[MetricSummary]) -> list[str
         base = next((mean.span for mean in metric.means if mean.arm == summary.baseline), None)
         about = "nothing measured" if base is None else f"{base.estimate:.3g} {metric.unit}"
         name = f"**{metric.name}**" if metric.name == HEADLINE else metric.name
-        lines.append(
-            f"| {name} | {_cell(summary.baseline)} | {_cell(about)} | | | | | | | all it could measure |"
-        )
+        lines.append(f"| {name} | {_inline(summary.baseline)} | {_inline(about)} | | | | | | | all clips |")
         lines += [_row(each) for each in metric.differences]
     return lines
 
 
 def _row(each: Difference) -> str:
     relative = "" if each.relative is None else f" ({each.relative:+.0%})"
-    difference = "—" if each.span is None else f"{each.span.estimate:+.3g}{relative}"
     pairs = f"{each.num_pairs}" + (f" ({each.num_lost} lost)" if each.num_lost else "")
     sides = ["—" if side is None else f"{side:.3g}" for side in (each.baseline_mean, each.mean)]
-    cells = [*sides, difference, _interval(each.span), _p(each.p), _p(each.adjusted_p), pairs, each.words]
-    return f"| | {_cell(each.arm)} | {' | '.join(_cell(cell) for cell in cells)} |"
-
-
-def _interval(span: Span | None) -> str:
-    if span is None:
-        return "—"
-    return "open" if span.low is None or span.high is None else f"{span.low:+.3g} … {span.high:+.3g}"
-
-
-def _p(p: float | None) -> str:
-    return "—" if p is None else f"{p:.2g}"
-
-
-def _neutral(cell: str | int | float | None) -> str | int | float | None:
-    if isinstance(cell, str) and cell.lstrip(" ").startswith(_FORMULA):
-        return f"'{cell}"
-    return cell
+    p, adjusted = ("—" if value is None else f"{value:.2g}" for value in (each.p, each.adjusted_p))
+    difference = interval = "—"
+    if each.span is not None:
+        difference = f"{each.span.estimate:+.3g}{relative}"
+        is_open = each.span.low is None or each.span.high is None
+        interval = "open" if is_open else f"{each.span.low:+.3g} … {each.span.high:+.3g}"
+    cells = [each.arm, *sides, difference, interval, p, adjusted, pairs, each.words]
+    return f"| | {' | '.join(map(_inline, cells))} |"
 
 
 def _inline(text: str) -> str:
-    """Text that Markdown shows as it is: no markup, no HTML, one line."""
-    plain = " ".join(text.split())
+    """Text that Markdown shows as it is: no markup, no HTML, one line; a space where there is none."""
+    plain = " ".join(text.split()) or " "
     return "".join(f"\\{sign}" if sign in "\\`*_[]<>#|!~$&" else sign for sign in plain)
-
-
-def _cell(text: str) -> str:
-    return _inline(text) or " "
-
-
-def _code(text: str) -> str:
-    return " ".join(text.split()).replace("`", "'")
 
 
 # The tables of the report: one row for each setting, and one for each setting in each metric.
@@ -160,11 +143,11 @@ def _code(text: str) -> str:
 Tone: TypeAlias = Literal["good", "bad", "even"]
 UNITS = {
     "levels": "steps of brightness, of which 255 lead from black to white",
-    "px/frame at 256": "pixels from one frame to the next, as if the picture were 256 high",
+    "px/frame at 256": "pixels from one frame to the next, as if the image were 256 high",
     "levels/px": "steps of brightness from one pixel to its neighbour",
     "share of what is named": "1 if colours, shapes, sizes and motions are all as the prompt says",
     "cuts": "jumps from one frame to the next, as between two takes",
-    "100 × cosine": "100 where picture and prompt mean the same to CLIP",
+    "100 × cosine": "100 where image and prompt mean the same to CLIP",
 }
 """Units as someone who never met them reads them; where a unit first stands, its line stands beside it."""
 OUTCOME_TONES = {
@@ -176,7 +159,7 @@ OUTCOME_TONES = {
     "too few to tell": "open",
     "cannot be compared": "open",
 }
-GLYPH_WIDTH, GLYPH_HEIGHT = 132.0, 18.0
+GLYPH_WIDTH = 132.0
 
 
 @dataclass(frozen=True)
@@ -229,27 +212,19 @@ class ArmRow:
     Attributes:
         short: see `short_label`.
         changes: what its label does not say already, in words.
+        is_best: it is on the front of flicker, morph and motion.
     """
 
     badge: str
     arm: Arm
     short: str
     changes: tuple[str, ...]
+    is_best: bool
     outcome: str
     tone: str
     words: str
     sentence: str
     cells: tuple[MetricCell, ...]
-
-
-@dataclass(frozen=True)
-class NumberRow:
-    """One metric of one setting with every number there is."""
-
-    metric: MetricSummary
-    badge: str
-    arm: str
-    cell: MetricCell
 
 
 def arm_rows(summary: ComparisonSummary) -> list[ArmRow]:
@@ -266,6 +241,7 @@ def arm_rows(summary: ComparisonSummary) -> list[ArmRow]:
                 arm=arm,
                 short=short_label(arm),
                 changes=tuple(map(_told_change, (c for c in arm.changes if c.setting not in arm.place))),
+                is_best=any(point.on_front for point in summary.pareto if point.arm == arm.label),
                 outcome=outcome,
                 tone="bad" if verdict and verdict.lost and outcome != "trades" else OUTCOME_TONES[outcome],
                 words=verdict.words if verdict else "baseline",
@@ -276,16 +252,10 @@ def arm_rows(summary: ComparisonSummary) -> list[ArmRow]:
     return rows
 
 
-def number_rows(summary: ComparisonSummary) -> list[NumberRow]:
+def number_rows(summary: ComparisonSummary) -> list[tuple[MetricSummary, str, MetricCell]]:
     """The table of every number: metric by metric, each with every setting but the baseline."""
-    badges = arm_badges(summary.arms)
     return [
-        NumberRow(
-            metric=metric,
-            badge=badges[difference.arm],
-            arm=difference.arm,
-            cell=_html_cell(metric, difference.arm),
-        )
+        (metric, difference.arm, _html_cell(metric, difference.arm))
         for metric in summary.metrics
         for difference in metric.differences
     ]
@@ -315,6 +285,13 @@ def aim_of(metric: MetricSummary) -> str:
     if metric.role == "guard":
         return "must not rise" if GUARDS.get(metric.name, 1) < 0 else "must not fall"
     return "" if metric.direction == "neither" else f"{metric.direction} is better"
+
+
+def worse_of(metric: MetricSummary) -> int:
+    """+1 where more of it is worse, -1 where less is; what only describes counts as the former."""
+    if metric.direction == "neither":
+        return -GUARDS.get(metric.name, -1)
+    return 1 if metric.direction == "lower" else -1
 
 
 def _html_cell(metric: MetricSummary, arm: str) -> MetricCell:
@@ -355,8 +332,10 @@ def _glyph(metric: MetricSummary, difference: Difference) -> IntervalGlyph | Non
     span = difference.span
     if span is None or not math.isfinite(span.estimate):
         return None
-    scale = _glyph_scale(metric)
     floor = metric.noise_floor
+    spans = [entry.span for entry in metric.differences if entry.span] + ([floor] if floor else [])
+    values = [value for each in spans for value in (each.low, each.estimate, each.high)]
+    scale = scale_over(values, 4.0, GLYPH_WIDTH - 4.0, zero=True)
     band = (
         (scale(floor.low), scale(floor.high))
         if floor is not None and floor.low is not None and floor.high is not None
@@ -369,13 +348,6 @@ def _glyph(metric: MetricSummary, difference: Difference) -> IntervalGlyph | Non
         high=scale(scale.high if span.high is None else span.high),
         floor=band,
     )
-
-
-def _glyph_scale(metric: MetricSummary) -> Scale:
-    spans = [entry.span for entry in metric.differences if entry.span is not None]
-    spans += [metric.noise_floor] if metric.noise_floor is not None else []
-    values = [value for span in spans for value in (span.low, span.estimate, span.high)]
-    return scale_over(values, 4.0, GLYPH_WIDTH - 4.0, zero=True)
 
 
 def _mean_text(metric: MetricSummary, arm: str) -> str:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from statistics import median_low
 from typing import Literal, TypeAlias
@@ -39,7 +39,7 @@ from video_diffusion.web import counted
 GuardState: TypeAlias = Literal["holds", "falls", "unclear", "not comparable", "nothing to lose"]
 LEAST_SHARE = 0.5
 """Of the places that must be measured on both sides before anything is said of an arm."""
-SPOKEN = {"morph": "shape", "levels": "levels of 255"}
+SPOKEN = {"morph": "shape", "steady_sharpness": "sharpness", "levels": "levels of 255"}
 """Names and units as sentences say them, where that is not the name itself."""
 
 
@@ -65,7 +65,9 @@ class Guard:
             return f"{self.words} can be compared in {_of_pairs(self.difference)} only"
         margin = f", margin {self.margin:.3g}" if self.margin is not None else ""
         name = f"{self.name.replace('_', ' ')}" if self.name == "morph" else self.words
-        return f"{name} {told(span, self.unit)}{margin}{_doubt(self.difference)}"
+        doubtful = self.difference.num_doubtful
+        marked = f" ({doubtful} of its pairs marked unmeasurable)" if doubtful else ""
+        return f"{name} {told(span, self.unit)}{margin}{marked}"
 
 
 def judge(
@@ -89,18 +91,19 @@ def _judge_arm(
     lost = [guard for guard in guards if guard.state == "falls"]
     names = tuple(guard.words for guard in lost)
     loses = f", but loses {_list(names)}" if lost else ""
-    also = f"; but {', '.join(map(str, lost))}" if lost else ""
+    also = f"{'; but ' + ', '.join(map(str, lost)) if lost else ''}{_doubt(found)}"
     if span is None or p is None or not _is_comparable(found):
         why = f"flicker could be compared in {_of_pairs(found)} only{also}"
         return Verdict(arm, "cannot be compared", f"cannot be compared{loses}", why, names)
     if p <= alpha and excludes_zero(span):
-        change = f"{_by(span, found.relative, headline.unit)}{_doubt(found)}"
+        change = _by(span, found.relative, headline.unit)
         if span.estimate > 0:
             words = f"flickers more{f' and loses {_list(names)}' if lost else ''}"
             return Verdict(arm, "flickers more", words, f"flicker rises by {change}{also}", names)
-        return _judge_price(arm, f"flicker falls by {change}", guards)
+        paid = _judge_price(arm, f"flicker falls by {change}", guards)
+        return replace(paid, sentence=f"{paid.sentence}{_doubt(found)}")
     maybe = ", flicker may be higher" if excludes_zero(span) and span.estimate > 0 else ""
-    seen = f"flicker {told(span, headline.unit)}{_doubt(found)}"
+    seen = f"flicker {told(span, headline.unit)}"
     if p_reachable(len(found.prompts), num_arms) > alpha:
         arms = "" if num_arms == 1 else f" with {num_arms} settings"
         needed = prompts_to_reach(alpha, num_arms)
@@ -130,12 +133,10 @@ def _judge_price(arm: str, falls: str, guards: Sequence[Guard]) -> Verdict:
 
 def _guards(metrics: Sequence[MetricSummary], arm: str, unbelievable: Mapping[str, int]) -> tuple[Guard, ...]:
     """Every guard that was measured at all, in the order of `GUARDS`."""
-    known = {metric.name: metric for metric in metrics}
     found: list[Guard] = []
-    for name in sorted(known.keys() & GUARDS.keys(), key=list(GUARDS).index):
-        metric = known[name]
+    for metric in sorted((m for m in metrics if m.role == "guard"), key=lambda m: list(GUARDS).index(m.name)):
         difference = next(each for each in metric.differences if each.arm == arm)
-        found.append(Guard(name, _state(metric, difference), difference, metric.unit, metric.margin))
+        found.append(Guard(metric.name, _state(metric, difference), difference, metric.unit, metric.margin))
     return tuple(_excused(guard, found, unbelievable.get(arm, 0)) for guard in found)
 
 
@@ -195,8 +196,8 @@ def _doubt(difference: Difference) -> str:
     if not difference.num_doubtful:
         return ""
     return (
-        f" (in {difference.num_doubtful} of {counted(difference.num_pairs, 'pair')} a number is marked "
-        "unmeasurable: motion explains less than half of the picture)"
+        f"; in {difference.num_doubtful} of {counted(difference.num_pairs, 'pair')} a flicker is marked "
+        "unmeasurable: motion explains less than half of the image"
     )
 
 
@@ -347,7 +348,7 @@ def metric_notes(metrics: Sequence[MetricSummary], clips: Sequence[ClipResult]) 
     if counts:
         told = ", ".join(f"{arm} {count}" for arm, count in counts.items())
         notes.append(
-            "Clips with believable motion in less than half of the picture, whose flicker is mostly change "
+            "Clips with believable motion in less than half of the image, whose flicker is mostly change "
             f"that nothing explains (it counts): {told}."
         )
     return notes
@@ -449,7 +450,7 @@ def summarise(found: Findings) -> ComparisonSummary:
 
 
 def headline_sentence(verdicts: Sequence[Verdict], arms: Sequence[Arm]) -> str:
-    """The verdict on everything in one sentence, never kinder than the worst of them.
+    """The verdict on everything in one sentence, never milder than the worst of them.
 
     Several arms are told by letter and short label, with what each loses, the worst first.
     """
@@ -462,7 +463,11 @@ def headline_sentence(verdicts: Sequence[Verdict], arms: Sequence[Arm]) -> str:
     badges = arm_badges(arms)
     short = {arm.label: f"{badges[arm.label]} ({short_label(arm)})" for arm in arms}
     groups: dict[str, list[str]] = {}
-    for verdict in sorted(verdicts, key=lambda each: (not each.lost, WORST_FIRST.index(each.outcome))):
+
+    def kindness(each: Verdict) -> tuple[bool, bool, int]:
+        return not each.lost, "may be higher" not in each.words, WORST_FIRST.index(each.outcome)
+
+    for verdict in sorted(verdicts, key=kindness):
         groups.setdefault(verdict.words, []).append(short[verdict.arm])
     parts = "; ".join(f"{words}: {named(members)}" for words, members in groups.items())
     return f"Against {short[arms[0].label]}, of {len(verdicts)} settings: {parts}."
@@ -483,13 +488,28 @@ def _pareto(metrics: Sequence[MetricSummary], baseline: str) -> tuple[ParetoPoin
         metric.name: {mean.arm: mean.span for mean in metric.means if mean.span is not None}
         for metric in metrics
     }
-    flicker, motion, sharpness = (means.get(name, {}) for name in (HEADLINE, "motion", "sharpness"))
+    flicker, motion, sharpness, morph = (
+        means.get(name, {}) for name in (HEADLINE, "motion", "steady_sharpness", "morph")
+    )
+    sharpness = sharpness or means.get("sharpness", {})
     arms = [arm for arm in flicker if arm in motion]
+    if not all(arm in morph for arm in arms):
+        morph = {}
+    costs = {
+        arm: (
+            flicker[arm].estimate,
+            -motion[arm].estimate,
+            *([morph[arm].estimate] if morph else []),
+        )
+        for arm in arms
+    }
 
     def is_beaten(arm: str) -> bool:
-        own = flicker[arm].estimate, -motion[arm].estimate
-        others = [(flicker[other].estimate, -motion[other].estimate) for other in arms if other != arm]
-        return any(other != own and other[0] <= own[0] and other[1] <= own[1] for other in others)
+        own = costs[arm]
+        return any(
+            other != own and all(mine >= theirs for mine, theirs in zip(own, other, strict=True))
+            for other in costs.values()
+        )
 
     return tuple(
         ParetoPoint(
@@ -498,6 +518,7 @@ def _pareto(metrics: Sequence[MetricSummary], baseline: str) -> tuple[ParetoPoin
             flicker=flicker[arm],
             motion=motion[arm],
             sharpness=sharpness[arm].estimate if arm in sharpness else None,
+            morph=morph.get(arm),
             on_front=not is_beaten(arm),
         )
         for arm in arms

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
@@ -14,6 +14,7 @@ from video_diffusion.jobs.job_file import Row, read_rows
 from video_diffusion.settings import (
     ConfigError,
     GenerationSettings,
+    KeyPath,
     Layer,
     model_defaults,
     parse_size,
@@ -41,6 +42,7 @@ def model_facts(model: str, motion_adapter: str | None) -> ModelFacts:
     """
     from video_diffusion.loading import find_model  # noqa: PLC0415 - a job file is checked without torch
 
+    settings = open_settings(model, motion_adapter)  # first: what is no adapter is not hashed
     identity: dict[str, Any] = {
         "weights_sha256": weights_sha256(find_model(model).folder),
         "motion_adapter_sha256": None,
@@ -49,7 +51,7 @@ def model_facts(model: str, motion_adapter: str | None) -> ModelFacts:
         identity["motion_adapter"] = "none"
     elif motion_adapter is not None:
         identity["motion_adapter_sha256"] = weights_sha256(find_model(motion_adapter).adapter_folder)
-    return ModelFacts(identity, open_settings(model, motion_adapter))
+    return ModelFacts(identity, settings)
 
 
 @cache
@@ -79,6 +81,7 @@ def open_settings(model: str, motion_adapter: str | None) -> Mapping[str, Any]:
 MAX_SEEDS = 10_000  # of one row
 MAX_SEED = 2**63 - 1
 SLUG_BYTES = 80
+MAX_TOLD = 20  # rows that are named one by one
 # what a batch must agree on
 BATCH_FIELDS = tuple(
     name for name in GenerationSettings.model_fields if name not in {"prompt", "negative_prompt", "seed"}
@@ -148,20 +151,47 @@ class JobSummary:
         self.shapes[shape] = first, count + 1
 
 
-def check_jobs(path: Path, base: Mapping[str, Any]) -> JobSummary:
-    """Checks every row of a job file against the settings; nothing but the ids is kept in memory.
+class JobFileError(ConfigError):
+    """Everything wrong with a job file.
+
+    Args:
+        problems: One line each, the first few.
+        count: How many there are.
+    """
+
+    def __init__(self, problems: Sequence[str], count: int) -> None:
+        left = count - len(problems)
+        self.problems = [*problems, *([f"and {left} more rows"] if left else [])]
+        super().__init__("\n".join(self.problems))
+
+
+def check_jobs(path: Path, base: Layer | Mapping[str, Any]) -> JobSummary:
+    """Check every row of a job file against the settings; nothing but the ids is kept in memory.
 
     Args:
         path: the file.
         base: settings for all rows, from flags and config files; rows win.
 
     Raises:
-        ConfigError: the first thing wrong, with file, line and field.
+        ConfigError: a value that all rows share is wrong; where it came from is told.
+        JobFileError: everything wrong with the rows, with file, line and field.
     """
+    base = base if isinstance(base, Layer) else Layer(base)
+    shared = Layer({"prompt": "-", **base.values}, base.origins)
+    if "prompt_travel" not in shared.values:
+        validate(GenerationSettings, shared)
     summary = JobSummary()
     seen: set[bytes] = set()
+    problems: list[str] = []
+    num_problems = 0
     for row in read_rows(path):
-        for settings, _ in _expand(row, base):
+        try:
+            expanded = list(_expand(row, base))
+        except ConfigError as error:
+            num_problems += 1
+            problems += [str(error)] if len(problems) < MAX_TOLD else []
+            continue
+        for settings, _ in expanded:
             digest = hashlib.blake2b(settings.canonical_json().encode(), digest_size=16).digest()
             summary.add(settings, row.where)
             if digest not in seen:
@@ -169,12 +199,16 @@ def check_jobs(path: Path, base: Mapping[str, Any]) -> JobSummary:
                 summary.count += 1
                 continue
             summary.num_repeated += 1
-            if len(summary.repeated) < 20:
+            if len(summary.repeated) < MAX_TOLD:
                 summary.repeated.append(row.where)
+    if problems:
+        raise JobFileError(problems, num_problems)
     return summary
 
 
-def read_jobs(path: Path, base: Mapping[str, Any], facts: Facts, suffix: str = ".mp4") -> Iterator[Job]:
+def read_jobs(
+    path: Path, base: Layer | Mapping[str, Any], facts: Facts, suffix: str = ".mp4"
+) -> Iterator[Job]:
     """The jobs of a file in its order, each once.
 
     Args:
@@ -184,6 +218,7 @@ def read_jobs(path: Path, base: Mapping[str, Any], facts: Facts, suffix: str = "
         suffix: of the clips.
     """
     seen: set[str] = set()
+    base = base if isinstance(base, Layer) else Layer(base)
     for row in read_rows(path):
         for settings, name in _expand(row, base):
             job = make_job(settings, facts, row.where, name, suffix)
@@ -225,9 +260,9 @@ def parse_seeds(value: object) -> list[int]:
     return seeds
 
 
-def _expand(row: Row, base: Mapping[str, Any]) -> Iterator[tuple[GenerationSettings, str | None]]:
+def _expand(row: Row, base: Layer) -> Iterator[tuple[GenerationSettings, str | None]]:
     """The settings of a row, one for each of its seeds, and the name it gives."""
-    values = {**base, **row.values}
+    values = {**base.values, **row.values}
     name = values.pop("name", None)
     if name is not None:
         _check_name(row.where, name)
@@ -248,9 +283,11 @@ def _expand(row: Row, base: Mapping[str, Any]) -> Iterator[tuple[GenerationSetti
             raise ConfigError(f"{row.where}: seeds {error} (given {shown(row.values['seeds'])})") from None
     else:
         seeds = [values.get("seed", 0)]
-    origins: dict[tuple[str | int, ...], str] = {(key,): row.places.get(key, row.where) for key in values}
-    missing: dict[tuple[str | int, ...], str] = {("prompt",): row.where, ("seed",): row.where}
-    first = validate(GenerationSettings, Layer({**values, "seed": seeds[0]}, {**missing, **origins}))
+    # Every value keeps where it came from: a flag or a config file is not blamed on the first row.
+    origins: dict[KeyPath, str] = {("prompt",): row.where, ("seed",): row.where, **base.origins}
+    for key in values.keys() - (base.values.keys() - row.values.keys()):
+        origins[key,] = row.places.get(key, row.where)
+    first = validate(GenerationSettings, Layer({**values, "seed": seeds[0]}, origins))
     yield first, name
     for seed in seeds[1:]:
         yield first.model_copy(update={"seed": seed}), name

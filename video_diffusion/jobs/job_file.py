@@ -24,6 +24,7 @@ OWN_COLUMNS = ("seeds", "size", "name")
 COLUMNS = (*GenerationSettings.model_fields, *OWN_COLUMNS)
 OTHER_WORDS = {"seed": ("seeds",), "seeds": ("seed",), "size": ("width", "height")}
 MAX_ROW_LINES = 50
+MAX_ARRAY_BYTES = 64_000_000
 MAX_LINE_CHARACTERS = 1_000_000
 _CHUNK = 1 << 20
 
@@ -44,6 +45,7 @@ def read_rows(path: Path) -> Iterator[Row]:
         ".csv": _table_rows,
         ".tsv": _table_rows,
         ".jsonl": _json_rows,
+        ".json": _array_rows,
         ".yaml": _yaml_rows,
         ".yml": _yaml_rows,
     }
@@ -99,7 +101,8 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
 
 def _text_rows(path: Path) -> Iterator[Row]:
     for where, line in _lines(path):
-        yield Row(where, {"prompt": line.strip()})
+        if not line.lstrip().startswith("#"):
+            yield Row(where, {"prompt": line.strip()})
 
 
 def _json_rows(path: Path) -> Iterator[Row]:
@@ -119,6 +122,27 @@ def _json_rows(path: Path) -> Iterator[Row]:
         if not isinstance(values, dict):
             raise ConfigError(f'{where}: must be an object such as {{"prompt": "…"}} (given {shown(values)})')
         yield Row(where, values)
+
+
+def _array_rows(path: Path) -> Iterator[Row]:
+    """One JSON array of objects or prompts."""
+    if path.stat().st_size > MAX_ARRAY_BYTES:
+        raise ConfigError(f"{path}: is larger than {MAX_ARRAY_BYTES} bytes; write .jsonl, one object a line")
+    try:
+        items = json.loads(
+            path.read_text("utf-8-sig"), parse_constant=_no_constant, object_pairs_hook=_no_duplicates
+        )
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}:{error.lineno}:{error.colno}: not JSON ({error.msg})") from None
+    except (RecursionError, ValueError) as error:
+        raise ConfigError(f"{path}: {error or 'is nested too deep'}; give a list of flat objects") from None
+    if not isinstance(items, list):
+        raise ConfigError(f"{path}: must be a list of objects or prompts (given {shown(items)})")
+    for index, item in enumerate(items):
+        values = {"prompt": item} if isinstance(item, str) else item
+        if not isinstance(values, dict):
+            raise ConfigError(f"{path}: {index} must be an object or a prompt (given {shown(item)})")
+        yield Row(f"{path}: {index}", values)
 
 
 def _no_constant(name: str) -> None:

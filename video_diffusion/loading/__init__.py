@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from video_diffusion.loading.adapters import LoadedIpAdapter, load_ip_adapter
     from video_diffusion.loading.control import load_controlnet, load_sparse_control
     from video_diffusion.loading.device import choose_device, choose_dtype, quantize_weights, save_memory
-    from video_diffusion.loading.lora import LoadedLoras, load_loras, load_motion_lora
+    from video_diffusion.loading.lora import LoadedLoras, load_loras
     from video_diffusion.loading.model import ModelParts, load_model, save_model
     from video_diffusion.loading.motion import FAMILIES, MotionFamily, MotionFile, detect
     from video_diffusion.loading.motion_weights import read_motion_checkpoint, write_original_layout
@@ -44,7 +44,6 @@ __all__ = [
     "load_ip_adapter",
     "load_loras",
     "load_model",
-    "load_motion_lora",
     "load_sparse_control",
     "parse_lora",
     "quantize_weights",
@@ -74,7 +73,6 @@ _HOMES = {
     "load_ip_adapter": "adapters",
     "load_loras": "lora",
     "load_model": "model",
-    "load_motion_lora": "lora",
     "load_sparse_control": "control",
     "parse_lora": "sources",
     "quantize_weights": "device",

@@ -1,12 +1,13 @@
 """An IP-Adapter at work in a loaded image model, through diffusers, and out again as it was, bit for bit."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias
 
 import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from jaxtyping import Float
 from torch import Tensor
 from transformers.models.clip.modeling_clip import CLIPVisionModelWithProjection
@@ -14,7 +15,7 @@ from transformers.models.clip.modeling_clip import CLIPVisionModelWithProjection
 from video_diffusion.loading.components import load_text_encoder, quiet_libraries
 from video_diffusion.loading.model import ModelParts
 from video_diffusion.loading.sources import IpAdapterSource, find_ip_adapter
-from video_diffusion.loading.weights import ModelLoadError
+from video_diffusion.loading.weights import ModelLoadError, reason_of
 from video_diffusion.models import computing_device
 from video_diffusion.settings import content_sha256
 from video_diffusion.settings.input_files import ip_adapter_sha256s
@@ -22,16 +23,16 @@ from video_diffusion.text import travel
 from video_diffusion.video import iter_frames
 
 ImageEmbeds: TypeAlias = Float[Tensor, "images n d"]
-"""Of each picture one vector (n is 1), or one for each of its patches."""
+"""Of each image one vector (n is 1), or one for each of its patches."""
 
 
 def encode_images(
     source: IpAdapterSource, files: Sequence[str], dtype: torch.dtype, device: torch.device
 ) -> tuple[ImageEmbeds, Float[Tensor, "1 n d"]]:
-    """Encode pictures as an IP-Adapter reads them.
+    """Encode images as an IP-Adapter reads them.
 
-    CLIP sees the square in the middle of a picture, at its own size. The encoder is in memory only while it
-    computes, and what it said of the last pictures is remembered.
+    CLIP sees the square in the middle of an image, at its own size. The encoder is in memory only while it
+    computes, and what it said of the last images is remembered.
     """
     by_patch = source.facts.kind != "image"
     known = (
@@ -56,11 +57,11 @@ def _encode(
     # Not the class that takes torchvision where it is installed: frames would depend on that.
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil  # noqa: PLC0415
 
-    pictures = [next(iter(iter_frames(path))).pixels for path, _ in files]
+    images = [next(iter(iter_frames(path))).pixels for path, _ in files]
     encoder = load_text_encoder(CLIPVisionModelWithProjection, folder, dtype).to(device)
     side = encoder.config.image_size
     processor = CLIPImageProcessorPil(size=side, crop_size=side)
-    pixels = torch.cat([processor(picture, return_tensors="pt").pixel_values for picture in pictures])
+    pixels = torch.cat([processor(image, return_tensors="pt").pixel_values for image in images])
     pixels = pixels.to(device, dtype)
     with torch.no_grad():
         if not by_patch:
@@ -71,18 +72,15 @@ def _encode(
     return patches[:-1], patches[-1:]
 
 
-# An IP-Adapter at work in a loaded image model, through diffusers, and out again as it was, bit for bit.
-
-
 ImageKeyframes = Sequence[tuple[float, str]]
-"""Frames in order, and the file of the picture that holds there."""
+"""Frames in order, and the file of the image that holds there."""
 
 
 class LoadedIpAdapter:
     """An IP-Adapter in a model; `unload()`, or leaving it as a context manager, takes it out.
 
-    Cross attention then reads tokens of a picture beside those of the prompt (Ye et al. 2023). Frames are the
-    image model's batch, so each may have a picture of its own; temporal layers know nothing of it.
+    Cross attention then reads tokens of an image beside those of the prompt (Ye et al. 2023). Frames are the
+    image model's batch, so each may have an image of its own; temporal layers know nothing of it.
 
     Args:
         parts: The model; its U-Net is changed in place.
@@ -96,19 +94,22 @@ class LoadedIpAdapter:
     def __init__(self, parts: ModelParts, source: IpAdapterSource, scale: float) -> None:
         unet = parts.unet
         _check_base(source, unet)
-        tensors = source.weights.load()
+        parts_of_file: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
+        for key, tensor in source.weights.load().items():
+            part, _, name = key.partition(".")
+            if part in parts_of_file:  # what belongs to neither stays out, as it does in diffusers
+                parts_of_file[part][name] = tensor
         self.source = source
         self._unet = unet
         self._processors: dict[str, Any] = dict(unet.attn_processors)
         self._is_loaded = True
         try:
             with quiet_libraries():
-                unet._load_ip_adapter_weights([_by_part(tensors)], low_cpu_mem_usage=False)
+                unet._load_ip_adapter_weights([parts_of_file], low_cpu_mem_usage=False)
         except Exception as error:  # whatever strange tensors lead to, deep inside the libraries
             self.unload()
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise ModelLoadError(
-                f"{source.weights.path}: this IP-Adapter does not fit the model ({reason})"
+                f"{source.weights.path}: this IP-Adapter does not fit the model ({reason_of(error)})"
             ) from error
         for processor in unet.attn_processors.values():
             if hasattr(processor, "to_k_ip"):
@@ -123,17 +124,17 @@ class LoadedIpAdapter:
     def image_embeds(
         self, keyframes: ImageKeyframes, num_frames: int, num_videos: int, *, guided: bool, looped: bool
     ) -> list[Tensor]:
-        """Make the U-Net's `image_embeds`: of each video if there is one picture, else of each frame, folded.
+        """Make the U-Net's `image_embeds`: of each video if there is one image, else of each frame, folded.
 
         Args:
-            keyframes: Pictures, see `place_images`; between two a frame gets some of both.
+            keyframes: Images, see `place_images`; between two a frame gets some of both.
             num_frames: Of each video.
-            num_videos: Which all get the same pictures.
-            guided: Whether those of guidance's negative half, which knows no picture, come first.
-            looped: Whether the last picture goes over into the first.
+            num_videos: Which all get the same images.
+            guided: Whether those of guidance's negative half, which knows no image, come first.
+            looped: Whether the last image goes over into the first.
 
         Raises:
-            VideoReadError: A picture cannot be read.
+            VideoReadError: An image cannot be read.
             ModelLoadError: The image encoder cannot be loaded.
         """
         files = list(dict.fromkeys(path for _, path in keyframes))
@@ -143,7 +144,7 @@ class LoadedIpAdapter:
             embeds = travel([frame for frame, _ in keyframes], at_keyframes, num_frames, looped=looped)
         halves = [without.expand_as(embeds), embeds] if guided else [embeds]
         folded = torch.cat([half.repeat(num_videos, 1, 1) for half in halves])
-        # diffusers' next axis counts pictures; one vector is a picture, patches lie inside one.
+        # diffusers' next axis counts images; one vector is an image, patches lie inside one.
         return [folded if self.source.facts.kind == "image" else folded[:, None]]
 
     def unload(self) -> None:
@@ -179,17 +180,7 @@ def load_ip_adapter(parts: ModelParts, name: str, scale: float = 1.0) -> LoadedI
     return LoadedIpAdapter(parts, find_ip_adapter(name), scale)
 
 
-def _by_part(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """The two parts as diffusers wants them; what belongs to neither stays out, as it does there."""
-    parts: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
-    for key, tensor in tensors.items():
-        part, _, name = key.partition(".")
-        if part in parts:
-            parts[part][name] = tensor
-    return parts
-
-
-def _check_base(source: IpAdapterSource, unet: Any) -> None:
+def _check_base(source: IpAdapterSource, unet: UNet2DConditionModel) -> None:
     """Refuse an adapter for a model of another text width, or of other layers."""
     path, facts = source.weights.path, source.facts
     if unet.encoder_hid_proj is not None:

@@ -1,68 +1,193 @@
-"""One component of a model folder at a time: its configuration and its weights, checked, then loaded."""
+"""Components of a model, from files that anybody may have written: built, compared with them, filled."""
 
-import difflib
 import inspect
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
+from torch import Tensor, nn
+from transformers.modeling_utils import PreTrainedModel
+from transformers.models.clip.tokenization_clip import CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from video_diffusion.loading.weights import (
     ModelLoadError,
-    StoredWeights,
     compare_weights,
     find_weights,
     open_weights,
+    present_component_name,
     read_json,
+    reason_of,
 )
+from video_diffusion.settings import nearest, shown
+
+EXTRAS_FILE = "unet_extras.safetensors"
+"""Lies beside a motion adapter's own weights, so that whoever hashes or copies its folder has both."""
+
+MAX_NUMBER = 2**31
+
+Built = TypeVar("Built")
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def load_diffusers(
-    kind: Any,
+    kind: type[ModelMixin],
     folder: Path,
     dtype: torch.dtype,
     *,
     allow_extra: bool = False,
     variant: str | None = None,
     our_fields: Collection[str] = (),
-    **changes: Any,
-) -> Any:
+    **changes: object,
+) -> ModelMixin:
     """Load a diffusers model, in evaluation mode on the CPU."""
-    read = read_json(folder / "config.json")
+    file = folder / "config.json"
+    read = read_json(file)
     config = {name: value for name, value in read.items() if name not in our_fields}
-    _check_config(kind, config, folder)
+    named = config.get("_class_name", kind.__name__)
+    if named != kind.__name__:
+        raise ModelLoadError(f"{file}: must describe a {kind.__name__}, but names {shown(named)}")
     stored = find_weights(folder, "diffusion_pytorch_model", variant)
-    with torch.device("meta"):
-        outline = _built(lambda: kind.from_config(config, **changes), folder)
-    compare_weights(stored, outline, allow_extra)
-    return _loaded(kind, stored, {"torch_dtype": dtype, "variant": stored.variant, **changes})
+    usual = {
+        name: field.default
+        for name, field in inspect.signature(kind.__init__).parameters.items()
+        if name not in {"self", "kwargs"}
+    }
+    for name in config.keys() - usual.keys():
+        if not name.startswith("_"):
+            raise ModelLoadError(f"{file}: {kind.__name__} has no field {name!r}{nearest(name, usual)}")
+    check_config(config, usual, len(stored.tensors), str(file))
+    network = build(lambda: kind.from_config(config, **changes), str(folder))
+    names = compare_weights(stored, network, allow_extra)
+    return fill(network, stored.load(names), dtype, str(folder))
 
 
 def load_text_encoder(
-    kind: Any, folder: Path, dtype: torch.dtype, *, allow_extra: bool = False, variant: str | None = None
-) -> Any:
+    kind: type[PreTrainedModel],
+    folder: Path,
+    dtype: torch.dtype,
+    *,
+    allow_extra: bool = False,
+    variant: str | None = None,
+) -> PreTrainedModel:
     """Load a transformers model; arguments and errors as in `load_diffusers`."""
     config = read_json(folder / "config.json")
     stored = find_weights(folder, "model", variant)
-    with torch.device("meta"):
-        outline = _built(lambda: kind(kind.config_class.from_dict(config)), folder)
-    compare_weights(stored, outline, allow_extra)
-    return _loaded(kind, stored, {"dtype": dtype, "variant": stored.variant})
+    check_config(config, kind.config_class().to_dict(), len(stored.tensors), f"{folder}/config.json")
+    network = build(lambda: kind(kind.config_class.from_dict(config)), str(folder))
+    names = compare_weights(stored, network, allow_extra)
+    return fill(network, stored.load(names), dtype, str(folder))
 
 
-def load_tokenizer(kind: Any, folder: Path) -> Any:
+def load_tokenizer(kind: type[CLIPTokenizer], folder: Path) -> CLIPTokenizer:
     """Load a tokenizer from its own folder."""
     if not folder.is_dir():
         raise ModelLoadError(f"{folder}: no such folder; this is not a whole model folder")
-    with quiet_libraries():
-        tokenizer = _built(lambda: kind.from_pretrained(folder, local_files_only=True), folder)
-    if len(tokenizer) < 3:  # without its files, transformers 5 silently makes one of two tokens
+    try:
+        with quiet_libraries():
+            tokenizer = kind.from_pretrained(folder, local_files_only=True)
+            # without its files, transformers 5 silently makes one of two tokens
+            is_whole = len(tokenizer) > 2 and len(tokenizer("a").input_ids) > 0
+    except Exception as error:  # whatever a wrong value leads to, deep inside the libraries
+        raise ModelLoadError(
+            f"{folder}: cannot be built from its configuration ({reason_of(error)})"
+        ) from error
+    if not is_whole:
         raise ModelLoadError(f"{folder}: the tokenizer has no vocabulary; download the folder again")
+    if not isinstance(tokenizer.model_max_length, int | float) or not tokenizer.model_max_length > 2:
+        raise ModelLoadError(
+            f"{folder}/tokenizer_config.json: model_max_length must be a number above 2, but is "
+            f"{shown(tokenizer.model_max_length)}; 77 is CLIP's"
+        )
     return tokenizer
+
+
+def build(make: Callable[[], Network], where: str, described_by: str = "its configuration") -> Network:
+    """Build a network without numbers; whatever a wrong value leads to becomes one line."""
+    try:
+        with torch.device("meta"), quiet_libraries():
+            return make()
+    except Exception as error:  # deep inside the libraries
+        raise ModelLoadError(f"{where}: cannot be built from {described_by} ({reason_of(error)})") from error
+
+
+def fill(network: Network, tensors: Mapping[str, Tensor], dtype: torch.dtype | None, where: str) -> Network:
+    """Give a network that was built without numbers those of its files, which `compare_weights` has seen.
+
+    Args:
+        network: See `build`; it is in evaluation mode on the CPU then.
+        tensors: By name, older names included.
+        dtype: To convert to; None keeps what is stored.
+        where: For messages.
+    """
+    by_name = {present_component_name(name): tensor for name, tensor in tensors.items()}
+    state = {}
+    for name in network.state_dict():
+        stored = by_name[present_component_name(name)]
+        state[name] = stored if dtype is None else stored.to(dtype)
+        if not bool(torch.isfinite(state[name]).all()):
+            raise ModelLoadError(
+                f"{where}: {name} holds NaN or infinity after loading as {state[name].dtype}; "
+                "the file is damaged, or needs a dtype of wider range"
+            )
+    network.load_state_dict(state, assign=True)
+    for module in network.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.is_meta:  # what no file stores: the row numbers of text and image encoders
+                assert name == "position_ids"
+                module.register_buffer(name, torch.arange(buffer.shape[-1])[None], persistent=False)
+    return network.eval()
+
+
+def check_config(
+    config: Mapping[str, object], usual: Mapping[str, object], num_tensors: int, where: str
+) -> None:
+    """Refuse values of another type than the usual ones, and more layers than there are tensors.
+
+    A number of layers is believed only as far as tensors are there for them: a network of 10^8 layers would
+    take hours to build, to be found without weights then.
+    """
+    for name, value in config.items():
+        if name.startswith("_") or name not in usual or value is None:
+            continue
+        leaves, rule = _leaves(value), next(map(_kind_of, _leaves(usual[name])), None)
+        for leaf in leaves:
+            is_number = isinstance(leaf, int | float) and not isinstance(leaf, bool)
+            is_wild = isinstance(leaf, int | float) and not -MAX_NUMBER <= leaf <= MAX_NUMBER
+            if is_wild or (rule is not None and leaf is not None and _kind_of(leaf) != rule):
+                raise ModelLoadError(
+                    f"{where}: {name} must be {rule or 'a number within reason'}, such as "
+                    f"{shown(usual[name])}, but is {shown(value)}"
+                )
+            counts_layers = is_number and ("layers" in name or "blocks" in name)
+            if counts_layers and isinstance(leaf, int | float) and leaf > num_tensors:
+                raise ModelLoadError(
+                    f"{where}: {name} is {shown(value)}, but the weights beside it are {num_tensors} "
+                    "tensors; they belong to another model"
+                )
+        if len(leaves) > max(num_tensors, 8) and rule != "a text":
+            raise ModelLoadError(f"{where}: {name} holds {len(leaves)} values, more than there are tensors")
+
+
+def _kind_of(value: object) -> str | None:
+    """What a value of a configuration must be if this is a usual one; None is anything."""
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int | float):
+        return "a number"
+    return "a text" if isinstance(value, str) else None
+
+
+def _leaves(value: object) -> list[object]:
+    """What lists of lists hold in the end."""
+    if not isinstance(value, list | tuple):
+        return [value]
+    return [leaf for entry in value for leaf in _leaves(entry)]
 
 
 @contextmanager
@@ -83,55 +208,8 @@ def quiet_libraries() -> Iterator[None]:
                 logger.enable_progress_bar()
 
 
-def _check_config(kind: Any, config: dict[str, Any], folder: Path) -> None:
-    named = config.get("_class_name", kind.__name__)
-    if named != kind.__name__:
-        raise ModelLoadError(f"{folder}/config.json: must describe a {kind.__name__}, but names {named!r}")
-    known = set(inspect.signature(kind.__init__).parameters)
-    for field in config:
-        if not field.startswith("_") and field not in known:
-            near = difflib.get_close_matches(field, known, n=1)
-            hint = f"did someone mean {near[0]!r}?" if near else "it may come from a newer version"
-            raise ModelLoadError(f"{folder}/config.json: {kind.__name__} has no field {field!r}; {hint}")
-
-
-def _built(build: Any, folder: Path) -> Any:
-    """Run what makes a component from files that anybody may have written."""
-    try:
-        return build()
-    except ModelLoadError:
-        raise
-    except Exception as error:  # whatever a wrong value leads to, deep inside the libraries
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelLoadError(f"{folder}: cannot be built from its configuration ({reason})") from error
-
-
-def _loaded(kind: Any, stored: StoredWeights, options: dict[str, Any]) -> Any:
-    with quiet_libraries():
-        model = _built(
-            lambda: kind.from_pretrained(
-                stored.folder, use_safetensors=True, local_files_only=True, **options
-            ),
-            stored.folder,
-        )
-    for name, tensor in model.state_dict().items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise ModelLoadError(
-                f"{stored.folder}: {name} holds NaN or infinity after loading as {tensor.dtype}; "
-                "the file is damaged, or needs a dtype of wider range"
-            )
-    return model.eval()
-
-
-# Parameters of the image U-Net that a run trained together with its temporal layers (`temporal_and`).
-
-
-EXTRAS_FILE = "unet_extras.safetensors"
-"""Lies beside a motion adapter's own weights, so that whoever hashes or copies its folder has both."""
-
-
-def apply_unet_extras(unet: Any, file: Path) -> None:
-    """Put them in the place of the image U-Net's own."""
+def apply_unet_extras(unet: UNet2DConditionModel, file: Path) -> None:
+    """Put what a run trained of the image U-Net (`temporal_and`) in the place of the U-Net's own."""
     stored = open_weights(file)
     parameters = dict(unet.named_parameters())
     for name, described in stored.tensors.items():

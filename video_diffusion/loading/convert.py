@@ -1,4 +1,4 @@
-"""Temporal weights from any layout to another, each with a card of what they are."""
+"""Weights from any layout to another, pickles to safetensors, each with a card of what they are."""
 
 import json
 import re
@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub import ModelCard, ModelCardData
 from safetensors.torch import save_file
 
 from video_diffusion.loading.components import EXTRAS_FILE, quiet_libraries
-from video_diffusion.loading.control import describe_sparse_layout, is_sparse_control
+from video_diffusion.loading.motion import describe_sparse_layout
 from video_diffusion.loading.motion_weights import (
-    is_motion_lora,
+    gather_motion_lora,
     read_motion_checkpoint,
-    read_motion_lora,
     write_motion_lora,
     write_original_layout,
 )
 from video_diffusion.loading.sources import find_lora, find_model, find_pickle
-from video_diffusion.loading.weights import ModelLoadError, WeightFile, open_weights
-from video_diffusion.loading.weights_facts import describe_weights
+from video_diffusion.loading.weights import FLOAT_TYPES, ModelLoadError, StoredWeights, open_weights
+from video_diffusion.loading.weights_facts import describe_weights, kind_of_weights
 from video_diffusion.video import atomic_path, write_bytes
 
 MAX_CONFIG_CHARACTERS = 20_000
@@ -61,11 +61,14 @@ def model_card(
     training: TrainingSummary | None,
 ) -> str:
     """Write the card as Markdown with the front matter that the Hugging Face hub reads."""
-    front = {"license": licence or "unknown", "library_name": "diffusers", "pipeline_tag": "text-to-video"}
-    if base_model is not None:
-        front["base_model"] = base_model
-    lines = ["---", *(f"{key}: {_scalar(value)}" for key, value in front.items())]
-    lines += ["tags:", "- animatediff", "- motion-adapter", "---", "", f"# {_inline(title)}", ""]
+    front = ModelCardData(
+        license=licence or "unknown",
+        library_name="diffusers",
+        pipeline_tag="text-to-video",
+        base_model=base_model,
+        tags=["animatediff", "motion-adapter"],
+    )
+    lines = ["---", front.to_yaml(), "---", "", f"# {_inline(title)}", ""]
     lines += ["| | |", "|---|---|"]
     lines += [f"| {_inline(key.replace('_', ' '))} | {_inline(value)} |" for key, value in facts.items()]
     lines += ["", "## Use", "", *_fenced(usage, "bash")]
@@ -76,7 +79,7 @@ def model_card(
             lines += ["", "Last measured step:", "", *_fenced(shown, "json")]
     if licence is None:
         lines += ["", "The licence is not filled in: it follows from the base model and the training data."]
-    return "\n".join(lines) + "\n"
+    return str(ModelCard("\n".join(lines) + "\n"))
 
 
 def _last_row(file: Path) -> dict[str, int | float]:
@@ -94,11 +97,7 @@ def _numbers(row: Mapping[str, Any]) -> dict[str, int | float]:
     return {key: value for key, value in row.items() if type(value) in {int, float}}
 
 
-def _scalar(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False)  # a JSON text is a YAML text
-
-
-def _inline(value: Any) -> str:
+def _inline(value: object) -> str:
     text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
     return re.sub(r"([\\`*_<>\[\]|#])", r"\\\1", " ".join(text.split()))
 
@@ -110,11 +109,19 @@ def _fenced(text: str, language: str) -> list[str]:
     return [f"{fence}{language}", text.rstrip("\n"), fence]
 
 
-# Temporal weights from any layout to another: motion adapters, runs, motion LoRAs, SparseCtrl encoders.
+# From any layout to another.
 
 
 TargetLayout = Literal["diffusers", "animatediff"]
 LORA_FILE = "pytorch_lora_weights.safetensors"
+SAFE_AS: Mapping[str, str] = {
+    "SparseCtrl encoder": "a SparseCtrl encoder, which needs no conversion; give it as sparsectrl",
+    "LoRA": "a LoRA on the image model, which needs no conversion; give it as a LoRA",
+    "motion and image LoRA": "a LoRA on both models, which needs no conversion; give it as a LoRA",
+    "IP-Adapter": "an IP-Adapter, which needs no conversion; give it as ip_adapter",
+    "image model in one file": "an image model, which needs no conversion; give it as model",
+}
+"""What keeps its layout: a pickle of these kinds becomes safetensors, and safetensors need nothing."""
 
 
 def convert(
@@ -127,15 +134,17 @@ def convert(
     allow_extra: bool = False,
     overwrite: bool = False,
 ) -> Path:
-    """Write temporal weights in another layout; every number stays what it was."""
+    """Write temporal weights in another layout, or any weights of a pickle as safetensors, as they are."""
     destination, place = Path(destination), find_temporal(source)
     is_file = destination.suffix == ".safetensors"
-    if is_lora(place, allow_pickle):
+    file = None if place.is_dir() else open_weights(place, allow_pickle=allow_pickle)
+    kind = "motion module" if file is None else kind_of_weights(file.tensors)
+    if file is not None and kind == "motion LoRA":
         if not is_file and layout == "animatediff":
             raise ValueError(
                 f"DST must end with .safetensors for this layout, but is {destination}; name a file"
             )
-        pairs = read_motion_lora(place, allow_pickle=allow_pickle)
+        pairs = gather_motion_lora(file, file.load())
         if dtype is not None:
             pairs = {name: change.to(dtype) for name, change in pairs.items()}
         if is_file:
@@ -145,10 +154,9 @@ def convert(
             part.mkdir()
             write_motion_lora(pairs, part / LORA_FILE, layout)
         return destination
-    if place.is_file():
-        file = open_weights(place, allow_pickle=allow_pickle)
-        if is_sparse_control(file.tensors):
-            return _copy_sparse_control(file, destination, dtype, overwrite)
+    if file is not None and kind in SAFE_AS:
+        of_a_run = Path(source).expanduser().is_dir()
+        return _copy_safely(file, kind, destination, dtype, overwrite, of_a_run)
     if is_file == (layout == "diffusers"):
         rule = "be a folder, without a suffix," if is_file else "end with .safetensors"
         raise ValueError(f"DST must {rule} for layout {layout}, but is {destination}; name it so")
@@ -170,18 +178,35 @@ def convert(
     return destination
 
 
-def _copy_sparse_control(
-    file: WeightFile, destination: Path, dtype: torch.dtype | None, overwrite: bool
+def _copy_safely(
+    file: StoredWeights,
+    kind: str,
+    destination: Path,
+    dtype: torch.dtype | None,
+    overwrite: bool,
+    of_a_run: bool,
 ) -> Path:
-    """A SparseCtrl encoder as safetensors, under the names that it has."""
-    if destination.suffix != ".safetensors":
+    """What keeps its layout, as safetensors under the names that it has; a run's LoRA also into a folder."""
+    if file.unpickled is None and kind != "SparseCtrl encoder" and not of_a_run:
+        raise ModelLoadError(f"{file.path}: {SAFE_AS[kind]} as it is")
+    into_folder = destination.suffix != ".safetensors"
+    if into_folder and not (of_a_run and kind == "LoRA"):
+        article = "an" if kind[0] in "Ii" else "a"
         raise ValueError(
-            f"DST must end with .safetensors for a SparseCtrl encoder, but is {destination}; name a file"
+            f"DST must end with .safetensors for {article} {kind}, but is {destination}; name a file"
         )
-    describe_sparse_layout(file.tensors, str(file.path))
-    tensors = {name: tensor.to(dtype or tensor.dtype).clone() for name, tensor in file.load().items()}
+    if kind == "SparseCtrl encoder":
+        describe_sparse_layout(file.tensors, str(file.path))
+    # Image models carry counters and row numbers besides, which nobody reads.
+    numbers = [name for name, tensor in file.tensors.items() if tensor.dtype in FLOAT_TYPES]
+    tensors = {
+        name: tensor.to(dtype or tensor.dtype).contiguous().clone()
+        for name, tensor in file.load(numbers if kind == "image model in one file" else None).items()
+    }
     with atomic_path(destination, overwrite=overwrite) as part:
-        save_file(tensors, part, {"format": "pt"})
+        if into_folder:
+            part.mkdir()
+        save_file(tensors, part / LORA_FILE if into_folder else part, {"format": "pt"})
     return destination
 
 
@@ -212,20 +237,7 @@ def find_temporal(source: str) -> Path:
         return pickle
     found = find_model(source)
     folder = found.folder
-    if folder.is_dir() and ((folder / "motion_lora").is_dir() or (folder / LORA_FILE).is_file()):
+    has_lora = any((folder / inside).is_dir() for inside in ("motion_lora", "domain_lora"))
+    if folder.is_dir() and (has_lora or (folder / LORA_FILE).is_file()):
         return find_lora(source)
     return found.adapter_folder
-
-
-def is_lora(place: Path, allow_pickle: bool = False) -> bool:
-    """Whether a file holds a motion LoRA; a folder at this point is an adapter."""
-    if place.is_dir():
-        return False
-    names = open_weights(place, allow_pickle=allow_pickle).tensors
-    if is_motion_lora(names):
-        return True
-    if any("lora" in name.lower() for name in names):
-        raise ModelLoadError(
-            f"{place}: a LoRA on the image model, which needs no conversion; give it as a LoRA as it is"
-        )
-    return False

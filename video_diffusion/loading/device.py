@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, get_args
 import torch
 from torch import nn
 
-from video_diffusion.acceleration.kernels import Swaps, feed_forward, feed_forward_fits
+from video_diffusion.acceleration.accelerate import Swaps
+from video_diffusion.acceleration.kernels import feed_forward, feed_forward_fits
 from video_diffusion.loading.model import ModelParts
 from video_diffusion.loading.weights import DeviceError
 from video_diffusion.settings import DtypeName, check_quantize
@@ -57,14 +58,14 @@ def _available() -> list[str]:
     return [*cuda, *xpu, *(["mps"] if torch.backends.mps.is_available() else []), "cpu"]
 
 
-# A model in less memory: networks wait outside the device until they compute, large pictures are tiled.
+# A model in less memory: networks wait outside the device until they compute, large images are tiled.
 
 
 def save_memory(parts: ModelParts, device: torch.device) -> None:
     """Place a model so that only the network that computes is on the device, through accelerate's hooks.
 
     Feed-forward layers, whose middle is the largest tensor of a U-Net, compute a few tokens at a time.
-    The temporal layers stay on the device: they compute inside the U-Net. Pictures larger than those that the
+    The temporal layers stay on the device: they compute inside the U-Net. Images larger than those that the
     autoencoder was trained on are decoded in tiles, whose seams diffusers blends. On the CPU nothing waits
     anywhere else.
 

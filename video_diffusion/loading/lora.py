@@ -11,26 +11,35 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from diffusers.loaders.lora_base import set_adapters_for_text_encoder
 from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin, StableDiffusionXLLoraLoaderMixin
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.utils import recurse_remove_peft_layers
 from torch import Tensor
+from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelWithProjection
 
 from video_diffusion.loading.components import quiet_libraries
 from video_diffusion.loading.model import ModelParts
 from video_diffusion.loading.motion_weights import PEFT_TAG, add_motion_lora, gather_motion_lora
 from video_diffusion.loading.sources import find_lora
-from video_diffusion.loading.weights import ModelLoadError, WeightFile, open_weights
+from video_diffusion.loading.weights import ModelLoadError, StoredWeights, open_weights, reason_of
 from video_diffusion.models import MotionAdapter
 from video_diffusion.video import weights_sha256
+
+Carrier: TypeAlias = UNet2DConditionModel | CLIPTextModel | CLIPTextModelWithProjection
+"""A network that peft puts LoRAs into."""
 
 PEFT_FIELDS = {
     "r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules", "use_rslora", "use_dora",
     "lora_bias",
 }  # fmt: skip
+
+
+LYCORIS = {".hada_": "a LoHa", ".lokr_": "a LoKr", ".oft_": "an OFT adapter"}
+"""Marks in the names of tensors of changes that are of low rank in other ways."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +103,12 @@ class LoadedLoras:
         tensors = file.load()
         temporal = {key: tensor for key, tensor in tensors.items() if ".motion_modules." in key}
         spatial = {key: tensor for key, tensor in tensors.items() if key not in temporal}
+        other = next((kind for mark, kind in LYCORIS.items() if any(mark in key for key in tensors)), None)
+        if other is not None:
+            raise ModelLoadError(
+                f"{path}: this is {other} (LyCORIS), which is not supported; give a LoRA, whose tensors are "
+                "called lora_up and lora_down, or lora_A and lora_B"
+            )
         if not any("lora" in key.lower() for key in tensors):
             raise ModelLoadError(
                 f"{path}: holds no LoRA; a whole motion module is given as motion_adapter, a whole model as "
@@ -114,18 +129,18 @@ class LoadedLoras:
             if name in parameters and name not in self._kept:
                 self._kept[name] = parameters[name].detach().cpu().clone()
 
-    def _add_spatial(self, file: WeightFile, tensors: Mapping[str, Tensor], weight: float) -> None:
+    def _add_spatial(self, file: StoredWeights, tensors: Mapping[str, Tensor], weight: float) -> None:
         if find_spec("peft") is None:
             raise ModelLoadError(f"{file.path}: a LoRA on the image model needs peft; pip install peft")
         encoders = _text_encoders(self._parts)
-        loader: Any = (
+        loader = (
             StableDiffusionXLLoraLoaderMixin
             if "text_encoder_2" in encoders
             else StableDiffusionLoraLoaderMixin
         )
         adapter_name = f"lora_{len(self._spatial)}"
         self._spatial.append(adapter_name)
-        names, weights = self._spatial, [*self._weights(), weight]
+        names, weights = self._spatial, [*(lora.weight for lora in self.loras if lora.num_spatial), weight]
         try:
             with quiet_libraries(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # peft warns of every LoRA after the first
@@ -152,11 +167,9 @@ class LoadedLoras:
         except ModelLoadError:
             raise
         except Exception as error:  # whatever strange tensors lead to, deep inside the libraries
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ModelLoadError(f"{file.path}: this LoRA does not fit the model ({reason})") from error
-
-    def _weights(self) -> list[float]:
-        return [lora.weight for lora in self.loras if lora.num_spatial]
+            raise ModelLoadError(
+                f"{file.path}: this LoRA does not fit the model ({reason_of(error)})"
+            ) from error
 
 
 def load_loras(parts: ModelParts, loras: Sequence[tuple[str, float]]) -> LoadedLoras:
@@ -183,17 +196,7 @@ def load_loras(parts: ModelParts, loras: Sequence[tuple[str, float]]) -> LoadedL
     return loaded
 
 
-def load_motion_lora(adapter: MotionAdapter, path: Path | str, weight: float = 1.0) -> None:
-    """Add a motion LoRA to an adapter for good; `load_loras` is the way to take it out again.
-
-    Raises:
-        ModelLoadError: Not a motion LoRA, or one for temporal layers of another shape.
-    """
-    file = open_weights(find_lora(str(path)))
-    add_motion_lora(adapter, gather_motion_lora(file, file.load()), weight, str(file.path))
-
-
-def _text_encoders(parts: ModelParts) -> dict[str, Any]:
+def _text_encoders(parts: ModelParts) -> dict[str, CLIPTextModel | CLIPTextModelWithProjection]:
     second = {} if parts.text_encoder_2 is None else {"text_encoder_2": parts.text_encoder_2}
     return {"text_encoder": parts.text_encoder} | second
 
@@ -204,7 +207,7 @@ def _with_prefixes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"unet.{key}" if key.startswith(blocks) else key: tensor for key, tensor in tensors.items()}
 
 
-def _peft_metadata(file: WeightFile) -> dict[str, Any] | None:
+def _peft_metadata(file: StoredWeights) -> dict[str, Any] | None:
     """What peft wrote of scales and ranks, as far as it is about these: a file may say anything."""
     text = file.metadata.get(PEFT_TAG)
     if text is None:
@@ -216,7 +219,7 @@ def _peft_metadata(file: WeightFile) -> dict[str, Any] | None:
     return {key: value for key, value in values.items() if key.rpartition(".")[2] in PEFT_FIELDS}
 
 
-def _check_base(state: Mapping[str, Tensor], unet: Any, path: Path) -> None:
+def _check_base(state: Mapping[str, Tensor], unet: UNet2DConditionModel, path: Path) -> None:
     """Refuse a LoRA for a model that reads text of another width, such as SD 1.5's for SDXL."""
     expected = unet.config.cross_attention_dim
     for name, tensor in state.items():
@@ -228,7 +231,7 @@ def _check_base(state: Mapping[str, Tensor], unet: Any, path: Path) -> None:
             )
 
 
-def _set_weights(module: Any, weights: Mapping[str, float]) -> None:
+def _set_weights(module: Carrier, weights: Mapping[str, float]) -> None:
     """Weigh the adapters that a model or text encoder carries; it need not carry all."""
     own = [name for name in weights if name in getattr(module, "peft_config", {})]
     if not own:
@@ -240,7 +243,7 @@ def _set_weights(module: Any, weights: Mapping[str, float]) -> None:
         set_adapters_for_text_encoder(own, module, values)
 
 
-def _unload_text_encoder(encoder: Any) -> None:
+def _unload_text_encoder(encoder: CLIPTextModel | CLIPTextModelWithProjection) -> None:
     if getattr(encoder, "peft_config", None):
         recurse_remove_peft_layers(encoder)
         del encoder.peft_config

@@ -1,5 +1,6 @@
 """A whole text-to-video model from its folder, and back: parts checked, then loaded."""
 
+import inspect
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -11,29 +12,31 @@ from typing import Any, TypedDict
 import diffusers
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelWithProjection
+from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
 from video_diffusion.loading.components import (
     EXTRAS_FILE,
     apply_unet_extras,
+    check_config,
     load_diffusers,
     load_text_encoder,
     load_tokenizer,
     quiet_libraries,
 )
 from video_diffusion.loading.motion import detect
-from video_diffusion.loading.motion_weights import read_motion_checkpoint, split_motion_unet
-from video_diffusion.loading.sources import ModelSource, find_model
-from video_diffusion.loading.weights import (
-    ModelLoadError,
-    read_json,
-)
+from video_diffusion.loading.motion_weights import load_motion, split_motion_unet
+from video_diffusion.loading.sources import find_model
+from video_diffusion.loading.weights import ModelLoadError, read_json, reason_of
 from video_diffusion.models import MotionAdapter, temporal_places
+from video_diffusion.models.latents import VAE
+from video_diffusion.sampling.schedulers import trained_schedule
+from video_diffusion.settings import shown
 from video_diffusion.text import XlTextEncoders, encode_prompt, size_conditions
 from video_diffusion.video import ModelIdentity, atomic_path, weights_sha256
-
-# What a loaded text-to-video model is made of, and how it reads prompts.
 
 
 @dataclass(frozen=True)
@@ -51,16 +54,16 @@ class ModelParts:
         zeros_for_empty_prompt: Whether an empty prompt is all zeros, as SDXL was trained.
     """
 
-    tokenizer: Any
-    text_encoder: Any
-    vae: Any
-    unet: Any
+    tokenizer: CLIPTokenizer
+    text_encoder: CLIPTextModel
+    vae: VAE
+    unet: UNet2DConditionModel
     motion_adapter: MotionAdapter
     scheduler_config: Mapping[str, Any]
     defaults: Mapping[str, Any]
     identity: ModelIdentity
-    tokenizer_2: Any = None
-    text_encoder_2: Any = None
+    tokenizer_2: CLIPTokenizer | None = None
+    text_encoder_2: CLIPTextModelWithProjection | None = None
     zeros_for_empty_prompt: bool = False
     quantize: str | None = None
 
@@ -96,7 +99,7 @@ class ModelParts:
         return XlTextEncoders(tokenizers, encoders, self.zeros_for_empty_prompt)
 
 
-# A whole text-to-video model from its folder, in the layout of Stable Diffusion (XL too) or AnimateDiff.
+# From a folder in the layout of Stable Diffusion (XL too) or AnimateDiff.
 
 
 NO_TEMPORAL_LAYERS = "none"
@@ -122,7 +125,16 @@ KINDS: Mapping[str, Mapping[str, str]] = {
     },
     "motion_adapter": {"MotionAdapter": "video_diffusion.models.motion_adapter:MotionAdapter"},
 }
-LIBRARIES = {"diffusers", "transformers"}
+LIBRARIES = ("diffusers", "transformers")
+MAX_TIMESTEPS = 100_000
+SCHEDULE_RANGES = {
+    "num_train_timesteps": (2, MAX_TIMESTEPS),
+    "beta_start": (0, 1),
+    "beta_end": (0, 1),
+    "steps_offset": (0, MAX_TIMESTEPS),
+}
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+TIMESTEP_SPACINGS = ("leading", "linspace", "trailing")
 
 
 class Options(TypedDict):
@@ -146,7 +158,7 @@ def load_model(
         model: "embedded", a folder or a hub id, in the layout of one of `PIPELINES`; or one file in Stable
             Diffusion's original layout.
         motion_adapter: A folder, a file or a hub id to take the temporal layers from; None takes the model's
-            own, "none" switches them off: every frame is then a picture of its own. An image model without
+            own, "none" switches them off: every frame is then an image of its own. An image model without
             gets temporal layers that do nothing, with a warning. If it is of a published family, that one's
             noise schedule and usual settings stand in place of the image model's. What it trained of the
             image U-Net besides (`temporal_and`) comes with it.
@@ -158,134 +170,132 @@ def load_model(
     """
     source = find_model(model)
     folder = source.folder
+    switched_off = motion_adapter == NO_TEMPORAL_LAYERS
+    adapter_source, motion = None, None
+    if motion_adapter is not None and not switched_off:  # looked at before anything large is loaded
+        adapter_source = find_model(motion_adapter)
+        motion = detect(adapter_source.adapter_folder, variant=adapter_source.variant)
+    defaults = read_defaults(folder / DEFAULTS_FILE) if (folder / DEFAULTS_FILE).is_file() else {}
     options: Options = {"dtype": dtype, "allow_extra": allow_extra_weights, "variant": source.variant}
     if folder.is_file():
         from video_diffusion.loading.single_file import load_single_file  # noqa: PLC0415  brings all converters
 
-        components, own_adapter = load_single_file(folder, dtype, allow_extra=allow_extra_weights), None
+        components, adapter = load_single_file(folder, dtype, allow_extra=allow_extra_weights), None
     else:
-        components, own_adapter = _load_folder(folder, options)
-    unet, scheduler_config = components["unet"], components["scheduler_config"]
-    switched_off = motion_adapter == NO_TEMPORAL_LAYERS
-    adapter_source = find_model(motion_adapter) if motion_adapter is not None and not switched_off else None
-    defaults = read_json(folder / DEFAULTS_FILE) if (folder / DEFAULTS_FILE).is_file() else {}
-    if adapter_source is not None:
-        place, options["variant"] = adapter_source.adapter_folder, adapter_source.variant
-        own_adapter = read_motion_checkpoint(place, **options)
-        family = detect(place, variant=adapter_source.variant)
-        if (place / EXTRAS_FILE).is_file():
-            apply_unet_extras(unet, place / EXTRAS_FILE)
-        scheduler_config |= family.schedule
-        defaults |= family.defaults
-    if switched_off:
-        positions = {} if own_adapter is None else {"max_num_frames": own_adapter.max_num_frames}
-        own_adapter = MotionAdapter.for_unet(unet, norm_scope="clip", **positions)
-    parts = ModelParts(
-        **{**components, "scheduler_config": scheduler_config},
-        motion_adapter=own_adapter if own_adapter is not None else _idle_adapter(unet, model),
-        defaults=defaults,
-        identity=_identity(source, adapter_source, switched_off),
+        components, adapter = _load_folder(folder, options)
+    unet = components["unet"]
+    identity = ModelIdentity(
+        name=source.name, weights_sha256=weights_sha256(source.folder), revision=source.revision
     )
+    if adapter_source is not None and motion is not None:
+        adapter = load_motion(motion, dtype, allow_extra=allow_extra_weights)
+        if (motion.path / EXTRAS_FILE).is_file():
+            apply_unet_extras(unet, motion.path / EXTRAS_FILE)
+        components["scheduler_config"] |= motion.schedule
+        defaults |= motion.defaults
+        hashed = {"motion_adapter_sha256": weights_sha256(motion.path)}
+        identity = identity.model_copy(update={"motion_adapter": adapter_source.name, **hashed})
+    elif switched_off:
+        positions = {} if adapter is None else {"max_num_frames": adapter.max_num_frames}
+        adapter = MotionAdapter.for_unet(unet, norm_scope="clip", **positions)
+        identity = identity.model_copy(update={"motion_adapter": NO_TEMPORAL_LAYERS})
+    elif adapter is None:
+        warnings.warn(
+            f"{model} is an image model without temporal layers: frames will not be temporally consistent; "
+            "set motion_adapter to make videos with it",
+            stacklevel=3,
+        )
+        adapter = MotionAdapter.for_unet(unet, norm_scope="clip")
+    parts = ModelParts(**components, motion_adapter=adapter, defaults=defaults, identity=identity)
     _check_fit(parts, folder)
     return parts
 
 
 def _load_folder(folder: Path, options: Options) -> tuple[dict[str, Any], MotionAdapter | None]:
     """All components of a folder by their field of `ModelParts`, and its temporal layers if it has some."""
-    index = _read_index(folder)
-    unet, adapter = _load_unet(folder, index, options)
-    is_xl = index["_class_name"] in XL_PIPELINES
-    text_encoder = _kind("text_encoder", index, folder)
-    components = {
-        "unet": unet,
-        "tokenizer": load_tokenizer(_kind("tokenizer", index, folder), folder / "tokenizer"),
-        "text_encoder": load_text_encoder(text_encoder, folder / "text_encoder", **options),
-        "vae": _load_vae(_kind("vae", index, folder), folder / "vae", options, is_xl),
-        "scheduler_config": read_json(folder / "scheduler" / "scheduler_config.json"),
-    }
-    return components | (_second_text_encoder(index, folder, options) if is_xl else {}), adapter
-
-
-def _read_index(folder: Path) -> Mapping[str, Any]:
     file = folder / "model_index.json"
     index = read_json(file)
     named = index.get("_class_name")
     if named not in PIPELINES:
-        raise ModelLoadError(f"{file}: must describe a {' or '.join(PIPELINES)}, but names {named!r}")
-    return index
+        raise ModelLoadError(f"{file}: must describe a {' or '.join(PIPELINES)}, but names {shown(named)}")
+    scheduler_config = read_scheduler_config(folder / "scheduler" / "scheduler_config.json")
+    unet_kind, adapter = _kind("unet", index, folder), None
+    has_adapter = index.get("motion_adapter", [None, None]) != [None, None]
+    unet = load_diffusers(unet_kind, folder / "unet", **options)
+    if unet_kind.__name__ == "UNetMotionModel":
+        own_config = read_json(folder / "motion_adapter" / "config.json") if has_adapter else {}
+        unet, adapter = split_motion_unet(unet, own_config.get("norm_scope", "frame"))
+    elif has_adapter:
+        kind = _kind("motion_adapter", index, folder)
+        adapter = load_diffusers(kind, folder / "motion_adapter", **options)
+    is_xl = named in XL_PIPELINES
+    vae_options = options
+    if is_xl and options["dtype"] == torch.float16:  # where SDXL's own autoencoder overflows, and says so
+        needs_range = read_json(folder / "vae" / "config.json").get("force_upcast", True)
+        vae_options = {**options, "dtype": torch.float32 if needs_range else torch.float16}
+    components: dict[str, Any] = {
+        "unet": unet,
+        "vae": load_diffusers(_kind("vae", index, folder), folder / "vae", **vae_options),
+        "scheduler_config": scheduler_config,
+    }
+    for number in ("", "_2") if is_xl else ("",):
+        encoder, tokenizer = f"text_encoder{number}", f"tokenizer{number}"
+        components[tokenizer] = load_tokenizer(_kind(tokenizer, index, folder), folder / tokenizer)
+        components[encoder] = load_text_encoder(_kind(encoder, index, folder), folder / encoder, **options)
+    if is_xl:
+        components["zeros_for_empty_prompt"] = bool(index.get("force_zeros_for_empty_prompt", True))
+    return components, adapter
 
 
 def _kind(component: str, index: Mapping[str, Any], folder: Path) -> Any:
     """The class of a component; only those of `KINDS`, so that a folder cannot name code of its own."""
     entry = index.get(component)
     library, name = entry if isinstance(entry, list) and len(entry) == 2 else (None, None)
-    if library not in LIBRARIES or not isinstance(name, str) or name not in KINDS[component]:
+    if not isinstance(name, str) or library not in LIBRARIES or name not in KINDS[component]:
         raise ModelLoadError(
             f"{folder}/model_index.json: {component} must be {' or '.join(KINDS[component])} of diffusers or "
-            f"transformers, but is {entry!r}; other code is never run"
+            f"transformers, but is {shown(entry)}; other code is never run"
         )
     return resolve_name(KINDS[component][name])
 
 
-def _load_unet(
-    folder: Path, index: Mapping[str, Any], options: Options
-) -> tuple[UNet2DConditionModel, MotionAdapter | None]:
-    """The image U-Net and, if the folder has them, its temporal layers."""
-    kind = _kind("unet", index, folder)
-    has_adapter = index.get("motion_adapter", [None, None]) != [None, None]
-    if kind.__name__ == "UNetMotionModel":
-        own_config = read_json(folder / "motion_adapter" / "config.json") if has_adapter else {}
-        motion_unet = load_diffusers(kind, folder / "unet", **options)
-        return split_motion_unet(motion_unet, own_config.get("norm_scope", "frame"))
-    unet = load_diffusers(kind, folder / "unet", **options)
-    if not has_adapter:
-        return unet, None
-    return unet, load_diffusers(_kind("motion_adapter", index, folder), folder / "motion_adapter", **options)
-
-
-def _load_vae(kind: Any, folder: Path, options: Options, is_xl: bool) -> Any:
-    """The autoencoder; SDXL's own overflows in float16 and says so, then it stays in float32."""
-    needs_range = is_xl and options["dtype"] == torch.float16
-    if needs_range and read_json(folder / "config.json").get("force_upcast", True):
-        return load_diffusers(
-            kind, folder, torch.float32, allow_extra=options["allow_extra"], variant=options["variant"]
-        )
-    return load_diffusers(kind, folder, **options)
-
-
-def _second_text_encoder(index: Mapping[str, Any], folder: Path, options: Options) -> dict[str, Any]:
-    kind = _kind("text_encoder_2", index, folder)
-    return {
-        "tokenizer_2": load_tokenizer(_kind("tokenizer_2", index, folder), folder / "tokenizer_2"),
-        "text_encoder_2": load_text_encoder(kind, folder / "text_encoder_2", **options),
-        "zeros_for_empty_prompt": bool(index.get("force_zeros_for_empty_prompt", True)),
+def read_scheduler_config(file: Path) -> dict[str, Any]:
+    """Read the noise schedule that a model was trained with; one that cannot be is refused here."""
+    config = read_json(file)
+    for name, (lowest, highest) in SCHEDULE_RANGES.items():
+        value = config.get(name, lowest)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not lowest <= value <= highest:
+            raise ModelLoadError(
+                f"{file}: {name} must be a number of {lowest:g}…{highest:g}, but is {shown(value)}"
+            )
+    usual = {
+        name: field.default for name, field in inspect.signature(DDIMScheduler.__init__).parameters.items()
     }
+    check_config(config, usual, MAX_TIMESTEPS, str(file))
+    kinds = {"prediction_type": PREDICTION_TYPES, "timestep_spacing": TIMESTEP_SPACINGS}
+    for name, known in kinds.items():
+        if config.get(name, known[0]) not in known:
+            raise ModelLoadError(
+                f"{file}: {name} must be one of {', '.join(known)}, but is {shown(config[name])}"
+            )
+    try:
+        trained_schedule(config)
+    except Exception as error:  # whatever a wrong value leads to, deep inside the library
+        raise ModelLoadError(f"{file}: makes no noise schedule ({reason_of(error)})") from error
+    return config
 
 
-def _idle_adapter(unet: UNet2DConditionModel, model: str) -> MotionAdapter:
-    warnings.warn(
-        f"{model} is an image model without temporal layers, so its frames will not hold together; "
-        "set motion_adapter to make videos with it",
-        stacklevel=4,
-    )
-    return MotionAdapter.for_unet(unet, norm_scope="clip")
-
-
-def _identity(source: ModelSource, adapter_source: ModelSource | None, switched_off: bool) -> ModelIdentity:
-    identity = ModelIdentity(
-        name=source.name, weights_sha256=weights_sha256(source.folder), revision=source.revision
-    )
-    if switched_off:
-        return identity.model_copy(update={"motion_adapter": NO_TEMPORAL_LAYERS})
-    if adapter_source is None:
-        return identity
-    adapter_sha256 = weights_sha256(adapter_source.adapter_folder)
-    return identity.model_copy(
-        update={"motion_adapter": adapter_source.name, "motion_adapter_sha256": adapter_sha256}
-    )
+def read_defaults(file: Path) -> dict[str, Any]:
+    """Read a model's own generation settings, and the words that it knows."""
+    values = read_json(file)
+    words = values.get("vocabulary", [])
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise ModelLoadError(f"{file}: vocabulary must be a list of words, but is {shown(words)}")
+    return values
 
 
 def _check_fit(parts: ModelParts, folder: Path) -> None:
+    """Refuse parts of different models."""
     try:
         list(temporal_places(parts.unet, parts.motion_adapter))
     except ValueError as error:

@@ -75,7 +75,7 @@ CATALOGUE: Mapping[str, CatalogueEntry] = {
         _LONG,
     ),
     "pia": _sd1(
-        "PIA, which animates a picture",
+        "PIA, which animates an image",
         "openmmlab/PIA-condition-adapter",
         1.8,
         0.45,

@@ -3,17 +3,18 @@
 import inspect
 import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.models.unets.unet_motion_model import UNetMotionModel
 from safetensors.torch import save_file
 from torch import Tensor
 
-from video_diffusion.loading.components import load_diffusers
+from video_diffusion.loading.components import build, check_config, fill, load_diffusers
 from video_diffusion.loading.motion import (
     CONFIG_TAG,
     POSITIONS,
@@ -26,7 +27,6 @@ from video_diffusion.loading.weights import (
     ModelLoadError,
     StoredTensor,
     StoredWeights,
-    WeightFile,
     compare_weights,
     open_weights,
 )
@@ -57,29 +57,58 @@ def read_motion_checkpoint(
             not floating point or not finite.
     """
     found = detect(path, allow_pickle=allow_pickle, variant=variant)
+    return load_motion(found, dtype, allow_extra=allow_extra)
+
+
+def load_motion(
+    found: MotionFile, dtype: torch.dtype | None = None, *, allow_extra: bool = False
+) -> MotionAdapter:
+    """Load what `detect` has looked at; arguments and errors as `read_motion_checkpoint`."""
+    stored, where = found.weights, str(found.path)
+    if dtype is None and found.path.is_dir():  # of mixed precisions the widest
+        known = {"F64": torch.float64, "F16": torch.float16, "BF16": torch.bfloat16}
+        dtype = known.get(found.dtypes[0], torch.float32) if len(found.dtypes) == 1 else torch.float32
     if found.path.is_dir():
         adapter = load_diffusers(
             MotionAdapter,
             found.path,
-            dtype or _stored_dtype(found),
+            dtype or torch.float32,
             allow_extra=allow_extra,
-            variant=variant,
+            variant=stored.variant,
             norm_scope=found.config["norm_scope"],
             family=found.family,
         )
         assert isinstance(adapter, MotionAdapter)
         return adapter
-    outline = _outline(found)
-    tensors = _gathered(found, outline, allow_extra)
-    outline.load_state_dict(tensors, assign=True)
-    adapter = outline if dtype is None else torch.nn.Module.to(outline, dtype=dtype)
-    for name, tensor in adapter.state_dict().items():
-        if not bool(torch.isfinite(tensor).all()):
+    if found.layout.num_attentions != 2:
+        raise ModelLoadError(
+            f"{where}: its temporal layers have {found.layout.num_attentions} attentions each, but only "
+            "those with 2 are supported, as all published motion modules have"
+        )
+    usual = {
+        name: field.default for name, field in inspect.signature(MotionAdapter.__init__).parameters.items()
+    }
+    check_config(found.config, usual, len(stored.tensors), where)
+    adapter = build(lambda: MotionAdapter(**found.config), where, "what it says")
+    names = found.layout.stored_names
+    described = {name: stored.tensors[stored_as[0]] for name, stored_as in names.items()}
+    tables = {}
+    if found.layout.num_positions is None:
+        shapes = {name: t.shape for name, t in adapter.state_dict().items() if name.endswith(POSITIONS)}
+        tables = {name: SinusoidalPositions(width, num).pe for name, (_, num, width) in shapes.items()}
+        described |= {name: StoredTensor("F32", tuple(shape)) for name, shape in shapes.items()}
+    compare_weights(replace(stored, tensors=described), adapter, allow_extra, "the rest of the file")
+    loaded = stored.load()
+    tensors = {}
+    for name in adapter.state_dict().keys() - tables.keys():
+        first, *others = (loaded[stored_as] for stored_as in names[name])
+        if not all(torch.equal(first, other) for other in others):
             raise ModelLoadError(
-                f"{found.path}: {name} holds NaN or infinity after loading as {tensor.dtype}; "
-                "the file needs a dtype of wider range"
+                f"{where}: {' and '.join(names[name])} differ, but the attentions of a layer share one table "
+                "of positions; the file is damaged"
             )
-    return adapter.eval()
+        tensors[name] = first
+    return fill(adapter, tensors | tables, dtype, where)
 
 
 def write_original_layout(adapter: MotionAdapter, path: Path | str, *, overwrite: bool = True) -> None:
@@ -108,57 +137,6 @@ def write_original_layout(adapter: MotionAdapter, path: Path | str, *, overwrite
         save_file(tensors, part, metadata)
 
 
-def _stored_dtype(found: MotionFile) -> torch.dtype:
-    known = {"F64": torch.float64, "F16": torch.float16, "BF16": torch.bfloat16}
-    return known.get(found.dtypes[0], torch.float32) if len(found.dtypes) == 1 else torch.float32
-
-
-def _outline(found: MotionFile) -> MotionAdapter:
-    """The adapter without its numbers."""
-    if found.layout.num_attentions != 2:
-        raise ModelLoadError(
-            f"{found.path}: its temporal layers have {found.layout.num_attentions} attentions each, but only "
-            "those with 2 are supported, as all published motion modules have"
-        )
-    try:
-        with torch.device("meta"):
-            return MotionAdapter(**found.config)
-    except Exception as error:  # whatever a wrong value leads to, deep inside torch
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelLoadError(f"{found.path}: cannot be built from what it says ({reason})") from None
-
-
-def _gathered(found: MotionFile, outline: MotionAdapter, allow_extra: bool) -> dict[str, Tensor]:
-    """The tensors under our names, having checked that they are those that the adapter has."""
-    names, described = found.layout.stored_names, found.weights.tensors
-    tables = {name: tuple(t.shape) for name, t in outline.state_dict().items() if name.endswith(POSITIONS)}
-    present: dict[str, StoredTensor] = {name: described[stored[0]] for name, stored in names.items()}
-    if found.layout.num_positions is None:
-        present |= {name: StoredTensor("F32", shape) for name, shape in tables.items()}
-    described_by = "the rest of the file"
-    compare_weights(StoredWeights(found.path, present, None, described_by), outline, allow_extra)
-    stored_tensors = found.weights.load()
-    tensors = {}
-    for name in outline.state_dict():
-        if name not in names:
-            _, num_positions, width = tables[name]
-            with torch.device("cpu"):
-                tensors[name] = SinusoidalPositions(width, num_positions).pe
-            continue
-        tensors[name] = _agreed(found.path, names[name], stored_tensors)
-    return tensors
-
-
-def _agreed(path: Path, names: tuple[str, ...], tensors: Mapping[str, Tensor]) -> Tensor:
-    first, *others = (tensors[name] for name in names)
-    if not all(torch.equal(first, other) for other in others):
-        raise ModelLoadError(
-            f"{path}: {' and '.join(names)} differ, but the attentions of a layer share one table of "
-            "positions; the file is damaged"
-        )
-    return first
-
-
 # diffusers' motion U-Net taken apart into the image U-Net and the motion adapter that it was made from.
 #
 # A folder that `diffusers.AnimateDiffPipeline` saved holds the two fused, with every weight under its old
@@ -173,7 +151,9 @@ _IMAGE_BLOCKS = {
 }
 
 
-def split_motion_unet(motion_unet: Any, norm_scope: str) -> tuple[UNet2DConditionModel, MotionAdapter]:
+def split_motion_unet(
+    motion_unet: UNetMotionModel, norm_scope: str
+) -> tuple[UNet2DConditionModel, MotionAdapter]:
     """Split a `UNetMotionModel`; the weights are shared with it, not copied."""
     config = dict(motion_unet.config)
     known = set(inspect.signature(UNet2DConditionModel.__init__).parameters)
@@ -242,18 +222,13 @@ class LowRank:
         return LowRank(self.down.to(dtype), self.up.to(dtype), self.scale)
 
 
-def is_motion_lora(names: Iterable[str]) -> bool:
-    """Whether tensors of these names hold a LoRA on temporal layers."""
-    return any("lora" in name.lower() and ".motion_modules." in name for name in names)
-
-
 def read_motion_lora(path: Path | str, *, allow_pickle: bool = False) -> dict[str, LowRank]:
     """Read a motion LoRA: its changes, by our name of the layer."""
     file = open_weights(path, allow_pickle=allow_pickle)
     return gather_motion_lora(file, file.load())
 
 
-def gather_motion_lora(file: WeightFile, tensors: Mapping[str, Tensor]) -> dict[str, LowRank]:
+def gather_motion_lora(file: StoredWeights, tensors: Mapping[str, Tensor]) -> dict[str, LowRank]:
     """Pair the tensors of a motion LoRA; errors as `read_motion_lora`."""
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
@@ -333,7 +308,7 @@ def _written_name(layer: str, part: str, layout: str) -> str:
     return f"{attention}.processor.{projection}_lora.{part}.weight"
 
 
-def _peft_alphas(file: WeightFile) -> dict[str, float]:
+def _peft_alphas(file: StoredWeights) -> dict[str, float]:
     """What peft's metadata says of alpha: for all layers under "", and for layers of their own."""
     text = file.metadata.get(PEFT_TAG)
     if text is None:

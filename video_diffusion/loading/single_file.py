@@ -6,7 +6,8 @@ file holds is a tokenizer: that is taken from a folder beside the file, or from 
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,16 @@ from diffusers.loaders.single_file_utils import (
 )
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.models.clip.configuration_clip import CLIPTextConfig
 from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelWithProjection
 from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
-from video_diffusion.loading.components import load_tokenizer, quiet_libraries
+from video_diffusion.loading.components import Network, build, fill, load_tokenizer, quiet_libraries
 from video_diffusion.loading.single_file_config import (
+    OPEN_CLIP,
     SINGLE_FILE_KINDS,
+    lacking_parts,
     open_clip_config,
     single_file_kind,
     text_config,
@@ -40,6 +43,7 @@ from video_diffusion.loading.weights import (
     compare_weights,
     open_weights,
     present_component_name,
+    reason_of,
 )
 
 # All read the same words; SD 2 and SDXL's second pad with another token than OpenAI's.
@@ -54,7 +58,7 @@ _OPEN_CLIP = (
 )
 
 
-def find_tokenizer(path: Path, kind: str, second: bool = False) -> Any:
+def find_tokenizer(path: Path, kind: str, second: bool = False) -> CLIPTokenizer:
     """Find and load a tokenizer; the network is never asked."""
     name = "tokenizer_2" if second else "tokenizer"
     sources = _OPEN_CLIP if second or kind == "sd2" else _OPENAI
@@ -78,13 +82,6 @@ def _cached(sources: tuple[tuple[str, str], ...]) -> Iterator[Path]:
             yield Path(snapshot_download(repo, local_files_only=True)) / subfolder
         except LocalEntryNotFoundError:
             continue
-
-
-# Image models in one file, in Stable Diffusion's original layout: told by shapes, converted by diffusers.
-#
-# diffusers asks the hub for configurations; here the shapes say it all, so that it works offline. What no
-# such file holds is a tokenizer: that is taken from a folder beside the file, or from the local cache of the
-# hub.
 
 
 _PREFIXES = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conditioner.embedders.")
@@ -112,6 +109,12 @@ def load_single_file(path: Path, dtype: torch.dtype, *, allow_extra: bool = Fals
             f"{path}: must be an image model of {known} in its original layout; "
             f"`video-diffusion inspect {path.name}` says what it is"
         )
+    lacking = lacking_parts(file.tensors)
+    if lacking:
+        raise ModelLoadError(
+            f"{path}: holds no {' and no '.join(lacking)}, only the rest of an image model; give a "
+            "checkpoint that has all parts, or a whole model's folder in diffusers' layout"
+        )
     shapes = {name: tensor.shape for name, tensor in file.tensors.items() if name.startswith(_PREFIXES)}
     tokenizers = {"tokenizer": find_tokenizer(path, kind)}
     if kind == "sdxl":
@@ -122,83 +125,74 @@ def load_single_file(path: Path, dtype: torch.dtype, *, allow_extra: bool = Fals
         second = open_clip_config(shapes, kind) if kind == "sdxl" else None
     except (KeyError, IndexError, ZeroDivisionError) as error:
         raise ModelLoadError(f"{path}: lacks the tensor {error} of its kind; download it again") from None
-    tensors = file.load([name for name in shapes if not name.endswith("position_ids")])
-    convert = _Conversion(path, dtype, allow_extra)
-    unet = convert(
-        lambda: UNet2DConditionModel(**unet_fields), lambda m: convert_ldm_unet_checkpoint(tensors, m.config)
+    loader = _Loader(
+        path, dtype, allow_extra, file.load([n for n in shapes if not n.endswith("position_ids")])
     )
-    vae = convert(
-        lambda: AutoencoderKL(**vae_fields),
-        lambda m: convert_ldm_vae_checkpoint(tensors, m.config),
-        kind == "sdxl",
-    )
-    if kind == "sd2":
-        encoder = convert(
+    tensors = loader.tensors
+    parts = {
+        **tokenizers,
+        "unet": loader.load(
+            lambda: UNet2DConditionModel(**unet_fields),
+            lambda unet: convert_ldm_unet_checkpoint(tensors, unet.config),
+        ),
+        "vae": loader.load(
+            lambda: AutoencoderKL(**vae_fields),
+            lambda vae: convert_ldm_vae_checkpoint(tensors, vae.config),
+            needs_range=kind == "sdxl",
+        ),
+        "text_encoder": loader.load(
             lambda: CLIPTextModel(CLIPTextConfig(**first)),
-            lambda m: _of_model(m, convert_open_clip_checkpoint(m, dict(tensors), "cond_stage_model.model.")),
-        )
-    else:
-        encoder = convert(
-            lambda: CLIPTextModel(CLIPTextConfig(**first)),
-            lambda m: _of_model(m, convert_ldm_clip_checkpoint(tensors)),
-        )
-    parts = {**tokenizers, "text_encoder": encoder, "vae": vae, "unet": unet}
+            lambda encoder: (
+                convert_open_clip_checkpoint(encoder, dict(tensors), OPEN_CLIP[kind])
+                if kind == "sd2"
+                else convert_ldm_clip_checkpoint(tensors)
+            ),
+        ),
+    }
     if second is not None:
-        prefix = "conditioner.embedders.1.model."
-        parts["text_encoder_2"] = convert(
+        parts["text_encoder_2"] = loader.load(
             lambda: CLIPTextModelWithProjection(CLIPTextConfig(**second)),
-            lambda m: _of_model(m, convert_open_clip_checkpoint(m, dict(tensors), prefix)),
+            lambda encoder: convert_open_clip_checkpoint(encoder, dict(tensors), OPEN_CLIP[kind]),
         )
         parts["zeros_for_empty_prompt"] = True
     return {**parts, "scheduler_config": _scheduler_config(path, kind, file.tensors)}
 
 
-class _Conversion:
-    """Builds a component, hands it diffusers' conversion of the file's tensors, and checks them."""
+@dataclass(frozen=True)
+class _Loader:
+    """Builds components and fills them with diffusers' conversions of a file's tensors."""
 
-    def __init__(self, path: Path, dtype: torch.dtype, allow_extra: bool) -> None:
-        self.path, self.dtype, self.allow_extra = path, dtype, allow_extra
+    path: Path
+    dtype: torch.dtype
+    allow_extra: bool
+    tensors: Mapping[str, Tensor]
 
-    def __call__(self, build: Any, convert: Any, needs_range: bool = False) -> Any:
-        with quiet_libraries(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with torch.device("meta"):
-                model: nn.Module = build()
-            try:
-                converted: dict[str, Tensor] = convert(model)
-            except (KeyError, IndexError, AttributeError, RuntimeError) as error:
-                reason = str(error).splitlines()[0]
-                raise ModelLoadError(
-                    f"{self.path}: lacks tensors of its kind ({reason}); download it again"
-                ) from None
-        stored = {name: StoredTensor("F32", tuple(tensor.shape)) for name, tensor in converted.items()}
+    def load(
+        self,
+        make: Callable[[], Network],
+        convert: Callable[[Network], Mapping[str, Tensor]],
+        needs_range: bool = False,
+    ) -> Network:
+        """Load one component; float16 is too narrow where `needs_range`."""
+        network = build(make, str(self.path), "what its shapes say")
+        try:
+            with quiet_libraries(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                converted = convert(network)
+        except (KeyError, IndexError, AttributeError, RuntimeError) as error:
+            raise ModelLoadError(
+                f"{self.path}: lacks tensors of its kind ({reason_of(error)}); download it again"
+            ) from None
+        if isinstance(network, CLIPTextModel | CLIPTextModelWithProjection):
+            # without layers that this kind of model does not run, such as the last one of SD 2's
+            own = {present_component_name(name) for name in network.state_dict()}
+            converted = {name: t for name, t in converted.items() if present_component_name(name) in own}
+        described = {name: StoredTensor("F32", tuple(tensor.shape)) for name, tensor in converted.items()}
         compare_weights(
-            StoredWeights(self.path, stored, None, "the rest of the file"), model, self.allow_extra
+            StoredWeights(self.path, described), network, self.allow_extra, "the rest of the file"
         )
-        by_name = {present_component_name(name): tensor for name, tensor in converted.items()}
         dtype = torch.float32 if needs_range and self.dtype == torch.float16 else self.dtype
-        state = {name: by_name[present_component_name(name)].to(dtype) for name in model.state_dict()}
-        for name, tensor in state.items():
-            if not bool(torch.isfinite(tensor).all()):
-                raise ModelLoadError(f"{self.path}: {name} holds NaN or infinity after loading as {dtype}")
-        model.load_state_dict(state, assign=True)
-        _make_buffers(model)
-        return model.eval()
-
-
-def _make_buffers(model: nn.Module) -> None:
-    """Fill in what no checkpoint stores: the row numbers of text encoders."""
-    for module in model.modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            if buffer.is_meta:
-                assert name == "position_ids"
-                module.register_buffer(name, torch.arange(buffer.shape[-1])[None], persistent=False)
-
-
-def _of_model(model: nn.Module, converted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without layers that this kind of model does not run, such as the last one of SD 2's text encoder."""
-    own = {present_component_name(name) for name in model.state_dict()}
-    return {name: tensor for name, tensor in converted.items() if present_component_name(name) in own}
+        return fill(network, converted, dtype, str(self.path))
 
 
 def _scheduler_config(path: Path, kind: str, tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:

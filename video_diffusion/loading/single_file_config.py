@@ -16,7 +16,7 @@ class SingleFileKind:
         title: For people.
         text_width: Width of the text embeddings that its U-Net reads.
         num_blocks: Blocks of its U-Net.
-        sample_size: Latent pixels along each side of its training pictures.
+        sample_size: Latent pixels along each side of its training images.
     """
 
     title: str
@@ -50,9 +50,6 @@ def single_file_kind(tensors: Mapping[str, StoredTensor]) -> str | None:
     return None
 
 
-# Configurations of image models in one file, read off the shapes of their tensors; takes no torch.
-
-
 Shapes = Mapping[str, tuple[int, ...]]
 
 VAE = "first_stage_model."
@@ -64,6 +61,17 @@ OPEN_CLIP = {"sd2": "cond_stage_model.model.", "sdxl": "conditioner.embedders.1.
 HEAD_WIDTH = 64  # of all text encoders, and of the U-Nets of SD 2 and XL
 SD1_HEADS = 8
 SCALING = {"sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.13025}
+
+
+def lacking_parts(tensors: Mapping[str, StoredTensor]) -> list[str]:
+    """What a whole image model has and a file of a known kind does not, as some are published."""
+    parts = {
+        "autoencoder (first_stage_model.…)": (VAE,),
+        "text encoder (cond_stage_model.…)": (*CLIP.values(), *OPEN_CLIP.values()),
+    }
+    return [
+        part for part, prefixes in parts.items() if not any(name.startswith(prefixes) for name in tensors)
+    ]
 
 
 def unet_config(shapes: Shapes, kind: str) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from video_diffusion.loading.weights import (
     PICKLE_SUFFIXES,
     ModelLoadError,
     StoredTensor,
-    WeightFile,
+    StoredWeights,
     open_weights,
     read_json,
+    refused_pickle,
 )
 from video_diffusion.settings.input_files import encoder_folders, ip_adapter_weights
 
@@ -104,11 +105,7 @@ def find_model(name: str) -> ModelSource:
     if path.is_dir():
         return ModelSource(name, path)
     if path.suffix in PICKLE_SUFFIXES:
-        raise ModelLoadError(
-            f"{name}: a {path.suffix} file is a pickle that could run code; convert it once with "
-            f"`video-diffusion convert {name} {path.with_suffix('.safetensors').name} --allow-pickle`, "
-            "which reads tensors only"
-        )
+        raise ModelLoadError(refused_pickle(name))
     if path.is_file():
         return ModelSource(name, path)
     return _from_hub(name, parse_hub_id(name))
@@ -273,8 +270,8 @@ class IpAdapterFacts:
     """What the shapes of an IP-Adapter's tensors say.
 
     Attributes:
-        kind: "image" reads one vector of a picture, "plus" and "full" its patches, "face" an identity.
-        num_tokens: That the image model sees of a picture.
+        kind: "image" reads one vector of an image, "plus" and "full" its patches, "face" an identity.
+        num_tokens: That the image model sees of an image.
         text_width: Of the image model's cross attention.
         image_width: Of what the image encoder gives.
         num_layers: Of cross attention.
@@ -299,7 +296,7 @@ class IpAdapterSource:
     """
 
     name: str
-    weights: WeightFile
+    weights: StoredWeights
     facts: IpAdapterFacts
     encoder: Path
 
@@ -356,7 +353,7 @@ def find_ip_adapter(name: str) -> IpAdapterSource:
     if facts.kind == "face":
         raise ModelLoadError(
             f"{path}: this IP-Adapter reads face identities (FaceID), which nothing here computes; take one "
-            "that reads pictures, such as ip-adapter_sd15.safetensors"
+            "that reads images, such as ip-adapter_sd15.safetensors"
         )
     if not Path(name).expanduser().exists():
         _fetch_encoder(name, path, facts)
@@ -373,7 +370,7 @@ def find_ip_adapter(name: str) -> IpAdapterSource:
         )
     given = ", ".join(f"{width} ({folder})" for folder, width in widths.items())
     raise ModelLoadError(
-        f"{name}: this IP-Adapter reads pictures as vectors of width {facts.image_width}, but the image "
+        f"{name}: this IP-Adapter reads images as vectors of width {facts.image_width}, but the image "
         f"encoder gives {given}; copy the one it was trained with to {place}"
     )
 
@@ -399,7 +396,7 @@ def _fetch_encoder(name: str, path: Path, facts: IpAdapterFacts) -> None:
 
 
 def _encoder_width(folder: Path, kind: Kind) -> int:
-    """How wide what the adapter reads of the encoder is: the picture's vector, or its patches'."""
+    """How wide what the adapter reads of the encoder is: the image's vector, or its patches'."""
     config: Mapping[str, Any] = read_json(folder / "config.json")
     name, usual = ("projection_dim", 512) if kind == "image" else ("hidden_size", 768)
     width = config.get(name, usual)  # transformers leaves out what is its default

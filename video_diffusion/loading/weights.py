@@ -1,14 +1,37 @@
-"""Weight and configuration files looked at before anything is loaded; takes no torch."""
+"""Weight and configuration files looked at before anything is loaded; takes no torch.
+
+The libraries are silent about most of what is checked here: they fill in missing tensors at random, leave
+out surplus ones, read integers as weights, and say of a damaged file only that it could not be loaded.
+Anybody may have written these files, so every value is looked at before it is believed.
+"""
 
 import json
+import shlex
 import zipfile
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from video_diffusion.settings import shown
+
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+
+MAX_JSON_BYTES = 10_000_000
+MAX_HEADER_BYTES = 100_000_000  # what the safetensors library itself accepts
+MAX_NAMES = 100_000
+NUM_NAMED = 5
+PICKLE_SUFFIXES = {".bin", ".ckpt", ".pt", ".pth", ".pkl"}
+FLOAT_TYPES = {"F64", "F32", "F16", "BF16"}
+_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+_DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+# Names around the tensors of a pickle that say nothing.
+_NESTS = ("state_dict", "module", "controlnet")
+
+# How old diffusers checkpoints (SD 1.x autoencoders) call the layers of an attention.
+OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 
 
 class ModelLoadError(ValueError):
@@ -23,10 +46,12 @@ class DeviceError(RuntimeError):
     exit_code = 4
 
 
-# Configuration files of models, which anybody may have written; takes no torch.
-
-
-MAX_JSON_BYTES = 10_000_000
+def reason_of(error: Exception) -> str:
+    """The first sentence of what a library says, or the kind of error where it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip(" '\"")]
+    if not lines:
+        return type(error).__name__
+    return " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])[:200]
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -35,28 +60,18 @@ def read_json(file: Path) -> dict[str, Any]:
         raise ModelLoadError(f"{file}: no such file; this is not a whole model folder")
     if file.stat().st_size > MAX_JSON_BYTES:
         raise ModelLoadError(f"{file}: larger than {MAX_JSON_BYTES} bytes, so not a configuration")
+    return json_object(file.read_bytes(), str(file))
+
+
+def json_object(text: bytes | str, where: str) -> dict[str, Any]:
+    """Parse a text that must be a JSON object."""
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads(text if isinstance(text, str) else text.decode())
     except (ValueError, RecursionError) as error:
-        raise ModelLoadError(f"{file}: not JSON ({error}); download it again") from None
+        raise ModelLoadError(f"{where}: not JSON ({reason_of(error)}); download it again") from None
     if not isinstance(values, dict):
-        raise ModelLoadError(f"{file}: must hold a mapping, but holds a {type(values).__name__}")
+        raise ModelLoadError(f"{where}: must hold a mapping, but holds a {type(values).__name__}")
     return values
-
-
-# Weight files looked at before anything is loaded: safetensors only, whole, with the tensors expected.
-#
-# The libraries are silent about most of what is checked here: they fill in missing tensors at random, leave
-# out surplus ones, read integers as weights, and say of a damaged file only that it could not be loaded.
-
-
-PICKLE_SUFFIXES = {".bin", ".ckpt", ".pt", ".pth", ".pkl"}
-FLOAT_TYPES = {"F64", "F32", "F16", "BF16"}
-MAX_HEADER_BYTES = 100_000_000  # what the safetensors library itself accepts
-NUM_NAMED = 5
-
-# How old diffusers checkpoints (SD 1.x autoencoders) call the layers of an attention.
-OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 
 
 @dataclass(frozen=True)
@@ -69,32 +84,103 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class StoredWeights:
-    """The tensors of one component.
+    """Weights that were looked at but not loaded: of one file, or of one component of a model.
 
     Attributes:
-        folder: Where they are; or the one file that holds them.
-        tensors: What the files say of each.
-        variant: Under which variant name they are stored; None is the plain one.
-        described_by: What says which tensors there must be.
+        path: The file, or the component's folder.
+        tensors: What is said of each.
+        files: The safetensors files that hold them.
+        metadata: Texts that a single file carries; written by anybody.
+        variant: Under which variant name a folder stores them; None is the plain one.
+        unpickled: The tensors of a pickle, which cannot be looked at without reading them.
     """
 
-    folder: Path
+    path: Path
     tensors: Mapping[str, StoredTensor]
-    variant: str | None
-    described_by: str = "config.json"
+    files: tuple[Path, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    variant: str | None = None
+    unpickled: "Mapping[str, Tensor] | None" = None
+
+    def load(self, names: Collection[str] | None = None) -> "dict[str, Tensor]":
+        """Read tensors, on the CPU, as they are stored."""
+        import torch  # noqa: PLC0415  files are looked at without torch
+        from safetensors import safe_open  # noqa: PLC0415
+
+        wanted = set(self.tensors if names is None else names)
+        if self.unpickled is not None:
+            tensors = {name: self.unpickled[name] for name in self.unpickled if name in wanted}
+        else:
+            tensors = {}
+            for file in self.files:
+                with safe_open(file, "pt") as opened:
+                    tensors |= {name: opened.get_tensor(name) for name in opened.keys() if name in wanted}  # noqa: SIM118
+        for name, tensor in tensors.items():
+            if not tensor.is_floating_point():
+                raise ModelLoadError(
+                    f"{self.path}: {name} must be floating point, but is stored as {tensor.dtype}; "
+                    "save the weights as float32, float16 or bfloat16"
+                )
+            if not bool(torch.isfinite(tensor).all()):
+                raise ModelLoadError(f"{self.path}: {name} holds NaN or infinity; the file is damaged")
+        return tensors
+
+
+def open_weights(path: Path | str, *, allow_pickle: bool = False) -> StoredWeights:
+    """Look at a weights file, safetensors or, where it is trusted, a pickle."""
+    path = Path(path)
+    if not path.is_file():
+        raise ModelLoadError(f"{path}: no such file; check the spelling")
+    if path.suffix.lower() not in PICKLE_SUFFIXES:
+        tensors, metadata = read_header(path)
+        return StoredWeights(path, tensors, (path,), metadata)
+    if not allow_pickle:
+        raise ModelLoadError(refused_pickle(str(path)))
+    unpickled = _unpickled(path)
+    tensors = {
+        name: StoredTensor(
+            _DTYPES.get(kind := str(tensor.dtype).removeprefix("torch."), kind), (*tensor.shape,)
+        )
+        for name, tensor in unpickled.items()
+    }
+    return StoredWeights(path, tensors, unpickled=unpickled)
+
+
+def refused_pickle(name: str) -> str:
+    """Say why a pickle is not read, and how it becomes something that is."""
+    path = Path(name)
+    return (
+        f"{name}: a {path.suffix} file is a pickle that could run code; convert it once with "
+        f"`video-diffusion convert {shlex.quote(name)} {shlex.quote(path.with_suffix('.safetensors').name)} "
+        "--allow-pickle`, "
+        "which reads tensors only"
+    )
 
 
 def find_weights(folder: Path, stem: str, wanted: str | None = None) -> StoredWeights:
-    """Find a component's safetensors, one file or shards, and read what they hold."""
+    """Find a component's safetensors, one file or shards, and look at them."""
     for variant in (None, "fp16") if wanted is None else (wanted,):
-        name = stem if variant is None else f"{stem}.{variant}"
-        plain = folder / f"{name}.safetensors"
+        plain = folder / f"{stem if variant is None else f'{stem}.{variant}'}.safetensors"
         index = folder / f"{stem}.safetensors.index{'' if variant is None else f'.{variant}'}.json"
+        files: tuple[Path, ...] = ()
         if plain.is_file():
-            return StoredWeights(folder, read_header(plain), variant)
-        if index.is_file():
-            shards = [read_header(folder / shard) for shard in _shards(index)]
-            return StoredWeights(folder, {k: v for shard in shards for k, v in shard.items()}, variant)
+            files = (plain,)
+        elif index.is_file():
+            places = read_json(index).get("weight_map")
+            if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+                raise ModelLoadError(
+                    f"{index}: weight_map must give a file for each tensor, but is {shown(places)}; "
+                    "download it again"
+                )
+            for name in sorted(set(places.values())):
+                if "\0" in name or Path(name).name != name or not (folder / name).is_file():
+                    raise ModelLoadError(
+                        f"{index}: names {name!r}, which is not a file beside it; download the folder again"
+                    )
+            files = tuple(folder / name for name in sorted(set(places.values())))
+        if files:
+            tensors = {name: tensor for file in files for name, tensor in read_header(file)[0].items()}
+            return StoredWeights(folder, tensors, files, variant=variant)
     if wanted is not None:
         raise ModelLoadError(
             f"{folder}: no {stem}.{wanted}.safetensors; leave the variant out, or name one that is there"
@@ -108,13 +194,12 @@ def find_weights(folder: Path, stem: str, wanted: str | None = None) -> StoredWe
     raise ModelLoadError(f"{folder}: no {stem}.safetensors; download the folder again")
 
 
-def read_header(file: Path) -> dict[str, StoredTensor]:
-    """Read which tensors a safetensors file holds, having checked that it is one and is whole."""
+def read_header(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
+    """Read which tensors and texts a safetensors file holds, having checked that it is one and is whole."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         start = stream.read(64)
-        what = _something_else(start)
-        if what:
+        if what := _something_else(start):
             raise ModelLoadError(f"{file}: must be a safetensors file, but is {what}")
         header_size = int.from_bytes(start[:8], "little")
         if size < 8 or header_size > min(size - 8, MAX_HEADER_BYTES):
@@ -123,32 +208,67 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
                 f"{header_size}; download it again"
             )
         stream.seek(8)
-        header = _parsed(stream.read(header_size), file)
+        text = stream.read(header_size)
     try:
-        stored = {
-            name: StoredTensor(str(entry["dtype"]), tuple(entry["shape"]))
-            for name, entry in header.items()
-            if name != "__metadata__"
-        }
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    except (KeyError, TypeError, IndexError):
+        header = json_object(text, str(file))
+    except ModelLoadError:
         raise ModelLoadError(f"{file}: its header is damaged; download it again") from None
-    expected = 8 + header_size + max(ends, default=0)
-    if size != expected:
-        raise ModelLoadError(f"{file}: has {size} bytes but should have {expected}; download it again")
-    return stored
+    texts = header.pop("__metadata__", {})
+    tensors, end = {}, 0
+    for name, entry in header.items():
+        stored = _stored_tensor(entry)
+        if stored is None:
+            raise ModelLoadError(
+                f"{file}: its header is damaged at {shown(name)}, which is {shown(entry)}; download it again"
+            )
+        tensors[name], end = stored, max(end, entry["data_offsets"][1])
+    if size != 8 + header_size + end:
+        raise ModelLoadError(
+            f"{file}: has {size} bytes but should have {8 + header_size + end}; download it again"
+        )
+    metadata = {str(key): str(value) for key, value in texts.items()} if isinstance(texts, dict) else {}
+    return tensors, metadata
 
 
-def read_metadata(file: Path) -> dict[str, str]:
-    """Read the texts that a safetensors file carries beside its tensors; anybody may have written them."""
-    with file.open("rb") as stream:
-        size = min(int.from_bytes(stream.read(8), "little"), MAX_HEADER_BYTES)
-        texts = _parsed(stream.read(size), file).get("__metadata__", {})
-    return {str(key): str(value) for key, value in texts.items()} if isinstance(texts, dict) else {}
+def _stored_tensor(entry: object) -> StoredTensor | None:
+    """One entry of a header; None if it does not say what it must, or says two things."""
+    if not isinstance(entry, dict):
+        return None
+    dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    if not isinstance(dtype, str) or not isinstance(shape, list) or not isinstance(offsets, list):
+        return None
+    if len(offsets) != 2 or not all(type(number) is int and number >= 0 for number in (*shape, *offsets)):
+        return None
+    width = _BYTES.get(dtype)
+    if width is not None and offsets[1] - offsets[0] != width * prod(shape):
+        return None
+    return StoredTensor(dtype, tuple(shape))
 
 
-def compare_weights(stored: StoredWeights, model: Any, allow_extra: bool) -> None:
-    """Check that a component's files hold exactly the floating-point tensors that its model has."""
+def _something_else(start: bytes) -> str | None:
+    """Name a file by its first bytes, if they are those of what is usually found in place of weights."""
+    if not start:
+        return "empty; download it again"
+    if start.startswith(b"version https://git-lfs"):
+        return "a git-lfs pointer; run `git lfs pull` in its repository"
+    if start.lstrip()[:1] == b"<":
+        return "a web page; download the file itself"
+    if start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x04")):
+        return "a pickle that could run code; convert it to safetensors where you trust it"
+    return None
+
+
+def compare_weights(
+    stored: StoredWeights, model: "nn.Module", allow_extra: bool, described_by: str = "config.json"
+) -> list[str]:
+    """Check that files hold exactly the floating-point tensors that a model has; tell under which names.
+
+    Args:
+        stored: The files; names may be older ones.
+        model: As its configuration says.
+        allow_extra: Whether there may be surplus tensors.
+        described_by: What says which tensors there must be.
+    """
     found = {present_component_name(name): tensor for name, tensor in stored.tensors.items()}
     expected = {
         present_component_name(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()
@@ -156,25 +276,26 @@ def compare_weights(stored: StoredWeights, model: Any, allow_extra: bool) -> Non
     for name, shape in expected.items():
         if name in found and found[name].shape != shape:
             raise ModelLoadError(
-                f"{stored.folder}: {name} must have the shape {shape} that {stored.described_by} says, but "
+                f"{stored.path}: {name} must have the shape {shape} that {described_by} says, but "
                 f"is stored with {found[name].shape}; the weights belong to another base model or number of "
                 "frames"
             )
     missing = [name for name in expected if name not in found]
     if missing:
-        raise ModelLoadError(f"{stored.folder}: {_named(missing)} missing; the files belong to another model")
+        raise ModelLoadError(f"{stored.path}: {_named(missing)} missing; the files belong to another model")
     surplus = [name for name in found if name not in expected and not name.endswith("position_ids")]
     if surplus and not allow_extra:
         raise ModelLoadError(
-            f"{stored.folder}: {_named(surplus)} not part of the model that {stored.described_by} "
-            "describes; allow_extra_weights leaves them out"
+            f"{stored.path}: {_named(surplus)} not part of the model that {described_by} describes; "
+            "--allow-extra-weights (allow_extra_weights=True) leaves them out"
         )
     for name in expected:
         if found[name].dtype not in FLOAT_TYPES:
             raise ModelLoadError(
-                f"{stored.folder}: {name} must be floating point, but is stored as {found[name].dtype}; "
+                f"{stored.path}: {name} must be floating point, but is stored as {found[name].dtype}; "
                 "save the weights as float32, float16 or bfloat16"
             )
+    return [name for name in stored.tensors if present_component_name(name) in expected]
 
 
 def _named(names: list[str]) -> str:
@@ -191,132 +312,10 @@ def present_component_name(name: str) -> str:
     return name
 
 
-def _something_else(start: bytes) -> str | None:
-    """Name a file by its first bytes, if they are those of what is usually found in place of weights."""
-    if not start:
-        return "empty; download it again"
-    if start.startswith(b"version https://git-lfs"):
-        return "a git-lfs pointer; run `git lfs pull` in its repository"
-    if start.lstrip()[:1] == b"<":
-        return "a web page; download the file itself"
-    if start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x04")):
-        return "a pickle that could run code; convert it to safetensors where you trust it"
-    return None
-
-
-def _parsed(text: bytes, file: Path) -> dict[str, Any]:
-    try:
-        header = json.loads(text)
-    except (ValueError, RecursionError):
-        header = None
-    if not isinstance(header, dict):
-        raise ModelLoadError(f"{file}: its header is damaged; download it again")
-    return header
-
-
-def _shards(index: Path) -> list[str]:
-    names = sorted(set(_parsed(index.read_bytes(), index).get("weight_map", {}).values()))
-    for name in names:
-        if Path(name).name != name or not (index.parent / name).is_file():
-            raise ModelLoadError(
-                f"{index}: names {name!r}, which is not a file beside it; download the folder again"
-            )
-    return names
-
-
-# One weights file, safetensors or, where it is trusted, a pickle: what it holds, and its tensors.
-
-
-MAX_NAMES = 100_000
-_NESTS = ("state_dict", "module", "controlnet")
-
-
-@dataclass(frozen=True)
-class WeightFile:
-    """One weights file that was looked at.
-
-    Attributes:
-        path: Where it is.
-        tensors: What it says of each of its tensors.
-        metadata: Texts that it carries; written by anybody.
-        unpickled: The tensors of a pickle, which cannot be looked at without reading them.
-    """
-
-    path: Path
-    tensors: Mapping[str, StoredTensor]
-    metadata: Mapping[str, str]
-    unpickled: "Mapping[str, Tensor] | None" = None
-
-    def load(self, names: Collection[str] | None = None) -> "dict[str, Tensor]":
-        """Read the tensors, on the CPU, as they are stored."""
-        import torch  # noqa: PLC0415  files are looked at without torch
-        from safetensors import safe_open  # noqa: PLC0415
-
-        wanted = list(self.tensors if names is None else names)
-        if self.unpickled is None:
-            with safe_open(self.path, "pt") as stored:
-                tensors = {name: stored.get_tensor(name) for name in wanted}
-        else:
-            tensors = {name: self.unpickled[name] for name in wanted}
-        for name, tensor in tensors.items():
-            if not tensor.is_floating_point():
-                raise ModelLoadError(
-                    f"{self.path}: {name} must be floating point, but is stored as {tensor.dtype}; "
-                    "save the weights as float32, float16 or bfloat16"
-                )
-            if not bool(torch.isfinite(tensor).all()):
-                raise ModelLoadError(f"{self.path}: {name} holds NaN or infinity; the file is damaged")
-        return tensors
-
-
-def open_weights(path: Path | str, *, allow_pickle: bool = False) -> WeightFile:
-    """Look at a weights file."""
-    path = Path(path)
-    if not path.is_file():
-        raise ModelLoadError(f"{path}: no such file; check the spelling")
-    if path.suffix.lower() not in PICKLE_SUFFIXES:
-        return WeightFile(path, read_header(path), read_metadata(path))
-    if not allow_pickle:
-        raise ModelLoadError(
-            f"{path}: a {path.suffix} file is a pickle that could run code; convert it once with "
-            f"`video-diffusion convert {path.name} {path.with_suffix('.safetensors').name} --allow-pickle`, "
-            "which reads tensors only"
-        )
-    tensors = _unpickled(path)
-    stored = {
-        name: StoredTensor(_DTYPES.get(str(tensor.dtype), str(tensor.dtype)), tuple(tensor.shape))
-        for name, tensor in tensors.items()
-    }
-    return WeightFile(path, stored, {}, tensors)
-
-
-_DTYPES = {
-    "torch.float64": "F64",
-    "torch.float32": "F32",
-    "torch.float16": "F16",
-    "torch.bfloat16": "BF16",
-}
-
-
 def _unpickled(path: Path) -> "dict[str, Tensor]":
+    """The tensors of a pickle, by torch's reader that makes nothing else; nested names get dots."""
     import torch  # noqa: PLC0415  see above
 
-    _check_zip(path)
-    try:
-        values: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # the reader refuses what is not a tensor with errors of many kinds
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelLoadError(f"{path}: holds more than tensors, so it is not read ({reason})") from None
-    for nest in _NESTS:
-        if isinstance(values, dict) and isinstance(values.get(nest), dict):
-            values = values[nest]
-    if not isinstance(values, dict) or len(values) > MAX_NAMES:
-        raise ModelLoadError(f"{path}: must hold tensors by name, but holds a {type(values).__name__}")
-    return {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
-
-
-def _check_zip(path: Path) -> None:
-    """Refuse what would be larger in memory than on the disk, and what torch wrote before it wrote zips."""
     if not zipfile.is_zipfile(path):
         raise ModelLoadError(
             f"{path}: not a file as torch has written them since version 1.6; it is damaged, or must be "
@@ -325,5 +324,26 @@ def _check_zip(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
         size = sum(entry.file_size for entry in archive.infolist())
-    if packed or size > path.stat().st_size:
+    if packed or size > path.stat().st_size:  # it would be larger in memory than on the disk
         raise ModelLoadError(f"{path}: holds compressed data, as torch never writes; it is not read")
+    try:
+        values: object = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # the reader refuses what is not a tensor with errors of many kinds
+        raise ModelLoadError(
+            f"{path}: holds more than tensors, so it is not read ({reason_of(error)})"
+        ) from None
+    for nest in _NESTS:
+        if isinstance(values, dict) and isinstance(values.get(nest), dict):
+            values = values[nest]
+    if not isinstance(values, dict) or len(values) > MAX_NAMES:
+        raise ModelLoadError(f"{path}: must hold tensors by name, but holds a {type(values).__name__}")
+    tensors = {str(name): value for name, value in values.items() if isinstance(value, torch.Tensor)}
+    if tensors:
+        return tensors
+    parts = {name: part for name, part in values.items() if isinstance(part, dict)}  # such as an IP-Adapter's
+    return {
+        f"{name}.{key}": value
+        for name, part in parts.items()
+        for key, value in part.items()
+        if isinstance(value, torch.Tensor)
+    }

@@ -6,39 +6,74 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from video_diffusion.loading.control import describe_sparse_layout, is_sparse_control
-from video_diffusion.loading.motion import FAMILIES, MotionFamily, detect, is_motion_module
-from video_diffusion.loading.single_file_config import SINGLE_FILE_KINDS, single_file_kind
+from video_diffusion.loading.motion import (
+    FAMILIES,
+    MotionFamily,
+    MotionFile,
+    describe_sparse_layout,
+    detect,
+    is_motion_module,
+    is_sparse_control,
+)
+from video_diffusion.loading.single_file_config import (
+    SINGLE_FILE_KINDS,
+    lacking_parts,
+    single_file_kind,
+)
 from video_diffusion.loading.sources import ip_adapter_facts, is_ip_adapter
-from video_diffusion.loading.weights import StoredTensor, open_weights
+from video_diffusion.loading.weights import PICKLE_SUFFIXES, StoredTensor, open_weights
 from video_diffusion.video import weights_sha256
 
 _BASES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
 
 
+def kind_of_weights(tensors: Mapping[str, StoredTensor]) -> str:
+    """Name what some tensors are, by their names and shapes."""
+    names = list(tensors)
+    if is_ip_adapter(tensors):
+        return "IP-Adapter"
+    if any("lora" in name.lower() for name in names):
+        num_temporal = sum(".motion_modules." in name for name in names)
+        return (
+            "motion LoRA"
+            if num_temporal == len(names)
+            else "motion and image LoRA"
+            if num_temporal
+            else "LoRA"
+        )
+    if is_sparse_control(names):
+        return "SparseCtrl encoder"
+    if single_file_kind(tensors) is not None:
+        return "image model in one file"
+    return "motion module" if is_motion_module(names) else "weights"
+
+
 def describe_weights(path: Path, *, allow_pickle: bool = False) -> dict[str, Any]:
     """Facts about a weights file, or about a motion adapter's folder; `use` is a command line."""
     if path.is_dir():
-        return _motion_module(path, allow_pickle)
+        return _motion_module(detect(path))
     file = open_weights(path, allow_pickle=allow_pickle)
-    names = list(file.tensors)
-    if is_ip_adapter(file.tensors):
-        facts = _ip_adapter(path, file.tensors)
-    elif any("lora" in name.lower() for name in names):
-        facts = _lora(path, file.tensors)
-    elif is_sparse_control(names):
-        facts = _sparse_control(path, file.tensors)
-    elif single_file_kind(file.tensors) is not None:
-        facts = _base_model(path, file.tensors)
-    elif is_motion_module(names):
-        return _motion_module(path, allow_pickle)
-    else:
-        facts = {"kind": "weights", "use": None}
-    return {"path": str(path), **facts, **_common(file.tensors), "sha256": weights_sha256(path)}
+    kind = kind_of_weights(file.tensors)
+    if kind == "motion module":
+        return _motion_module(detect(path, allow_pickle=allow_pickle))
+    describe = {
+        "IP-Adapter": _ip_adapter,
+        "SparseCtrl encoder": _sparse_control,
+        "image model in one file": _base_model,
+    }.get(kind, _lora)
+    return {
+        "path": str(path),
+        "kind": kind,
+        **({"use": None} if kind == "weights" else describe(path, file.tensors)),
+        "num_tensors": len(file.tensors),
+        "num_parameters": sum(prod(tensor.shape) for tensor in file.tensors.values()),
+        "dtypes": sorted({tensor.dtype for tensor in file.tensors.values()}),
+        "sha256": weights_sha256(path),
+    }
 
 
-def _motion_module(path: Path, allow_pickle: bool) -> dict[str, Any]:
-    found = detect(path, allow_pickle=allow_pickle)
+def _motion_module(found: MotionFile) -> dict[str, Any]:
+    path = found.path
     kind = FAMILIES.get(found.family or "", MotionFamily("unknown", base="unknown"))
     layout = found.layout
     return {
@@ -83,15 +118,7 @@ def _lora(path: Path, tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:
         and name.endswith((".lora_A.weight", "lora.down.weight", "lora_down.weight"))
         and name not in temporal
     }
-    kind = (
-        "LoRA"
-        if not temporal
-        else "motion LoRA"
-        if len(temporal) == len(tensors)
-        else "motion and image LoRA"
-    )
     return {
-        "kind": kind,
         "base": next((_BASES[width] for width in widths if width in _BASES), None),
         "rank": sorted(ranks),
         "use": _use(f"--lora {shlex.quote(str(path))}:1.0", path),
@@ -102,35 +129,32 @@ def _sparse_control(path: Path, tensors: Mapping[str, StoredTensor]) -> dict[str
     layout = describe_sparse_layout(tensors, str(path))
     place = shlex.quote(str(path))
     return {
-        "kind": "SparseCtrl encoder",
         "reads": layout.reads,
         "base": _BASES.get(layout.config["cross_attention_dim"]),
         "block_out_channels": list(layout.config["block_out_channels"]),
         "max_num_frames": layout.config["motion_max_seq_length"],
         "positions_stored": layout.has_positions,
         "use": _use(
-            f"--model MODEL --motion-adapter ADAPTER --sparsectrl {place} --sparse-image '0: PICTURE'", path
+            f"--model MODEL --motion-adapter ADAPTER --sparsectrl {place} --sparse-image '0: IMAGE'", path
         ),
     }
 
 
 def _base_model(path: Path, tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:
-    name = single_file_kind(tensors)
-    assert name is not None
+    kind, lacking = single_file_kind(tensors), lacking_parts(tensors)
     return {
-        "kind": "image model in one file",
-        "base": SINGLE_FILE_KINDS[name].title,
-        "use": _use(f"--model {shlex.quote(str(path))} --motion-adapter ADAPTER", path),
+        "base": None if kind is None else SINGLE_FILE_KINDS[kind].title,
+        "lacks": lacking or None,
+        "use": None if lacking else _use(f"--model {shlex.quote(str(path))} --motion-adapter ADAPTER", path),
     }
 
 
 def _ip_adapter(path: Path, tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:
     found = ip_adapter_facts(tensors, str(path))
-    reads = {"image": "a picture's vector", "face": "a face identity (FaceID), which nothing here computes"}
+    reads = {"image": "an image's vector", "face": "a face identity (FaceID), which nothing here computes"}
     use = _use(f"--model MODEL --ip-adapter {shlex.quote(str(path))} --ip-image IMAGE", path)
     return {
-        "kind": "IP-Adapter",
-        "reads": reads.get(found.kind, "a picture's patches"),
+        "reads": reads.get(found.kind, "an image's patches"),
         "image_width": found.image_width,
         "base": _BASES.get(found.text_width),
         "num_tokens": found.num_tokens,
@@ -139,17 +163,7 @@ def _ip_adapter(path: Path, tensors: Mapping[str, StoredTensor]) -> dict[str, An
 
 
 def _use(flags: str, path: Path) -> str:
-    if path.suffix.lower() not in {"", ".safetensors"}:
-        return (
-            f"video-diffusion convert {shlex.quote(str(path))} {shlex.quote(str(path.with_suffix('')))} "
-            "--allow-pickle"
-        )
+    if path.suffix.lower() in PICKLE_SUFFIXES:
+        safe = shlex.quote(str(path.with_suffix(".safetensors")))
+        return f"video-diffusion convert {shlex.quote(str(path))} {safe} --allow-pickle"
     return f"video-diffusion generate PROMPT {flags}"
-
-
-def _common(tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:
-    return {
-        "num_tensors": len(tensors),
-        "num_parameters": sum(prod(tensor.shape) for tensor in tensors.values()),
-        "dtypes": sorted({tensor.dtype for tensor in tensors.values()}),
-    }

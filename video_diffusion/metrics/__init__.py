@@ -20,12 +20,20 @@ from video_diffusion.metrics.flicker import (
     SeamExcess,
 )
 from video_diffusion.metrics.flow import FlowMethod, choose_flow
-from video_diffusion.metrics.image import MeanLuma, Sharpness
-from video_diffusion.metrics.measurement import Measurement, Metric, as_fps, as_uint8_frames, as_window_starts
-from video_diffusion.metrics.morph import Coverage, WarpPsnr, WarpSsim
+from video_diffusion.metrics.image import MeanLuma, Sharpness, SteadySharpness
+from video_diffusion.metrics.measurement import (
+    Measurement,
+    Metric,
+    as_fps,
+    as_uint8_frames,
+    as_window_starts,
+    idle_cores,
+)
+from video_diffusion.metrics.morph import Coverage, Morph, WarpPsnr, WarpSsim
 from video_diffusion.metrics.motion import FlowJitter, Motion
 from video_diffusion.metrics.report import BESIDE_FLICKER, ConsistencyReport, Measure
-from video_diffusion.metrics.shots import Cuts, DuplicatePairs
+from video_diffusion.metrics.sets import MotionFeatures, SetDistance, features_of, set_distance
+from video_diffusion.metrics.shots import Cuts, DuplicatePairs, HeldFrames
 
 UNIT = (0.0, 1.0)
 LEVELS = (0.0, 255.0)
@@ -44,6 +52,7 @@ ALL_METRICS: tuple[Metric, ...] = (
         "seam_excess", "levels", EITHER_WAY, "lower", "flicker", "change along the flow at starts", SeamExcess
     ),
     Metric("flash_safety", "flashes/s", UPWARDS, "lower", "flicker", "WCAG 2.2 general flash", FlashSafety),
+    Metric("morph", "px/frame at 256", UPWARDS, "lower", "morph", "distances that go to and fro", Morph),
     Metric("warp_psnr", "dB", (0.0, 100.0), "higher", "morph", "PSNR along the flow", WarpPsnr),
     Metric("warp_ssim", "SSIM", (-1.0, 1.0), "higher", "morph", "Wang 2004, along the flow", WarpSsim),
     Metric("coverage", "of pixels", UNIT, "higher", "morph", "forward–backward check", Coverage),
@@ -55,39 +64,53 @@ ALL_METRICS: tuple[Metric, ...] = (
     Metric("duplicate_pairs", "pairs", UPWARDS, "lower", "motion", "equal neighbours", DuplicatePairs),
     Metric("cuts", "cuts", UPWARDS, "neither", "motion", "coverage and change by medians", Cuts),
     Metric("sharpness", "levels/px", LEVELS, "neither", "sharpness", "RMS luma gradient", Sharpness),
+    Metric(
+        "steady_sharpness", "levels/px", LEVELS, "neither", "sharpness", "along the flow", SteadySharpness
+    ),
     Metric("mean_luma", "levels", LEVELS, "neither", "sharpness", "mean BT.601 luma", MeanLuma),
 )
 """Every weight-free metric, in the order of reports. A new one is one class, one line here and one test."""
 
+MOTION_FEATURES = Metric(
+    "motion_features", "share of points", UNIT, "neither", "motion", "after FVMD, weight-free", MotionFeatures
+)
+"""Not of one clip but of sets: give it to `measure` and its report to `features_of`, then `set_distance`."""
+
 __all__ = [
     "ALL_METRICS",
+    "MOTION_FEATURES",
     "ConsistencyReport",
     "Measure",
     "Measurement",
     "Metric",
+    "SetDistance",
     "choose_metrics",
+    "features_of",
     "measure",
+    "set_distance",
 ]
 
 
 def choose_metrics(chosen: Sequence[str | Metric] | None) -> tuple[Metric, ...]:
     """Return the lines of `ALL_METRICS` with these names in its order, then the lines given as they are.
 
-    Motion, sharpness and mean luma come along in any case, so that no flicker is shown without them. None
-    means all of `ALL_METRICS`.
+    Motion, sharpness and mean luma come along with whatever counts flicker or morphing, since a clip that
+    stands still, is blurred or black has little of it. None means all of `ALL_METRICS`.
 
     Raises:
         ValueError: an unknown name, or one that occurs twice.
     """
     if chosen is None:
         return ALL_METRICS
-    known = [metric.name for metric in ALL_METRICS]
-    names = {*BESIDE_FLICKER, *(name for name in chosen if isinstance(name, str))}
+    known = {metric.name: metric for metric in ALL_METRICS}
+    names = {name for name in chosen if isinstance(name, str)}
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(f"metrics has no {unknown[0]!r}; choose from {', '.join(known)}")
     own = [metric for metric in chosen if isinstance(metric, Metric) and metric not in ALL_METRICS]
     names |= {metric.name for metric in chosen if isinstance(metric, Metric) and metric in ALL_METRICS}
+    if any(known[name].group in ("flicker", "morph") for name in names):
+        names |= set(BESIDE_FLICKER)
     lines = (*(metric for metric in ALL_METRICS if metric.name in names), *own)
     twice = {line.name for line in lines if [other.name for other in lines].count(line.name) > 1}
     if twice:
@@ -102,6 +125,8 @@ def measure(
     flow: str | FlowMethod | Sequence[np.ndarray] | None = None,
     window_starts: Sequence[int] | None = None,
     on_frame: Callable[[int, int], None] | None = None,
+    one_shot: bool = False,
+    threads: int | None = None,
 ) -> ConsistencyReport:
     """Measure how well the frames of a clip hold together.
 
@@ -110,20 +135,28 @@ def measure(
             Give the frames that go to the encoder.
         fps: frames per second, above 0.
         metrics: names from `ALL_METRICS`, and lines such as those of `optional_metrics`; None measures all.
-            Motion, sharpness and mean luma always come along.
+            Motion, sharpness and mean luma come along with measures of flicker and morphing.
         flow: None or "dis" (OpenCV DIS at full resolution), "farneback", a `FlowMethod`, or the known flow
             as two float arrays (forward, backward), each num_frames − 1 × h × w × 2 in pixels.
         window_starts: first frames of the context windows that made the clip, if known; a seam is looked
             for at each.
         on_frame: told after each frame how many are measured, and of how many.
+        one_shot: the clip is known to have no cut: its worst jump is scored.
+        threads: pairs of frames that are looked at at the same time, the same numbers for any; None takes
+            the cores that this process may use.
 
     Raises:
         ValueError: an argument breaks one of the rules above.
     """
     clip = as_uint8_frames(frames)
     exact_fps = as_fps(fps)
+    chosen, method = choose_metrics(metrics), choose_flow(flow)
+    starts = as_window_starts(window_starts, len(clip))
+    held = HeldFrames()
+    for frame in clip:
+        held.add(frame)
     measurement = Measurement(
-        choose_metrics(metrics), choose_flow(flow), as_window_starts(window_starts, len(clip))
+        chosen, method, starts, held=held.numbers(), one_shot=one_shot, threads=threads or idle_cores()
     )
     for index, frame in enumerate(clip):
         measurement.add(index, float(index / exact_fps), frame)

@@ -18,9 +18,9 @@ from video_diffusion.metrics.views import Cells, Frame, Pair, Triple, cell_means
 class RawFlicker(SeriesAccumulator):
     """R = mean over pairs, pixels and channels of |I₊ − I| / 255, in 0…1.
 
-    VBench's temporal flickering is 1 − R (vbench/temporal_flickering.py, 2024), here in exact integer sums;
-    it is given as the detail `vbench_temporal_flickering`. Every clean pan raises R: see docs/metrics.md
-    for why it is not the headline.
+    VBench's temporal flickering (vbench/temporal_flickering.py, 2024) is 1 − R over all pairs as they are
+    shown, across cuts and held frames too: the detail `vbench_temporal_flickering`, in exact integer sums.
+    Every clean pan raises R: see docs/metrics.md for why it is not the headline.
     """
 
     view = Pair
@@ -34,7 +34,7 @@ class RawFlicker(SeriesAccumulator):
         if not len(self.series):
             return Reading(None, "too_short", note="needs 2 frames")
         value = self.series.mean()
-        details = {"vbench_temporal_flickering": 1 - value}
+        details = {"vbench_temporal_flickering": 1 - clip.shown_change.mean() / 255}
         return Reading(value, clip.status(len(self.series)), self.series, details=details)
 
 
@@ -318,6 +318,7 @@ class FlashSafety(Accumulator):
     """
 
     view = Frame
+    needs_shots = False
 
     def __init__(self) -> None:
         self._finder = TransitionFinder()

@@ -5,9 +5,10 @@ the right and F[..., 1] downwards. Every pair of frames has two: forward on the 
 on the second's.
 """
 
+import threading
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ Rgb: TypeAlias = UInt8[np.ndarray, "h w 3"]
 Levels: TypeAlias = Float32[np.ndarray, "h w 3"]
 Flow: TypeAlias = Float32[np.ndarray, "h w 2"]
 Mask: TypeAlias = Bool[np.ndarray, "h w"]
+Plane: TypeAlias = Float32[np.ndarray, "h w"]
 
 SMALLEST_SIDE = 16
 """Frames with a shorter side give no flow: DIS needs at least two of its 8-pixel patches."""
@@ -29,7 +31,11 @@ class FlowMethod(Protocol):
     name: str
 
     def between(self, index: int, first: Rgb, second: Rgb) -> tuple[Flow, Flow] | None:
-        """Return (forward, backward) of frames `index` and `index + 1`, or None where it cannot measure."""
+        """Return (forward, backward) of two frames, or None where it cannot measure.
+
+        Called from several threads at once. The second frame has the number `index + 1`, the first `index`
+        or, where that one only repeats it, a lower one.
+        """
         ...
 
 
@@ -43,15 +49,22 @@ class DisFlow:
 
     def __init__(self, finest_scale: int = 0):
         self.name = "DIS" if finest_scale == 0 else f"DIS, finest scale {finest_scale}"
-        self._search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        self._search.setFinestScale(finest_scale)
+        self._finest_scale = finest_scale
+        self._searches = threading.local()  # a search keeps its buffers, so each thread has its own
+
+    def _search(self) -> Any:
+        if not hasattr(self._searches, "own"):
+            self._searches.own = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+            self._searches.own.setFinestScale(self._finest_scale)
+        return self._searches.own
 
     def between(self, index: int, first: Rgb, second: Rgb) -> tuple[Flow, Flow] | None:
         """Return both flows, or None below `SMALLEST_SIDE`."""
         if min(first.shape[:2]) < SMALLEST_SIDE:
             return None
         grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (first, second)]
-        return self._search.calc(grey[0], grey[1], None), self._search.calc(grey[1], grey[0], None)
+        search = self._search()
+        return search.calc(grey[0], grey[1], None), search.calc(grey[1], grey[0], None)
 
 
 class FarnebackFlow:

@@ -24,9 +24,9 @@ def fastest(speeds: Float32[np.ndarray, "pixels"], share: float = 0.05) -> float
 class Motion(Accumulator):
     """Mean |F| over believable pixels, scaled by 256 / min(height, width): px/frame of a picture 256 high.
 
-    Details: `fastest` (mean of the fastest 5 % of pixels), `per_second` (the value times fps), `dynamic` (1
-    when the fastest move more than `DYNAMIC_ABOVE` in an eighth of a second). `static` when the mean stays
-    below `STATIC_MEAN` and the fastest below `STATIC_FASTEST`.
+    Details: `fastest` (mean of the fastest 5 % of pixels), `per_second` (the value by the frames' own times),
+    `dynamic` (1 when the fastest move more than `DYNAMIC_ABOVE` in an eighth of a second). `static` when the
+    mean stays below `STATIC_MEAN` and the fastest below `STATIC_FASTEST`.
     """
 
     view = Pair
@@ -34,20 +34,22 @@ class Motion(Accumulator):
     def __init__(self) -> None:
         self._mean = Series()
         self._fastest = Series()
+        self._seconds = 0.0
 
-    def look(self, view: Pair) -> tuple[float, float] | None:
-        """Return mean and fastest speed of one pair, None when no pixel has believable flow."""
+    def look(self, view: Pair) -> tuple[float, float, float] | None:
+        """Return mean and fastest way of one pair and its seconds, None when no pixel has believable flow."""
         speeds = np.hypot(view.forward[..., 0], view.forward[..., 1])[view.forward_valid]
         if not speeds.size:
             return None
         scale = 256 / min(view.first.rgb.shape[:2])
-        return float(speeds.mean(dtype=np.float64)) * scale, fastest(speeds) * scale
+        return float(speeds.mean(dtype=np.float64)) * scale, fastest(speeds) * scale, view.seconds
 
-    def add(self, index: int, row: tuple[float, float] | None) -> None:
-        """Remember both speeds."""
+    def add(self, index: int, row: tuple[float, float, float] | None) -> None:
+        """Remember both ways and add up the time they took."""
         if row is not None:
             self._mean.add(index, row[0])
             self._fastest.add(index, row[1])
+            self._seconds += row[2]
 
     def result(self, clip: ClipFacts) -> Reading:
         """Return the mean over pairs."""
@@ -57,10 +59,11 @@ class Motion(Accumulator):
         if not coverage >= LEAST_COVERAGE:
             return Reading(None, "unmeasurable", self._mean, coverage)
         top = self._fastest.mean()
+        per_second = len(self._mean) / self._seconds if self._seconds > 0 else float(clip.fps)
         details = {
             "fastest": top,
-            "per_second": self._mean.mean() * float(clip.fps),
-            "dynamic": float(top * float(clip.fps) / 8 > DYNAMIC_ABOVE),
+            "per_second": self._mean.mean() * per_second,
+            "dynamic": float(top * per_second / 8 > DYNAMIC_ABOVE),
         }
         is_static = self._mean.mean() < STATIC_MEAN and top < STATIC_FASTEST
         status = "static" if is_static else clip.status(len(self._mean), coverage)

@@ -9,7 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -149,6 +149,10 @@ class ConsistencyReport:
         flow: name of the optical flow method.
         frame_numbers: the frames measured, all of them unless the clip was sampled.
         values: metric name → Measure, in the order of `ALL_METRICS`.
+        held_frames: how many of the measured frames repeat the one before; every measure but
+            `duplicate_pairs` is that of the others.
+        distinct_fps: frames per second without these.
+        repeats: how often each distinct frame is shown, as words; empty where none repeats.
     """
 
     num_frames: int
@@ -158,23 +162,17 @@ class ConsistencyReport:
     flow: str
     frame_numbers: Sequence[int]
     values: Mapping[str, Measure]
+    held_frames: int = 0
+    distinct_fps: Fraction | None = None
+    repeats: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "values", MappingProxyType(dict(self.values)))
 
-    def __reduce__(
-        self,
-    ) -> tuple[Any, ...]:  # a mapping proxy cannot be pickled, and worker processes send reports
-        fields = (
-            self.num_frames,
-            self.fps,
-            self.width,
-            self.height,
-            self.flow,
-            self.frame_numbers,
-            dict(self.values),
-        )
-        return type(self), fields
+    def __reduce__(self) -> tuple[Any, ...]:
+        # a mapping proxy cannot be pickled, and worker processes send reports
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return type(self), tuple((values | {"values": dict(self.values)}).values())
 
     def to_json(self, series: bool = True) -> dict[str, Any]:
         """Return a dictionary of plain JSON values, for `json.dumps` or a run record."""
@@ -189,7 +187,17 @@ class ConsistencyReport:
         }
         if len(self.frame_numbers) != self.num_frames:
             plain["frame_numbers"] = list(self.frame_numbers)
+        if self.held_frames:
+            plain |= {"held_frames": self.held_frames, "distinct_fps": float(self.distinct_fps or self.fps)}
         return plain
+
+    def held_note(self) -> str:
+        """Return in words how often frames are held, or nothing."""
+        if not self.held_frames:
+            return ""
+        distinct = len(self.frame_numbers) - self.held_frames
+        rate = f"{float(self.distinct_fps or self.fps):.4g}"
+        return f"{self.repeats}; measured on the {distinct} distinct ones, {rate} per second"
 
     def table(self) -> str:
         """Return a table for a terminal, one metric to a line under its group, without a final newline."""
@@ -199,6 +207,8 @@ class ConsistencyReport:
         ]
         if len(self.frame_numbers) != self.num_frames:
             lines.append(f"measured on {len(self.frame_numbers)} of them")
+        if self.held_frames:
+            lines.append(self.held_note())
         group = ""
         for name, measure in self.values.items():
             if measure.group != group:
@@ -225,15 +235,16 @@ class ClipFacts:
     """What is known about a clip when the walk is over.
 
     Attributes:
-        num_frames: frames measured.
-        fps: frames per second.
+        num_frames: distinct frames measured.
+        fps: distinct frames per second.
         complete: whether every frame was measured.
-        uniform: whether the frames are also evenly spaced in time.
+        uniform: whether the distinct frames are also evenly spaced in time, to within one frame as shown.
         cuts: first frame of each shot but the first.
         flashes: frames that differ from both neighbours while those agree with each other.
         coverage: share of pixels with believable flow, per pair, pairs across a cut left out.
         change: mean absolute difference in levels, per pair, pairs across a cut left out.
         window_starts: first frames of the context windows that made the clip, if known.
+        shown_change: as `change`, of every frame as it is shown, across cuts and to held frames too.
     """
 
     num_frames: int
@@ -245,6 +256,7 @@ class ClipFacts:
     coverage: Series
     change: Series
     window_starts: tuple[int, ...]
+    shown_change: Series
 
     @property
     def frozen(self) -> bool:
@@ -271,6 +283,8 @@ class Accumulator(ABC):
 
     view: ClassVar[type[Frame] | type[Pair] | type[Triple]]
     """What it looks at. A row of a pair stands at the later frame, that of a triple at the middle one."""
+    needs_shots: ClassVar[bool] = True
+    """Whether it must know where the cuts are, which takes optical flow."""
 
     @abstractmethod
     def look(self, view: Any) -> Any:

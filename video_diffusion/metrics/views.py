@@ -1,14 +1,15 @@
 """What a metric may look at: one, two or three neighbouring frames; what is costly is computed once."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TypeAlias
+from typing import Generic, TypeAlias, TypeVar, overload
 
 import cv2
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from video_diffusion.metrics.flow import Flow, FlowMethod, Levels, Mask, Rgb, flow_validity, warp
+from video_diffusion.metrics.flow import Flow, FlowMethod, Levels, Mask, Plane, Rgb, flow_validity, warp
+from video_diffusion.metrics.points import PointMotion, follow_points
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of R, G, B in luma Y, on gamma-encoded values (BT.601)."""
@@ -16,7 +17,6 @@ LUMA = (0.299, 0.587, 0.114)
 CELLS = 8
 """Local measures cut the picture into 8 × 8 cells, fewer where a side has fewer pixels."""
 
-Plane: TypeAlias = Float32[np.ndarray, "h w"]
 Cells: TypeAlias = Float64[np.ndarray, "rows columns"]
 
 
@@ -109,6 +109,36 @@ def _unexplained_change(
     return np.maximum(np.minimum(*fetched), np.minimum(*still)) / 2
 
 
+Owner = TypeVar("Owner")
+Value = TypeVar("Value")
+
+
+class computed_once(Generic[Owner, Value]):  # noqa: N801  # used like `property`
+    """A property that is computed when first asked for and then kept, without a lock.
+
+    `functools.cached_property` of Python 3.11 holds one lock for all instances, so that no two threads could
+    compute the flow of two pairs.
+    """
+
+    def __init__(self, compute: Callable[[Owner], Value]):
+        self._compute = compute
+        self.__doc__ = compute.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> "computed_once[Owner, Value]": ...
+    @overload
+    def __get__(self, instance: Owner, owner: type) -> Value: ...
+    def __get__(self, instance: Owner | None, owner: type) -> "Value | computed_once[Owner, Value]":
+        if instance is None:
+            return self
+        value = self._compute(instance)
+        instance.__dict__[self._name] = value
+        return value
+
+
 class Frame:
     """One frame: `rgb` is uint8 `h w c`, `time` in seconds, `index` its number in the clip."""
 
@@ -116,18 +146,20 @@ class Frame:
         self.index = index
         self.time = time
         self.rgb = rgb
+        self.arrival: Pair | None = None
+        """The pair that ends with this frame, as long as it is looked at."""
 
-    @cached_property
+    @computed_once
     def levels(self) -> Levels:
         """RGB as float32 in 0…255."""
         return self.rgb.astype(np.float32)
 
-    @cached_property
+    @computed_once
     def luma(self) -> Plane:
         """Y = 0.299 R + 0.587 G + 0.114 B in 0…255, not rounded."""
         return luma(self.levels)
 
-    @cached_property
+    @computed_once
     def mean_luma(self) -> float:
         """Mean of Y in levels, exact in double precision."""
         return float(np.dot(LUMA, cv2.mean(self.rgb)[:3]))
@@ -141,19 +173,31 @@ def mean_absolute_difference(first: Rgb, second: Rgb) -> float:
 class Pair:
     """Two neighbouring frames and the flow between: forward on the first grid, backward on the second."""
 
-    def __init__(self, first: Frame, second: Frame, method: FlowMethod):
+    def __init__(self, first: Frame, second: Frame, method: FlowMethod, change: float | None = None):
         self.first = first
         self.second = second
         self._method = method
+        self._change = change
 
-    @cached_property
+    @property
+    def seconds(self) -> float:
+        """From when the first frame is first shown to when the second is."""
+        return self.second.time - self.first.time
+
+    @computed_once
     def change(self) -> float:
         """Mean absolute difference of the two frames in levels, without any motion taken out."""
-        return mean_absolute_difference(self.first.rgb, self.second.rgb)
+        known = self._change
+        return mean_absolute_difference(self.first.rgb, self.second.rgb) if known is None else known
 
-    @cached_property
+    @computed_once
     def _flows(self) -> tuple[Flow, Flow] | None:
-        return self._method.between(self.first.index, self.first.rgb, self.second.rgb)
+        return self._method.between(self.second.index - 1, self.first.rgb, self.second.rgb)
+
+    @property
+    def has_flow(self) -> bool:
+        """Whether the method could measure this pair."""
+        return self._flows is not None
 
     @property
     def forward(self) -> Flow:
@@ -169,7 +213,7 @@ class Pair:
     def _no_flow(self) -> Flow:
         return np.zeros((*self.first.rgb.shape[:2], 2), dtype=np.float32)
 
-    @cached_property
+    @computed_once
     def _validity(self) -> tuple[tuple[Mask, Mask], tuple[Mask, Mask]]:
         forward, backward = (
             flow_validity(self.forward, self.backward),
@@ -200,17 +244,17 @@ class Pair:
         """Where the backward flow stays in the picture."""
         return self._validity[1][1]
 
-    @cached_property
+    @computed_once
     def coverage(self) -> float:
         """Share of pixels with believable flow, 0…1, mean of both directions."""
         return float(self.forward_valid.mean() + self.backward_valid.mean()) / 2
 
-    @cached_property
+    @computed_once
     def second_on_first(self) -> Levels:
         """The second frame fetched along the forward flow, so that it should look like the first."""
         return warp(self.second.levels, self.forward)
 
-    @cached_property
+    @computed_once
     def change_along_flow(self) -> float:
         """Mean absolute difference of the first frame and the second fetched onto it, where that is inside.
 
@@ -221,7 +265,7 @@ class Pair:
         left = cv2.absdiff(self.second_on_first, self.first.levels)
         return sum(cv2.mean(left, self.forward_inside.astype(np.uint8))[:3]) / 3
 
-    @cached_property
+    @computed_once
     def first_on_second(self) -> Levels:
         """The first frame fetched along the backward flow, so that it should look like the second."""
         return warp(self.first.levels, self.backward)
@@ -235,12 +279,20 @@ class Triple:
         self.after = after
         self.centre = before.second
 
-    @cached_property
+    @computed_once
     def change_across(self) -> float:
         """Mean absolute difference of the outer two frames in levels: near zero if the centre is a flash."""
         return mean_absolute_difference(self.before.first.rgb, self.after.second.rgb)
 
-    @cached_property
+    @computed_once
+    def points(self) -> PointMotion:
+        """Points on edges of the centre frame, followed both ways."""
+        before, after = self.before, self.after
+        return follow_points(
+            self.centre.luma, (before.backward, before.forward), (after.forward, after.backward)
+        )
+
+    @computed_once
     def residual(self) -> Residual:
         """What motion does not explain at the centre frame."""
         before, after = self.before, self.after

@@ -2,22 +2,22 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TypeAlias
 
 import torch
 from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 
-from video_diffusion.shapes import fold_frames
+from video_diffusion.shapes import Latents, fold_frames
 
 NumFrames = Callable[[], int | None]
 
 
-def pool_resnet_norms(unet: Any, num_frames: NumFrames) -> list[RemovableHandle]:
+def pool_resnet_norms(unet: UNet2DConditionModel, num_frames: NumFrames) -> list[RemovableHandle]:
     """Make every norm of the U-Net's resnets, and its last one, average over the frames of each video."""
 
     def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor | None:
@@ -28,26 +28,22 @@ def pool_resnet_norms(unet: Any, num_frames: NumFrames) -> list[RemovableHandle]
         count = num_frames()
         return None if count is None else rearrange(output, "b c (f h) w -> (b f) c h w", f=count)
 
+    blocks = [*unet.down_blocks, *([] if unet.mid_block is None else [unet.mid_block]), *unet.up_blocks]
+    norms = [norm for block in blocks for resnet in block.resnets for norm in (resnet.norm1, resnet.norm2)]
+    if unet.conv_norm_out is not None:
+        norms.append(unet.conv_norm_out)
     handles = []
-    for norm in _resnet_norms(unet):
+    for norm in norms:
         handles += [norm.register_forward_pre_hook(before), norm.register_forward_hook(after)]
     return handles
-
-
-def _resnet_norms(unet: Any) -> Iterator[nn.Module]:
-    blocks = [*unet.down_blocks, *([] if unet.mid_block is None else [unet.mid_block]), *unet.up_blocks]
-    for block in blocks:
-        for resnet in block.resnets:
-            yield resnet.norm1
-            yield resnet.norm2
-    if unet.conv_norm_out is not None:
-        yield unet.conv_norm_out
 
 
 # Input channels beyond the image U-Net's own, as PIA adapters bring them: a mask, and an image's latents.
 
 
-def take_extra_channels(unet: Any, conv_in: nn.Conv2d, is_video: Callable[[], bool]) -> list[RemovableHandle]:
+def take_extra_channels(
+    unet: UNet2DConditionModel, conv_in: nn.Conv2d, is_video: Callable[[], bool]
+) -> list[RemovableHandle]:
     """Let the U-Net's first convolution take more channels, without editing it.
 
     A convolution is linear, so it is the U-Net's own on its own channels plus the adapter's on the others.
@@ -91,7 +87,7 @@ def folded_residual(residual: Tensor) -> Tensor:
     return fold_frames(residual) if residual.ndim == 5 else residual
 
 
-def per_frame_condition(name: str, condition: Any, num_videos: int, num_frames: int) -> Any:
+def per_frame_condition(name: str, condition: object, num_videos: int, num_frames: int) -> object:
     """Repeat each video's condition for its frames; lists (one entry per IP-Adapter) go entry by entry."""
     if isinstance(condition, list | tuple):
         return [per_frame_condition(name, entry, num_videos, num_frames) for entry in condition]
@@ -115,7 +111,7 @@ PER_VIDEO = {
 """Arguments of a `VideoUNet` that may hold one item for each video, or one for each of its frames."""
 
 
-def one_by_one(model: Any, latents: Tensor, arguments: Mapping[str, Any]) -> Tensor:
+def one_by_one(model: Callable[..., Latents], latents: Latents, arguments: Mapping[str, object]) -> Latents:
     """Ask a `VideoUNet` for each video of a batch alone."""
     num_videos, _, num_frames, _, _ = latents.shape
     predictions = []
@@ -128,7 +124,7 @@ def one_by_one(model: Any, latents: Tensor, arguments: Mapping[str, Any]) -> Ten
     return torch.cat(predictions)
 
 
-def _of_video(value: Any, video: int, num_videos: int, num_frames: int) -> Any:
+def _of_video(value: object, video: int, num_videos: int, num_frames: int) -> object:
     if isinstance(value, Mapping):
         return {name: _of_video(entry, video, num_videos, num_frames) for name, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -142,38 +138,35 @@ def _of_video(value: Any, video: int, num_videos: int, num_frames: int) -> Any:
     return value
 
 
-# Activations recomputed in the backward pass, cut so that the dearest operations do not run twice.
+# Gradient checkpointing, cut so that the dearest operations do not run twice.
 #
 # A region is computed again only up to the last tensor that its backward pass needs, which is the input of
 # its last operation. So a region that ends with a convolution or a matrix product does not repeat that one.
 
 
-Region = Callable[..., Any]
-"""Runs a function on inputs, which are kept, while what it computes on the way is not."""
+Activations: TypeAlias = Tensor | tuple[Tensor | tuple[Tensor, ...], ...]
+"""What a module of a U-Net returns: a feature map, or it and those for skip connections."""
 
 
-def region(function: Callable[..., Any], *inputs: Any) -> Any:
-    """Run a function, keep its inputs alone, and run it again when its gradient is asked for."""
-    return checkpoint(function, *inputs, use_reentrant=False)
-
-
-def is_plain_resnet(module: Any) -> bool:
+def is_plain_resnet(module: nn.Module) -> bool:
     """Whether a module is a resnet of the usual kind: SiLU, time added, no change of size, no rescaling."""
+    if type(module) is not ResnetBlock2D:
+        return False
+    resnet: ResnetBlock2D = module
     return (
-        type(module) is ResnetBlock2D
-        and isinstance(module.nonlinearity, nn.SiLU)
-        and module.time_emb_proj is not None
-        and module.time_embedding_norm == "default"
-        and not module.skip_time_act
-        and module.upsample is None
-        and module.downsample is None
-        and module.output_scale_factor == 1
-        and (module.dropout.p == 0 or not module.training)
+        isinstance(resnet.nonlinearity, nn.SiLU)
+        and resnet.time_emb_proj is not None
+        and resnet.time_embedding_norm == "default"
+        and not resnet.skip_time_act
+        and resnet.upsample is None
+        and resnet.downsample is None
+        and resnet.output_scale_factor == 1
+        and (resnet.dropout.p == 0 or not resnet.training)
     )
 
 
 @contextmanager
-def resnet_in_halves(resnet: ResnetBlock2D, run: Region) -> Iterator[None]:
+def resnet_in_halves(resnet: ResnetBlock2D, run: Callable[..., Tensor]) -> Iterator[None]:
     """Inside, a plain resnet computes the same, but as two regions that end with its convolutions.
 
     What is kept are the inputs of its two norms. As one region, as diffusers has it, it would keep one of

@@ -6,10 +6,12 @@ computing; here is only how they run along frames.
 
 from collections.abc import Mapping, Sequence
 from types import MethodType
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
+from diffusers.models.controlnets.controlnet import ControlNetModel
+from diffusers.models.controlnets.controlnet_sparsectrl import SparseControlNetModel
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from einops import rearrange, repeat
 from jaxtyping import Float, Int, Shaped, UInt8
@@ -27,7 +29,9 @@ def normalise_each_frame(network: nn.Module) -> None:
             vars(module.norm)["forward"] = MethodType(_normalise_each_frame, module.norm)
 
 
-def _normalise_each_frame(norm: Any, hidden_states: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b c f h w"]:
+def _normalise_each_frame(
+    norm: nn.GroupNorm, hidden_states: Float[Tensor, "b c f h w"]
+) -> Float[Tensor, "b c f h w"]:
     normalised = nn.GroupNorm.forward(norm, fold_frames(hidden_states))
     return unfold_frames(normalised, hidden_states.shape[2])
 
@@ -60,17 +64,17 @@ class FrameControl(Protocol):
 
 
 class PictureControl:
-    """A ControlNet (Zhang et al. 2023) with a picture for each frame, run as on pictures of their own.
+    """A ControlNet (Zhang et al. 2023) with an image for each frame, run as on images of their own.
 
     Args:
-        network: diffusers' `ControlNetModel`.
-        pictures: One for each frame of the clip, as the network reads them: edges, depth, poses.
+        network: Asked for its residuals.
+        images: One for each frame of the clip, as the network reads them: edges, depth, poses.
         scale: Factor on what it adds.
     """
 
-    def __init__(self, network: Any, pictures: UInt8[np.ndarray, "f h w 3"], scale: float) -> None:
+    def __init__(self, network: ControlNetModel, images: UInt8[np.ndarray, "f h w 3"], scale: float) -> None:
         self.network = network
-        self.pictures = pictures
+        self.images = images
         self.scale = scale
 
     def __call__(
@@ -81,34 +85,37 @@ class PictureControl:
         frame_numbers: Int[Tensor, " f"],
     ) -> Residuals:
         """Say what to add; see `FrameControl`."""
-        pictures = to_float(self.pictures[frame_numbers.tolist()]).to(latents)
+        images = to_float(self.images[frame_numbers.tolist()]).to(latents)
         return self.network(
             fold_frames(latents[:, : self.network.config.in_channels]),
             timestep,
             _of_each_frame(prompt_embeds, latents.shape[2]),
-            repeat(pictures, "f c h w -> (b f) c h w", b=len(latents)),
+            repeat(images, "f c h w -> (b f) c h w", b=len(latents)),
             conditioning_scale=self.scale,
             return_dict=False,
         )
 
 
 class SparseControl:
-    """A SparseCtrl encoder (Guo et al. 2023) with pictures for some frames; it fills in what lies between.
+    """A SparseCtrl encoder (Guo et al. 2023) with images for some frames; it fills in what lies between.
 
-    It never sees the noisy latents. Where none of the frames has a picture it adds nothing: it was not
+    It never sees the noisy latents. Where none of the frames has an image it adds nothing: it was not
     trained without one.
 
     Args:
-        network: diffusers' `SparseControlNetModel`.
-        pictures: Frame number to what the network reads: latents, or pixels in [0, 1] of a scribble.
+        network: Asked for its residuals.
+        images: Frame number to what the network reads: latents, or pixels in [0, 1] of a scribble.
         scale: Factor on what it adds.
     """
 
     def __init__(
-        self, network: Any, pictures: Mapping[int, Float[Tensor, "c rows columns"]], scale: float
+        self,
+        network: SparseControlNetModel,
+        images: Mapping[int, Float[Tensor, "c rows columns"]],
+        scale: float,
     ) -> None:
         self.network = network
-        self.pictures = pictures
+        self.images = images
         self.scale = scale
 
     def __call__(
@@ -119,14 +126,14 @@ class SparseControl:
         frame_numbers: Int[Tensor, " f"],
     ) -> Residuals | None:
         """Say what to add; see `FrameControl`."""
-        seen = [place for place, frame in enumerate(frame_numbers.tolist()) if frame in self.pictures]
+        seen = [place for place, frame in enumerate(frame_numbers.tolist()) if frame in self.images]
         if not seen:
             return None
-        pictures = torch.stack([self.pictures[int(frame_numbers[place])] for place in seen], dim=1)
-        channels, _, rows, columns = pictures.shape
+        images = torch.stack([self.images[int(frame_numbers[place])] for place in seen], dim=1)
+        channels, _, rows, columns = images.shape
         num_frames = latents.shape[2]
         condition = latents.new_zeros(1, channels, num_frames, rows, columns)
-        condition[0, :, seen] = pictures.to(latents)
+        condition[0, :, seen] = images.to(latents)
         mask = latents.new_zeros(1, 1, num_frames, rows, columns)
         mask[:, :, seen] = 1
         return self.network(
@@ -195,7 +202,7 @@ class ControlledUNet:
         prompt_embeds: PromptEmbeds,
         *,
         frame_numbers: Int[Tensor, " f"],
-        **conditions: Any,
+        **conditions: object,
     ) -> Float[Tensor, "b c_out f h w"]:
         """Predict for some frames of a clip."""
         if self.video_unet.one_by_one and len(latents) > 1:

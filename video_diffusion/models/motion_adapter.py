@@ -6,10 +6,29 @@ from typing import Any, TypeAlias, cast, get_args
 
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.unets.unet_2d_blocks import (
+    CrossAttnDownBlock2D,
+    CrossAttnUpBlock2D,
+    DownBlock2D,
+    UNetMidBlock2D,
+    UNetMidBlock2DCrossAttn,
+    UpBlock2D,
+)
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 
 from video_diffusion.models.temporal import NormScope, TemporalTransformer
 from video_diffusion.settings import NoiseType
+
+UNetBlock: TypeAlias = (
+    CrossAttnDownBlock2D
+    | CrossAttnUpBlock2D
+    | DownBlock2D
+    | UNetMidBlock2D
+    | UNetMidBlock2DCrossAttn
+    | UpBlock2D
+)
+"""A block of an image U-Net as diffusers builds it."""
 
 
 class TemporalBlock(nn.Module):
@@ -27,7 +46,8 @@ class TemporalBlock(nn.Module):
 class MotionAdapter(ModelMixin, ConfigMixin):
     """Owns all temporal layers; `VideoUNet` puts them to work inside an image U-Net.
 
-    A fresh adapter is the identity: the video model then equals the image model, frame by frame.
+    A freshly initialised adapter is the identity: the video model then equals the image model, frame by
+    frame.
 
     diffusers writes no `norm_scope` and always computes "clip". A folder without the field is read as
     "frame", because the published AnimateDiff weights were trained that way; for weights that were trained
@@ -51,7 +71,7 @@ class MotionAdapter(ModelMixin, ConfigMixin):
             "frame", or "clip" as only AnimateDiff v1 was trained. diffusers always computes "frame".
         family: Which published kind of temporal layers this is or was trained from, a key of
             `loading.FAMILIES`, which has its noise schedule; None is none of them.
-        noise_type: How the first noise of frames hung together in training, see `sampling.initial_noise`.
+        noise_type: How the first noise of frames was correlated in training, see `sampling.initial_noise`.
         noise_alpha: How closely.
         zero_terminal_snr: Whether it was trained with a last step of pure noise (Lin et al. 2023), which
             sampling must then start from.
@@ -162,7 +182,7 @@ class MotionAdapter(ModelMixin, ConfigMixin):
     @classmethod
     def for_unet(
         cls,
-        unet: Any,
+        unet: UNet2DConditionModel,
         *,
         num_transformer_layers: int = 1,
         num_attention_heads: int | Sequence[int] = 8,
@@ -170,11 +190,10 @@ class MotionAdapter(ModelMixin, ConfigMixin):
         use_mid_block: bool | None = None,
         norm_scope: NormScope = "frame",
     ) -> "MotionAdapter":
-        """Make a fresh adapter, the identity, for an image U-Net.
+        """Make a freshly initialised adapter, the identity, for an image U-Net.
 
         Args:
-            unet: A `UNet2DConditionModel`; only its configuration is read, and its dtype and device are taken
-                over.
+            unet: Only its configuration is read, and its dtype and device are taken over.
             num_transformer_layers: Transformer blocks per temporal layer.
             num_attention_heads: Attention heads, one number or one per block.
             max_num_frames: Frames that the position tables shall know.
@@ -226,17 +245,14 @@ class TemporalPlace:
     temporal: TemporalTransformer
 
 
-Places: TypeAlias = Iterator[TemporalPlace]
-
-
-def temporal_places(unet: Any, motion_adapter: MotionAdapter) -> Places:
+def temporal_places(unet: UNet2DConditionModel, motion_adapter: MotionAdapter) -> Iterator[TemporalPlace]:
     """Pair each temporal layer with the spatial module whose output it takes.
 
     That is the last spatial module of each layer of the U-Net: the attention where the block has attentions,
     else the resnet. In the mid block it is the attention too: the last resnet sees frames already mixed.
 
     Args:
-        unet: A `UNet2DConditionModel`.
+        unet: The image U-Net.
         motion_adapter: The temporal layers.
 
     Raises:
@@ -249,38 +265,29 @@ def temporal_places(unet: Any, motion_adapter: MotionAdapter) -> Places:
             f"motion_adapter was made for a U-Net with block_out_channels {expected}, "
             f"but this U-Net has {channels}; use an adapter for the same base model"
         )
-    yield from _pair_blocks("down_blocks", unet.down_blocks, motion_adapter.down_blocks)
-    if motion_adapter.mid_block is not None:
-        if unet.mid_block is None:
-            raise ValueError(
-                "motion_adapter has a temporal mid block, but this U-Net has no mid block; "
-                "use an adapter made for it, such as MotionAdapter.for_unet(unet)"
-            )
-        yield from _pair_layers("mid_block", unet.mid_block, motion_adapter.mid_block)
-    yield from _pair_blocks("up_blocks", unet.up_blocks, motion_adapter.up_blocks)
-
-
-def _pair_blocks(name: str, blocks: Any, temporal_blocks: Any) -> Places:
-    for index, (block, temporal_block) in enumerate(zip(blocks, temporal_blocks, strict=True)):
-        yield from _pair_layers(f"{name}.{index}", block, temporal_block)
-
-
-def _pair_layers(name: str, block: Any, temporal_block: Any) -> Places:
-    attentions = getattr(block, "attentions", None) or [None] * len(block.resnets)
-    # A mid block has one resnet more than attentions; the zip leaves its last one out.
-    spatial = [
-        resnet if attention is None else attention
-        for attention, resnet in zip(attentions, block.resnets, strict=False)
-    ]
-    temporal = list(temporal_block.motion_modules)
-    if len(spatial) != len(temporal):
+    mid_block = motion_adapter.mid_block
+    if mid_block is not None and unet.mid_block is None:
         raise ValueError(
-            f"motion_adapter has {len(temporal)} temporal layers in {name}, but this U-Net has "
-            f"{len(spatial)} layers there; use an adapter for the same base model"
+            "motion_adapter has a temporal mid block, but this U-Net has no mid block; "
+            "use an adapter made for it, such as MotionAdapter.for_unet(unet)"
         )
-    block_name = name.replace("_blocks", "").replace("_block", "")
-    for module, layer in zip(spatial, temporal, strict=True):
-        yield TemporalPlace(block_name, module, layer)
+    num_mid = 0 if mid_block is None else 1
+    spatial_blocks = [*unet.down_blocks, *[unet.mid_block] * num_mid, *unet.up_blocks]
+    layers = [*motion_adapter.down_blocks, *[mid_block] * num_mid, *motion_adapter.up_blocks]
+    for name, block, temporal in zip(temporal_blocks(motion_adapter), spatial_blocks, layers, strict=True):
+        attentions = getattr(block, "attentions", None) or [None] * len(block.resnets)
+        # A mid block has one resnet more than attentions; the zip leaves its last one out.
+        spatial = [
+            resnet if attention is None else attention
+            for attention, resnet in zip(attentions, block.resnets, strict=False)
+        ]
+        if len(spatial) != len(temporal.motion_modules):
+            raise ValueError(
+                f"motion_adapter has {len(temporal.motion_modules)} temporal layers in {name}, but this "
+                f"U-Net has {len(spatial)} layers there; use an adapter for the same base model"
+            )
+        for module, layer in zip(spatial, temporal.motion_modules, strict=True):
+            yield TemporalPlace(name, module, layer)
 
 
 def temporal_blocks(motion_adapter: MotionAdapter) -> tuple[str, ...]:

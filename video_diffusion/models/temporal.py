@@ -56,7 +56,7 @@ def sinusoids(positions: FramePositions, width: int) -> Float[Tensor, "f d"]:
 
 
 class TemporalAttention(nn.Module):
-    """Multi-head self-attention in which every place of the picture attends along its own frames.
+    """Multi-head self-attention in which every place of the image attends along its own frames.
 
     Queries, keys and values have no bias, the output has one.
 
@@ -76,7 +76,7 @@ class TemporalAttention(nn.Module):
     def forward(
         self, hidden_states: Float[Tensor, "sites f d"], motion_scale: FrameNumbers = 1.0
     ) -> Float[Tensor, "sites f d"]:
-        """Attend along the frames of each site (a site is one place of the picture in one video).
+        """Attend along the frames of each site (a site is one place of the image in one video).
 
         Args:
             hidden_states: What each frame says of the site.
@@ -211,7 +211,7 @@ class TemporalTransformerBlock(nn.Module):
         """Send each frame through the feed-forward."""
         return hidden_states + self._branch(lambda frames: self.ff(self.norm3(frames)), hidden_states)
 
-    def _branch(self, branch: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    def _branch(self, branch: Callable[..., Tensor], *inputs: object) -> Tensor:
         """Run one of the three branches; with checkpointing, each is recomputed for itself."""
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return self._gradient_checkpointing_func(branch, *inputs)
@@ -222,8 +222,8 @@ class TemporalTransformer(nn.Module):
     """Normalise, project, mix along frames, project back, add.
 
     The layer of AnimateDiff (Guo et al. 2023, section 4.2). Unlike diffusers', whose output projection starts
-    random, a fresh one is the identity; and its norm can take each frame alone, as the published weights were
-    trained.
+    random, a freshly initialised one is the identity; and its norm can take each frame alone, as the
+    published weights were trained.
 
     Args:
         num_channels: Channels of the feature map; a multiple of `num_heads` and of `num_groups`.
@@ -282,9 +282,13 @@ class TemporalTransformer(nn.Module):
             motion_effect: Factor on what the layer adds, for all frames or for each; 0 adds nothing.
         """
         height, width = hidden_states.shape[-2:]
-        frames = self._normalised(hidden_states, num_frames)
+        if self.norm_scope == "frame":
+            frames = self.norm(hidden_states)
+        else:
+            frames = fold_frames(self.norm(unfold_frames(hidden_states, num_frames)))
         frames = self.proj_in(rearrange(frames, "(b f) c h w -> (b h w) f c", f=num_frames))
         for block in self.transformer_blocks:
+            assert isinstance(block, TemporalTransformerBlock)
             if frame_windows is None:
                 frames = block(frames, frame_positions, motion_scale)
             else:
@@ -299,7 +303,7 @@ class TemporalTransformer(nn.Module):
 
     def _run_in_windows(
         self,
-        block: Any,
+        block: TemporalTransformerBlock,
         frames: Float[Tensor, "sites f d"],
         frame_positions: FramePositions | None,
         motion_scale: FrameNumbers,
@@ -323,10 +327,3 @@ class TemporalTransformer(nn.Module):
             mixed = block.attend(frames[:, rows], positions, scale) * counted
             total, counts = total.index_add(1, rows, mixed), counts.index_add(0, rows, counted)
         return block.transform(total / counts)
-
-    def _normalised(
-        self, hidden_states: Float[Tensor, "bf c h w"], num_frames: int
-    ) -> Float[Tensor, "bf c h w"]:
-        if self.norm_scope == "frame":
-            return self.norm(hidden_states)
-        return fold_frames(self.norm(unfold_frames(hidden_states, num_frames)))

@@ -7,22 +7,25 @@ was, bit for bit.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import TypeAlias, TypeVar
 
 import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from einops import rearrange, repeat
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 
 from video_diffusion.models.base_changes import (
+    Activations,
     folded_residual,
     is_plain_resnet,
     one_by_one,
     per_frame_condition,
     pool_resnet_norms,
-    region,
     resnet_in_halves,
     take_extra_channels,
 )
@@ -42,6 +45,7 @@ from video_diffusion.shapes import (
 )
 
 BlockFactors = Mapping[str, float]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -65,16 +69,6 @@ class FrameLayout:
     motion_effect: FrameNumbers = 1.0
     motion_scale_blocks: BlockFactors = field(default_factory=dict)
     motion_effect_blocks: BlockFactors = field(default_factory=dict)
-
-    def of_block(self, block: str) -> tuple[Any, ...]:
-        """What a temporal layer of this block is told, in the order of `TemporalTransformer.forward`."""
-        return (
-            self.num_frames,
-            self.positions,
-            _scaled(self.motion_scale, self.motion_scale_blocks, block),
-            self.windows,
-            _scaled(self.motion_effect, self.motion_effect_blocks, block),
-        )
 
     def check(self, motion_adapter: MotionAdapter) -> None:
         """Refuse what an adapter cannot serve."""
@@ -129,7 +123,8 @@ def check_blocks(name: str, factors: BlockFactors, motion_adapter: MotionAdapter
             )
 
 
-def _scaled(numbers: FrameNumbers, factors: BlockFactors, block: str) -> FrameNumbers:
+def scaled(numbers: FrameNumbers, factors: BlockFactors, block: str) -> FrameNumbers:
+    """Numbers times the factor of a block; the closer name wins."""
     factor = factors.get(block, factors.get(block.partition(".")[0], 1.0))
     return numbers if factor == 1 else numbers * factor
 
@@ -141,7 +136,7 @@ class TemporalHook:
     """Sends what a spatial module returns through the temporal layer that belongs there.
 
     Args:
-        layout: Tells what the running pass is; None is a pass of pictures.
+        layout: Tells what the running pass is; None is a pass of images.
         place: The layer, and the block that it sits in.
     """
 
@@ -150,15 +145,20 @@ class TemporalHook:
         self.block = place.block
         self.temporal = place.temporal
 
-    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> Any:
+    def __call__(self, module: nn.Module, inputs: object, output: Activations) -> Activations | None:
         """Stand in for the module's output, or leave it (None) in an image pass."""
         layout = self.layout()
         if layout is None or layout.num_frames == 1:
             return None
-        how = layout.of_block(self.block)
-        if isinstance(output, tuple):
-            return (self.temporal(output[0], *how), *output[1:])
-        return self.temporal(output, *how)
+        mixed = self.temporal(
+            output[0] if isinstance(output, tuple) else output,
+            layout.num_frames,
+            layout.positions,
+            scaled(layout.motion_scale, layout.motion_scale_blocks, self.block),
+            layout.windows,
+            scaled(layout.motion_effect, layout.motion_effect_blocks, self.block),
+        )
+        return (mixed, *output[1:]) if isinstance(output, tuple) else mixed
 
 
 # Where temporal layers sit in an image U-Net: attach, run, detach.
@@ -168,7 +168,7 @@ class TemporalHook:
 # what it was, bit for bit.
 
 
-Conditions: TypeAlias = Mapping[str, Any]
+Conditions: TypeAlias = Mapping[str, object]
 
 
 class VideoUNet(nn.Module):
@@ -179,7 +179,7 @@ class VideoUNet(nn.Module):
     come through here are videos.
 
     Args:
-        unet: Any diffusers `UNet2DConditionModel`, with or without LoRA, IP-Adapter or its own attention
+        unet: Of any kind that diffusers has, with or without LoRA, IP-Adapter or its own attention
             processors.
         motion_adapter: The temporal layers; made for a U-Net of the same blocks, layers and channels.
         one_by_one: Whether the videos of a batch go through one after the other: less memory, more time.
@@ -188,10 +188,12 @@ class VideoUNet(nn.Module):
         ValueError: The two do not fit together, or the U-Net carries temporal layers already.
     """
 
-    unet: Any
+    unet: UNet2DConditionModel
     motion_adapter: MotionAdapter
 
-    def __init__(self, unet: nn.Module, motion_adapter: MotionAdapter, one_by_one: bool = False) -> None:
+    def __init__(
+        self, unet: UNet2DConditionModel, motion_adapter: MotionAdapter, one_by_one: bool = False
+    ) -> None:
         super().__init__()
         self.unet = unet
         self.motion_adapter = motion_adapter
@@ -211,7 +213,15 @@ class VideoUNet(nn.Module):
                 raise ValueError(
                     "unet already carries the temporal layers of another VideoUNet; detach() that one first"
                 )
-        self._handles = self._base_hooks()
+        self._handles = []
+        if self.motion_adapter.conv_in is not None:
+            self._handles += take_extra_channels(
+                self.unet, self.motion_adapter.conv_in, lambda: self._layout is not None
+            )
+        if self.motion_adapter.config.resnet_norm_scope == "clip":
+            self._handles += pool_resnet_norms(
+                self.unet, lambda: None if self._layout is None else self._layout.num_frames
+            )
         self._handles += [
             place.spatial.register_forward_hook(TemporalHook(lambda: self._layout, place)) for place in places
         ]
@@ -219,20 +229,7 @@ class VideoUNet(nn.Module):
         if self.unet.is_gradient_checkpointing:
             self.enable_gradient_checkpointing()
 
-    def _base_hooks(self) -> list[RemovableHandle]:
-        """What some adapters change in the image U-Net's own layers, as long as they are attached."""
-        handles = []
-        if self.motion_adapter.conv_in is not None:
-            handles += take_extra_channels(
-                self.unet, self.motion_adapter.conv_in, lambda: self._layout is not None
-            )
-        if self.motion_adapter.config.resnet_norm_scope == "clip":
-            handles += pool_resnet_norms(
-                self.unet, lambda: None if self._layout is None else self._layout.num_frames
-            )
-        return handles
-
-    def detach(self) -> Any:
+    def detach(self) -> UNet2DConditionModel:
         """Take the temporal layers off and return the image U-Net as it was, bit for bit."""
         for handle in self._handles:
             handle.remove()
@@ -264,25 +261,26 @@ class VideoUNet(nn.Module):
         self.unet.disable_gradient_checkpointing()
         self.motion_adapter.disable_gradient_checkpointing()
 
-    def _checkpoint(self, module: nn.Module, *inputs: Any) -> Any:
+    def _checkpoint(self, module: nn.Module, *inputs: object) -> Activations:
         """Run a module of the U-Net so that what it computes on the way is recomputed, not kept."""
         if is_plain_resnet(module):
             with resnet_in_halves(module, self._region):
                 return module(*inputs)
         return self._region(module, *inputs)
 
-    def _region(self, function: Callable[..., Any], *inputs: Any) -> Any:
-        """A region that remembers the layout of this pass for its recomputation."""
+    def _region(self, function: Callable[..., Result], *inputs: object) -> Result:
+        """Keep a function's inputs alone, and the layout of this pass for when it runs again."""
         layout = self._layout
 
-        def run(*inputs: Any) -> Any:
+        def run(*inputs: object) -> Result:
             outer, self._layout = self._layout, layout
             try:
                 return function(*inputs)
             finally:
                 self._layout = outer
 
-        return region(run, *inputs)
+        result: Result = checkpoint(run, *inputs, use_reentrant=False)
+        return result
 
     def forward(
         self,
@@ -356,7 +354,17 @@ class VideoUNet(nn.Module):
                 "class_labels": class_labels,
             }
             return one_by_one(self, latents, arguments)
-        self._check_attachment()
+        if not self.is_attached:
+            raise ValueError(
+                "this VideoUNet is detached: its temporal layers would not run; attach() it first"
+            )
+        for block in (*self.unet.down_blocks, *self.unet.up_blocks):
+            checkpoints = getattr(block, "gradient_checkpointing", False)
+            if checkpoints and block._gradient_checkpointing_func != self._checkpoint:
+                raise ValueError(
+                    "gradient checkpointing was enabled on the image U-Net, which would forget the frames as "
+                    "it recomputes; call enable_gradient_checkpointing() of the VideoUNet instead"
+                )
         if position_stretch != 1:
             positions = torch.arange(num_frames) if frame_positions is None else frame_positions
             frame_positions = positions / position_stretch
@@ -371,9 +379,7 @@ class VideoUNet(nn.Module):
         )
         layout.check(self.motion_adapter)
 
-        def per_frame(name: str, condition: Any) -> Any:
-            return per_frame_condition(name, condition, num_videos, num_frames)
-
+        per_frame = partial(per_frame_condition, num_videos=num_videos, num_frames=num_frames)
         if isinstance(timestep, Tensor) and timestep.ndim == 1:
             timestep = repeat(timestep, "b -> (b f)", f=num_frames)
         if prompt_embeds.ndim == 4:
@@ -405,17 +411,3 @@ class VideoUNet(nn.Module):
         finally:
             self._layout = None
         return unfold_frames(prediction, num_frames)
-
-    def _check_attachment(self) -> None:
-        if not self.is_attached:
-            raise ValueError(
-                "this VideoUNet is detached: its temporal layers would not run; attach() it first"
-            )
-        for block in (*self.unet.down_blocks, *self.unet.up_blocks):
-            if getattr(block, "gradient_checkpointing", False) and (
-                block._gradient_checkpointing_func != self._checkpoint
-            ):
-                raise ValueError(
-                    "gradient checkpointing was enabled on the image U-Net, which would forget the frames as "
-                    "it recomputes; call enable_gradient_checkpointing() of the VideoUNet instead"
-                )

@@ -145,7 +145,7 @@ class TextToVideoPipeline:
         *,
         on_step: OnStep | None = None,
         on_frame: OnFrame | None = None,
-        **settings: Any,
+        **settings: object,
     ) -> GeneratedVideo:
         """Make one clip."""
         asked = GenerationSettings.from_values({"prompt": prompt, **settings})

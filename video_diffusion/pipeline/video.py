@@ -65,8 +65,10 @@ class GeneratedVideo:
             ValueError, OSError, VideoWriteError: As `io.write_video`; nothing is left at the path then.
         """
         metadata = self.run_record.tags() if embed_metadata else None
-        with record_beside(path, self.run_record, encoding.get("overwrite", True)):
-            write_video(path, self.frames, self.settings.fps, metadata, **encoding)
+        with record_beside(path, self.run_record, encoding.get("overwrite", True)) as record:
+            # An old record must not describe a new clip, wherever the program is killed.
+            forget = partial(record.unlink, missing_ok=True)
+            write_video(path, self.frames, self.settings.fps, metadata, before_naming=forget, **encoding)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +98,7 @@ class DecodedVideo:
                 self.settings.fps,
                 window_starts=self.window_starts,
                 on_frame=partial(on_frame, "measure") if on_frame is not None else None,
+                one_shot=True,
             )
         record = make_record(
             self.frames,

@@ -3,14 +3,13 @@
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from video_diffusion.sampling.denoisers import Denoiser
 from video_diffusion.sampling.noise import frame_generators
-from video_diffusion.sampling.schedulers import start_run
+from video_diffusion.sampling.schedulers import Scheduler, start_run
 from video_diffusion.shapes import Latents, fold_frames, unfold_frames
 
 
@@ -50,7 +49,7 @@ class DenoisingStep:
 
 def denoise(
     denoiser: Denoiser,
-    scheduler: Any,
+    scheduler: Scheduler,
     latents: Latents,
     num_inference_steps: int,
     seeds: Sequence[int],
@@ -105,39 +104,25 @@ def denoise(
         latents = unfold_frames(noised, num_frames)
     num_steps = len(timesteps)
     for index, timestep in enumerate(timesteps, start=1):
-        more: dict[str, Any] = {}
+        noise = {}
         if takes_generator:
-            more["generator"] = [g for seed in seeds for g in frame_generators(seed, index, num_frames)]
-        with (
-            torch.no_grad()
-        ):  # only around the work: a generator that yields would leave it on for its caller
-            prediction = denoiser(scheduler.scale_model_input(latents, timestep), timestep)
+            noise["generator"] = [g for seed in seeds for g in frame_generators(seed, index, num_frames)]
+        # Only around the work: a generator that yields would leave it on for its caller.
+        with torch.no_grad():
+            noise_pred = denoiser(scheduler.scale_model_input(latents, timestep), timestep)
             # Folded, because then one generator per frame is what schedulers understand as one per item.
-            stepped = scheduler.step(fold_frames(prediction), timestep, fold_frames(latents), **more)
+            stepped = scheduler.step(fold_frames(noise_pred), timestep, fold_frames(latents), **noise)
         latents = unfold_frames(stepped.prev_sample, num_frames)
-        _check_finite(latents, index, num_steps)
-        clean_latents = unfold_frames(_clean_latents(scheduler, stepped), num_frames)
-        yield DenoisingStep(index, num_steps, float(timestep), latents, clean_latents)
-
-
-def _clean_latents(scheduler: Any, stepped: Any) -> Tensor:
-    """The predicted result: most schedulers return it, multistep ones keep their last predictions of it."""
-    for name in ("pred_original_sample", "denoised"):
-        if getattr(stepped, name, None) is not None:
-            return getattr(stepped, name)
-    return scheduler.model_outputs[-1]
-
-
-def _check_finite(latents: Latents, index: int, num_steps: int) -> None:
-    clips = tuple(clip for clip, video in enumerate(latents) if not bool(torch.isfinite(video).all()))
-    if clips:
-        which = (
-            ""
-            if len(latents) == 1
-            else f" in video {', '.join(str(clip + 1) for clip in clips)} of the batch"
-        )
-        raise NonFiniteLatentsError(
-            f"latents must be finite, but are NaN or infinite{which} at step {index} of {num_steps}; "
-            "set dtype to bfloat16 or float32, or lower guidance_scale",
-            clips,
-        )
+        broken = tuple(clip for clip, video in enumerate(latents) if not bool(torch.isfinite(video).all()))
+        if broken:
+            named = f" in video {', '.join(str(clip + 1) for clip in broken)} of the batch"
+            raise NonFiniteLatentsError(
+                f"latents must be finite, but are NaN or infinite{named if num_videos > 1 else ''} at step "
+                f"{index} of {num_steps}; set dtype to bfloat16 or float32, or lower guidance_scale",
+                broken,
+            )
+        # Most schedulers return the predicted result, multistep ones keep their last predictions of it.
+        kept = (getattr(stepped, name, None) for name in ("pred_original_sample", "denoised"))
+        clean = next((tensor for tensor in kept if tensor is not None), None)
+        clean = scheduler.model_outputs[-1] if clean is None else clean
+        yield DenoisingStep(index, num_steps, float(timestep), latents, unfold_frames(clean, num_frames))

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from einops import repeat
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from video_diffusion.sampling.schedulers import NoiseLevels, start_run
+from video_diffusion.sampling.schedulers import NoiseLevels, Scheduler, start_run
 from video_diffusion.shapes import FrameNumbers, Latents, PromptEmbeds
 
 Timestep = Shaped[Tensor, ""]
@@ -29,21 +29,44 @@ class PromptedModel(Protocol):
     """A model that is told the prompt with every call, such as a `VideoUNet`."""
 
     def __call__(
-        self, latents: Latents, timestep: Timestep, prompt_embeds: PromptEmbeds, **conditions: Any
+        self, latents: Latents, timestep: Timestep, prompt_embeds: PromptEmbeds, **conditions: object
     ) -> Float[Tensor, "b c_out f h w"]:
         """Predict for all videos of the batch, each with its own prompt."""
         ...
 
 
-@runtime_checkable
-class ChangingNumber(Protocol):
-    """A number that changes from step to step, such as `StepNumbers`."""
+class StepNumbers:
+    """A number that changes over the steps of a run, found by the timestep at which the model is asked.
 
-    numbers: tuple[float, ...]
+    A run may begin again, as FreeInit's does, and a step may ask twice, as Heun's does.
+
+    Args:
+        scheduler: A diffusers scheduler; only its configuration is used.
+        numbers: Of the steps that are done, the first one first.
+        num_inference_steps, strength, enforce_steps: Of the run, see `start_run`.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        numbers: Sequence[float],
+        num_inference_steps: int,
+        strength: float = 1.0,
+        enforce_steps: bool = False,
+    ) -> None:
+        self.numbers = tuple(numbers)
+        started, timesteps = start_run(scheduler, num_inference_steps, strength, enforce_steps)
+        # Heun's second question of a step is at the timestep where the next step begins.
+        steps = [(index + started.order - 1) // started.order for index in range(len(timesteps))]
+        self._by_timestep = {
+            float(timestep): self.numbers[min(step, len(self.numbers) - 1)]
+            for timestep, step in zip(timesteps, steps, strict=True)
+        }
 
     def at(self, timestep: Timestep) -> float:
-        """Tell the number of the step that asks at this timestep."""
-        ...
+        """Tell the number of the step that asks at a timestep, or at the one nearest to it."""
+        asked = float(timestep)
+        return self._by_timestep[min(self._by_timestep, key=lambda known: abs(known - asked))]
 
 
 class Guided:
@@ -72,8 +95,8 @@ class Guided:
         model: PromptedModel,
         prompt_embeds: PromptEmbeds,
         negative_prompt_embeds: Tensor | None,
-        guidance_scale: FrameNumbers | ChangingNumber,
-        **conditions: Any,
+        guidance_scale: FrameNumbers | StepNumbers,
+        **conditions: object,
     ) -> None:
         self.model = model
         self.is_off = guidance_is_off(guidance_scale)
@@ -82,8 +105,14 @@ class Guided:
         self.prompt_embeds = prompt_embeds
         if self.is_off:
             return
-        if negative_prompt_embeds is not None:
-            prompt_embeds, negative_prompt_embeds = _alike(prompt_embeds, negative_prompt_embeds)
+        if negative_prompt_embeds is not None and negative_prompt_embeds.ndim != prompt_embeds.ndim:
+            # One is per video, the other per frame: repeat the first for each frame.
+            if prompt_embeds.ndim == 4:
+                num_frames = prompt_embeds.shape[1]
+                negative_prompt_embeds = repeat(negative_prompt_embeds, "b n d -> b f n d", f=num_frames)
+            else:
+                num_frames = negative_prompt_embeds.shape[1]
+                prompt_embeds = repeat(prompt_embeds, "b n d -> b f n d", f=num_frames)
         if negative_prompt_embeds is None or negative_prompt_embeds.shape != prompt_embeds.shape:
             given = None if negative_prompt_embeds is None else tuple(negative_prompt_embeds.shape)
             raise ValueError(
@@ -95,38 +124,25 @@ class Guided:
     def __call__(self, latents: Latents, timestep: Timestep) -> Latents:
         """Predict, guided."""
         inputs = latents.to(self.prompt_embeds.dtype)
+        inputs = inputs if self.is_off else torch.cat([inputs, inputs])
+        noise_pred = self.model(inputs, timestep, self.prompt_embeds, **self.conditions).to(latents.dtype)
         if self.is_off:
-            return self._predict(inputs, timestep).to(latents.dtype)
-        negative, prompted = self._predict(torch.cat([inputs, inputs]), timestep).to(latents.dtype).chunk(2)
+            return noise_pred
+        negative, prompted = noise_pred.chunk(2)
         return negative + self._scale(timestep, negative) * (prompted - negative)
 
-    def _scale(self, timestep: Timestep, like: Latents) -> Any:
+    def _scale(self, timestep: Timestep, like: Latents) -> float | Float[Tensor, "f 1 1"]:
         scale = self.guidance_scale
-        if isinstance(scale, ChangingNumber):
+        if isinstance(scale, StepNumbers):
             return scale.at(timestep)
         return scale[:, None, None].to(like) if isinstance(scale, Tensor) else scale
 
-    def _predict(self, latents: Latents, timestep: Timestep) -> Latents:
-        return self.model(latents, timestep, self.prompt_embeds, **self.conditions)
 
-
-def guidance_is_off(guidance_scale: FrameNumbers | ChangingNumber) -> bool:
+def guidance_is_off(guidance_scale: FrameNumbers | StepNumbers) -> bool:
     """Tell whether a scale is 1 for every frame or step: then the negative prompt is never asked for."""
-    if isinstance(guidance_scale, ChangingNumber):
+    if isinstance(guidance_scale, StepNumbers):
         return all(number == 1 for number in guidance_scale.numbers)
     return bool((torch.as_tensor(guidance_scale) == 1).all())
-
-
-def _alike(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Repeat embeddings per video for each frame if the others are per frame."""
-    if first.ndim == second.ndim:
-        return first, second
-    num_frames = (first if first.ndim == 4 else second).shape[1]
-    repeated = [
-        embeds if embeds.ndim == 4 else repeat(embeds, "b n d -> b f n d", f=num_frames)
-        for embeds in (first, second)
-    ]
-    return repeated[0], repeated[1]
 
 
 # Guidance on part of the way from noise to a clip only.
@@ -158,36 +174,6 @@ class GuidedWithin:
         return (self.guided if within else self.prompted)(latents, timestep)
 
 
-# Numbers that change over the steps of a run, found by the timestep at which the model is asked.
-
-
-class StepNumbers:
-    """One number for each step.
-
-    A run may begin again, as FreeInit's does, and a step may ask twice, as Heun's does.
-
-    Args:
-        scheduler: A diffusers scheduler; only its configuration is used.
-        numbers: Of the steps that are done, the first one first.
-        run: `num_inference_steps`, `strength` and `enforce_steps` of `start_run`.
-    """
-
-    def __init__(self, scheduler: Any, numbers: Sequence[float], *run: Any) -> None:
-        self.numbers = tuple(numbers)
-        started, timesteps = start_run(scheduler, *run)
-        # Heun's second question of a step is at the timestep where the next step begins.
-        steps = [(index + started.order - 1) // started.order for index in range(len(timesteps))]
-        self._by_timestep = {
-            float(timestep): self.numbers[min(step, len(self.numbers) - 1)]
-            for timestep, step in zip(timesteps, steps, strict=True)
-        }
-
-    def at(self, timestep: Timestep) -> float:
-        """Tell the number of the step that asks at a timestep, or at the one nearest to it."""
-        asked = float(timestep)
-        return self._by_timestep[min(self._by_timestep, key=lambda known: abs(known - asked))]
-
-
 class AlongSteps:
     """A model some of whose conditions change from step to step.
 
@@ -201,7 +187,7 @@ class AlongSteps:
         self.conditions = conditions
 
     def __call__(
-        self, latents: Latents, timestep: Timestep, prompt_embeds: PromptEmbeds, **conditions: Any
+        self, latents: Latents, timestep: Timestep, prompt_embeds: PromptEmbeds, **conditions: object
     ) -> Float[Tensor, "b c_out f h w"]:
         """Predict with the numbers of the step."""
         now = {name: numbers.at(timestep) for name, numbers in self.conditions.items()}
@@ -244,49 +230,45 @@ class Anchored:
         predicted = self.denoiser(latents, timestep)
         alphas_cumprod = self.levels.alphas_cumprod(float(timestep))
         weights = self.weights.to(predicted) ** (1 / max(1 - alphas_cumprod, 1e-6))
-        return torch.lerp(predicted, self._right(latents, alphas_cumprod).to(predicted), weights)
-
-    def _right(self, latents: Latents, alphas_cumprod: float) -> Latents:
-        """The prediction that x_t = √ᾱ·x_0 + √(1-ᾱ)·ε leaves for the known x_0."""
+        # What x_t = √ᾱ·x_0 + √(1-ᾱ)·ε leaves for the known x_0.
         clean = self.clean_latents.to(latents).expand_as(latents)
         signal = math.sqrt(alphas_cumprod)
         amount = math.sqrt(max(1 - alphas_cumprod, 1e-12))
         noise = (latents - signal * clean) / amount
-        if self.levels.prediction_type == "sample":
-            return clean
-        return noise if self.levels.prediction_type == "epsilon" else signal * noise - amount * clean
+        right = {"sample": clean, "epsilon": noise, "v_prediction": signal * noise - amount * clean}
+        return torch.lerp(predicted, right[self.levels.prediction_type].to(predicted), weights)
 
 
-# A picture as further input channels: how PIA adapters are told what to animate (Zhang et al. 2024).
+# An image as further input channels: how PIA adapters are told what to animate (Zhang et al. 2024).
 
 
 LIKENESS = (1.0, 0.9, 0.85, 0.85, 0.85, 0.8)
-"""How alike frames 0, 1, 2, … are to the picture, the last value for the rest: PIA's "small motion"."""
+"""How alike frames 0, 1, 2, … are to the image, the last value for the rest: PIA's "small motion"."""
 
 
 def likeness(num_frames: int, hold: float | None) -> Float[Tensor, " f"]:
-    """List how alike the picture each frame shall be: 1, then `hold` for all, or `LIKENESS` if it is None."""
+    """List how alike the image each frame shall be: 1, then `hold` for all, or `LIKENESS` if it is None."""
     values = LIKENESS if hold is None else (1.0, hold)
     return torch.tensor([values[min(frame, len(values) - 1)] for frame in range(num_frames)])
 
 
 class WithPicture:
-    """A model whose input is the noisy latents, then a mask of likeness, then the picture's latents.
+    """A model whose input is the noisy latents, then a mask of likeness, then the image's latents.
 
     Args:
         model: Takes them all.
-        picture: Latents of the picture for each frame; one video serves all.
+        image_latents: Of the image, for each frame; one video serves all.
         alike: 0 to 1 for each frame.
     """
 
-    def __init__(self, model: PromptedModel, picture: Latents, alike: Float[Tensor, " f"]) -> None:
+    def __init__(self, model: PromptedModel, image_latents: Latents, alike: Float[Tensor, " f"]) -> None:
         self.model = model
-        mask = alike.to(picture)[:, None, None].expand_as(picture[:, :1])
-        self.channels = torch.cat([mask, picture], dim=1)
+        mask = alike.to(image_latents)[:, None, None].expand_as(image_latents[:, :1])
+        self.channels = torch.cat([mask, image_latents], dim=1)
 
     def __call__(
-        self, latents: Latents, timestep: Timestep, prompt_embeds: PromptEmbeds, **conditions: Any
+        self, latents: Latents, timestep: Timestep, prompt_embeds: PromptEmbeds, **conditions: object
     ) -> Latents:
-        """Predict for all videos, each with the same picture."""
+        """Predict for all videos, each with the same image."""
         channels = self.channels.to(latents).expand(len(latents), -1, -1, -1, -1)
         return self.model(torch.cat([latents, channels], dim=1), timestep, prompt_embeds, **conditions)

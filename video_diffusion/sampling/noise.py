@@ -66,7 +66,7 @@ def initial_noise(
         seed: 0 to 2⁶³ - 1.
         num_frames: Frames of the clip; the first k frames are the same for every length.
         num_channels: Channels of the latents.
-        height: Height of the latents, not of the picture.
+        height: Height of the latents, not of the frames.
         width: Width of the latents.
         noise_type: How frames hang together.
         noise_alpha: Weight of what frames have in common against their own; at least 0.
@@ -136,7 +136,7 @@ def shuffle_noise(
     return shuffled
 
 
-# Noise that moves with a video: each frame's is that of the frame before, carried along its motion.
+# Warped noise: each frame's is that of the frame before, moved along the motion of a video.
 
 
 def carry_noise(
@@ -145,15 +145,15 @@ def carry_noise(
     """Mix each frame's own noise with what the motion of a video brings from the frame before.
 
     e_0 = own_0; where a place of frame i comes from a place of frame i-1 that no other place comes from,
-    e_i = (a · carried + own_i) / √(1 + a²) with a = `noise_alpha`; elsewhere e_i = own_i. This is progressive
-    noise (Ge et al. 2023) along motion instead of in place. Places are whole, and each value is carried to
+    e_i = (a · warped + own_i) / √(1 + a²) with a = `noise_alpha`; elsewhere e_i = own_i. This is progressive
+    noise (Ge et al. 2023) along motion instead of in place. Places are whole, and each value goes to
     one place at most, so every frame stays standard normal with independent values. What is less than half a
     place of a motion is kept for the next frame, so that slow motion counts too.
 
     Args:
         own: Standard normal noise, independent from frame to frame.
         moves: From each frame but the first back to the one before, to the right and downwards, in latents.
-        noise_alpha: Weight of what is carried against the frame's own, at least 0.
+        noise_alpha: Weight of what is warped against the frame's own, at least 0.
     """
     common, alone = noise_alpha / math.hypot(1, noise_alpha), 1 / math.hypot(1, noise_alpha)
     frames, left = [own[:, 0]], np.zeros((*own.shape[2:], 2))

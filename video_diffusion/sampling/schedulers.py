@@ -1,16 +1,21 @@
 """Schedulers by name, the steps of a run, and how noisy a timestep is."""
 
-import difflib
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from jaxtyping import Shaped
 from torch import Tensor
+
+from video_diffusion.settings import nearest
+
+Scheduler: TypeAlias = SchedulerMixin
+"""Any of diffusers' schedulers."""
 
 # diffusers' own stand-in for alphas_cumprod = 0, no signal, where a noise level must be finite.
 SMALLEST_ALPHAS_CUMPROD = 2.0**-24
@@ -32,7 +37,7 @@ class SchedulerRow:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def scheduler(self) -> Any:
+    def scheduler(self) -> type[Scheduler]:
         """The class itself."""
         return getattr(import_module(f"diffusers.schedulers.scheduling_{self.file}"), self.name)
 
@@ -62,7 +67,7 @@ SCHEDULERS: Mapping[str, SchedulerRow] = {
 }
 
 
-def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
+def make_scheduler(name: str, config: Mapping[str, Any]) -> Scheduler:
     """Make a fresh scheduler for one run.
 
     Args:
@@ -75,43 +80,33 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
         ValueError: No such name; the message has the nearest.
     """
     if name not in SCHEDULERS:
-        near = difflib.get_close_matches(name, SCHEDULERS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(SCHEDULERS)}"
-        raise ValueError(f"scheduler must be one of the {len(SCHEDULERS)} known names, not {name!r}; {hint}")
+        known_names = f"one of the {len(SCHEDULERS)} known names"
+        raise ValueError(f"scheduler must be {known_names}, not {name!r}{nearest(name, SCHEDULERS)}")
     row = SCHEDULERS[name]
-    known = _fields(row.scheduler)
+    known = inspect.signature(row.scheduler.__init__).parameters
     settings = dict(config) | dict(row.settings) | {"clip_sample": False}
-    if _ends_without_signal(config):
-        settings |= _finite_last_noise_level(row.scheduler, config)
-    return row.scheduler(**{key: value for key, value in settings.items() if key in known})
-
-
-def _fields(scheduler: Any) -> set[str]:
-    return set(inspect.signature(scheduler.__init__).parameters)
-
-
-def trained_schedule(config: Mapping[str, Any]) -> Any:
-    """Make the model's own noise schedule, by the one scheduler that takes every configuration."""
-    known = _fields(DDIM.scheduler)
-    return DDIM.scheduler(**{key: value for key, value in config.items() if key in known})
-
-
-def _ends_without_signal(config: Mapping[str, Any]) -> bool:
-    return float(trained_schedule(config).alphas_cumprod[-1]) < SMALLEST_ALPHAS_CUMPROD
-
-
-def _finite_last_noise_level(scheduler: Any, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that keep the first noise level finite for a model trained on pure noise (Lin et al. 2023).
-
-    Schedulers that count in noise levels, sqrt(1/alphas_cumprod - 1), would start from infinity. Most have a
-    switch for it; for those that lack one the last beta gives way by the same amount.
-    """
-    if "rescale_betas_zero_snr" in _fields(scheduler):
-        return {"rescale_betas_zero_snr": True}
     trained = trained_schedule(config)
-    betas = trained.betas.tolist()
-    betas[-1] = 1 - SMALLEST_ALPHAS_CUMPROD / float(trained.alphas_cumprod[-2])
-    return {"trained_betas": betas}
+    if float(trained.alphas_cumprod[-1]) < SMALLEST_ALPHAS_CUMPROD:
+        # Trained on pure noise (Lin et al. 2023): schedulers that count in sqrt(1/alphas_cumprod - 1) would
+        # start from infinity. Most have a switch for it; for the others the last beta gives way as much.
+        if "rescale_betas_zero_snr" in known:
+            settings["rescale_betas_zero_snr"] = True
+        else:
+            last_beta = 1 - SMALLEST_ALPHAS_CUMPROD / float(trained.alphas_cumprod[-2])
+            settings["trained_betas"] = [*trained.betas.tolist()[:-1], last_beta]
+    try:
+        return row.scheduler(**{key: value for key, value in settings.items() if key in known})
+    except Exception as error:  # whatever a wrong value leads to, deep inside the library
+        raise ValueError(
+            f"scheduler {name} cannot be made from this model's scheduler_config.json ({error}); "
+            "choose another"
+        ) from error
+
+
+def trained_schedule(config: Mapping[str, Any]) -> Scheduler:
+    """Make the model's own noise schedule, by the one scheduler that takes every configuration."""
+    known = inspect.signature(DDIM.scheduler.__init__).parameters
+    return DDIM.scheduler(**{key: value for key, value in config.items() if key in known})
 
 
 # How noisy a timestep is, in the schedule a model was trained with.
@@ -146,12 +141,12 @@ class NoiseLevels:
 
 
 def start_run(
-    scheduler: Any,
+    scheduler: Scheduler,
     num_inference_steps: int,
     strength: float = 1.0,
     enforce_steps: bool = False,
     device: torch.device | str = "cpu",
-) -> tuple[Any, Tensor]:
+) -> tuple[Scheduler, Shaped[Tensor, " steps"]]:
     """Make a fresh scheduler, and list the timesteps of its run, the noisiest first.
 
     Steps are counted as diffusers' image-to-image and video-to-video pipelines count them. With Heun's, whose
@@ -169,7 +164,14 @@ def start_run(
         ValueError: A strength without a step, or with more steps than the model was trained on.
     """
     scheduler = type(scheduler).from_config(scheduler.config)
-    of_all = _enforced(scheduler, num_inference_steps, strength) if enforce_steps else num_inference_steps
+    of_all, known = num_inference_steps, int(scheduler.config.num_train_timesteps)
+    if enforce_steps:
+        of_all = int(num_inference_steps / strength)
+        if of_all > known:
+            raise ValueError(
+                f"enforce_steps with strength {strength:g} divides the schedule into {of_all} steps, but the "
+                f"model was trained on {known}; set strength to {num_inference_steps / known:.2g} or more"
+            )
     num_done = steps_done(num_inference_steps, strength, enforce_steps)
     scheduler.set_timesteps(of_all, device=device)
     first = scheduler.order * (of_all - num_done)
@@ -181,27 +183,15 @@ def start_run(
 
 def steps_done(num_inference_steps: int, strength: float = 1.0, enforce_steps: bool = False) -> int:
     """Tell how many steps a run does; arguments and errors as of `start_run`."""
-    return num_inference_steps if enforce_steps else _kept(num_inference_steps, strength)
-
-
-def _kept(num_inference_steps: int, strength: float) -> int:
-    kept = min(int(num_inference_steps * strength), num_inference_steps)
-    if kept < 1:
+    if enforce_steps:
+        return num_inference_steps
+    num_done = min(int(num_inference_steps * strength), num_inference_steps)
+    if num_done < 1:
         raise ValueError(
             f"strength {strength:g} of {num_inference_steps} steps leaves none to do; "
             f"set it to {1 / num_inference_steps:.2g} or more"
         )
-    return kept
-
-
-def _enforced(scheduler: Any, num_inference_steps: int, strength: float) -> int:
-    of_all, known = int(num_inference_steps / strength), int(scheduler.config.num_train_timesteps)
-    if of_all > known:
-        raise ValueError(
-            f"enforce_steps with strength {strength:g} divides the schedule into {of_all} steps, but the "
-            f"model was trained on {known}; set strength to {num_inference_steps / known:.2g} or more"
-        )
-    return of_all
+    return num_done
 
 
 # Shares of a run's steps as timesteps, for what is at work during a part of the run only.

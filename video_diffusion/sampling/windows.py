@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from video_diffusion.sampling.denoisers import PromptedModel, Timestep
@@ -164,7 +164,7 @@ class Windowed:
         return self.windows.starts(max(self._step, 0))
 
     def __call__(
-        self, latents: Latents, timestep: Timestep, prompt_embeds: PromptEmbeds, **conditions: Any
+        self, latents: Latents, timestep: Timestep, prompt_embeds: PromptEmbeds, **conditions: object
     ) -> Float[Tensor, "b c_out f h w"]:
         """Predict for all frames."""
         if float(timestep) != self._timestep:
@@ -172,44 +172,46 @@ class Windowed:
         windows = self.windows.at(self._step)
         if len(windows) == 1 and windows[0] == tuple(range(latents.shape[2])):
             return self.model(latents, timestep, prompt_embeds, **conditions)
-        num_videos, _, num_frames, _, _ = latents.shape
         total: Tensor | None = None
         counts = torch.zeros(latents.shape[2], 1, 1, dtype=torch.float64)  # which Apple's GPUs do not know
         for window in windows:
             rows = torch.tensor(window, device=latents.device)
-            prediction = self.model(
+            noise_pred = self.model(
                 latents[:, :, rows],
                 timestep,
                 prompt_embeds[:, rows] if prompt_embeds.ndim == 4 else prompt_embeds,
-                **{
-                    name: _of_frames(name, value, rows, (num_videos, num_frames))
-                    for name, value in conditions.items()
-                },
+                **conditions_of_frames(conditions, rows, latents.shape),
             )
-            precision = torch.promote_types(torch.float32, prediction.dtype)
+            precision = torch.promote_types(torch.float32, noise_pred.dtype)
             if total is None:
-                shape = (*prediction.shape[:2], latents.shape[2], *prediction.shape[3:])
-                total = torch.zeros(shape, dtype=precision, device=prediction.device)
+                shape = (*noise_pred.shape[:2], latents.shape[2], *noise_pred.shape[3:])
+                total = torch.zeros(shape, dtype=precision, device=noise_pred.device)
             weights = torch.tensor(self.windows.weights(window), dtype=torch.float64)[:, None, None]
-            total[:, :, rows] += prediction * weights.to(precision).to(prediction.device)
+            total[:, :, rows] += noise_pred * weights.to(precision).to(noise_pred.device)
             counts[list(window)] += weights
         assert total is not None  # every frame is in a window
         return (total / counts.to(total.dtype).to(total.device)).to(latents.dtype)
 
 
-def _of_frames(name: str, value: Any, rows: Tensor, shape: tuple[int, int]) -> Any:
-    if name == "added_cond_kwargs" and isinstance(value, Mapping):
-        return {key: _of_folded(entry, rows, shape) for key, entry in value.items()}
-    return (
-        value[rows.to(value.device)] if name in PER_FRAME_CONDITIONS and isinstance(value, Tensor) else value
-    )
+def conditions_of_frames(
+    conditions: Mapping[str, object], rows: Int[Tensor, " frames"], shape: torch.Size
+) -> dict[str, object]:
+    """Take the part of a model's conditions that belongs to some frames of latents of a shape."""
+    num_videos, _, num_frames, _, _ = shape
 
+    def of_folded(value: object) -> object:
+        """What holds an item for each frame of each video; lists go entry by entry."""
+        if isinstance(value, list | tuple):
+            return [of_folded(entry) for entry in value]
+        if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != num_videos * num_frames:
+            return value
+        by_video = rearrange(value, "(b f) ... -> b f ...", f=num_frames)
+        return rearrange(by_video[:, rows.to(value.device)], "b f ... -> (b f) ...")
 
-def _of_folded(value: Any, rows: Tensor, shape: tuple[int, int]) -> Any:
-    """The window's part of what holds an item for each frame of each video; lists go entry by entry."""
-    if isinstance(value, list | tuple):
-        return [_of_folded(entry, rows, shape) for entry in value]
-    if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != shape[0] * shape[1]:
-        return value
-    by_video = rearrange(value, "(b f) ... -> b f ...", f=shape[1])
-    return rearrange(by_video[:, rows.to(value.device)], "b f ... -> (b f) ...")
+    taken = dict(conditions)
+    for name, value in conditions.items():
+        if name in PER_FRAME_CONDITIONS and isinstance(value, Tensor):
+            taken[name] = value[rows.to(value.device)]
+        elif name == "added_cond_kwargs" and isinstance(value, Mapping):
+            taken[name] = {key: of_folded(entry) for key, entry in value.items()}
+    return taken

@@ -26,7 +26,7 @@ from video_diffusion.settings.generation import (
     ignored_settings,
     named,
 )
-from video_diffusion.settings.input_files import content_sha256, network_sha256
+from video_diffusion.settings.input_files import content_sha256, file_sha256, network_sha256
 from video_diffusion.settings.keyframes import (
     TextKeyframes,
     along_frames,
@@ -82,6 +82,7 @@ __all__ = [
     "check_text",
     "content_sha256",
     "dump",
+    "file_sha256",
     "ignored_settings",
     "merge",
     "model_defaults",

@@ -1,6 +1,7 @@
 """Files that settings name, by their content: a job's id must not depend on where they lie."""
 
 import hashlib
+import time
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,9 +16,9 @@ def content_sha256(path: str) -> str | None:
     place = Path(path).expanduser()
     try:
         if place.is_file():
-            return _file_sha256(place)
+            return file_sha256(place)
         files = sorted(file for file in place.iterdir() if file.is_file() and not file.name.startswith("."))
-        lines = "".join(f"{file.name} {_file_sha256(file)}\n" for file in files)
+        lines = "".join(f"{file.name} {file_sha256(file)}\n" for file in files)
         return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
     except (OSError, ValueError):
         return None
@@ -65,14 +66,18 @@ def check_loras(value: object) -> tuple[str, ...]:
     return tuple(str(check_path(each)) for each in entries)
 
 
-def _file_sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, computed once, however many jobs start from it, while its time and size stay.
+
+    One that changed just now may change again within the same tick of the clock, and is not remembered.
+    """
     stat = path.stat()
-    return _hashed(path, stat.st_mtime_ns, stat.st_size)
+    is_settled = time.time_ns() - stat.st_mtime_ns > 2 * 10**9
+    return (_hashed if is_settled else _hashed.__wrapped__)(path, stat.st_mtime_ns, stat.st_size)
 
 
 @lru_cache(maxsize=256)
 def _hashed(path: Path, changed: int, size: int) -> str:
-    """Hash a file once, however many jobs start from it; time and size stand for its content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

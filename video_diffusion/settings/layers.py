@@ -346,7 +346,12 @@ class _Reader:
             result = [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
         else:
             assert isinstance(node, ScalarNode)
-            result = self.scalar(node)
+            try:
+                result = self.scalar(node)
+            except ValueError:
+                raise ConfigError(
+                    f"{self.where}:{line}: {shown(node.value)} is not a number; put text in quotes"
+                ) from None
         self.open.discard(id(node))
         return result
 

@@ -30,12 +30,19 @@ class DataSource(BaseModel):
     Attributes:
         path: The folder.
         weight: Share of the clips that come from here, relative to the other folders.
+        max_missing: Share of the folder's files that may be missing or broken before the run saves and stops;
+            above 0 one file always may.
     """
 
     model_config = FROZEN
 
     path: Text
     weight: Annotated[float, Field(gt=0)] = 1.0
+    max_missing: Annotated[float, Field(ge=0, le=1)] = 0.01
+
+    def may_miss(self, num_files: int) -> int:
+        """How many of the folder's files may turn out to be missing or broken."""
+        return max(1, int(self.max_missing * num_files)) if self.max_missing else 0
 
 
 class ClipSettings(BaseModel):
@@ -144,6 +151,37 @@ class OptimizerSettings(BaseModel):
     max_grad_norm: Annotated[float | None, Field(gt=0)] = 1.0
 
 
+class DistilSettings(BaseModel):
+    """How a few-step student is made of its guided teacher, which is the model as the run begins.
+
+    Attributes:
+        num_inference_steps: Of the student.
+        teacher_steps: Of the teacher, a multiple of the student's.
+        guidance_scale: Of the teacher; None is the model's own.
+        clips: That the teacher makes, and the student learns from.
+        prompts: A text file with a prompt in each line, beside or in place of the captions of data.
+    """
+
+    model_config = FROZEN
+
+    num_inference_steps: Annotated[int, Field(ge=1, le=64)] = 4
+    teacher_steps: Annotated[int, Field(ge=1, le=1000)] = 12
+    guidance_scale: Annotated[float | None, Field(ge=0, le=50)] = None
+    clips: Annotated[int, Field(ge=1)] = 512
+    prompts: Text | None = None
+
+    @model_validator(mode="after")
+    def _steps_nest(self) -> "DistilSettings":
+        rest = self.teacher_steps % self.num_inference_steps
+        if rest:
+            nearest_one = self.teacher_steps + self.num_inference_steps - rest
+            raise ValueError(
+                f"teacher_steps must be a multiple of num_inference_steps, but {self.teacher_steps} is "
+                f"not one of {self.num_inference_steps}; choose {nearest_one}"
+            )
+        return self
+
+
 class ValidationSettings(BaseModel):
     """What is made and measured on the way; it never changes the training.
 
@@ -222,7 +260,8 @@ class TrainingSettings(BaseModel):
     """Frozen settings of one fine-tuning run.
 
     Attributes:
-        data: Folders of clips, listed by `video-diffusion data check`.
+        data: Folders of clips, listed by `video-diffusion data check`; distilling reads their captions alone,
+            and needs none where it has prompts.
         model: "embedded", a folder or a hub id; only the target of it is trained.
         motion_adapter: Temporal layers to start from; None takes the model's own, or fresh ones.
         target: All temporal layers; a LoRA on their attention; or a LoRA on the image U-Net, which learns the
@@ -230,6 +269,8 @@ class TrainingSettings(BaseModel):
         temporal_and: Regular expression of image U-Net parameters that are trained together with the temporal
             layers.
         domain_lora: Run or folder of a domain LoRA that is in effect, and stays frozen, while training.
+        objective: Denoise clips, or distil a few-step student from the model itself, see `DistilSettings`.
+        distil: For the objective of that name.
         lora: For the two LoRA targets.
         clips: How training clips are cut from the files.
         num_steps: Optimizer steps.
@@ -252,12 +293,14 @@ class TrainingSettings(BaseModel):
 
     model_config = FROZEN
 
-    data: Annotated[tuple[DataSource, ...], BeforeValidator(_as_sources), Field(min_length=1)]
+    data: Annotated[tuple[DataSource, ...], BeforeValidator(_as_sources)] = ()
     model: Text = "embedded"
     motion_adapter: Text | None = None
     target: TargetName = "temporal"
     temporal_and: Annotated[str | None, AfterValidator(_check_regex)] = None
     domain_lora: Text | None = None
+    objective: Literal["denoise", "distil"] = "denoise"
+    distil: DistilSettings = DistilSettings()
     lora: LoraSettings = LoraSettings()
     clips: ClipSettings = ClipSettings()
     num_steps: Annotated[int, Field(ge=1)] = 1000
@@ -281,6 +324,15 @@ class TrainingSettings(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "TrainingSettings":
+        if not self.data and (self.objective != "distil" or self.distil.prompts is None):
+            raise ValueError("data is missing; give a folder of clips, or several")
+        if self.objective == "distil" and (
+            self.target != "temporal" or self.domain_lora is not None or self.shard_frozen
+        ):
+            raise ValueError(
+                "objective distil trains target temporal, whose adapter carries the student's schedule, "
+                "without domain_lora and shard_frozen; leave them out, or set objective denoise"
+            )
         if self.temporal_and is not None and self.target != "temporal":
             raise ValueError(
                 f"temporal_and goes with target temporal, not {self.target}; leave one of the two out"
@@ -296,6 +348,12 @@ class TrainingSettings(BaseModel):
                 f"one of {self.gradient_accumulation_steps}; change one of the two"
             )
         return self
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Every setting and section by its dotted name, as `--allow` may name it."""
+        plain = cls.model_validate({"data": "clips"}).model_dump(mode="json", exclude={"data"})
+        return ("data", *plain, *(name for name, _ in _flat(plain) if "." in name))
 
     def binding(self) -> Mapping[str, Any]:
         """The settings that a continuation of the run must share, dotted names to plain values."""

@@ -3,16 +3,28 @@
 import re
 import warnings
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.clip.modeling_clip import (
+    CLIPTextModel,
+    CLIPTextModelOutput,
+    CLIPTextModelWithProjection,
+)
+from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
 from video_diffusion.settings import shown
 
+Tokenizer: TypeAlias = CLIPTokenizer
+TextEncoder: TypeAlias = CLIPTextModel | CLIPTextModelWithProjection
 
-def encode_prompt(prompts: Sequence[str], tokenizer: Any, text_encoder: Any) -> Float[Tensor, "b n d"]:
+
+def encode_prompt(
+    prompts: Sequence[str], tokenizer: Tokenizer, text_encoder: TextEncoder
+) -> Float[Tensor, "b n d"]:
     """Encode each prompt to the text encoder's last hidden states, as Stable Diffusion reads them.
 
     Every prompt is padded to the encoder's full length; the empty prompt is what guidance steers away from
@@ -21,37 +33,37 @@ def encode_prompt(prompts: Sequence[str], tokenizer: Any, text_encoder: Any) -> 
 
     Args:
         prompts: One for each video.
-        tokenizer: A `CLIPTokenizer`.
-        text_encoder: The `CLIPTextModel` for it; its dtype and device are those of the result.
+        tokenizer: Made for the text encoder.
+        text_encoder: Its dtype and device are those of the result.
     """
-    tokens = tokenize(prompts, tokenizer, text_encoder)
-    mask = None
-    if getattr(text_encoder.config, "use_attention_mask", False):
-        mask = tokens.attention_mask.to(text_encoder.device)
-    with torch.no_grad():
-        return text_encoder(tokens.input_ids.to(text_encoder.device), attention_mask=mask).last_hidden_state
+    return _encoded(prompts, tokenizer, text_encoder).last_hidden_state
 
 
-def tokenize(prompts: Sequence[str], tokenizer: Any, text_encoder: Any) -> Any:
-    """Turn prompts to tokens, padded to the encoder's full length; warns of prompts that are too long."""
+def _encoded(
+    prompts: Sequence[str], tokenizer: Tokenizer, text_encoder: TextEncoder, with_hidden_states: bool = False
+) -> CLIPTextModelOutput | BaseModelOutputWithPooling:
+    """What a text encoder makes of prompts, padded to its full length; warns of prompts that are too long."""
     num_tokens = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
     for prompt in dict.fromkeys(prompts):
-        _warn_if_cut(prompt, tokenizer, num_tokens)
-    return tokenizer(
+        kept = tokenizer(prompt, max_length=num_tokens, truncation=True).input_ids
+        # A length that no prompt reaches: without one, transformers prints a warning of its own.
+        whole = tokenizer(prompt, max_length=2**30, truncation=True).input_ids
+        if len(whole) > len(kept):
+            lost = tokenizer.decode(whole[num_tokens - 1 : -1]).strip()
+            warnings.warn(
+                f"prompt has {len(whole) - 2} tokens but this text encoder reads {num_tokens - 2}; "
+                f"dropped its end: {shown(lost)}; shorten it",
+                stacklevel=3,
+            )
+    tokens = tokenizer(
         list(prompts), padding="max_length", max_length=num_tokens, truncation=True, return_tensors="pt"
     )
-
-
-def _warn_if_cut(prompt: str, tokenizer: Any, num_tokens: int) -> None:
-    kept = tokenizer(prompt, max_length=num_tokens, truncation=True).input_ids
-    # A length that no prompt reaches: without one, transformers prints a warning of its own.
-    whole = tokenizer(prompt, max_length=2**30, truncation=True).input_ids
-    if len(whole) > len(kept):
-        lost = tokenizer.decode(whole[num_tokens - 1 : -1]).strip()
-        warnings.warn(
-            f"prompt has {len(whole) - 2} tokens but this text encoder reads {num_tokens - 2}; "
-            f"dropped its end: {shown(lost)}; shorten it",
-            stacklevel=4,
+    reads_mask = getattr(text_encoder.config, "use_attention_mask", False)
+    with torch.no_grad():
+        return text_encoder(
+            tokens.input_ids.to(text_encoder.device),
+            attention_mask=tokens.attention_mask.to(text_encoder.device) if reads_mask else None,
+            output_hidden_states=with_hidden_states,
         )
 
 
@@ -72,7 +84,7 @@ class XlTextEncoders:
     """
 
     def __init__(
-        self, tokenizers: Sequence[Any], text_encoders: Sequence[Any], zeros_for_empty: bool
+        self, tokenizers: Sequence[Tokenizer], text_encoders: Sequence[TextEncoder], zeros_for_empty: bool
     ) -> None:
         self.tokenizers = tuple(tokenizers)
         self.text_encoders = tuple(text_encoders)
@@ -82,14 +94,14 @@ class XlTextEncoders:
         """Encode each prompt, token by token; the widths of both encoders add up."""
         both = zip(self.tokenizers, self.text_encoders, strict=True)
         hidden = [
-            _encoded(encoder, tokenizer, prompts, output_hidden_states=True).hidden_states[-2]
+            _encoded(prompts, tokenizer, encoder, with_hidden_states=True).hidden_states[-2]
             for tokenizer, encoder in both
         ]
         return self._emptied(torch.cat(hidden, dim=-1), prompts)
 
     def pooled_embeds(self, prompts: Sequence[str]) -> Float[Tensor, "b d"]:
         """Encode each prompt as a whole."""
-        pooled = _encoded(self.text_encoders[1], self.tokenizers[1], prompts).text_embeds
+        pooled = _encoded(prompts, self.tokenizers[1], self.text_encoders[1]).text_embeds
         return self._emptied(pooled, prompts)
 
     def _emptied(self, embeds: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -100,20 +112,14 @@ class XlTextEncoders:
 
 
 def size_conditions(height: int, width: int, num_videos: int) -> Float[Tensor, "b six"]:
-    """Tell an SDXL model how large its picture is: the size it was, where it was cropped, the size it has.
+    """Tell an SDXL model how large its image is: the size it was, where it was cropped, the size it has.
 
     Args:
-        height: Pixels; the picture counts as never resized.
+        height: Pixels; the image counts as never resized.
         width: Pixels; nothing counts as cropped.
         num_videos: Of the batch.
     """
     return torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32).repeat(num_videos, 1)
-
-
-def _encoded(text_encoder: Any, tokenizer: Any, prompts: Sequence[str], **options: Any) -> Any:
-    tokens = tokenize(prompts, tokenizer, text_encoder)
-    with torch.no_grad():
-        return text_encoder(tokens.input_ids.to(text_encoder.device), **options)
 
 
 # Which words of a prompt a small model has never seen.

@@ -1,8 +1,7 @@
 """Prompts that change along the frames of a clip; between two of them a frame gets some of both."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -10,32 +9,9 @@ from torch import Tensor
 
 from video_diffusion.settings import PromptBlend, blends_between
 from video_diffusion.shapes import PromptEmbeds
-from video_diffusion.text.encode import encode_prompt
 
 PromptKeyframes: TypeAlias = Sequence[tuple[float, str]]
 """Frames in order, and what the clip shows there."""
-
-
-def encode_travel(
-    clips: Sequence[PromptKeyframes],
-    num_frames: int,
-    blend: PromptBlend,
-    looped: bool,
-    tokenizer: Any,
-    text_encoder: Any,
-) -> PromptEmbeds:
-    """Encode the prompts of each clip; embeddings per frame if a clip has several, else per video.
-
-    Args:
-        clips: For each video its prompts, see `place_keyframes`.
-        num_frames: Frames of each video.
-        blend: Between two prompts: "lerp" in a straight line, "slerp" on an arc.
-        looped: Whether the last prompt of a clip goes over into its first.
-        tokenizer: A `CLIPTokenizer`.
-        text_encoder: The `CLIPTextModel` for it.
-    """
-    encode = partial(encode_prompt, tokenizer=tokenizer, text_encoder=text_encoder)
-    return encode_travel_by(encode, clips, num_frames, blend, looped)
 
 
 def encode_travel_by(
@@ -45,13 +21,13 @@ def encode_travel_by(
     blend: PromptBlend,
     looped: bool,
 ) -> PromptEmbeds:
-    """Encode the prompts of each clip as `encode_travel` does, with any encoder.
+    """Encode the prompts of each clip: embeddings per frame if a clip has several, else per video.
 
     Args:
         encode: Prompts to embeddings, one for each.
-        clips: For each video its prompts.
+        clips: For each video its prompts, see `place_keyframes`.
         num_frames: Frames of each video.
-        blend: Between two prompts.
+        blend: Between two prompts: "lerp" in a straight line, "slerp" on an arc.
         looped: Whether the last prompt of a clip goes over into its first.
     """
     if all(len(keyframes) == 1 for keyframes in clips):

@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from transformers import CLIPTokenizer
 
 from video_diffusion.loading import ModelParts
 from video_diffusion.models import encode_frames
@@ -28,11 +30,17 @@ from video_diffusion.training.data import (
 )
 from video_diffusion.training.data.cutting import aspect_buckets, held_out_ids
 from video_diffusion.training.data.dataset import LatentCache, module_sha256
+from video_diffusion.training.data.manifest import ClipChangedError
+from video_diffusion.video import VideoReadError
 
 GOLDEN_RATIO = (5**0.5 - 1) / 2
+MAX_REPLACEMENTS = 16  # clips tried for one place of a batch; if none can be read, the disk is gone
 
 Item = Mapping[str, Any]
-"""A clip as `ClipDataset` gives it: frames (or a key under which latents are kept), caption, id, key."""
+"""A clip as `ClipDataset` gives it: frames (or a key under which latents are kept), caption, id, key.
+
+A `ClipMix` adds the number of its source, and `lost`: why the clips whose place it takes could not be read.
+"""
 
 
 @runtime_checkable
@@ -135,17 +143,29 @@ class ClipMix:
         return found
 
     def read(self, number: int) -> list[Item]:
-        """The clips of batch `number`."""
+        """The clips of batch `number`; `lost` of an item holds what was wrong with those it stands for."""
         return [self._read(source, draw) for source, draw in self.batch(number)]
 
-    def read_again(self, item: Item) -> Tensor:
-        """The frames of an item that came without, since its latents were thought to be kept."""
-        clips: Any = self.clips[item["source"]]
+    def read_again(self, item: Item) -> Item:
+        """An item that came without frames, since its latents were thought to be kept, with them."""
         draw = Draw(item["epoch"], item["item"], item["picture"])
-        return torch.from_numpy(clips.read(clips.sample(draw)))
+        again = self._read(item["source"], draw, whole=True)
+        return {**again, "lost": (*item["lost"], *again["lost"])}
 
-    def _read(self, source: int, draw: Draw) -> Item:
-        return {**self.clips[source][draw], "source": source}
+    def _read(self, source: int, draw: Draw, whole: bool = False) -> Item:
+        """A clip, or, if its file cannot be read, the next of its size that can: the same in every run."""
+        clips, lost = self.clips[source], list[str]()
+        for place in islice(_places(clips, draw), MAX_REPLACEMENTS):
+            try:
+                item = dict(clips[place])
+                if whole and "frames" not in item and isinstance(clips, ClipDataset):
+                    item["frames"] = torch.from_numpy(clips.read(clips.sample(place)))
+            except (ClipChangedError, VideoReadError, OSError) as error:
+                lost.append(str(error))
+                last_error = error
+            else:
+                return {**item, "source": source, "lost": tuple(lost)}
+        raise last_error
 
     def _turn(self, piece: int) -> tuple[int, int]:
         """Whose turn a piece is, and how many turns that source had before."""
@@ -157,6 +177,16 @@ class ClipMix:
                 own = self._owners == owner
                 self._earlier[own] = np.arange(own.sum())
         return int(self._owners[piece]), int(self._earlier[piece])
+
+
+def _places(clips: Clips, draw: Draw) -> Iterator[Draw]:
+    """A draw, then the other clips of its size in turn, from the one after it."""
+    yield draw
+    for items in clips.buckets(draw.picture).values():
+        if draw.item in items:
+            place = list(items).index(draw.item)
+            for item in (*items[place + 1 :], *items[:place]):
+                yield draw._replace(item=item)
 
 
 class _Batches(Dataset[list[Item]]):
@@ -206,8 +236,8 @@ class ClipEncoder:
 
     Args:
         parts: The model; its autoencoder and text encoders are frozen.
-        read_again: Reads the frames of an item that was left unread because its latents were thought to be
-            kept.
+        read_again: Reads an item with its frames, which were left unread because its latents were thought to
+            be kept; it may give another one.
         caches: Where encodings are kept; None encodes every time.
         chunk_size: Frames encoded at once.
     """
@@ -215,16 +245,21 @@ class ClipEncoder:
     def __init__(
         self,
         parts: ModelParts,
-        read_again: Callable[[Item], Tensor],
+        read_again: Callable[[Item], Item],
         caches: EncodingCaches | None = None,
         chunk_size: int = 16,
     ) -> None:
         self.parts, self.read_again, self.caches, self.chunk_size = parts, read_again, caches, chunk_size
         self._kept: dict[str, Tensor] = {}
 
-    def latents(self, items: Sequence[Item]) -> Float[Tensor, "b c f h w"]:
-        """The clips' latents, float32, on the CPU."""
-        return torch.stack([self._clip(item) for item in items])
+    def encode(self, items: Sequence[Item]) -> tuple[list[Item], Float[Tensor, "b *k c f h w"]]:
+        """The clips' latents, float32, on the CPU; and the clips themselves, some of them replaced."""
+        pairs = [self._clip(item) for item in items]
+        return [item for item, _ in pairs], torch.stack([latents for _, latents in pairs])
+
+    def latents(self, items: Sequence[Item]) -> Float[Tensor, "b *k c f h w"]:
+        """The clips' latents alone."""
+        return self.encode(items)[1]
 
     def prompts(self, captions: Sequence[str]) -> Float[Tensor, "b n d"]:
         """The captions' embeddings, on the CPU."""
@@ -243,13 +278,19 @@ class ClipEncoder:
         added = self.parts.added_conditions([""], height, width) or {}
         return {"text_embeds": torch.cat(kept), "time_ids": added["time_ids"].cpu().expand(len(captions), -1)}
 
-    def _clip(self, item: Item) -> Float[Tensor, "c f h w"]:
-        def encode() -> Tensor:
-            frames = item["frames"] if "frames" in item else self.read_again(item)
-            latents = encode_frames(self.parts.vae, frames.float() / 255, self.chunk_size)
-            return latents.float().cpu().contiguous()
-
-        return self.caches.latents.get_or_encode(item["key"], encode) if self.caches else encode()
+    def _clip(self, item: Item) -> tuple[Item, Float[Tensor, "*k c f h w"]]:
+        if "knots" in item:  # of a teacher, see `distil`
+            return item, item["knots"]
+        kept = self.caches.latents.get(item["key"]) if self.caches else None
+        if kept is not None:
+            return item, kept
+        if "frames" not in item:
+            item = self.read_again(item)
+        latents = encode_frames(self.parts.vae, item["frames"].float() / 255, self.chunk_size)
+        latents = latents.float().cpu().contiguous()
+        if self.caches:
+            self.caches.latents.put(item["key"], latents)
+        return item, latents
 
     def _once(self, key: str, encode: Callable[[], Tensor]) -> Tensor:
         """An encoding of a caption, kept in memory and, if there are caches, on disk."""
@@ -261,7 +302,7 @@ class ClipEncoder:
         return self._kept[key]
 
 
-def _vocabulary(tokenizer: Any) -> tuple[int, str]:
+def _vocabulary(tokenizer: CLIPTokenizer) -> tuple[int, str]:
     """What decides how a tokenizer reads a text: its length and the hash of its words."""
     words = json.dumps(sorted(tokenizer.get_vocab().items())).encode()
     return int(tokenizer.model_max_length), hashlib.sha256(words).hexdigest()
@@ -282,6 +323,7 @@ class Sources:
         held_out: Clips that training never sees, one entry for each folder that has some.
         hashes: For each folder, numbered in order, the hash of what training sees of it and its weight.
         num_clips: For each folder by name, clips of an epoch.
+        may_miss: For each folder, how many of its files may be missing or broken before the run stops.
         num_held_out: For each folder, clips kept from training.
         unused: One line for each folder some of whose clips cannot be used: how many, and why the first.
         captions: Of all clips in all folders.
@@ -291,6 +333,7 @@ class Sources:
     held_out: tuple[Clips, ...]
     hashes: Mapping[str, str]
     num_clips: Mapping[str, int]
+    may_miss: tuple[int, ...]
     num_held_out: tuple[int, ...]
     unused: tuple[str, ...]
     captions: tuple[str, ...]
@@ -303,7 +346,7 @@ def open_sources(
 ) -> Sources:
     """Read the manifests of all folders and plan their clips; no video is opened."""
     training, held_out, num_held_out = list[Weighted](), list[Clips](), list[int]()
-    unused, captions = list[str](), list[str]()
+    unused, captions, may_miss = list[str](), list[str](), list[int]()
     hashes, counts = dict[str, str](), dict[str, int]()
     for number, source in enumerate(settings.data):
         entries = read_manifest(source.path)
@@ -319,10 +362,18 @@ def open_sources(
             held_out.append(_dataset(those, root, settings, defaults, held_out=True))
         training.append(Weighted(clips, source.weight))
         num_held_out.append(len(apart))
+        may_miss.append(source.may_miss(len({entry.path for entry in entries})))
         hashes[f"folder_{number}"] = f"{manifest_sha256(entries)}, weight {source.weight:g}"
         counts[f"{source.path}"] = len(clips)
     return Sources(
-        tuple(training), tuple(held_out), hashes, counts, tuple(num_held_out), tuple(unused), tuple(captions)
+        training=tuple(training),
+        held_out=tuple(held_out),
+        hashes=hashes,
+        num_clips=counts,
+        may_miss=tuple(may_miss),
+        num_held_out=tuple(num_held_out),
+        unused=tuple(unused),
+        captions=tuple(captions),
     )
 
 

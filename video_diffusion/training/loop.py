@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from diffusers.models.attention_processor import Attention
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from einops import rearrange
@@ -18,22 +20,22 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from video_diffusion.acceleration import kernels
-from video_diffusion.acceleration.kernels import Swaps
+from video_diffusion.acceleration.accelerate import Swaps
 from video_diffusion.pipeline import TextToVideoPipeline
-from video_diffusion.settings.training import OptimizerSettings, TrainingSettings
+from video_diffusion.settings.training import LossSettings, OptimizerSettings, TrainingSettings
 from video_diffusion.training.clips import ClipEncoder, ClipMix, EncodingCaches, Item, Weighted, read_ahead
+from video_diffusion.training.distil import KnotObjective, record_schedule, trailing
 from video_diffusion.training.objective import (
     DenoisingObjective,
     ItemDraws,
     Stream,
-    anchor_frames,
     chance,
-    clip_noise,
-    clip_timesteps,
     draw_step,
     training_scheduler,
 )
 from video_diffusion.training.targets import Target, record_noise, set_temporarily
+
+MAX_OVERFLOWS = 20  # steps in a row that fp16 may lose before a run is given up
 
 
 def make_optimizer(parameters: Sequence[nn.Parameter], settings: OptimizerSettings) -> torch.optim.Optimizer:
@@ -58,19 +60,22 @@ def make_optimizer(parameters: Sequence[nn.Parameter], settings: OptimizerSettin
     return AdamW8bit(parameters, **more)
 
 
-def learning_rate_factor(settings: OptimizerSettings, num_steps: int) -> Callable[[int], float]:
-    """The learning rate at each step over its peak, as a function of the steps done before it.
+def learning_rate_factor(
+    settings: OptimizerSettings, num_steps: int, optimizer: torch.optim.Optimizer
+) -> Callable[[int], float]:
+    """The learning rate at each step over its peak, as a function of the updates done before it.
 
     diffusers' schedules, entered one step late and ending one step later, so that neither the first step nor
     the last is taken with a rate of zero.
     """
-    unused = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     schedule = get_scheduler(
         settings.schedule,
-        unused,
+        optimizer,
         num_warmup_steps=settings.warmup_steps,
         num_training_steps=num_steps + 1,
     )
+    for group in optimizer.param_groups:  # which the schedule has set to its first value
+        group["lr"] = settings.learning_rate
     factor = schedule.lr_lambdas[0]
     return lambda done: float(factor(done + 1))
 
@@ -78,7 +83,7 @@ def learning_rate_factor(settings: OptimizerSettings, num_steps: int) -> Callabl
 # The frozen image U-Net split over the processes of a run, so that each holds only its share of it.
 
 
-def shard_frozen(unet: Any, num_processes: int, device_type: str) -> None:
+def shard_frozen(unet: UNet2DConditionModel, num_processes: int, device_type: str) -> None:
     """Split an image U-Net over the processes by PyTorch's FSDP; each layer is gathered while it computes.
 
     What is trained stays whole on every process: it is small, and so are its moments and its average.
@@ -120,7 +125,7 @@ class FoldedFrameAttention:
         self.num_frames = 1
 
     def __call__(
-        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any
+        self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_: object
     ) -> Tensor:
         """As diffusers' own processor for plain `(b f) n d` attention without masks."""
         if encoder_hidden_states is None:
@@ -129,7 +134,7 @@ class FoldedFrameAttention:
         mixed = self._attend(attn, queries, encoder_hidden_states[:: self.num_frames])
         return rearrange(mixed, "b (f n) d -> (b f) n d", f=self.num_frames)
 
-    def _attend(self, attn: Any, hidden_states: Tensor, context: Tensor) -> Tensor:
+    def _attend(self, attn: Attention, hidden_states: Tensor, context: Tensor) -> Tensor:
         projected = (attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context))
         query, key, value = (rearrange(t, "b n (k d) -> b k n d", k=attn.heads).float() for t in projected)
         with torch.autocast(hidden_states.device.type, enabled=False):
@@ -138,7 +143,7 @@ class FoldedFrameAttention:
 
 
 @contextmanager
-def folded_frame_attention(unet: Any, num_frames: int) -> Iterator[None]:
+def folded_frame_attention(unet: UNet2DConditionModel, num_frames: int) -> Iterator[None]:
     """Inside, attention reads each clip's prompt once and computes its core in float32.
 
     The same numbers but for rounding; with bfloat16 on a CPU a step of the embedded model takes 0.37 s
@@ -147,7 +152,7 @@ def folded_frame_attention(unet: Any, num_frames: int) -> Iterator[None]:
     folded, swaps = FoldedFrameAttention(), Swaps()
     folded.num_frames = num_frames
     for module in unet.modules():
-        if kernels.fits(module):
+        if kernels.attention_fits(module):
             swaps.put(module, "processor", folded)
     try:
         yield
@@ -159,9 +164,17 @@ def folded_frame_attention(unet: Any, num_frames: int) -> Iterator[None]:
 
 
 class NonFiniteLossError(ArithmeticError):
-    """The loss turned NaN or infinite; nothing that follows could be learned from."""
+    """The loss turned NaN or infinite; nothing that follows could be learned from.
+
+    Attributes:
+        step: Which step broke and can be left out; None where the run as a whole did.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str, step: int | None = None) -> None:
+        super().__init__(message)
+        self.step = step
 
 
 @dataclass(frozen=True)
@@ -176,6 +189,8 @@ class TrainingStep:
         grad_norm: Length of the gradient before clipping.
         ids: Of the clips, over all processes.
         seconds: That it took.
+        skipped: Whether the weights stayed as they were: a step that broke before, or an overflow in fp16.
+        lost: Source, and what was wrong, of each clip that could not be read and was replaced.
     """
 
     step: int
@@ -185,6 +200,8 @@ class TrainingStep:
     grad_norm: float
     ids: tuple[str, ...]
     seconds: float
+    skipped: bool = False
+    lost: tuple[tuple[int, str], ...] = ()
 
 
 class Trainer:
@@ -199,7 +216,10 @@ class Trainer:
 
     Attributes:
         step: Optimizer steps done.
+        num_skipped: Of these, such that left the weights as they were; the schedule does not count them.
+        broken_steps: Steps to leave out, since they broke before.
         target: What is trained.
+        loss: What of it decides the draws of a step.
         ema: Its running average, or None.
 
     Raises:
@@ -215,7 +235,8 @@ class Trainer:
         caches: EncodingCaches | None = None,
     ) -> None:
         self.settings, self.pipeline, self.accelerator = settings, pipeline, accelerator
-        self.step = 0
+        self.step = self.num_skipped = self._num_overflows = 0
+        self.broken_steps: frozenset[int] = frozenset()
         parts = pipeline.parts
         pieces = settings.gradient_accumulation_steps * accelerator.num_processes
         if settings.batch_size % pieces:
@@ -234,9 +255,17 @@ class Trainer:
         if settings.shard_frozen and accelerator.num_processes > 1:
             shard_frozen(parts.unet, accelerator.num_processes, accelerator.device.type)
         self.scheduler = training_scheduler(parts.scheduler_config, settings.loss)
-        self.objective = DenoisingObjective(pipeline.video_unet, self.scheduler, settings.loss)
-        self.rate = learning_rate_factor(settings.optimizer, settings.num_steps)
+        self.objective: DenoisingObjective | KnotObjective
+        if settings.objective == "distil":
+            record_schedule(parts.motion_adapter, settings.distil)
+            steps = settings.distil.num_inference_steps
+            self.objective = KnotObjective(pipeline.video_unet, trailing(self.scheduler), steps)
+            self.loss = LossSettings(caption_dropout=0)
+        else:
+            self.objective = DenoisingObjective(pipeline.video_unet, self.scheduler, settings.loss)
+            self.loss = settings.loss
         self.raw_optimizer = make_optimizer(list(self.target.parameters.values()), settings.optimizer)
+        self.rate = learning_rate_factor(settings.optimizer, settings.num_steps, self.raw_optimizer)
         leave_out_of_ddp(self.objective)
         self._model, self._optimizer = accelerator.prepare(self.objective, self.raw_optimizer)
         self.ema = None
@@ -250,8 +279,16 @@ class Trainer:
         batches = iter(read_ahead(self.mix, self._numbers(last), self.settings.num_workers))
         started = time.perf_counter()
         while self.step < last:
-            done = self._one_step(batches, started)
-            yield done
+            if self.step + 1 in self.broken_steps:
+                self.step += 1
+                self.num_skipped += 1
+                seconds = time.perf_counter() - started
+                none = float("nan")
+                yield TrainingStep(
+                    self.step, self.settings.num_steps, none, 0.0, none, (), seconds, skipped=True
+                )
+            else:
+                yield self._one_step(batches, started)
             started = time.perf_counter()
 
     @contextmanager
@@ -269,58 +306,78 @@ class Trainer:
     ) -> Tensor:
         """The loss of each clip, whose latents are given too, under given draws."""
         device, parts = self.accelerator.device, self.pipeline.parts
-        noise = clip_noise(draws, latents[0].shape, self.settings.loss)
         captions = [
             "" if draw.without_caption else item["caption"] for draw, item in zip(draws, items, strict=True)
         ]
         height, width = (side * self.pipeline.latent_scale for side in latents.shape[-2:])
         added = self.encoder.conditions(captions, height, width)
         losses: Tensor = model(
-            latents.to(device),
-            noise.to(device),
-            clip_timesteps(draws, self.scheduler).to(device),
-            self.encoder.prompts(captions).to(device, parts.unet.dtype),
-            anchor_frames(draws, latents.shape[2]).to(device),
-            None if added is None else {name: value.to(device) for name, value in added.items()},
+            **{name: value.to(device) for name, value in self.objective.inputs(latents, draws).items()},
+            prompt_embeds=self.encoder.prompts(captions).to(device, parts.unet.dtype),
+            added_cond_kwargs=added and {name: value.to(device) for name, value in added.items()},
         )
         return losses
 
     def _one_step(self, batches: Iterator[list[Item]], started: float) -> TrainingStep:
         settings, accelerator = self.settings, self.accelerator
-        draws = draw_step(settings.seed, self.step, settings.batch_size, settings.loss)
+        draws = draw_step(settings.seed, self.step, settings.batch_size, self.loss)
         turns = settings.gradient_accumulation_steps
-        rate = settings.optimizer.learning_rate * self.rate(self.step)
+        rate = settings.optimizer.learning_rate * self.rate(self.step - self.num_skipped)
         for group in self.raw_optimizer.param_groups:
             group["lr"] = rate
-        total, ids = torch.zeros((), device=accelerator.device), list[str]()
+        total, seen = torch.zeros((), device=accelerator.device), list[_Seen]()
         with self._own_randomness():
             for turn in range(turns):
-                items = next(batches)
+                items, latents = self.encoder.encode(next(batches))
                 place = (turn * accelerator.num_processes + accelerator.process_index) * len(items)
                 last = turn == turns - 1
                 with nullcontext() if last else accelerator.no_sync(self._model):
-                    total += self._backward(items, draws[place : place + len(items)], turns)
-                ids += [str(item["id"]) for item in items]
+                    total += self._backward(items, latents, draws[place : place + len(items)], turns)
+                seen += [(str(item["id"]), item["source"], tuple(item["lost"])) for item in items]
         grad_norm = self._clip()
         loss_value = float(accelerator.reduce(total, "mean"))
         if accelerator.scaler is None and not (_finite(loss_value) and _finite(grad_norm)):
+            half = f"{settings.optimizer.learning_rate / 2:g}"
             raise NonFiniteLossError(
-                f"loss is {loss_value} and its gradient {grad_norm} at step {self.step + 1}; lower "
-                "optimizer.learning_rate, or set mixed_precision to bf16 or no; the last checkpoint is whole"
+                f"loss is {loss_value} and its gradient {grad_norm} at step {self.step + 1}; lower the rate: "
+                f"--resume --set optimizer.learning_rate={half} --allow optimizer.learning_rate "
+                "(mixed_precision likewise) goes on from the last checkpoint, which is whole, and leaves "
+                "this step out",
+                self.step + 1,
             )
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        if self.ema is not None and not accelerator.optimizer_step_was_skipped:
+        skipped = accelerator.optimizer_step_was_skipped
+        if accelerator.scaler is not None:
+            self._check_overflows(skipped, accelerator.scaler.get_scale())
+        self.num_skipped += skipped
+        if self.ema is not None and not skipped:
             self.ema.step(self.target.parameters.values())
         self.step += 1
         seconds = time.perf_counter() - started
-        everyone = _gathered(ids, turns, accelerator)
-        return TrainingStep(self.step, settings.num_steps, loss_value, rate, grad_norm, everyone, seconds)
+        everyone = _gathered(seen, turns, accelerator)
+        ids = tuple(name for name, _, _ in everyone)
+        lost = tuple((source, reason) for _, source, reasons in everyone for reason in reasons)
+        return TrainingStep(
+            self.step, settings.num_steps, loss_value, rate, grad_norm, ids, seconds, skipped, lost
+        )
 
-    def _backward(self, items: Sequence[Item], draws: Sequence[ItemDraws], turns: int) -> Tensor:
+    def _check_overflows(self, skipped: bool, scale: float) -> None:
+        """Stop a run in fp16 whose gradients overflow at every scale: it would go on without learning."""
+        self._num_overflows = self._num_overflows + 1 if skipped else 0
+        if self._num_overflows >= MAX_OVERFLOWS or scale < 1:
+            raise NonFiniteLossError(
+                f"gradients in fp16 overflowed in {self._num_overflows} steps in a row, the last step "
+                f"{self.step + 1}, down to a loss scale of {scale:g}; set mixed_precision to "
+                "bf16 or no (--resume --set mixed_precision=bf16 --allow mixed_precision), or lower "
+                "optimizer.learning_rate"
+            )
+
+    def _backward(
+        self, items: Sequence[Item], latents: Tensor, draws: Sequence[ItemDraws], turns: int
+    ) -> Tensor:
         """Add the gradients of one piece of the batch, and return its share of the loss."""
-        latents = self.encoder.latents(items)
-        with self._fastest_attention(latents.shape[2]):
+        with self._fastest_attention(latents.shape[-3]):
             loss = self.losses(items, draws, self._model, latents).mean() / turns
             # A one-frame clip reaches no temporal layer; every process must still take part.
             self.accelerator.backward(loss if loss.requires_grad else loss + 0 * self._any_parameter())
@@ -341,10 +398,13 @@ class Trainer:
         return torch.stack([parameter.sum() for parameter in self.target.parameters.values()]).sum()
 
     def _numbers(self, last: int) -> Sequence[int]:
-        """Numbers of this process's batches, from the present step to `last`."""
+        """Numbers of this process's batches, from the present step to `last`, broken steps left out."""
         num, rank = self.accelerator.num_processes, self.accelerator.process_index
-        turns = self.settings.gradient_accumulation_steps
-        return range(self.step * turns * num + rank, last * turns * num, num)
+        per_step = self.settings.gradient_accumulation_steps * num
+        numbers = range(self.step * per_step + rank, last * per_step, num)
+        if not self.broken_steps:
+            return numbers
+        return [number for number in numbers if number // per_step + 1 not in self.broken_steps]
 
     @contextmanager
     def _own_randomness(self) -> Iterator[None]:
@@ -361,16 +421,20 @@ class Trainer:
             module.eval()
 
 
-def _gathered(ids: list[str], turns: int, accelerator: Accelerator) -> tuple[str, ...]:
-    """The ids of all processes in the order in which one process would see them."""
+_Seen = tuple[str, int, tuple[str, ...]]
+"""Of a clip: its id, its source, and why those whose place it takes could not be read."""
+
+
+def _gathered(seen: list[_Seen], turns: int, accelerator: Accelerator) -> list[_Seen]:
+    """The clips of all processes in the order in which one process would see them."""
     if accelerator.num_processes == 1:
-        return tuple(ids)
+        return seen
     from accelerate.utils import gather_object  # noqa: PLC0415
 
-    size = len(ids) // turns
-    pieces = gather_object([ids[turn * size : (turn + 1) * size] for turn in range(turns)])
+    size = len(seen) // turns
+    pieces = gather_object([seen[turn * size : (turn + 1) * size] for turn in range(turns)])
     by_rank = [pieces[rank * turns : (rank + 1) * turns] for rank in range(accelerator.num_processes)]
-    return tuple(name for turn in range(turns) for rank in by_rank for name in rank[turn])
+    return [clip for turn in range(turns) for rank in by_rank for clip in rank[turn]]
 
 
 def _finite(value: float) -> bool:

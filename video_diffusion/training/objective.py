@@ -105,7 +105,7 @@ def appearance_debiased(
 class Stream(IntEnum):
     """What a number is drawn for; streams have nothing in common."""
 
-    NOISE, TIMESTEP, CAPTION, FRAME, ORDER, OFFSET, LAYERS = range(1, 8)
+    NOISE, TIMESTEP, CAPTION, FRAME, ORDER, OFFSET, LAYERS, TEACHER = range(1, 9)
 
 
 @dataclass(frozen=True)
@@ -193,6 +193,15 @@ class DenoisingObjective(nn.Module):
         self.video_unet = video_unet
         self.scheduler = scheduler
         self.loss = loss
+
+    def inputs(self, latents: Latents, draws: Sequence[ItemDraws]) -> dict[str, Tensor]:
+        """What `forward` takes of clips beside their captions: a pure function of their draws."""
+        return {
+            "latents": latents,
+            "noise": clip_noise(draws, latents[0].shape, self.loss),
+            "timesteps": clip_timesteps(draws, self.scheduler),
+            "anchors": anchor_frames(draws, latents.shape[2]),
+        }
 
     def forward(
         self,

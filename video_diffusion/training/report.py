@@ -1,16 +1,18 @@
 """What a finished run says of itself: its model card, and `report.html`."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCardData
+
 from video_diffusion.settings import dump
 from video_diffusion.settings.training import TrainingSettings
 from video_diffusion.training.clips import Sources
 from video_diffusion.training.run_folder import RunFolder
-from video_diffusion.training.validation import Validation, what_changed
+from video_diffusion.training.validation import Validation, validations_of, what_changed
+from video_diffusion.video import ModelIdentity
 from video_diffusion.web import (
     ClipView,
     Line,
@@ -18,7 +20,7 @@ from video_diffusion.web import (
     draw_line_chart,
     number,
     render_page,
-    with_pictures,
+    with_images,
     write_page,
 )
 
@@ -30,24 +32,23 @@ MEASURES = ("flicker", "motion", "warp_ssim", "sharpness")
 def model_card(
     settings: TrainingSettings,
     sources: Sources,
-    identity: Any,
+    identity: ModelIdentity,
     validations: Sequence[Validation],
     steps: int,
+    changes: Sequence[str] = (),
 ) -> str:
     """Markdown with the front matter that the Hugging Face hub reads."""
-    front = {
-        "license": settings.license or "other",
-        "base_model": identity.name,
-        "library_name": "diffusers",
-        "pipeline_tag": "text-to-video",
-        "tags": ["text-to-video", "diffusers", "animatediff", settings.target.replace("_", "-")],
-    }
-    # JSON values are YAML values, so that no text of the user's can add a line to the front matter.
-    head = "\n".join(f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in front.items())
+    front = ModelCardData(
+        license=settings.license or "other",
+        base_model=identity.name,
+        library_name="diffusers",
+        pipeline_tag="text-to-video",
+        tags=["text-to-video", "diffusers", "animatediff", settings.target.replace("_", "-")],
+    )
     return "\n".join(
         [
             "---",
-            head,
+            front.to_yaml(),
             "---",
             "",
             f"# {_TITLES[settings.target]}, {steps} steps",
@@ -61,11 +62,12 @@ def model_card(
             "",
             f"    {_USES[settings.target]}",
             "",
+            *(_few_steps(settings) if settings.objective == "distil" else []),
             "## Data",
             "",
             "| clips in training | share | held out | sha256 of the manifest |",
             "|---|---|---|---|",
-            *_data_rows(settings, sources),
+            *_data_rows(sources),
             "",
             "## What it measured",
             "",
@@ -77,6 +79,9 @@ def model_card(
             dump(settings).strip().replace("```", "'''"),
             "```",
             "",
+            *(["Changed while it was training:", ""] if changes else []),
+            *(f"- {_plain(line)}" for line in changes),
+            *([""] if changes else []),
         ]
     )
 
@@ -93,13 +98,28 @@ _USES = {
 }
 
 
-def _data_rows(settings: TrainingSettings, sources: Sources) -> list[str]:
-    total = sum(source.weight for source in settings.data)
-    counts = list(sources.num_clips.values())
+def _few_steps(settings: TrainingSettings) -> list[str]:
+    """How a student is sampled."""
+    steps = settings.distil.num_inference_steps
+    return [
+        f"Distilled for {steps} steps without guidance, which `generate` takes by itself. In diffusers:",
+        "",
+        "    config = {**pipe.scheduler.config, 'timestep_spacing': 'trailing', 'clip_sample': False}",
+        "    pipe.scheduler = DDIMScheduler.from_config(config)",
+        f"    pipe(prompt, num_inference_steps={steps}, guidance_scale=1.0)",
+        "",
+        "LCMScheduler visits other noise levels and adds noise: it does not fit.",
+        "",
+    ]
+
+
+def _data_rows(sources: Sources) -> list[str]:
+    total = sum(source.weight for source in sources.training)
+    counts = sources.num_clips.values()
     return [
         f"| {count} | {source.weight / total:.0%} | {held} | `{digest.split(',')[0]}` |"
         for source, count, held, digest in zip(
-            settings.data, counts, sources.num_held_out, sources.hashes.values(), strict=True
+            sources.training, counts, sources.num_held_out, sources.hashes.values(), strict=True
         )
     ]
 
@@ -145,7 +165,7 @@ QUARTERS = ("least noise", "some noise", "much noise", "most noise")
 def write_report(run: RunFolder, title: str, facts: Mapping[str, str]) -> Path:
     """Write the page of a run from what its folder holds, and return its path."""
     rows = run.rows()
-    validations = [Validation.from_row(row) for row in rows if "validation" in row]
+    validations = validations_of(rows)
     lead = what_changed(validations[0], validations[-1]) if len(validations) > 1 else "still training"
     page = render_page(
         TEMPLATES,
@@ -196,7 +216,7 @@ def clip_rows(validations: Sequence[Validation], folder: Path) -> list[dict[str,
         for each in chosen:
             clip = next((c for c in each.clips if (c["prompt"], c["seed"]) == (prompt, seed)), None)
             if clip is not None:
-                views.append(with_pictures(_view(each.step, clip), folder))
+                views.append(with_images(_view(each.step, clip), folder))
         rows.append({"prompt": prompt, "seed": seed, "views": views})
     return rows
 

@@ -1,9 +1,12 @@
 """A whole run: train, log, validate, save; resumable at any step, in one process or several."""
 
 import math
+import statistics
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+import warnings
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,13 +20,16 @@ from video_diffusion.pipeline import TextToVideoPipeline
 from video_diffusion.settings.training import TrainingSettings
 from video_diffusion.text import unknown_words
 from video_diffusion.training.clips import EncodingCaches, Sources, open_sources
-from video_diffusion.training.loop import Trainer, TrainingStep
+from video_diffusion.training.data.manifest import ClipChangedError
+from video_diffusion.training.distil import KnotClips, OnClip, teachers_clips
+from video_diffusion.training.loop import NonFiniteLossError, Trainer, TrainingStep
+from video_diffusion.training.objective import training_scheduler
 from video_diffusion.training.report import CARD_FILE, model_card, write_report
 from video_diffusion.training.run_folder import RunFolder
 from video_diffusion.training.state import Facts, agreement, load_state, newest_checkpoint, save_state
 from video_diffusion.training.targets import check_target
-from video_diffusion.training.validation import Validation, Validator
-from video_diffusion.video import write_bytes
+from video_diffusion.training.validation import Validation, Validator, validations_of
+from video_diffusion.video import VideoReadError, write_bytes
 
 # The others wait while the first process validates and saves.
 LONGEST_WAIT = timedelta(hours=2)
@@ -34,6 +40,11 @@ def make_accelerator(settings: TrainingSettings, folder: Path | None = None) -> 
     if settings.log_with is not None:
         check_tracker(settings.log_with)
     asked = choose_device(settings.device)
+    if settings.mixed_precision == "fp16" and asked.type == "cpu":
+        raise ValueError(
+            "mixed_precision fp16 needs a GPU, whose gradients it scales, but this run is on a CPU; set bf16 "
+            "or no"
+        )
     accelerator = Accelerator(
         mixed_precision=settings.mixed_precision,
         cpu=settings.device == "cpu",
@@ -95,6 +106,9 @@ class Run:
         facts: What a continuation must share.
         sources: Its clips.
         seconds: Of training so far, over all sittings.
+        changes: What differs from the run so far, as it was allowed to.
+        lost: Per folder, what is wrong with the files that could not be read.
+        saved_at: Step of the newest checkpoint.
     """
 
     trainer: Trainer
@@ -103,6 +117,9 @@ class Run:
     facts: Facts
     sources: Sources
     seconds: float = 0.0
+    changes: tuple[str, ...] = ()
+    lost: dict[int, set[str]] = field(default_factory=dict)
+    saved_at: int = 0
 
     def save(self) -> None:
         """Write a checkpoint of the run as it stands, and its weights for use; one process writes for all."""
@@ -111,6 +128,7 @@ class Run:
             checkpoint = save_state(self.trainer, self.folder.checkpoints, self.facts, keep, self.seconds)
             self.folder.publish(checkpoint)
             self.describe()
+        self.saved_at = self.trainer.step
         self.trainer.accelerator.wait_for_everyone()
 
     def anybody(self, wants: bool) -> bool:
@@ -126,11 +144,17 @@ class Run:
         trainer, settings = self.trainer, self.trainer.settings
         parts = trainer.pipeline.parts
         validations = self.validations()
-        card = model_card(settings, self.sources, parts.identity, validations, trainer.step)
+        changes = [
+            f"from step {row['step']}: {line}"
+            for row in self.folder.rows()
+            for line in row.get("allowed", ())
+        ]
+        card = model_card(settings, self.sources, parts.identity, validations, trainer.step, changes)
         write_bytes(self.folder.folder / CARD_FILE, card.encode())
         clips = sum(self.sources.num_clips.values())
         facts = {
             "trained": settings.target.replace("_", " "),
+            "objective": settings.objective,
             "base model": parts.identity.name,
             "steps": f"{trainer.step} of {settings.num_steps}",
             "clips": f"{clips}, {sum(self.sources.num_held_out)} more held out",
@@ -141,13 +165,51 @@ class Run:
         write_report(self.folder, self.folder.folder.resolve().name, facts)
 
     def validations(self) -> list[Validation]:
-        """All so far, the first one first."""
-        return [Validation.from_row(row) for row in self.folder.rows() if "validation" in row]
+        """All so far that succeeded, the first one first."""
+        return validations_of(self.folder.rows())
+
+    def note_lost(self, lost: Iterable[tuple[int, str]]) -> None:
+        """Count files that could not be read, and warn of each once.
+
+        Raises:
+            ClipChangedError: More than `max_missing` of a folder are gone; the run has saved.
+        """
+        for source, reason in lost:
+            known = self.lost.setdefault(source, set())
+            if reason in known:
+                continue
+            known.add(reason)
+            if self.trainer.accelerator.is_main_process:
+                self.folder.append({"step": self.trainer.step, "lost": reason})
+                warnings.warn(f"{reason}; the next clip takes its place", stacklevel=2)
+            may_miss = self.sources.may_miss[source]
+            if len(known) > may_miss:
+                self.save()
+                raise ClipChangedError(
+                    f"{list(self.sources.num_clips)[source]}: {len(known)} of its files cannot be read, "
+                    f"data.max_missing allows {may_miss}, the last: {reason}; the run is saved: put them "
+                    "back, or check the folder again and go on with --resume --allow data"
+                )
 
 
-def open_run(settings: TrainingSettings, folder: RunFolder, accelerator: Accelerator | None = None) -> Run:
-    """Load the model, open the data, and go to where the newest whole checkpoint left off."""
+def open_run(
+    settings: TrainingSettings,
+    folder: RunFolder,
+    accelerator: Accelerator | None = None,
+    allowed: Collection[str] = (),
+    on_clip: OnClip = lambda done, total: None,
+) -> Run:
+    """Load the model, open the data, and go to where the newest whole checkpoint left off.
+
+    Args:
+        settings: Of the run.
+        folder: Where it is, or begins.
+        accelerator: Device, precision and processes; None makes one.
+        allowed: Settings and sections that may differ from those of the checkpoint.
+        on_clip: Told of each clip that a teacher makes before the training.
+    """
     check_target(settings.target)
+    checkpoint = newest_checkpoint(folder.checkpoints)  # before the model: that takes minutes
     accelerator = accelerator or make_accelerator(settings, folder.folder)
     pipeline = load_pipeline(settings, accelerator)
     parts, caches = pipeline.parts, None
@@ -159,12 +221,24 @@ def open_run(settings: TrainingSettings, folder: RunFolder, accelerator: Acceler
     is_cached = None if caches is None else caches.latents.__contains__
     sources = open_sources(settings, pipeline.defaults, is_cached)
     record_words(pipeline, sources.captions)
+    pool = None
+    if settings.objective == "distil":
+        scheduler = training_scheduler(parts.scheduler_config, settings.loss)
+        sources, pool = teachers_clips(settings, pipeline, sources, scheduler, folder.folder / "cache")
     trainer = Trainer(settings, pipeline, sources.training, accelerator, caches)
     validator = Validator(trainer, settings.validation, sources.held_out, folder.folder)
+    for clips in [*(source.clips for source in sources.training), *sources.held_out]:
+        if pool is not None and isinstance(
+            clips, KnotClips
+        ):  # before a checkpoint makes a student of the model
+            clips.fill(pool, accelerator, on_clip)
     run = Run(trainer, validator, folder, agreement(settings, trainer, sources.hashes), sources)
-    checkpoint = newest_checkpoint(folder.checkpoints)
     if checkpoint is not None:
-        run.seconds = load_state(trainer, checkpoint, run.facts)
+        run.seconds, run.changes = load_state(trainer, checkpoint, run.facts, allowed)
+        run.saved_at = trainer.step
+    rows = folder.rows()
+    trainer.broken_steps = frozenset(row["step"] for row in rows if "not_finite" in row)
+    validator.num_failed = sum("error" in row.get("validation", ()) for row in rows)
     return run
 
 
@@ -173,66 +247,151 @@ def load_pipeline(settings: TrainingSettings, accelerator: Accelerator) -> TextT
     parts = load_model(settings.model, settings.motion_adapter)
     if settings.loss.zero_terminal_snr:
         parts = replace(parts, scheduler_config={**parts.scheduler_config, **ZERO_TERMINAL_SNR})
+    if settings.objective == "distil":
+        parts = replace(parts, scheduler_config={**parts.scheduler_config, "timestep_spacing": "trailing"})
     return TextToVideoPipeline(parts, accelerator.device)
 
 
-def fit(run: Run) -> Iterator[TrainingStep]:
-    """Train to the end, yielding after every step is logged, measured and saved as the settings say.
+def fit(run: Run, wants_to_stop: Callable[[], bool] = lambda: False) -> Iterator[TrainingStep]:
+    """Train to the end, yielding after every step is logged, saved and measured as the settings say.
 
-    Whoever iterates may stop at any step; `run.save()` then keeps it.
+    Whoever iterates may stop at any step; `run.save()` then keeps it. `wants_to_stop` is asked during
+    validations too, which are then left unfinished.
+
+    Raises:
+        NonFiniteLossError: The loss turned NaN; the next sitting leaves this step out.
+        ClipChangedError: Too many files cannot be read; the run has saved.
     """
     trainer, settings = run.trainer, run.trainer.settings
-    main = trainer.accelerator.is_main_process
     validate_every, save_every = settings.validation.every, settings.checkpoint.every
-    if main:
-        run.folder.write_config(settings)
-        run.folder.forget_after(trainer.step or -1)
-    if settings.log_with is not None:
-        trainer.accelerator.init_trackers("training", {k: str(v) for k, v in settings.binding().items()})
-    if trainer.step == 0 and validate_every != 0:
-        _validate(run)
-    trainer.accelerator.wait_for_everyone()
+    watch = _begin(run)
+    measured = {each.step for each in run.validations()}
+    at_an_end = validate_every != 0 and trainer.step in {0, settings.num_steps}
+    if run.anybody(trainer.accelerator.is_main_process and at_an_end and trainer.step not in measured):
+        _validate(run, wants_to_stop)
+    if run.anybody(wants_to_stop()):
+        return
     began = time.monotonic() - run.seconds
-    for step in trainer.steps():
-        run.seconds = time.monotonic() - began
-        last = step.step == settings.num_steps
-        if main:
-            run.folder.append(step_row(step))
-            trainer.accelerator.log(step_row(step), step=step.step)
-        if validate_every != 0 and (last or (validate_every and step.step % validate_every == 0)):
-            paused = time.monotonic()
-            _validate(run)
-            began += time.monotonic() - paused
-        if last or step.step % save_every == 0:
+    try:
+        for step in trainer.steps():
+            run.seconds = time.monotonic() - began
+            last = step.step == settings.num_steps
+            _log(run, step, watch)
+            validates = validate_every != 0 and (last or (validate_every and step.step % validate_every == 0))
+            if validates or last or step.step % save_every == 0:
+                run.save()
+            if validates:
+                paused = time.monotonic()
+                _validate(run, wants_to_stop)
+                began += time.monotonic() - paused
+            yield step
+    except NonFiniteLossError as error:
+        if trainer.accelerator.is_main_process and error.step is not None:
+            run.folder.append({"step": error.step, "loss": None, "not_finite": True})
+        raise
+    except (ClipChangedError, VideoReadError):
+        if run.saved_at < trainer.step:
             run.save()
-        yield step
+        raise
     trainer.accelerator.end_training()
 
 
-def step_row(step: TrainingStep) -> dict[str, float | int | None]:
+def _begin(run: Run) -> "DivergenceWatch":
+    """Make the run's folder say what this sitting starts from."""
+    trainer, settings, watch = run.trainer, run.trainer.settings, DivergenceWatch()
+    if trainer.accelerator.is_main_process:
+        run.folder.write_config(settings)
+        run.folder.forget_after(trainer.step or -1)
+        for row in run.folder.rows():
+            watch.diverges(row.get("loss"))
+        if run.changes:
+            run.folder.append({"step": trainer.step, "allowed": list(run.changes)})
+    if run.changes:
+        run.save()  # so that the next sitting need not be allowed them again
+    if settings.log_with is not None:
+        trainer.accelerator.init_trackers("training", {k: str(v) for k, v in settings.binding().items()})
+    trainer.accelerator.wait_for_everyone()
+    return watch
+
+
+def _log(run: Run, step: TrainingStep, watch: "DivergenceWatch") -> None:
+    """Log a step, and warn of what somebody should know: a loss that runs away, files that are gone."""
+    if run.trainer.accelerator.is_main_process:
+        run.folder.append(step_row(step))
+        run.trainer.accelerator.log(step_row(step), step=step.step)
+        if watch.diverges(step.loss):
+            warnings.warn(
+                f"the loss has been above {DIVERGED:g} times its running median for {watch.patience} steps, "
+                f"at step {step.step}; it may not come back: lower optimizer.learning_rate",
+                stacklevel=2,
+            )
+    run.note_lost(step.lost)
+
+
+DIVERGED = 3.0
+
+
+class DivergenceWatch:
+    """Tells when a loss has left its usual range for long: above three times its running median.
+
+    Losses that are too high do not enter the median, so that it stays what it was.
+
+    Attributes:
+        patience: Steps in a row after which it is told, once.
+    """
+
+    patience, window, fewest = 50, 200, 20
+
+    def __init__(self) -> None:
+        self._usual: deque[float] = deque(maxlen=self.window)
+        self._num_high = 0
+
+    def diverges(self, loss: float | None) -> bool:
+        """Take the next loss; True at the step at which it is to be told."""
+        if loss is None or not math.isfinite(loss):
+            return False
+        if len(self._usual) < self.fewest or loss <= DIVERGED * statistics.median(self._usual):
+            self._usual.append(loss)
+            self._num_high = 0
+        else:
+            self._num_high += 1
+        return self._num_high == self.patience
+
+
+def step_row(step: TrainingStep) -> dict[str, float | int | bool | None]:
     """A step as a row of metrics.jsonl."""
-    return {
+    row: dict[str, float | int | bool | None] = {
         "step": step.step,
         "loss": _finite(step.loss),
         "learning_rate": step.learning_rate,
         "grad_norm": _finite(step.grad_norm),
         "seconds": round(step.seconds, 4),
     }
+    return {**row, "skipped": True} if step.skipped else row
 
 
-def _validate(run: Run) -> None:
-    """Validate and log; of several processes the first, unless each holds but a share of the model."""
+def _validate(run: Run, wants_to_stop: Callable[[], bool]) -> None:
+    """Validate and log; of several processes the first, unless each holds but a share of the model.
+
+    Whatever goes wrong becomes a row with its error: a measurement must not end a training.
+    """
     accelerator = run.trainer.accelerator
-    if not (accelerator.is_main_process or run.trainer.settings.shard_frozen):
-        return
-    found = run.validator.validate()
-    if not accelerator.is_main_process:
-        return
-    run.folder.append(found.to_row())
-    measured = {f"validation/{name}": value for name, value in found.measures.items() if value is not None}
-    if found.held_out_loss is not None:
-        measured["validation/held_out_loss"] = found.held_out_loss
-    run.trainer.accelerator.log(measured, step=found.step)
+    if accelerator.is_main_process or run.trainer.settings.shard_frozen:
+        found = run.validator.validate(wants_to_stop)
+        if accelerator.is_main_process and found is not None:
+            run.folder.append(found.to_row())
+            if found.error:
+                warnings.warn(
+                    f"the validation at step {found.step} failed ({found.error}); training goes on, and the "
+                    "next one is smaller",
+                    stacklevel=2,
+                )
+            measures = {"held_out_loss": found.held_out_loss, **found.measures}
+            logged = {f"validation/{name}": value for name, value in measures.items() if value is not None}
+            accelerator.log(logged, step=found.step)
+            if run.saved_at == found.step > 0:
+                run.describe()
+    accelerator.wait_for_everyone()
 
 
 def _finite(value: float) -> float | None:

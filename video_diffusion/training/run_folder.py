@@ -1,23 +1,30 @@
 """The folder of a training run: one process owns it, rows are appended to it, whole things appear in it."""
 
+import errno
 import json
 import os
 import shutil
 import socket
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from video_diffusion.settings import dump
 from video_diffusion.settings.training import TrainingSettings
 from video_diffusion.video import atomic_path, write_bytes
 
-CONFIG_FILE, METRICS_FILE, LOCK_FILE = "config.yaml", "metrics.jsonl", ".lock"
+CONFIG_FILE, METRICS_FILE, LOCK_FILE, OWNER_FILE = "config.yaml", "metrics.jsonl", ".lock", ".owner"
 CHECKPOINTS_FOLDER, VALIDATION_FOLDER = "checkpoints", "validation"
 
 # What of a checkpoint is for use; `targets` writes them, `--motion-adapter RUN` and `loras` read them.
 PUBLISHED = ("motion_adapter", "motion_lora", "domain_lora")
+
+# What a file system without locks answers: Lustre and NFS mounted without them, some FUSE and CIFS mounts.
+WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
 
 Row = dict[str, Any]
 
@@ -44,18 +51,16 @@ class RunFolder:
         write_bytes(self.folder / CONFIG_FILE, dump(settings).encode())
 
     def rows(self) -> list[Row]:
-        """What was logged so far; a last line that a kill tore is left out."""
-        if not self.metrics.is_file():
-            return []
-        found = []
-        for line in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict) and isinstance(row.get("step"), int):
-                found.append(row)
-        return found
+        """What was logged so far; a last line that a kill tore is left out, damaged ones likewise."""
+        return [row for _, row in self._lines() if row is not None]
+
+    def damaged_lines(self) -> list[int]:
+        """Numbers of the lines that cannot be read, without the last one where a kill tore it."""
+        return [
+            number
+            for number, (text, row) in enumerate(self._lines(), start=1)
+            if row is None and text.endswith("\n")
+        ]
 
     def append(self, row: Row) -> None:
         """Log a row; NaN and infinity must have become None before."""
@@ -63,10 +68,28 @@ class RunFolder:
             file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 
     def forget_after(self, step: int) -> None:
-        """Drop the rows of steps that are going to be repeated."""
-        kept = [row for row in self.rows() if row["step"] <= step]
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
-        write_bytes(self.metrics, text.encode())
+        """Drop the rows of steps that are going to be repeated; which of them broke stays known."""
+        kept = [
+            text
+            for text, row in self._lines()
+            if (text.endswith("\n") if row is None else row["step"] <= step or "not_finite" in row)
+        ]
+        write_bytes(self.metrics, "".join(kept).encode("utf-8", "surrogateescape"))
+
+    def _lines(self) -> Iterator[tuple[str, Row | None]]:
+        """Each line of the log as it stands, and its row; None where it is none."""
+        if not self.metrics.is_file():
+            return
+        with self.metrics.open(encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
+            for text in lines:
+                row = None
+                if text.endswith("\n") or text.endswith("}"):
+                    try:
+                        row = json.loads(text)
+                    except (ValueError, RecursionError):
+                        row = None
+                is_row = isinstance(row, dict) and type(row.get("step")) is int
+                yield text if text.endswith("\n") or not is_row else f"{text}\n", row if is_row else None
 
     def publish(self, checkpoint: Path) -> None:
         """Copy a checkpoint's weights for use to the run itself, each folder whole or as before."""
@@ -81,27 +104,37 @@ class RunFolder:
 def owned(folder: Path) -> Iterator[RunFolder]:
     """Make the folder of a run this process's own inside the block; the system frees it if the process dies.
 
-    A folder that was made for a run which then wrote nothing is taken away again.
+    A folder that was made for a run which was then refused is taken away again. Where the file system knows
+    no locks, a warning says that nothing keeps a second run out.
     """
-    import fcntl  # noqa: PLC0415  a Unix module: without it everything but training still works
-
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK_FILE).open("a+", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            owner = lock.read(200).strip() or "another process"
-            raise RunInUseError(
-                f"{folder}: {owner} trains in this folder; wait for it, stop it, or name another folder"
-            ) from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        lock.flush()
-        try:
-            yield RunFolder(folder)
-        finally:
-            if is_new and [file.name for file in folder.iterdir()] == [LOCK_FILE]:
-                (folder / LOCK_FILE).unlink()
-                folder.rmdir()
+    lock, owner = FileLock(folder / LOCK_FILE, timeout=0, fallback_to_soft=False), folder / OWNER_FILE
+    try:
+        lock.acquire()
+    except Timeout:
+        name = owner.read_text(encoding="utf-8", errors="replace")[:200].strip() if owner.is_file() else ""
+        raise RunInUseError(
+            f"{folder}: {name or 'another process'} trains in this folder; wait for it, stop it, or name "
+            "another folder"
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in WITHOUT_LOCKS:
+            raise
+        warnings.warn(
+            f"{folder}: this file system knows no locks, so nothing keeps a second run out of the folder; "
+            "see that only one trains there",
+            stacklevel=3,
+        )
+    try:
+        owner.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+        yield RunFolder(folder)
+    except Exception:
+        if is_new and {file.name for file in folder.iterdir()} <= {LOCK_FILE, OWNER_FILE, CONFIG_FILE}:
+            (folder / CONFIG_FILE).unlink(missing_ok=True)
+        raise
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()
+        if is_new and {file.name for file in folder.iterdir()} <= {LOCK_FILE}:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from video_diffusion.settings import shown
+from video_diffusion.settings.input_files import file_sha256
 from video_diffusion.settings.training import TrainingSettings
 from video_diffusion.training.loop import Trainer
 from video_diffusion.video import atomic_path
@@ -44,7 +44,7 @@ def save_checkpoint(
         if write_more is not None:
             write_more(part)
         files = sorted(path for path in part.rglob("*") if path.is_file())
-        hashes = {path.relative_to(part).as_posix(): _sha256(path) for path in files}
+        hashes = {path.relative_to(part).as_posix(): file_sha256(path) for path in files}
         manifest = {"step": step, "facts": facts, "sha256": hashes}
         (part / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     if keep is not None:
@@ -57,14 +57,25 @@ def is_complete(checkpoint: Path) -> bool:
     """Whether every file the manifest names is there with its recorded sha256."""
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
-        return all(_sha256(checkpoint / name) == digest for name, digest in manifest["sha256"].items())
+        return all(file_sha256(checkpoint / name) == digest for name, digest in manifest["sha256"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
 def newest_checkpoint(run: Path) -> Path | None:
-    """The complete checkpoint with the most steps, or None."""
-    return next((c for c in sorted(run.glob("step-*"), reverse=True) if is_complete(c)), None)
+    """The complete checkpoint with the most steps, or None where no run has saved any.
+
+    Raises:
+        ResumeError: There are checkpoints, but none that is whole.
+    """
+    checkpoints = sorted(run.glob("step-*"), reverse=True)
+    newest = next((checkpoint for checkpoint in checkpoints if is_complete(checkpoint)), None)
+    if newest is None and checkpoints:
+        raise ResumeError(
+            f"{run}: every checkpoint is damaged ({', '.join(path.name for path in checkpoints[:4])}), so "
+            "there is nothing to go on from; put one back from a copy, or begin a new run in another folder"
+        )
+    return newest
 
 
 def load_checkpoint(checkpoint: Path) -> tuple[int, dict[str, dict[str, Tensor]], dict[str, Any]]:
@@ -97,11 +108,6 @@ def _remove(checkpoint: Path) -> None:
     shutil.rmtree(checkpoint)
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
 # The state of a run as tensors and facts: what a checkpoint holds, and what a continuation must share.
 
 
@@ -125,21 +131,31 @@ def agreement(settings: TrainingSettings, trainer: Trainer, data: Mapping[str, s
     return {"settings": dict(settings.binding()), "data": dict(data), "model": model}
 
 
-def differing(there: Facts, now: Facts) -> list[str]:
+def differing(there: Facts, now: Facts) -> dict[str, str]:
     """Each field in which two agreements differ, with both values; empty if one run may go on as the other.
 
     More steps than before are the same run where the learning rate does not depend on their number.
     """
-    found = []
+    found = {}
     for section in ("settings", "data", "model"):
         before, after = there.get(section, {}), now.get(section, {})
+        if section == "settings":  # of an older version: what it did not know had its usual value
+            before = {**TrainingSettings.model_validate({"data": "clips"}).binding(), **before}
         for name in [*before, *(name for name in after if name not in before)]:
             was, now_is = before.get(name), after.get(name)
             if was != now_is:
-                found += [f"{section}.{name} was {shown(was)}, is {shown(now_is)}"]
+                full = name if section == "settings" else f"{section}.{name}"
+                found[full] = f"{full} was {shown(was)}, is {shown(now_is)}"
     if now["settings"].get("optimizer.schedule") in CONSTANT_SCHEDULES:
-        found = [line for line in found if not line.startswith("settings.num_steps ")]
-    return [line.removeprefix("settings.") for line in found]
+        found.pop("num_steps", None)
+    return found
+
+
+def is_allowed(name: str, allowed: Collection[str]) -> bool:
+    """Whether a field may differ: by its name, its section, or the setting that names a model's file."""
+    return any(
+        name == key or name.startswith(f"{key}.") or name.startswith(f"model.{key}") for key in allowed
+    )
 
 
 def save_state(trainer: Trainer, checkpoints: Path, facts: Facts, keep: int | None, seconds: float) -> Path:
@@ -150,7 +166,7 @@ def save_state(trainer: Trainer, checkpoints: Path, facts: Facts, keep: int | No
         "trained": {name: p.detach().cpu().clone() for name, p in trainer.target.parameters.items()},
         "optimizer": _optimizer_tensors(trainer.raw_optimizer),
     }
-    counters: Facts = {"seconds": seconds}
+    counters: Facts = {"seconds": seconds, "skipped": trainer.num_skipped}
     if trainer.ema is not None:
         shadow = zip(names, trainer.ema.shadow_params, strict=True)
         groups["average"] = {name: tensor.cpu() for name, tensor in shadow}
@@ -163,33 +179,47 @@ def save_state(trainer: Trainer, checkpoints: Path, facts: Facts, keep: int | No
         )
 
 
-def load_state(trainer: Trainer, checkpoint: Path, facts: Facts) -> float:
-    """Put a trainer where a checkpoint left off; returns the seconds of training so far."""
+def load_state(
+    trainer: Trainer, checkpoint: Path, facts: Facts, allowed: Collection[str] = ()
+) -> tuple[float, tuple[str, ...]]:
+    """Put a trainer where a checkpoint left off.
+
+    Returns the seconds of training so far, and in words what is allowed to differ and does.
+    """
     step, groups, there = load_checkpoint(checkpoint)
-    lines = differing(there, facts)
-    if lines:
+    changed = differing(there, facts)
+    refused = [line for name, line in changed.items() if not is_allowed(name, allowed)]
+    if refused:
         raise ResumeError(
-            f"{checkpoint}: is of another run, which this one cannot continue: {'; '.join(lines)}; "
-            "give the settings back, or start a new run in another folder"
+            f"{checkpoint}: is of another run, which this one cannot continue: {'; '.join(refused)}; "
+            "give the settings back, allow them to change (--allow KEY,KEY), or start a new run in another "
+            "folder"
+        )
+    shapes = {name: tuple(tensor.shape) for name, tensor in groups["trained"].items()}
+    if shapes != {name: tuple(parameter.shape) for name, parameter in trainer.target.parameters.items()}:
+        raise ResumeError(
+            f"{checkpoint}: holds other weights than are to be trained ({'; '.join(changed.values())}); what "
+            "is trained cannot change within a run, so start a new one in another folder"
         )
     with torch.no_grad():
         for name, parameter in trainer.target.parameters.items():
             parameter.copy_(groups["trained"][name])
-    _load_optimizer(trainer.raw_optimizer, groups["optimizer"])
-    if trainer.ema is not None:
-        device = trainer.accelerator.device
-        shadow = [groups["average"][name].to(device) for name in trainer.target.parameters]
+    if "optimizer.name" not in changed:  # else its moments begin anew
+        _load_optimizer(trainer.raw_optimizer, groups["optimizer"])
+    if trainer.ema is not None:  # one that was switched on now begins with the weights as they are
+        device, average = trainer.accelerator.device, groups.get("average", groups["trained"])
+        shadow = [average[name].to(device) for name in trainer.target.parameters]
         trainer.ema.load_state_dict(
             {
                 **trainer.ema.state_dict(),
-                "optimization_step": int(there["ema_steps"]),
+                "optimization_step": int(there.get("ema_steps", 0)),
                 "shadow_params": shadow,
             }
         )
     if trainer.accelerator.scaler is not None and "scaler" in there:
         trainer.accelerator.scaler.load_state_dict(there["scaler"])
-    trainer.step = step
-    return float(there["seconds"])
+    trainer.step, trainer.num_skipped = step, int(there.get("skipped", 0))
+    return float(there["seconds"]), tuple(changed.values())
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -83,14 +82,6 @@ class Target:
         """The part that holds what is trained, extras aside."""
         return self.parts.unet if self.settings.target == "domain_lora" else self.parts.motion_adapter
 
-    def frozen_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor of the model that training must leave as it is."""
-        for owner in ("unet", "motion_adapter", "text_encoder", "text_encoder_2", "vae"):
-            part = getattr(self.parts, owner)
-            for name, tensor in () if part is None else part.state_dict().items():
-                if f"{owner}.{name}" not in self.parameters:
-                    yield f"{owner}.{name}", tensor
-
     def save(self, folder: Path) -> None:
         """Write the weights as they are now, for use: an adapter or a LoRA, in diffusers' layout."""
         match self.settings.target:
@@ -105,7 +96,7 @@ class Target:
                 _save_lora(self.parts.unet, self.settings, folder / DOMAIN_LORA_FOLDER)
 
 
-def matching_parameters(unet: Any, pattern: str) -> dict[str, nn.Parameter]:
+def matching_parameters(unet: nn.Module, pattern: str) -> dict[str, nn.Parameter]:
     """The parameters of the image U-Net whose name a regular expression finds (`re.search`)."""
     named = dict(unet.named_parameters())
     found = {name: parameter for name, parameter in named.items() if re.search(pattern, name)}
@@ -120,7 +111,7 @@ def matching_parameters(unet: Any, pattern: str) -> dict[str, nn.Parameter]:
     )
 
 
-def add_lora(module: Any, layers: str, lora: LoraSettings, seed: int) -> None:
+def add_lora(module: nn.Module, layers: str, lora: LoraSettings, seed: int) -> None:
     """Put LoRA layers, the identity at first, into the linear layers whose names match."""
     from peft import LoraConfig, inject_adapter_in_model  # noqa: PLC0415  an extra that only LoRA needs
 

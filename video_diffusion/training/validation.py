@@ -1,6 +1,8 @@
 """Validation on the way: the same clips and the same held-out loss, again and again, training untouched."""
 
-from collections.abc import Mapping, Sequence
+import math
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,12 +15,15 @@ from video_diffusion.settings import GenerationSettings
 from video_diffusion.settings.training import ValidationSettings
 from video_diffusion.training.clips import Clips, Item
 from video_diffusion.training.data import Draw
+from video_diffusion.training.data.manifest import ClipChangedError
 from video_diffusion.training.loop import Trainer
 from video_diffusion.training.objective import ItemDraws, Stream, chance
+from video_diffusion.video import VideoReadError
 from video_diffusion.video.files import slug
 
 NUM_QUARTILES = 4
 NUM_OWN_PROMPTS = 2
+MAX_ERROR = 300  # characters
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class Validation:
         quartiles: The same by quarter of the noise schedule, least noise first.
         measures: Means over the clips, by name of the metric; None where none could be measured.
         clips: File (relative to the run), prompt, seed and measures of each clip.
+        error: Why nothing was found; empty if something was.
     """
 
     step: int
@@ -38,10 +44,13 @@ class Validation:
     quartiles: tuple[float, ...]
     measures: Mapping[str, float | None]
     clips: tuple[Mapping[str, Any], ...]
+    error: str = ""
 
     def to_row(self) -> dict[str, Any]:
         """As a row of metrics.jsonl."""
         found = {name: value for name, value in vars(self).items() if name != "step"}
+        if not self.error:
+            del found["error"]
         return {"step": self.step, "validation": found}
 
     @classmethod
@@ -54,7 +63,18 @@ class Validation:
             tuple(values["quartiles"]),
             values["measures"],
             tuple(values["clips"]),
+            values.get("error", ""),
         )
+
+
+def validations_of(rows: Iterable[Mapping[str, Any]]) -> list[Validation]:
+    """All validations among the rows of metrics.jsonl that found something, the first one first."""
+    found = [Validation.from_row(row) for row in rows if "validation" in row]
+    return [each for each in found if not each.error]
+
+
+class ValidationStopped(Exception):  # noqa: N818  no error: somebody wants to stop
+    """Somebody wants to stop, so a validation is left unfinished."""
 
 
 class Validator:
@@ -67,23 +87,39 @@ class Validator:
         settings: What is made.
         held_out: Clips that training never sees.
         run: Folder in which clips are written under `validation/`.
+
+    Attributes:
+        num_failed: How many validations failed so far; each makes the next smaller: first frames are decoded
+            and held-out losses computed one by one, then half of the clips are made, and so on.
     """
 
     def __init__(
         self, trainer: Trainer, settings: ValidationSettings, held_out: Sequence[Clips], run: Path
     ) -> None:
         self.trainer, self.settings, self.run = trainer, settings, run
-        self._items: dict[tuple[int, int], Item] = {}
+        self._items: dict[tuple[int, int], Item | None] = {}
+        self.num_failed = 0
+        self._wants_to_stop: Callable[[], bool] = lambda: False
         self.held_out = [(clips, number) for clips in held_out for number in range(len(clips))]
 
-    def validate(self) -> Validation:
-        """Measure the model as it stands, and write its clips; only the first process writes."""
-        trainer = self.trainer
+    def validate(self, wants_to_stop: Callable[[], bool] = lambda: False) -> Validation | None:
+        """Measure the model as it stands, and write its clips; only the first process writes.
+
+        A failure is a `Validation` with its error. None if somebody wanted to stop.
+        """
+        trainer, self._wants_to_stop = self.trainer, wants_to_stop
         on_gpu = trainer.accelerator.device.type != "cpu"
         precision = trainer.accelerator.autocast() if on_gpu else nullcontext()
-        with trainer.averaged(), torch.no_grad(), precision:
-            quartiles = self._quartiles()
-            clips = self._clips()
+        try:
+            with trainer.averaged(), torch.no_grad(), precision:
+                quartiles = self._quartiles()
+                clips = self._clips()
+        except ValidationStopped:
+            return None
+        except Exception as error:  # whatever it is, the training is worth more
+            self.num_failed += 1
+            told = " ".join(str(error).split())[:MAX_ERROR] or type(error).__name__
+            return Validation(trainer.step, None, (), {}, (), told)
         names = dict.fromkeys(name for clip in clips for name in clip["measures"])
         return Validation(
             step=trainer.step,
@@ -93,35 +129,50 @@ class Validator:
             clips=clips,
         )
 
+    def _check_stop(self, _: object = None) -> None:
+        if self._wants_to_stop():
+            raise ValidationStopped
+
     def _quartiles(self) -> tuple[float, ...]:
         """Held-out loss in each quarter of the noise schedule, at noise levels that never change."""
-        if not self.held_out:
-            return ()
         losses = []
+        at_once = 1 if self.num_failed else NUM_QUARTILES
         for place, (clips, number) in enumerate(self.held_out):
+            self._check_stop()
             item = self._item(clips, number)
+            if item is None:
+                continue
             draws = held_out_draws(self.trainer.settings.seed, place)
-            items = [item] * NUM_QUARTILES
-            latents = self.trainer.encoder.latents(items[:1]).repeat(NUM_QUARTILES, 1, 1, 1, 1)
-            found = self.trainer.losses(items, draws, self.trainer.objective, latents)
-            losses.append(found.double().cpu().numpy())
-        return tuple(float(value) for value in np.mean(losses, axis=0))
+            latents = self.trainer.encoder.latents([item])
+            parts = [
+                self.trainer.losses(
+                    [item] * at_once,
+                    draws[first : first + at_once],
+                    self.trainer.objective,
+                    latents.repeat(at_once, *[1] * (latents.ndim - 1)),
+                )
+                for first in range(0, NUM_QUARTILES, at_once)
+            ]
+            losses.append(torch.cat(parts).double().cpu().numpy())
+        return tuple(float(value) for value in np.mean(losses, axis=0)) if losses else ()
 
-    def _item(self, clips: Clips, number: int) -> Item:
-        """A held-out clip, read once and kept: its frames are needed again and again."""
+    def _item(self, clips: Clips, number: int) -> Item | None:
+        """A held-out clip, read once and kept: its frames are needed again and again; None if it is gone."""
         place = (id(clips), number)
         if place not in self._items:
-            self._items[place] = clips[Draw(0, number)]
+            try:
+                self._items[place] = clips[Draw(0, number)]
+            except (ClipChangedError, VideoReadError, OSError) as error:
+                warnings.warn(f"{error}; the held-out loss does without this clip from now on", stacklevel=2)
+                self._items[place] = None
         return self._items[place]
 
     def prompts(self) -> tuple[str, ...]:
         """The prompts of the clips: those of the settings, else captions of held-out clips."""
         if self.settings.prompts is not None:
             return self.settings.prompts
-        captions: list[str] = []
-        for clips, number in self.held_out:
-            captions.append(str(self._item(clips, number)["caption"]))
-        return tuple(dict.fromkeys(captions))[:NUM_OWN_PROMPTS]
+        items = [self._item(clips, number) for clips, number in self.held_out]
+        return tuple(dict.fromkeys(str(item["caption"]) for item in items if item))[:NUM_OWN_PROMPTS]
 
     def _clips(self) -> tuple[Mapping[str, Any], ...]:
         made = []
@@ -136,11 +187,12 @@ class Validator:
                 update={"motion_adapter": here, "motion_adapter_sha256": None}
             ),
         )
+        wanted = [(prompt, seed) for prompt in self.prompts() for seed in self.settings.seeds]
+        num_clips = math.ceil(len(wanted) / 2 ** max(0, self.num_failed - 1))
         try:
-            for number, (prompt, seed) in enumerate(
-                (prompt, seed) for prompt in self.prompts() for seed in self.settings.seeds
-            ):
-                [video] = pipeline.generate([self._request(prompt, seed)])
+            for number, (prompt, seed) in enumerate(wanted[:num_clips]):
+                self._check_stop()
+                [video] = pipeline.generate([self._request(prompt, seed)], self._check_stop)
                 path = folder / f"{number:02d}-{slug(prompt)}-{seed}.mp4"
                 if self.trainer.accelerator.is_main_process:
                     video.save(path)
@@ -157,14 +209,22 @@ class Validator:
 
     def _request(self, prompt: str, seed: int) -> GenerationSettings:
         training = self.trainer.settings.clips
-        asked = {
+        asked: dict[str, Any] = {
             "num_frames": training.num_frames,
             "height": training.height,
             "width": training.width,
             "fps": training.fps,
             "num_inference_steps": self.settings.num_inference_steps,
             "guidance_scale": self.settings.guidance_scale,
+            "decode_chunk_size": 1 if self.num_failed else None,
         }
+        if self.trainer.settings.objective == "distil":  # the student's own way to be sampled
+            student = {
+                "num_inference_steps": self.trainer.settings.distil.num_inference_steps,
+                "guidance_scale": 1.0,
+            }
+            asked |= {name: value for name, value in student.items() if asked[name] is None}
+            asked["scheduler"] = "ddim"
         given = {name: value for name, value in asked.items() if value is not None}
         return GenerationSettings.from_values({"prompt": prompt, "seed": seed, **given})
 

@@ -23,7 +23,6 @@ from video_diffusion.video.record import (
     record_beside,
     sidecar_path,
     weights_sha256,
-    write_record,
 )
 from video_diffusion.video.writer import (
     CODECS,
@@ -70,6 +69,5 @@ __all__ = [
     "weights_sha256",
     "working_codecs",
     "write_bytes",
-    "write_record",
     "write_video",
 ]

@@ -1,29 +1,40 @@
 """Files that are either whole or absent: written beside their final name, synced, verified, then renamed."""
 
-import hashlib
+import ctypes
+import errno
 import os
-import platform
 import re
+import secrets
 import shutil
 import stat
+import sys
 import unicodedata
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
 
-_PART = re.compile(r"\..+\.((?P<machine>[0-9a-f]{8})-)?(?P<pid>[0-9]{1,10})\.part", re.DOTALL)
+from filelock import FileLock, Timeout
+
+_LOCK = re.compile(r"(?P<part>\..+\.[0-9a-f]{16}(\.old)?\.part)\.lock", re.DOTALL)
+_OLD = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.old\.part", re.DOTALL)
+# A file system without these is none to refuse work for: FAT, CIFS, NFS, Lustre.
+_NO_LOCKS = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK}
+_NO_SUCH_NICETY = {*_NO_LOCKS, errno.EPERM, errno.EACCES}
+_EXCHANGE, _AT_FDCWD = 2, -100  # RENAME_EXCHANGE of renameat2, Linux
 
 
 @contextmanager
 def atomic_path(
     path: Path | str, verify: Callable[[Path], None] | None = None, overwrite: bool = True
 ) -> Iterator[Path]:
-    """Yields `.<name>.<machine>-<pid>.part` in the same directory; at the end that becomes `path`.
+    """Yield `.<name>.<token>.part` in the same directory; at the end that becomes `path`.
 
     The caller writes a file, or makes a folder, at the yielded path. It is then synced to disk, passed to
     `verify` (which raises to refuse it) and renamed. On any exception, Ctrl-C included, nothing is left
-    behind; after a `kill -9` the part stays until the next write to that directory removes it.
+    behind; after a `kill -9` the part stays until the next write to that directory removes it: a lock beside
+    it tells, on any machine and in any container, whether somebody is still at work.
 
     Raises:
         FileExistsError: `path` exists and `overwrite` is False.
@@ -35,14 +46,15 @@ def atomic_path(
         _refuse_existing(path)
     try:
         remove_dead_parts(path.parent)
-        yield part
-        _sync(part)
-        if verify is not None:
-            verify(part)
-        if not overwrite:
-            _refuse_existing(path)
-        _replace(part, path)
-        _sync_one(path.parent)
+        with _locked(part):
+            yield part
+            _sync(part)
+            if verify is not None:
+                verify(part)
+            if not overwrite:
+                _refuse_existing(path)
+            _replace(part, path)
+            _sync_one(path.parent)
     except Exception as error:
         number = _system_error(error, part)
         if number is not None:
@@ -53,7 +65,7 @@ def atomic_path(
 
 
 def write_bytes(path: Path | str, data: bytes, overwrite: bool = True) -> None:
-    """Writes a whole file atomically.
+    """Write a whole file atomically.
 
     Raises:
         OSError: as `atomic_path`.
@@ -62,45 +74,86 @@ def write_bytes(path: Path | str, data: bytes, overwrite: bool = True) -> None:
         part.write_bytes(data)
 
 
-def part_path(path: Path, mark: str = "") -> Path:
-    """Where this process writes what becomes `path`; `mark` tells two of its parts apart."""
-    return path.with_name(f".{path.name}{mark}.{_machine()}-{os.getpid()}.part")
+def part_path(path: Path) -> Path:
+    """Where something is written that becomes `path`; no two calls give the same."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+
+
+@contextmanager
+def _holding(lock: FileLock) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        lock.release()
+        _remove(Path(lock.lock_file))
+
+
+def reserve(path: Path) -> AbstractContextManager[None] | None:
+    """Lock a name for an output that is still to be made, to be held by a `with` block.
+
+    Returns:
+        None if somebody else holds it; where a file system has no locks, nobody does.
+    """
+    lock = FileLock(path.with_name(f".{path.name}.making.lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return None
+    except (NotImplementedError, OSError):
+        return nullcontext()
+    return _holding(lock)
 
 
 def remove_dead_parts(directory: Path) -> list[Path]:
-    """Removes the part files that processes no longer running left in a directory, and returns them.
+    """Remove the parts that nobody writes any more, and return them; put back what a replacement left aside.
 
-    Only those of this machine: several may share a folder, and none sees the processes of another.
+    Only what carries a lock that is free: a part of somebody at work, here or on another machine, is locked,
+    and a file of the user's that looks like a part has no lock.
     """
     removed = []
-    for entry in os.scandir(directory):
-        found = _PART.fullmatch(entry.name)
-        if found and found["machine"] in {None, _machine()} and not _alive(int(found["pid"])):
-            _remove(Path(entry.path))
-            removed.append(Path(entry.path))
+    for entry in list(os.scandir(directory)):
+        found = _LOCK.fullmatch(entry.name)
+        if found is None:
+            continue
+        part, lock = directory / found["part"], FileLock(entry.path)
+        try:
+            lock.acquire(blocking=False)
+        except (Timeout, OSError, NotImplementedError):
+            continue
+        old = _OLD.fullmatch(part.name)
+        if old is not None and os.path.lexists(part) and not os.path.lexists(directory / old["name"]):
+            part.replace(directory / old["name"])
+        elif os.path.lexists(part):
+            _remove(part)
+            removed.append(part)
+        lock.release()
+        _remove(Path(entry.path))
     return removed
 
 
-@cache
-def _machine() -> str:
-    """Eight hex digits that stand for this machine's name."""
-    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
-
-
-def _alive(pid: int) -> bool:
+@contextmanager
+def _locked(part: Path) -> Iterator[None]:
+    """Hold the lock that says that somebody is at work on a part."""
+    place = part.with_name(f"{part.name}.lock")
+    lock = FileLock(place)
     try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
+        lock.acquire(blocking=False)
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise
+        _say_once(f"{part.parent}: the file system has no locks; what a killed run leaves is not cleaned up")
+    try:
+        yield
+    finally:
+        lock.release()
+        _remove(place)
 
 
 def _system_error(error: Exception, part: Path) -> int | None:
     """Number of the system's error that kept a part from being written; safetensors tells it in words."""
     if isinstance(error, OSError):
-        return error.errno if error.filename in {None, str(part), part} else None
+        ours = {None, str(part), part, f"{part}.lock"}
+        return error.errno if error.filename in ours else None
     told = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
     return int(told[1]) if told else None
 
@@ -119,18 +172,32 @@ def _refuse_existing(path: Path) -> None:
 
 
 def _replace(part: Path, path: Path) -> None:
-    """Renames; a folder that stands at `path` is moved aside first, since folders cannot be replaced."""
+    """Rename; a folder at `path` changes places with the part, so that one of them always stands."""
     if not (path.is_dir() and not path.is_symlink()):
         part.replace(path)
         return
-    old = part_path(path, ".old")
-    path.replace(old)
+    if _exchanged(part, path):
+        return  # the old folder is the part now, and goes with it
+    old = part_path(path).with_suffix(".old.part")
+    with _locked(old):  # killed in between, the next write to the directory puts it back
+        path.replace(old)
+        try:
+            part.replace(path)
+        except OSError:
+            old.replace(path)
+            raise
+        _remove(old)
+
+
+def _exchanged(part: Path, path: Path) -> bool:
+    """Swap two names in one step where the system can."""
+    if not sys.platform.startswith("linux"):
+        return False
     try:
-        part.replace(path)
-    except OSError:
-        old.replace(path)
-        raise
-    _remove(old)
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    return int(rename(_AT_FDCWD, os.fsencode(part), _AT_FDCWD, os.fsencode(path), _EXCHANGE)) == 0
 
 
 def _sync(path: Path) -> None:
@@ -139,7 +206,8 @@ def _sync(path: Path) -> None:
         for child in path.iterdir():
             _sync(child)
     elif stat.S_ISREG(mode):  # safetensors makes files that nobody but their owner may read
-        path.chmod(stat.S_IMODE(mode) | _usual_mode())
+        with _nicety(path, "its permissions cannot be set"):
+            path.chmod(stat.S_IMODE(mode) | _usual_mode())
     _sync_one(path)
 
 
@@ -148,9 +216,26 @@ def _sync_one(path: Path) -> None:
         return
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        with _nicety(path, "it cannot be synced to disk"):
+            os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def _nicety(path: Path, what: str) -> Iterator[None]:
+    """Go on, with one warning, where a file system refuses what nothing depends on."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_SUCH_NICETY:
+            raise
+        _say_once(f"{path.parent}: {what} on this file system ({error.strerror}); going on without")
+
+
+@cache
+def _say_once(text: str) -> None:
+    warnings.warn(text, stacklevel=4)
 
 
 def _remove(path: Path) -> None:

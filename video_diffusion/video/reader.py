@@ -8,19 +8,25 @@ import os
 import re
 import stat
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import lru_cache
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
+from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8, UInt16
 from PIL import Image, ImageOps
+
+PALETTE_NOTE = "256 colours at most: where a palette is dithered, the pattern reads as flicker"
+"""Of GIF and other palette images; the same clip can read 0.6 levels without and 7.5 with dithering."""
 
 
 class VideoReadError(ValueError):
@@ -117,8 +123,11 @@ def begin(source: FrameSource, frames: Iterator[Frame]) -> FrameSource:
 # ffmpeg must not follow a playlist, a concat script or a URL that a file names.
 _SAFE = {
     "protocol_whitelist": "file",
-    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpegts",
+    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpegts,flv,asf,mpeg,ogg,"
+    "yuv4mpegpipe,mpegvideo,h264,hevc",
 }
+_NO_INDEX = {"yuv4mpegpipe", "mpegvideo", "h264", "hevc"}
+"""Bare streams: ffmpeg guesses their length from their size, and their frames have no times."""
 _ACCURATE = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 _UNTAGGED, _BT2020 = 2, {9, 10}  # AVColorSpace
 _HDR = {16: "PQ", 18: "HLG"}  # AVColorTransferCharacteristic
@@ -127,7 +136,11 @@ _MAX_TAG_CHARACTERS = 4_000_000
 
 @contextmanager
 def open_container(
-    path: Path, limits: ReadLimits, allow_truncated: bool = False, near: Fraction | None = None
+    path: Path,
+    limits: ReadLimits,
+    allow_truncated: bool = False,
+    near: Fraction | None = None,
+    tone_map: bool = False,
 ) -> Iterator[FrameSource]:
     """Opens the first video stream of a file."""
     try:
@@ -142,9 +155,11 @@ def open_container(
         codec.thread_count = 1
         limits.check_size(path, codec.width, codec.height)
         _check_length(container, stream, path, limits)
-        if int(codec.color_trc) in _HDR:
-            kind = _HDR[int(codec.color_trc)]
-            raise VideoReadError(f"{path}: is HDR ({kind}); convert it to BT.709 first")
+        kind = _HDR.get(int(codec.color_trc), "")
+        if kind and not tone_map:
+            raise VideoReadError(
+                f"{path}: is HDR ({kind}); convert it to BT.709 first, or measure --tone-map"
+            )
         tags = {name: text[:_MAX_TAG_CHARACTERS] for name, text in container.metadata.items()}
         rate = stream.average_rate or stream.guessed_rate
         format_name = codec.pix_fmt or "unknown"
@@ -157,9 +172,13 @@ def open_container(
             pixel_format=format_name,
             frames=iter(()),
             declared_frames=stream.frames or None,
-            declared_seconds=_declared_seconds(container, stream),
+            declared_seconds=None
+            if container.format.name in _NO_INDEX
+            else _declared_seconds(container, stream),
             tags=tags,
         )
+        if kind:
+            source.note(f"HDR ({kind}) is shown as SDR by Hable's curve at 100 nits")
         _note_stream(source, container, stream)
         yield begin(source, _decode(container, stream, source, limits, allow_truncated, near))
 
@@ -191,7 +210,8 @@ def _is_cover(stream: Any) -> bool:
 
 
 def _check_length(container: Any, stream: Any, path: Path, limits: ReadLimits) -> None:
-    seconds = _declared_seconds(container, stream)
+    bare = container.format.name in _NO_INDEX
+    seconds = None if bare else _declared_seconds(container, stream)
     if seconds is not None and seconds > limits.max_seconds:
         raise VideoReadError(
             f"{path}: declares {float(seconds):.0f} s, above the limit of {limits.max_seconds}"
@@ -226,7 +246,10 @@ def _note_stream(source: FrameSource, container: Any, stream: Any) -> None:
     alpha = pixels is not None and any(component.is_alpha for component in pixels.components)
     if alpha or stream.metadata.get("alpha_mode") == "1":
         source.note("transparency is dropped")
-    if int(stream.codec_context.colorspace) in _BT2020:
+    if source.pixel_format == "pal8":
+        source.note(PALETTE_NOTE)
+    is_hdr = int(stream.codec_context.color_trc) in _HDR
+    if int(stream.codec_context.colorspace) in _BT2020 and not is_hdr:
         source.note("BT.2020 colours are shown as BT.709 without a gamut conversion")
     if int(stream.codec_context.colorspace) == _UNTAGGED and source.pixel_format.startswith("yuv"):
         source.note(
@@ -303,13 +326,24 @@ def _upright_rgb(
     matrix = int(picture.colorspace) or None
     if matrix == _UNTAGGED:
         matrix = int(Colorspace.ITU709 if picture.height >= 720 else Colorspace.ITU601)
+    kind = _HDR.get(int(picture.color_trc), "")
     rgb = reformatter.reformat(
-        picture, format="rgb24", src_colorspace=matrix, interpolation=_ACCURATE, threads=1
+        picture,
+        format="rgb48le" if kind else "rgb24",
+        src_colorspace=matrix,
+        interpolation=_ACCURATE,
+        threads=1,
     ).to_ndarray()
+    if kind:
+        rgb = tone_mapped(rgb, kind)
     if picture.interlaced_frame:
         source.note("interlaced; its half-pictures are left woven")
     rotation = int(picture.rotation)
-    if rotation % 90:
+    mirrored = _mirrored(picture, rgb)
+    if mirrored is not None:
+        rgb = mirrored
+        source.note("mirrored as the file asks, as front cameras do")
+    elif rotation % 90:
         source.note(f"a rotation of {rotation} degrees is ignored")
     elif rotation:
         rgb = np.rot90(rgb, k=rotation // 90)
@@ -320,11 +354,58 @@ def _upright_rgb(
     return np.ascontiguousarray(rgb)
 
 
+_BT2020_TO_709 = np.array(
+    [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], dtype=np.float32
+)
+_PEAK = 10.0
+"""Of ffmpeg's tonemap where a file names none: 1000 nits, in units of the 100 nits of SDR's white."""
+
+
+@lru_cache(maxsize=2)
+def _light_of_codes(kind: str) -> Float32[np.ndarray, "65536"]:
+    """Displayed light of each 16-bit code in units of 100 nits (BT.2100).
+
+    HLG is light of the scene, which a display of 1000 nits shows with a gamma of 1.2, here by channel.
+    """
+    code = np.arange(65536) / 65535
+    if kind == "PQ":
+        power = code ** (32 / 2523)
+        ratio = np.maximum(power - 3424 / 4096, 0) / (2413 / 128 - 2392 / 128 * power)
+        return (100 * ratio ** (8192 / 1305)).astype(np.float32)
+    bright = (np.exp((code - 0.55991073) / 0.17883277) + 0.28466892) / 12
+    return (_PEAK * np.where(code <= 0.5, code**2 / 3, bright) ** 1.2).astype(np.float32)
+
+
+def _hable(light: Float32[np.ndarray, "..."] | float) -> Any:
+    return (light * (0.15 * light + 0.05) + 0.004) / (light * (0.15 * light + 0.5) + 0.06) - 0.02 / 0.3
+
+
+def tone_mapped(rgb: UInt16[np.ndarray, "h w 3"], kind: str) -> UInt8[np.ndarray, "h w 3"]:
+    """Show BT.2020 HDR as BT.709 SDR, as ffmpeg's zscale and tonemap=hable:desat=0 do with npl=100."""
+    light = _light_of_codes(kind)[rgb] @ _BT2020_TO_709.T
+    brightest = np.maximum(light.max(axis=-1, keepdims=True), np.float32(1e-6))
+    light = np.clip(light * (_hable(brightest) / _hable(_PEAK) / brightest), 0, 1)
+    return np.rint(255 * light ** np.float32(1 / 2.4)).astype(np.uint8)
+
+
+def _mirrored(picture: Any, rgb: np.ndarray) -> np.ndarray | None:
+    """Show a frame as its display matrix asks if that mirrors it by quarter turns, else None."""
+    data = picture.side_data.get(SideDataType.DISPLAYMATRIX)
+    if data is None:
+        return None
+    a, b, _, c, d, *_ = (number / 65536 for number in np.frombuffer(bytes(data), dtype=np.int32).tolist())
+    if a * d - b * c >= 0:
+        return None
+    if abs(a) + abs(d) > abs(b) + abs(c):
+        return rgb[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+    return rgb.transpose(1, 0, 2)[:: -1 if b < 0 else 1, :: -1 if c < 0 else 1]
+
+
 # Pictures through Pillow: one image, an animated GIF, WebP or PNG, or a folder of images in their order.
 
 
-IMAGE_SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp")
-_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP")  # nothing that runs a program (EPS) or reads a list
+IMAGE_SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".avif")
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP", "AVIF")  # none that runs programs
 ASSUMED_FOLDER_FPS = Fraction(8)
 _BROWSER_DELAY = Fraction(1, 10)  # what players make of a delay of 0
 
@@ -338,6 +419,8 @@ def open_image_file(path: Path, limits: ReadLimits) -> Iterator[FrameSource]:
             raise VideoReadError(f"{path}: has {count} frames, above the limit of {limits.max_frames}")
         name = (image.format or "image").lower()
         source = FrameSource(path, None, *image.size, name, image.mode, iter(()), count)
+        if image.format == "GIF" or image.mode == "P":
+            source.note(PALETTE_NOTE)
         if count > 1:
             source.fps = count / _total_duration(image, count, source)
         yield begin(source, _animation(image, count, source))
@@ -362,9 +445,29 @@ def open_image_folder(path: Path, limits: ReadLimits, fps: Fraction | None) -> I
         size, mode, name = image.size, image.mode, (image.format or "image").lower()
     rate = fps or ASSUMED_FOLDER_FPS
     source = FrameSource(path, rate, *size, name, mode, iter(()), len(files))
+    _note_numbers(files, source)
+    if mode == "P":
+        source.note(PALETTE_NOTE)
     if fps is None:
         source.note(f"a folder has no frame rate; {ASSUMED_FOLDER_FPS} fps is assumed (give fps)")
     yield begin(source, _folder(files, source, limits, rate))
+
+
+def _note_numbers(files: list[Path], source: FrameSource) -> None:
+    """Tell of numbers that are missing or that two files have: the frames are then not what they seem."""
+    numbers = [int(found[-1]) for file in files if (found := re.findall(r"\d+", file.stem))]
+    if len(numbers) < len(files) or not numbers:
+        return
+    counts = Counter(numbers)
+    twice = sorted(number for number, count in counts.items() if count > 1)
+    missing = max(counts) - min(counts) + 1 - len(counts)
+    if twice:
+        same = [file.name for file, number in zip(files, numbers, strict=True) if number == twice[0]]
+        names = " and ".join(same)
+        source.note(f"{len(twice)} numbers stand for more than one image, such as {names}; all are read")
+    if 0 < missing <= len(counts):
+        first = next(number for number in range(min(counts), max(counts)) if number not in counts)
+        source.note(f"{missing} numbers are missing, the first is {first}; its neighbours follow each other")
 
 
 def _folder(files: list[Path], source: FrameSource, limits: ReadLimits, fps: Fraction) -> Iterator[Frame]:
@@ -395,8 +498,8 @@ def _total_duration(image: Image.Image, count: int, source: FrameSource) -> Frac
     try:
         for index in range(count):
             image.seek(index)
-            if image.format == "WEBP":
-                image.load()  # WebP tells a frame's duration only when it is decoded
+            if image.format in ("WEBP", "AVIF"):
+                image.load()  # these tell a frame's duration only when it is decoded
             total += _duration(image, source)
         image.seek(0)
     except (EOFError, OSError) as error:
@@ -491,6 +594,7 @@ def open_video(
     allow_truncated: bool = False,
     suffix: str | None = None,
     near: Fraction | None = None,
+    tone_map: bool = False,
 ) -> AbstractContextManager[FrameSource]:
     """Opens a clip for streaming: a context manager whose value has the `frames` to iterate over.
 
@@ -501,6 +605,7 @@ def open_video(
         allow_truncated: a clip that ends too early gives the frames it has, and a note.
         suffix: how to read a file whose own name does not say it.
         near: seconds; after its first frame a video file goes on from the key frame before this time.
+        tone_map: show HDR as SDR instead of refusing it.
 
     Raises:
         VideoReadError: on entering or while reading, one line that names the file.
@@ -517,7 +622,7 @@ def open_video(
         raise VideoReadError(f"{path}: is not a regular file; give a video, an image or a folder of images")
     if (suffix if suffix is not None else path.suffix).lower() in IMAGE_SUFFIXES:
         return open_image_file(path, limits)
-    return open_container(path, limits, allow_truncated, near)
+    return open_container(path, limits, allow_truncated, near, tone_map)
 
 
 def iter_frames(

@@ -13,12 +13,13 @@ import numpy as np
 from jaxtyping import UInt8
 from pydantic import BaseModel, ConfigDict, Field
 
-from video_diffusion.settings import GenerationSettings, Layer, shown, validate
-from video_diffusion.video.files import atomic_path, write_bytes
+from video_diffusion.settings import GenerationSettings, Layer, file_sha256, shown, validate
+from video_diffusion.video.files import atomic_path
 from video_diffusion.video.reader import read_tags
 from video_diffusion.video.writer import SUFFIXES
 
 SCHEMA_VERSION = 1
+ANIMATIONS = {".gif", ".webp"}  # formats that one clip is often written in beside its video
 TAG = "video_diffusion"
 MAX_RECORD_BYTES = 4_000_000
 MAX_TITLE_CHARACTERS = 200
@@ -188,26 +189,15 @@ def read_record(path: Path | str) -> RunRecord:
     tags = {name.lower(): text for name, text in read_tags(path).items()}  # Matroska writes tags in capitals
     if TAG in tags:
         return RunRecord.from_json(tags[TAG], f"{path} (embedded record)")
-    if sidecar_path(path).is_file():
-        return _read_sidecar(sidecar_path(path))
+    beside = _found_sidecar(path)
+    if beside is not None:
+        return _read_sidecar(beside)
     raise RecordError(f"{path}: no record inside it and no {sidecar_path(path).name} beside it")
-
-
-def write_record(clip: Path | str, record: RunRecord, overwrite: bool = True) -> Path:
-    """Writes the sidecar of a clip and returns its path.
-
-    Raises:
-        FileExistsError: there is one already and `overwrite` is False.
-        OSError: no space, no permission.
-    """
-    target = sidecar_path(Path(clip))
-    write_bytes(target, record.to_json().encode(), overwrite=overwrite)
-    return target
 
 
 @contextmanager
 def record_beside(clip: Path | str, record: RunRecord, overwrite: bool = True) -> Iterator[Path]:
-    """Writes the sidecar under a temporary name, lets the block write the clip, then names the sidecar.
+    """Write the sidecar under a temporary name, let the block write the clip, then name the sidecar.
 
     So a full disk shows before the clip has its name, and a clip that fails leaves no record without a clip.
 
@@ -222,10 +212,18 @@ def record_beside(clip: Path | str, record: RunRecord, overwrite: bool = True) -
 
 
 def sidecar_path(path: Path) -> Path:
-    """`clip.json` for `clip.mp4`; a folder `clip.v2` has `clip.v2.json`."""
-    return (
-        path.with_suffix(".json") if path.suffix.lower() in SUFFIXES else path.with_name(path.name + ".json")
-    )
+    """`clip.json` for `clip.mp4`, `clip.webp.json` for `clip.webp`, `frames.json` for a folder."""
+    is_video = path.suffix.lower() in SUFFIXES and path.suffix.lower() not in ANIMATIONS
+    return path.with_suffix(".json") if is_video else path.with_name(f"{path.name}.json")
+
+
+def _found_sidecar(path: Path) -> Path | None:
+    """The record beside a clip; an animation's may have its older name, where no video claims it."""
+    places = [sidecar_path(path)]
+    if path.suffix.lower() in ANIMATIONS:
+        videos = (path.with_suffix(suffix) for suffix in SUFFIXES if suffix not in ANIMATIONS)
+        places += [] if any(video.exists() for video in videos) else [path.with_suffix(".json")]
+    return next((each for each in places if each.is_file()), None)
 
 
 def frames_sha256(frames: UInt8[np.ndarray, "f h w c"]) -> str:
@@ -236,16 +234,21 @@ def frames_sha256(frames: UInt8[np.ndarray, "f h w c"]) -> str:
 
 
 def weights_sha256(path: Path | str) -> str | None:
-    """SHA-256 over names and contents of a folder's safetensors files, or of one file; None without any."""
+    """SHA-256 over names and contents of a folder's safetensors files, or of one file; None without any.
+
+    Only a model's folder is looked through to its depths: any other place may hold a whole disk.
+    """
     path = Path(path)
-    files = [path] if path.is_file() else sorted(path.rglob("*.safetensors"))
+    is_model = any((path / name).is_file() for name in ("model_index.json", "config.json"))
+    patterns = ("**/*.safetensors",) if is_model else ("*.safetensors", "*/*.safetensors")
+    found = [path] if path.is_file() else {file for pattern in patterns for file in path.glob(pattern)}
+    files = sorted(file for file in found if file.is_file())
     if not files:
         return None
     digest = hashlib.sha256()
     for file in files:
         name = file.relative_to(path).as_posix() if path.is_dir() else ""
-        with file.open("rb") as stream:
-            digest.update(f"{name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+        digest.update(f"{name} {file_sha256(file)}\n".encode())
     return digest.hexdigest()
 
 

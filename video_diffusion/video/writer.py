@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -203,8 +203,9 @@ def write_video(
     crf: int | None = None,
     pixel_format: str | None = None,
     overwrite: bool = True,
+    before_naming: Callable[[], None] | None = None,
 ) -> None:
-    """Writes a clip under a temporary name, reads it back, counts its frames, and only then names it `path`.
+    """Write a clip under a temporary name, reads it back, counts its frames, and only then names it `path`.
 
     Args:
         path: its suffix chooses the format; a name ending in "/" is a folder of PNGs.
@@ -215,6 +216,7 @@ def write_video(
         crf: 0 (best) to the codec's worst; None is its default, 18 for H.264.
         pixel_format: "yuv420p", or "yuv444p" for full colour resolution and odd sizes.
         overwrite: False refuses an existing path.
+        before_naming: Called when the clip is whole, right before it takes its name.
 
     Raises:
         ValueError: an unknown format, or a size or rate that it cannot hold.
@@ -231,6 +233,8 @@ def write_video(
 
     def verify(part: Path) -> None:
         _verify(part, path, encoding, num_frames, (height, width))
+        if before_naming is not None:
+            before_naming()
 
     with atomic_path(path, verify=verify, overwrite=overwrite) as part:
         if encoding.codec.name == "png":

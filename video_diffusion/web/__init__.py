@@ -9,7 +9,7 @@ A room that writes a page has a `templates` folder of its own, whose template ex
       {{ player_bar() }}
     </section>
 
-with `view` a `ClipView` that went through `with_pictures`. The bar stands last and stays at the window's
+with `view` a `ClipView` that went through `with_images`. The bar stands last and stays at the window's
 foot while the rows go by. Only rows near the window load their clips; all
 clips of the section share one clock. Of the cells of a row, one may be the reference that the others show
 their difference to.
@@ -35,12 +35,12 @@ from video_diffusion.web.charts import (
     scale_over,
 )
 from video_diffusion.web.clips import (
-    ClipPictures,
+    ClipImages,
     ClipView,
     SliceLine,
-    draw_clip_pictures,
+    draw_clip_images,
     relative_url,
-    with_pictures,
+    with_images,
 )
 from video_diffusion.web.page import counted, number, render_page, signed, visible, write_page
 
@@ -50,7 +50,7 @@ __all__ = [
     "INK",
     "RULE",
     "SOFT",
-    "ClipPictures",
+    "ClipImages",
     "ClipView",
     "Hint",
     "Line",
@@ -58,7 +58,7 @@ __all__ = [
     "Scale",
     "SliceLine",
     "counted",
-    "draw_clip_pictures",
+    "draw_clip_images",
     "draw_line_chart",
     "inline_svg",
     "number",
@@ -67,6 +67,6 @@ __all__ = [
     "scale_over",
     "signed",
     "visible",
-    "with_pictures",
+    "with_images",
     "write_page",
 ]

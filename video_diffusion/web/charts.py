@@ -129,7 +129,7 @@ class Scale:
         """About `count` round values within the scale: steps of 1, 2 or 5 times a power of ten."""
         rough = (self.high - self.low) / count
         power = 10.0 ** math.floor(math.log10(rough))
-        step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+        step = power * min((1, 2, 5, 10), key=lambda factor: abs(factor * power - rough))
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         return tuple(round(index * step, 12) for index in range(first, last + 1))
 

@@ -1,6 +1,7 @@
 """A clip as a page shows it: its relative address, small still images, and what the template needs."""
 
 import base64
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,12 +30,12 @@ def relative_url(path: str) -> str:
     return "./" + quote(path.encode(errors="surrogateescape"), safe="/") if path else ""
 
 
-# Small still pictures of a clip for a page: its first frame, and one line of pixels through time.
+# Small still images of a clip for a page: its first frame, and one line of pixels through time.
 
 
 MAX_POSTER = 192  # pixels of the longer side
 MAX_SLICE_FRAMES = 256
-LOSSLESS_UP_TO = 20_000  # pixels: small pictures are shown enlarged, where artefacts show
+LOSSLESS_UP_TO = 20_000  # pixels: small images are shown enlarged, where artefacts show
 
 
 @dataclass(frozen=True)
@@ -50,22 +51,22 @@ class SliceLine:
 
 
 @dataclass(frozen=True)
-class ClipPictures:
+class ClipImages:
     """Pictures as `data:` addresses.
 
     Attributes:
         poster: the first frame.
-        slice_picture: time runs to the right, one pixel for each frame shown; the line runs down.
+        slice_image: time runs to the right, one pixel for each frame shown; the line runs down.
         line: that the slice follows.
     """
 
     poster: str
-    slice_picture: str
+    slice_image: str
     line: SliceLine
 
 
-def draw_clip_pictures(path: Path, num_frames: int, line: SliceLine | None = None) -> ClipPictures:
-    """Reads a clip and draws its pictures; in long clips only every so many frames are looked at.
+def draw_clip_images(path: Path, num_frames: int, line: SliceLine | None = None) -> ClipImages:
+    """Reads a clip and draws its images; in long clips only every so many frames are looked at.
 
     Args:
         path: of the clip.
@@ -86,7 +87,7 @@ def draw_clip_pictures(path: Path, num_frames: int, line: SliceLine | None = Non
         through_time = frames[:, round(line.place * (height - 1))]
     else:
         through_time = frames[:, :, round(line.place * (width - 1))]
-    return ClipPictures(_data_url(frames[0]), _data_url(through_time.transpose(1, 0, 2)), line)
+    return ClipImages(_data_url(frames[0]), _data_url(through_time.transpose(1, 0, 2)), line)
 
 
 def _liveliest_line(frames: UInt8[np.ndarray, "f h w 3"]) -> SliceLine:
@@ -128,7 +129,7 @@ class ClipView:
 
     Attributes:
         title: short, above the clip; `badge`: a letter before it, "" for none.
-        description: read out in place of the picture.
+        description: read out in place of the image.
         path, record: of the video and of its record, relative to the page's folder with forward slashes; ""
             without one.
         fps, num_frames, width, height: of the clip.
@@ -139,8 +140,8 @@ class ClipView:
         series_peak: what the top of the curve's box stands for: the same in all cells that are compared.
         facts: name → text, below the clip.
         is_reference: the others of its row can show their difference to it.
-        keys: names → numbers, for sorting rows.
-        pictures: see `with_pictures`; None shows none.
+        values: names → numbers, for sorting rows.
+        images: see `with_images`; None shows none.
     """
 
     title: str
@@ -159,8 +160,8 @@ class ClipView:
     series_peak: float = 0.0
     facts: Mapping[str, str] = field(default_factory=dict)
     is_reference: bool = False
-    keys: Mapping[str, float] = field(default_factory=dict)
-    pictures: ClipPictures | None = None
+    values: Mapping[str, float] = field(default_factory=dict)
+    images: ClipImages | None = None
 
     @property
     def url(self) -> str:
@@ -178,32 +179,44 @@ class ClipView:
         return draw_curve(self.series, self.series_peak)
 
     @property
+    def values_json(self) -> str:
+        """The values as an attribute holds them."""
+        return json.dumps({name: float(f"{value:.5g}") for name, value in self.values.items()})
+
+    @property
+    def series_json(self) -> str:
+        """The series likewise: null where there is no number."""
+        return json.dumps(
+            [None if v is None or not math.isfinite(v) else float(f"{v:.4g}") for v in self.series]
+        )
+
+    @property
     def slice_label(self) -> str:
-        """Which line of pixels the slice follows, in words; "" without pictures."""
-        if self.pictures is None:
+        """Which line of pixels the slice follows, in words; "" without images."""
+        if self.images is None:
             return ""
-        line = self.pictures.line
+        line = self.images.line
         length = self.height if line.direction == "row" else self.width
         return f"{line.direction} {round(line.place * (length - 1))} through time"
 
 
-def with_pictures(view: ClipView, folder: Path, line: SliceLine | None = None) -> ClipView:
+def with_images(view: ClipView, folder: Path, line: SliceLine | None = None) -> ClipView:
     """The cell with its poster and slice; a clip that is missing or damaged becomes a cell that says so.
 
     Args:
         view: with a path.
         folder: of the page.
-        line: that the slice follows; None chooses one, see `draw_clip_pictures`.
+        line: that the slice follows; None chooses one, see `draw_clip_images`.
     """
     if view.problem:
         return view
     if not view.path or not (folder / view.path).exists():
         return replace(view, problem="The file is not there")
     try:
-        pictures = draw_clip_pictures(folder / view.path, view.num_frames, line)
+        images = draw_clip_images(folder / view.path, view.num_frames, line)
     except (VideoReadError, OSError) as error:
         return replace(view, problem=f"Cannot be read: {error}")
-    return replace(view, pictures=pictures)
+    return replace(view, images=images)
 
 
 def draw_curve(series: Sequence[float | None], peak: float) -> str:

@@ -5,6 +5,7 @@ import hashlib
 import math
 import unicodedata
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def visible(value: object) -> Any:
     Escape becomes ␛, a right-to-left override <U+202E>, half a surrogate pair <U+D800>. Line ends, tabs and
     the joiners of scripts and emoji stay. Anything but a plain `str` is returned as it is.
     """
-    if type(value) is not str:
+    if type(value) is not str or value.isprintable():
         return value
     return "".join(_shown(sign) for sign in value)
 
@@ -89,6 +90,20 @@ def render_page(
     Raises:
         jinja2.TemplateError: ours: a template that names what it was not given.
     """
+    environment = _environment(folder)
+    style = _joined(environment, (*OWN_STYLES, *styles))
+    script = _joined(environment, (*OWN_SCRIPTS, *scripts))
+    policy = (
+        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data:; "
+        "media-src 'self' file:; base-uri 'none'; form-action 'none'"
+    )
+    inlined = {"policy": policy, "style": Markup(style), "script": Markup(script)}
+    return environment.get_template(template).render(**inlined, **values)
+
+
+@cache
+def _environment(folder: Path) -> Environment:
+    """What finds and keeps the templates of a folder and of this room."""
     environment = Environment(
         loader=FileSystemLoader([folder, TEMPLATES]),
         autoescape=True,
@@ -98,14 +113,7 @@ def render_page(
         lstrip_blocks=True,
     )
     environment.filters |= {"counted": counted, "number": number, "signed": signed}
-    style = _joined(environment, (*OWN_STYLES, *styles))
-    script = _joined(environment, (*OWN_SCRIPTS, *scripts))
-    policy = (
-        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data:; "
-        "media-src 'self' file:; base-uri 'none'; form-action 'none'"
-    )
-    inlined = {"policy": policy, "style": Markup(style), "script": Markup(script)}
-    return environment.get_template(template).render(**inlined, **values)
+    return environment
 
 
 def write_page(path: Path, page: str) -> None:

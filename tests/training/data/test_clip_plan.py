@@ -43,7 +43,7 @@ def test_the_window_may_start_anywhere_it_fits() -> None:
 @pytest.mark.parametrize(
     "changes, reason",
     [
-        ({"end": 1.9}, "lasts 1.900 s, shorter than 16 frames at 8 fps (2.000 s); train on fewer"),
+        ({"end": 1.9}, "lasts 1.900 s, shorter than 16 frames at 8 fps (1.917 s); train on fewer"),
         ({"fps": Fraction(6), "end": 9.0}, "has 6 fps, below 8: frames would repeat"),
         ({"width": 47}, "is 47x32, smaller than 48x32; train at a smaller size or allow upscaling"),
     ],
@@ -53,6 +53,13 @@ def test_what_cannot_be_used_says_why(changes: dict, reason: str) -> None:
     assert [clip.entry for clip in found.clips] == [ENTRY]
     (unusable,) = found.unusable
     assert unusable.reason.startswith(reason)
+
+
+def test_a_clip_as_long_as_the_refusal_of_a_shorter_one_asks_for_is_used() -> None:
+    (unusable,) = plan(replace(ENTRY, end=1.9), ENTRY).unusable
+    told = float(unusable.reason.split("(")[1].split(" s)")[0])
+    assert plan(replace(ENTRY, end=told)).clips
+    assert [clip.entry for clip in plan(replace(ENTRY, end=told - 0.001), ENTRY).clips] == [ENTRY]
 
 
 def test_each_refusal_has_its_explicit_way_out() -> None:

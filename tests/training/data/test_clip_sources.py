@@ -282,3 +282,24 @@ def test_other_files_are_no_lists(folder: Path) -> None:
         check(folder, list_file=folder / "list.txt")
     with pytest.raises(ConfigError, match="no list of openvid in it"):
         find_source(folder / "part", "openvid")
+
+
+def test_an_absolute_path_into_the_folder_is_that_file(folder: Path) -> None:
+    names = {"one.mp4": folder / "one.mp4", "part/three.mp4": folder / "part" / "three.mp4"}
+    rows = [{"file_name": str(path), "text": name} for name, path in names.items()]
+    rows += [{"file_name": f"{folder}/part/../two.mp4", "text": "around a corner"}]
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = check(folder)
+    assert captions(done) == {"one": "one.mp4", "part/three": "part/three.mp4"}
+    assert reasons(done)[f"{folder}/part/../two.mp4"].startswith("is not a path relative to the folder")
+
+
+def test_a_link_to_a_folder_is_not_followed_and_that_is_said(folder: Path, tmp_path_factory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    for place in (folder, elsewhere):
+        (place / "one.txt").write_text("a clip")
+    (elsewhere / "one.mp4").write_bytes((folder / "one.mp4").read_bytes())
+    (folder / "more").symlink_to(elsewhere)
+    done = check(folder)
+    assert set(captions(done)) == {"one"}
+    assert reasons(done)["more"].startswith("is a link to a folder, which is not followed")

@@ -12,7 +12,7 @@ from video_diffusion.metrics.learned.encoders import (
     ClipAllPairs,
     ImageEncoder,
     PromptAlignment,
-    SubjectConsistency,
+    VbenchConsistency,
     load_clip,
     load_dino,
 )
@@ -22,7 +22,7 @@ COSINE, HUNDRED = (-1.0, 1.0), (-100.0, 100.0)
 
 
 def clip_metrics(clip: Path | str | ImageEncoder, prompt: str | None = None) -> tuple[Metric, ...]:
-    """CLIP consistency of neighbours and of all pairs, and with a prompt its alignment.
+    """CLIP consistency of neighbours, of all pairs and by VBench, and with a prompt its alignment.
 
     Args:
         clip: a local folder, or what `load_clip` made of it.
@@ -36,6 +36,15 @@ def clip_metrics(clip: Path | str | ImageEncoder, prompt: str | None = None) -> 
     lines = [
         Metric("clip_adjacent", "cosine", COSINE, "higher", "semantics", "CLIP, neighbours", adjacent),
         Metric("clip_all_pairs", "cosine", COSINE, "higher", "semantics", "CLIP, all pairs", all_pairs),
+        Metric(
+            "background_consistency",
+            "cosine",
+            (0.0, 1.0),
+            "higher",
+            "semantics",
+            "VBench, CLIP",
+            partial(VbenchConsistency, encoder),
+        ),
     ]
     if prompt is not None:
         start = partial(PromptAlignment, encoder, encoder.embed_text(prompt))
@@ -51,7 +60,7 @@ def dino_metrics(folder: Path | str) -> tuple[Metric, ...]:
         MetricWeightsError: the folder does not hold a whole, trained DINO model.
     """
     encoder = load_dino(folder)
-    start = partial(SubjectConsistency, encoder)
+    start = partial(VbenchConsistency, encoder)
     return (
         Metric("subject_consistency", "cosine", (0.0, 1.0), "higher", "semantics", "VBench, DINO", start),
     )

@@ -1,6 +1,7 @@
 """Frames as unit vectors of what they show, by local CLIP or DINO weights, and their cosines."""
 
 import json
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,11 +67,13 @@ class ImageEncoder:
 
     def embed(self, rgb: Rgb) -> Embedding:
         """Return the unit vector of a frame."""
-        if self._last is None or self._last[0] is not rgb:
+        last = self._last  # read once: another thread may embed another frame meanwhile
+        if last is None or last[0] is not rgb:
             with torch.inference_mode():
                 pixels = self._processor(images=rgb, return_tensors="pt")["pixel_values"]
-                self._last = rgb, _unit(self._embed_pixels(pixels))
-        return self._last[1]
+                last = rgb, _unit(self._embed_pixels(pixels))
+            self._last = last
+        return last[1]
 
     def embed_text(self, text: str) -> Embedding:
         """Return the unit vector of a text.
@@ -230,6 +233,7 @@ class PromptAlignment(SeriesAccumulator):
     """
 
     view = Frame
+    needs_shots = False
 
     def __init__(self, encoder: ImageEncoder, words: Embedding):
         super().__init__()
@@ -247,12 +251,16 @@ class PromptAlignment(SeriesAccumulator):
         return Reading(self.series.mean(), status, self.series, details=details, note=self._encoder.note)
 
 
-class SubjectConsistency(Accumulator):
+LAGS = (1, 2, 4, 8, 16, 32, 64)
+
+
+class VbenchConsistency(Accumulator):
     """Mean over frames t ≥ 1 of ½ (max(0, cos(f₋₁, f)) + max(0, cos(f₀, f))), 0…1.
 
-    The formula of vbench/subject_consistency.py. Details: `previous` and `first`, the two terms; the first
-    one falls with the length of the clip, so compare equal lengths. Unlike VBench the mean is over the
-    frames of a shot, and the weights may be DINO's or DINOv2's.
+    The formula of vbench/subject_consistency.py with DINO, of background_consistency.py with CLIP, in which
+    nothing isolates the background. Details: `previous` and `first`, the two terms; the first one falls with
+    the length of the clip, so compare equal lengths; and `lag_Δ`, the mean cosine of frames Δ apart. Unlike
+    VBench the mean is over the frames of a shot, and the weights may be DINO's or DINOv2's.
     """
 
     view = Frame
@@ -261,31 +269,37 @@ class SubjectConsistency(Accumulator):
         self._encoder = encoder
         self._both, self._to_previous, self._to_first = Series(), Series(), Series()
         self._first: Embedding | None = None
-        self._previous: Embedding | None = None
+        self._recent: deque[Embedding] = deque(maxlen=LAGS[-1])
+        self._at_lag: dict[int, list[float]] = {lag: [] for lag in LAGS}
 
     def look(self, view: Frame) -> Embedding:
         """Return the vector of one frame."""
         return self._encoder.embed(view.rgb)
 
     def add(self, index: int, row: Embedding) -> None:
-        """Compare with the frame before and with the first of the shot."""
-        if self._first is None or self._previous is None:
+        """Compare with the first of the shot and with the frames that lie a lag before."""
+        if self._first is None:
             self._first = row
         else:
-            previous, first = max(0.0, float(self._previous @ row)), max(0.0, float(self._first @ row))
+            previous, first = (max(0.0, float(each @ row)) for each in (self._recent[-1], self._first))
             self._to_previous.add(index, previous)
             self._to_first.add(index, first)
             self._both.add(index, (previous + first) / 2)
-        self._previous = row
+        for lag in LAGS:
+            if len(self._recent) >= lag:
+                self._at_lag[lag].append(float(self._recent[-lag] @ row))
+        self._recent.append(row)
 
     def new_shot(self) -> None:
         """Forget the shot that ended."""
-        self._first = self._previous = None
+        self._first = None
+        self._recent.clear()
 
     def result(self, clip: ClipFacts) -> Reading:
         """Return the mean over frames."""
         if not len(self._both):
             return Reading(None, "too_short", note="needs 2 frames of one shot")
         details = {"previous": self._to_previous.mean(), "first": self._to_first.mean()}
+        details |= {f"lag_{lag}": float(np.mean(cosines)) for lag, cosines in self._at_lag.items() if cosines}
         status = clip.status(len(self._both))
         return Reading(self._both.mean(), status, self._both, details=details, note=self._encoder.note)

@@ -32,14 +32,14 @@ def optional_package(name: str, advice: str) -> Any:
         raise MetricWeightsError(f"{package} cannot be imported ({_first_line(error)}); {advice}") from None
 
 
-def load_folder(folder: Path, model_class: Any, advice: str, **settings: Any) -> tuple[Any, str]:
+def load_folder(folder: Path, model_class: Any, advice: str, **options: Any) -> tuple[Any, str]:
     """Load a transformers model from a folder with config.json and safetensors.
 
     Args:
         folder: local; nothing is looked up on a network.
         model_class: such as `CLIPModel`.
         advice: what to download, ending the message of every error.
-        settings: for the class.
+        options: for the class.
 
     Returns:
         The model in evaluation mode, and the SHA-256 of its weights.
@@ -56,7 +56,7 @@ def load_folder(folder: Path, model_class: Any, advice: str, **settings: Any) ->
     try:
         with _quiet():
             model, info = model_class.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **settings
+                folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **options
             )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         kind = f"is not a whole {model_class.__name__} ({_first_line(error)})"

@@ -186,9 +186,11 @@ def _too_slow(entry: ClipEntry, fps: Fraction) -> str | None:
 
 
 def _too_short(entry: ClipEntry, num_frames: int, fps: Fraction) -> str:
+    frame = 0.0 if entry.fps is None else float(1 / entry.fps)
     return (
         f"lasts {entry.end - entry.start:.3f} s, shorter than {num_frames} frames at {float(fps):.5g} fps "
-        f"({float(num_frames / fps):.3f} s); train on fewer frames or a higher fps, or loop short clips"
+        f"({float((num_frames - 1) / fps) + frame:.3f} s); train on fewer frames or a higher fps, or loop "
+        "short clips"
     )
 
 

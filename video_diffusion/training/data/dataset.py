@@ -352,7 +352,7 @@ class LatentCache:
         return self.folder / name[:2] / f"{name}.safetensors", name
 
 
-def module_sha256(module: nn.Module, *further: Any) -> str:
+def module_sha256(module: nn.Module, *further: object) -> str:
     """SHA-256 of a module's class, tensors (names, types, shapes, values) and configuration."""
     config = getattr(module, "config", {})
     plain = config.to_dict() if hasattr(config, "to_dict") else dict(config)

@@ -19,6 +19,7 @@ from video_diffusion.training.data.lists import (
     files_in,
     is_picture,
     is_video,
+    linked_folders,
     plain_path,
     published_clips,
     read_caption,
@@ -195,9 +196,9 @@ def _metadata(root: Path, claims: Claims) -> Iterator[Candidate]:
             problem = row.problem or f"file_name is not a text (given {shown(name, 40)})"
             yield Candidate(row.where, None, row.where, problem=problem)
             continue
-        named.add(plain_path(name))
+        named.add(plain_path(root, name))
         caption = row.values.get("text") if row.values.get("text") is not None else row.values.get("caption")
-        yield row.candidate(plain_path(name), caption)
+        yield row.candidate(plain_path(root, name), caption)
     for name in files_in(root):
         if is_video(name) and name not in named:
             yield Candidate(name, None, table.name, problem=f"no row of {table.name} names it")
@@ -237,7 +238,7 @@ def _cogvideo(root: Path, claims: Claims) -> Iterator[Candidate]:
     named = set()
     for number, (name, text) in enumerate(zip(videos_list, lines, strict=True), start=1):
         where = f"{prompts.name}:{number}"
-        plain = plain_path(name.strip())
+        plain = plain_path(root, name.strip())
         named.add(plain)
         try:
             yield Candidate(plain, checked_caption(text), where)
@@ -297,6 +298,7 @@ class FolderCheck:
         """Does the work, yielding (files done, files in all); writes manifest and rejects at the end."""
         claims = read_claims(self.root, self.source)
         candidates, self.rejects = settle(self.root, claims.candidates)
+        self.rejects += linked_folders(self.root)
         self.num_absent, self.num_pictures = claims.num_absent, claims.num_pictures
         tasks = _tasks(candidates, allow_truncated)
         run, found = ProbeRun(self.root, num_workers), {}

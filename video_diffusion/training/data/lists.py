@@ -157,8 +157,27 @@ def settle(root: Path, candidates: Iterable[Candidate]) -> tuple[list[Candidate]
     return _named(_without_rivals(kept, rejects)), rejects
 
 
-def plain_path(name: str) -> str:
-    """A path as this folder's files are written, without ./ and doubled /; what is none stays as it is."""
+def linked_folders(root: Path) -> list[Reject]:
+    """Links to folders, which are not followed: they may leave the folder, or come back into it."""
+    reason = "is a link to a folder, which is not followed; copy its clips here, or check that folder itself"
+    links = [
+        Path(folder) / name
+        for folder, folders, _ in os.walk(root)
+        for name in sorted(folders)
+        if not name.startswith(".") and (Path(folder) / name).is_symlink()
+    ]
+    return [Reject(path.relative_to(root).as_posix(), str(path), reason) for path in links]
+
+
+def plain_path(root: Path, name: str) -> str:
+    """A path as this folder's files are written: relative, without ./ and doubled /.
+
+    What is none, or leads out of the folder, stays as it is.
+    """
+    path = Path(name)
+    if path.is_absolute() and ".." not in path.parts:
+        inside = next((top for top in (root.absolute(), root.resolve()) if path.is_relative_to(top)), None)
+        name = name if inside is None or path == inside else path.relative_to(inside).as_posix()
     return name if _leaves(name) else PurePosixPath(name).as_posix()
 
 
@@ -174,7 +193,7 @@ def _leaves(name: str) -> str:
     if not name.strip() or "\0" in name or not parts:
         return f"is not a file name (given {shown(name, 40)})"
     if PurePosixPath(name).is_absolute() or "\\" in name or name[1:3] in {":/", ":\\"}:
-        return "is not a path relative to the folder, written with /"
+        return "is not a path relative to the folder, written with /, nor inside it"
     if ".." in parts:
         return "leaves the folder (..)"
     return ""
@@ -448,7 +467,7 @@ def _stretches(row: ListRow, name: str) -> Iterator[Candidate]:
         yield Candidate(name, caption, row.where, start, end, number, problem)
 
 
-def _listed(value: Any) -> list[Any]:
+def _listed(value: object) -> list[Any]:
     """A list, or the text of one as Python or JSON writes it."""
     if isinstance(value, str):
         value = ast.literal_eval(value)
@@ -457,7 +476,7 @@ def _listed(value: Any) -> list[Any]:
     return value
 
 
-def _seconds(text: Any) -> float:
+def _seconds(text: object) -> float:
     """0:01:02.345 in seconds."""
     if not isinstance(text, str) or not re.fullmatch(r"\d{1,4}:\d{1,2}:\d{1,2}(\.\d{1,9})?", text):
         raise ValueError("not a time")

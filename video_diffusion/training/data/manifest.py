@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from video_diffusion.settings import shown
+from video_diffusion.settings.input_files import file_sha256
 from video_diffusion.video import atomic_path
 
 MANIFEST_FILE = "manifest.jsonl"
@@ -190,12 +191,6 @@ class ClipChangedError(ValueError):
         if message.startswith("Caught "):  # a DataLoader makes it again, of the whole traceback of its worker
             message = message.strip().splitlines()[-1].partition(": ")[2]
         super().__init__(message)
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in constant memory."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_unchanged(entry: ClipEntry, root: Path, hash_always: bool = False) -> None:

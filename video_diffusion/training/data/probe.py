@@ -14,8 +14,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from video_diffusion.settings.input_files import file_sha256
 from video_diffusion.training.data.cutting import ON_TIME
-from video_diffusion.training.data.manifest import file_sha256
 from video_diffusion.video import VideoReadError, open_video, write_bytes
 
 _CLOCK = Fraction(1, 1000)  # seconds, of Matroska and others

@@ -73,7 +73,7 @@
       const shown = this.ready ? this.video.currentTime : Math.min(time, this.last);
       if (this.cursor) this.cursor.style.left = `${100 * (this.frameAt(shown) + 0.5) / this.frames}%`;
     }
-    draw(reference, gain) {
+    draw(reference, gain, split) {
       if (!this.canvas) {
         this.canvas = document.createElement("canvas");
         this.canvas.className = this.video.className;
@@ -87,6 +87,14 @@
       const pen = this.canvas.getContext("2d");
       pen.globalCompositeOperation = "copy";
       pen.drawImage(this.video, 0, 0);
+      if (split !== null) {                     // A to the left of the line, B to its right
+        const { videoWidth: wide, videoHeight: high } = reference.video, at = Math.round(split * width);
+        pen.globalCompositeOperation = "source-over";
+        if (at > 0) pen.drawImage(reference.video, 0, 0, split * wide, high, 0, 0, at, height);
+        pen.fillStyle = "#fff";
+        pen.fillRect(at - 0.5, 0, Math.max(1, width / 200), height);
+        return;
+      }
       pen.globalCompositeOperation = "difference";
       pen.drawImage(reference.video, 0, 0, width, height);
       pen.globalCompositeOperation = "lighter";
@@ -110,6 +118,7 @@
       this.time = 0;
       this.rate = 1;
       this.gain = 0;
+      this.split = null;      // share of the width that shows the reference
       this.playing = false;
       this.startingUntil = 0;
       this.gathered = 0;
@@ -149,9 +158,57 @@
       this.scrub.addEventListener("input", () => { this.pause(); this.goTo(Number(this.scrub.value)); });
       this.bar.querySelector("[data-speed]").addEventListener("change", (event) => { this.rate = Number(event.target.value); });
       const show = this.bar.querySelector("[data-show]");
-      if (show) show.addEventListener("change", (event) => { this.gain = Number(event.target.value) || 0; this.changed = true; });
+      if (show) this.connectShow(section, show);
+      this.connectCurves(section);
       document.addEventListener("keydown", (event) => this.key(event));
       calm.addEventListener("change", () => { if (calm.matches) this.pause(); });
+    }
+
+    /* Clips alone, their difference to the reference, or both on the sides of a line that follows the pointer. */
+    connectShow(section, show) {
+      const slider = this.bar.querySelector("[data-split]"), label = this.bar.querySelector("[data-split-label]");
+      const move = (share) => { this.split = Math.min(1, Math.max(0, share)); slider.value = 100 * this.split; this.changed = true; };
+      show.addEventListener("change", (event) => {
+        const isSplit = event.target.value === "split";
+        this.gain = isSplit ? 1 : Number(event.target.value) || 0;
+        this.split = isSplit ? slider.value / 100 : null;
+        label.hidden = !isSplit;
+        section.toggleAttribute("data-splitting", isSplit);
+        this.changed = true;
+      });
+      slider.addEventListener("input", () => move(slider.value / 100));
+      section.addEventListener("pointermove", (event) => {
+        const screen = this.split !== null && event.target.closest?.(".screen");
+        if (!screen) return;
+        const box = screen.getBoundingClientRect();
+        move((event.clientX - box.left) / box.width);
+      });
+    }
+    /* Under the pointer a curve tells its value, and every clip shows that frame until the pointer leaves. */
+    connectCurves(section) {
+      let was = null;
+      section.addEventListener("pointermove", (event) => {
+        const track = event.target.closest?.("[data-series]");
+        if (!track) return;
+        if (was === null) was = this.playing;
+        if (this.playing) this.pause();
+        const clip = [...this.rows.get(track.closest("[data-row]"))].find((each) => each.figure.contains(track));
+        const box = track.getBoundingClientRect();
+        const frame = Math.min(clip.frames - 1, Math.max(0, Math.floor((event.clientX - box.left) / box.width * clip.frames)));
+        const value = JSON.parse(track.dataset.series)[frame];
+        const reading = track.querySelector("[data-reading]");
+        reading.value = `frame ${frame + 1}: ${value === null || value === undefined ? "no value" : value} ${track.dataset.seriesLabel}`;
+        reading.hidden = false;
+        const wanted = Math.min(this.frames - 1, Math.floor((frame + 0.5) / clip.fps * this.fps));
+        if (wanted !== this.frame) this.goTo(wanted);
+      });
+      section.addEventListener("pointerout", (event) => {
+        const track = event.target.closest?.("[data-series]");
+        if (!track || track.contains(event.relatedTarget)) return;
+        track.querySelector("[data-reading]").hidden = true;
+        if (was) this.play();
+        was = null;
+      });
     }
 
     key(event) {
@@ -232,7 +289,7 @@
         for (const clip of clips) {
           clip.mark(this.time);
           if (!clip.video) continue;
-          if (this.gain && reference && clip !== reference && clip.ready) clip.draw(reference, this.gain);
+          if (this.gain && reference && clip !== reference && clip.ready) clip.draw(reference, this.gain, this.split);
           else if (!this.gain) clip.undraw();
         }
       }
@@ -261,7 +318,7 @@
     announcer.textContent = "Command copied";
   }
   document.addEventListener("click", (event) => {
-    const button = event.target.closest("[data-copy]");
+    const button = event.target.closest?.("[data-copy]");
     if (button) copy(button);
   });
 

@@ -19,7 +19,8 @@ def count_operations(run: Callable[[], Any]) -> Counter[str]:
     """
     with _Operations() as mode, torch.no_grad():
         run()
-    return mode.counts
+    counts: Counter[str] = mode.counts
+    return counts
 
 
 def count_flops(run: Callable[[], Any]) -> int:
@@ -41,13 +42,14 @@ def peak_bytes(run: Callable[[], Any]) -> int:
     """
     with _LiveBytes() as mode, torch.no_grad():
         run()
-    return mode.peak
+    peak: int = mode.peak
+    return peak
 
 
 _DispatchMode: Any = TorchDispatchMode  # its methods are not typed
 
 
-class _Operations(_DispatchMode):
+class _Operations(_DispatchMode):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self.counts: Counter[str] = Counter()
@@ -60,7 +62,7 @@ class _Operations(_DispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-class _LiveBytes(_DispatchMode):
+class _LiveBytes(_DispatchMode):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self.alive = 0
@@ -93,13 +95,14 @@ def _tensors(values: Any) -> list[Tensor]:
 
 
 def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    place: int = tensor.untyped_storage()._cdata
+    return place
 
 
 def _attention_flops(query: Any, key: Any, value: Any, *args: Any, **more: Any) -> int:
     """Two products for each pair of query and key."""
     *batch, queries, width = query
-    return 2 * torch.Size(batch).numel() * queries * key[-2] * (width + value[-1])
+    return int(2 * torch.Size(batch).numel() * queries * key[-2] * (width + value[-1]))
 
 
 _ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
