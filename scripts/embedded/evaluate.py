@@ -191,6 +191,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="embedded")
+    parser.add_argument("--motion-adapter", help="temporal layers instead of the model's own")
     parser.add_argument("--motions", nargs="+", default=EmbeddedSettings().motions, choices=MOTIONS)
     parser.add_argument("--shapes", nargs="+", default=EmbeddedSettings().shapes, choices=SHAPES)
     parser.add_argument("--num", type=int, default=128, help="prompts; others scale with it")
@@ -201,7 +202,7 @@ def main() -> None:
     args = parser.parse_args()
     chosen = {"num_inference_steps": args.steps, "guidance_scale": args.guidance}
     settings = {name: value for name, value in chosen.items() if value is not None}
-    pipeline = TextToVideoPipeline.from_pretrained(args.model)
+    pipeline = TextToVideoPipeline.from_pretrained(args.model, args.motion_adapter)
     world = World(motions=tuple(args.motions), shapes=tuple(args.shapes))
     scores: dict[str, Any] = {}
 

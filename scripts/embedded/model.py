@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from safetensors.torch import load_file
@@ -154,24 +153,6 @@ def load_weights(folder: Path, tokenizer: Any, text_encoder: Any, unet: Any, mot
         module.load_state_dict(load_file(folder / part / "diffusion_pytorch_model.safetensors"))
 
 
-def load_model(folder: Path, device: str = "cpu") -> dict[str, Any]:
-    """The parts of a model folder in float32, by the names that `save_embedded_model` takes."""
-    parts: dict[str, Any] = {
-        "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer"),
-        "text_encoder": CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32),
-        "unet": UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32),
-        "vae": AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32),
-        "scheduler": DDIMScheduler.from_pretrained(folder / "scheduler"),
-    }
-    parts["motion_adapter"] = build_motion_adapter(parts["unet"])
-    parts["motion_adapter"].load_state_dict(
-        load_file(folder / "motion_adapter" / "diffusion_pytorch_model.safetensors")
-    )
-    for name in ("text_encoder", "unet", "vae", "motion_adapter"):
-        nn.Module.to(parts[name], device=device)
-    return parts
-
-
 def save_embedded_model(
     folder: Path,
     tokenizer: Any,
@@ -181,12 +162,10 @@ def save_embedded_model(
     vae: Any,
     scheduler: Any,
     world: World,
-    defaults: Mapping[str, Any] | None = None,
 ) -> None:
     """Write all parts in half precision, with `model_index.json` and our generation defaults beside them.
 
     `world` is what the model is said to know: its words are the vocabulary that prompts are held against.
-    `defaults` stand in for some of `DEFAULTS`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder / "tokenizer")
@@ -208,8 +187,8 @@ def save_embedded_model(
     }
     _write_json(folder / "model_index.json", index)
     side = int(unet.config.sample_size) * 2 ** (len(vae.config.block_out_channels) - 1)
-    values = {**DEFAULTS, "height": side, "width": side, **(defaults or {}), "vocabulary": vocabulary(world)}
-    _write_json(folder / "generation_defaults.json", values)
+    defaults = {**DEFAULTS, "height": side, "width": side, "vocabulary": vocabulary(world)}
+    _write_json(folder / "generation_defaults.json", defaults)
 
 
 def _save_half(module: Any, folder: Path) -> None:
