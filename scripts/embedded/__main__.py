@@ -1,4 +1,4 @@
-"""python scripts/embedded codec|train|evaluate [flags]: each part says with --help what it takes."""
+"""python scripts/embedded codec|train|prompts|evaluate [flags]: each part says with --help what it takes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 import sys
 from pathlib import Path
 
-PARTS = ("codec", "train", "evaluate")
+PARTS = ("codec", "train", "prompts", "evaluate")
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from safetensors.torch import load_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -118,11 +119,11 @@ def build_motion_adapter(unet: UNet2DConditionModel, max_num_frames: int = 32) -
     return adapter
 
 
-def build_scheduler() -> DDIMScheduler:
-    """Shifted cosine, v-prediction, steps counted from pure noise."""
+def build_scheduler(prediction_type: str = "v_prediction") -> DDIMScheduler:
+    """Shifted cosine, steps counted from pure noise."""
     return DDIMScheduler(
         trained_betas=shifted_cosine_betas(),
-        prediction_type="v_prediction",
+        prediction_type=prediction_type,
         timestep_spacing="trailing",
         clip_sample=False,
         set_alpha_to_one=True,
@@ -136,6 +137,20 @@ DEFAULTS = {
     "guidance_scale": 2.5,
     "scheduler": "ddim",
 }
+
+
+def load_weights(folder: Path, tokenizer: Any, text_encoder: Any, unet: Any, motion_adapter: Any) -> None:
+    """Give the parts the weights of a model folder; words that it did not know keep their fresh embedding."""
+    state = load_file(folder / "text_encoder" / "model.safetensors")
+    theirs = CLIPTokenizer.from_pretrained(folder / "tokenizer").get_vocab()
+    (name,) = [name for name in state if name.endswith("token_embedding.weight")]
+    embeddings = text_encoder.get_input_embeddings().weight.detach().clone()
+    for token, row in tokenizer.get_vocab().items():
+        if token in theirs:
+            embeddings[row] = state[name][theirs[token]].float()
+    text_encoder.load_state_dict({**state, name: embeddings})
+    for module, part in ((unet, "unet"), (motion_adapter, "motion_adapter")):
+        module.load_state_dict(load_file(folder / part / "diffusion_pytorch_model.safetensors"))
 
 
 def save_embedded_model(

@@ -12,7 +12,6 @@ from video_diffusion.procedural.scene import Scene
 from video_diffusion.procedural.scene_reader import read_scene
 
 ATTRIBUTES = ("motion", "colour", "background", "shape", "size")
-JOINT = ("motion", "colour", "background", "shape")
 
 
 @dataclass(frozen=True)
@@ -25,8 +24,8 @@ class Verdict:
 
     @property
     def joint(self) -> bool:
-        """Whether motion, colour, background and shape of every object are as asked."""
-        return all(self.right[name] for name in JOINT)
+        """Whether everything is as asked."""
+        return all(self.right.values())
 
 
 def judge(asked: Scene, frames: UInt8[np.ndarray, "f h w 3"]) -> Verdict:

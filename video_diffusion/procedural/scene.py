@@ -38,6 +38,10 @@ MOTIONS = (
     "bouncing",
     "circling",
     "zigzag",
+    "up-left",
+    "up-right",
+    "down-left",
+    "down-right",
 )
 # Never shown to the embedded model: what users fine-tune its temporal layers on.
 LATER_MOTIONS = ("zigzag",)
@@ -105,7 +109,18 @@ def is_held_out(thing: SceneObject) -> bool:
     return (colour + 3 * shape + 2 * MOTIONS.index(thing.motion)) % 8 == 0
 
 
-DIRECTIONS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
+DIRECTIONS = {
+    "left": (-1.0, 0.0),
+    "right": (1.0, 0.0),
+    "up": (0.0, -1.0),
+    "down": (0.0, 1.0),
+    "up-left": (-1.0, -1.0),
+    "up-right": (1.0, -1.0),
+    "down-left": (-1.0, 1.0),
+    "down-right": (1.0, 1.0),
+}
+GROWTH = 1.5  # last over first radius of what grows, first over last of what shrinks
+CANONICAL_SHARE = 0.06  # of the shorter side: how far from the middle a canonical start may lie
 # Farthest point of the shape from its centre, over the radius of the circle of equal area.
 REACH = {"circle": 1.0, "square": 1.2534, "triangle": 1.5551, "star": 1.4621}
 
@@ -135,15 +150,17 @@ def sample_trajectory(
     """Draw one way of showing `thing` in `num_frames` frames.
 
     The clip's whole length is one motion whatever the number of frames: a clip of 8 frames shows every second
-    pose of one of
-    15, not its first half.
+    pose of one of 15, not its first half. With `centre_out` it starts near the centre and moves outward from
+    there: position alone then tells direction, which is what lets a small network learn directions at all.
     """
     time = np.linspace(0.0, 1.0, num_frames) if num_frames > 1 else np.zeros(1)
     radius = np.full(num_frames, SIZES[thing.size] * rng.uniform(0.95, 1.05))
     angle = np.zeros(num_frames)
     if thing.motion in {"growing", "shrinking"}:
-        factor = 1.0 + 0.65 * (time if thing.motion == "growing" else 1.0 - time)
-        radius = radius * factor / 1.3
+        # Both start from the size that the caption names. Were one the other played backwards, every frame's
+        # size would say nothing of the motion, and a small network would not learn them.
+        factor = 1.0 + (GROWTH - 1.0) * time
+        radius = radius * factor if thing.motion == "growing" else radius / factor
     if thing.motion == "rotating":
         # Half the shape's own symmetry per clip would look like standing still backwards; 0.9 of a quarter
         # turn does not.
@@ -154,23 +171,23 @@ def sample_trajectory(
     room = np.maximum(high - low, 0.0)
     middle = np.asarray(extent) / 2
     start = low + room * rng.random(2)
+    if centre_out:
+        start = np.clip(middle + rng.uniform(-CANONICAL_SHARE, CANONICAL_SHARE, 2), low, high)
     centre = np.repeat(start[None], num_frames, axis=0)
     if thing.motion in DIRECTIONS:
         direction = np.asarray(DIRECTIONS[thing.motion])
-        axis = int(np.argmax(np.abs(direction)))
-        distance = rng.uniform(0.34, 0.44)
-        if centre_out:
-            start = np.clip(middle + rng.uniform(-0.06, 0.06, 2), low, high)
-            available = (high - start)[axis] if direction[axis] > 0 else (start - low)[axis]
-            distance = min(distance, float(available))
-        else:
-            distance = min(distance, float(room[axis]))
-            first = rng.uniform(0.0, float(room[axis]) - distance)
-            start[axis] = low[axis] + first if direction[axis] > 0 else high[axis] - first
+        axes = np.flatnonzero(direction)
+        distance = rng.uniform(0.34, 0.44) if len(axes) == 1 else rng.uniform(0.28, 0.36)
+        ahead = np.where(direction > 0, high - start, start - low) if centre_out else room
+        distance = min(distance, float(ahead[axes].min()))
+        if not centre_out:
+            for axis in axes:
+                first = rng.uniform(0.0, float(room[axis]) - distance)
+                start[axis] = low[axis] + first if direction[axis] > 0 else high[axis] - first
         centre = start[None] + direction[None] * distance * time[:, None]
     elif thing.motion == "bouncing":
         height = min(float(room[1]), 0.36)
-        floor = high[1] - rng.uniform(0.0, float(room[1]) - height)
+        floor = high[1] - (0.5 if centre_out else rng.random()) * (float(room[1]) - height)
         centre = np.stack(
             [np.full(num_frames, start[0]), floor - height * np.abs(np.cos(2 * np.pi * time))], axis=1
         )
@@ -207,6 +224,11 @@ MOTION_WORDS = {
     "bouncing": ("bouncing", "hopping"),
     "circling": ("circling", "orbiting"),
     "zigzag": ("zigzagging",),
+    **{
+        f"{v}-{h}": tuple(f"{verb} {v} {h}" for verb in ("moving", "going", "drifting", "sliding"))
+        for v in ("up", "down")
+        for h in ("left", "right")
+    },
 }
 # What the embedded model's tokenizer was built for.
 EVERYTHING = World(

@@ -150,8 +150,9 @@ def _overlap(mask: np.ndarray, offset: np.ndarray, radius: float, shape: str, an
 
 
 def read_size(track: Track) -> str:
-    """The size whose radius is nearest to the median radius, on a logarithmic scale."""
-    radius = float(np.median(track.radius))
+    """The size whose radius is nearest, on a logarithmic scale: the first of what grows, else the median."""
+    grows = read_motion(track) in {"growing", "shrinking"}
+    radius = float(np.median(track.radius[: max(1, len(track.radius) // 8)] if grows else track.radius))
     return min(SIZES, key=lambda name: abs(np.log(SIZES[name] / radius)))
 
 
@@ -166,8 +167,7 @@ def read_motion(track: Track) -> str:
     if abs(net[0]) >= 2 * MIN_STRAIGHT and _num_legs(centre[:, 1]) >= 3:
         return "zigzag"
     if np.abs(net).max() >= MIN_STRAIGHT and np.abs(net).max() >= 0.5 * spread.max():
-        axis = int(np.abs(net).argmax())
-        return (("left", "right"), ("up", "down"))[axis][int(net[axis] > 0)]
+        return _direction(net)
     round_trip = spread.min() >= 0.12 and spread.max() < 2.2 * spread.min()
     if round_trip or (spread[1] >= 0.12 and spread[1] > 2 * spread[0]):
         return "circling" if round_trip else "bouncing"
@@ -175,6 +175,13 @@ def read_motion(track: Track) -> str:
     if max(growth, 1 / growth) >= MIN_GROWTH:
         return "growing" if growth > 1 else "shrinking"
     return "rotating" if _turn(track) >= np.pi / 8 else "still"
+
+
+def _direction(net: Float[np.ndarray, "2"]) -> str:
+    across, along = ("left", "right")[int(net[0] > 0)], ("up", "down")[int(net[1] > 0)]
+    if np.abs(net).min() >= 0.5 * np.abs(net).max():
+        return f"{along}-{across}"
+    return (across, along)[int(np.abs(net).argmax())]
 
 
 def _num_legs(heights: Float[np.ndarray, " f"]) -> int:
