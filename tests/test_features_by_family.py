@@ -15,6 +15,8 @@ from torch import Tensor
 
 from video_diffusion.pipeline import TextToVideoPipeline
 
+pytestmark = pytest.mark.full
+
 CLIP: dict[str, Any] = {"num_frames": 5, "height": 16, "width": 24, "num_inference_steps": 2, "seed": 3}
 QUICK = {"animatediff-v2", "long-animatediff", "animatediff-sdxl"}
 

@@ -30,6 +30,7 @@ def clips(num_clips: int) -> list[GenerationSettings]:
     ]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("save", [save_tiny_model, save_tiny_xl], ids=["sd", "sdxl"])
 def test_the_same_clips_in_less_memory(tmp_path: Path, save: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("video_diffusion.acceleration.kernels.MAX_BYTES", 2**12)

@@ -18,6 +18,8 @@ from video_diffusion.settings import content_sha256
 from video_diffusion.settings.input_files import network_sha256
 from video_diffusion.video import VideoReadError, read_record
 
+pytestmark = pytest.mark.full
+
 DEFAULTS = {
     "num_frames": 5, "height": 16, "width": 24, "fps": "8", "num_inference_steps": 3, "guidance_scale": 2.5,
     "scheduler": "ddim",

@@ -67,6 +67,7 @@ def test_a_clip_made_before_there_was_acceleration_repeats(
     assert torch.get_num_threads() == 1  # as the test's own process computed
 
 
+@pytest.mark.full
 def test_a_speed_level_is_another_clip_near_the_exact_one_and_in_the_record(
     pipeline: TextToVideoPipeline,
 ) -> None:
@@ -94,6 +95,7 @@ def test_windows_that_move_do_not_go_with_a_speed_level(pipeline: TextToVideoPip
     assert pipeline("a red ball", **long, speed=1, context_schedule="static").frames.shape[0] == 14
 
 
+@pytest.mark.full
 def test_an_interval_over_everything_is_plain_guidance_and_a_short_one_is_another_clip(
     pipeline: TextToVideoPipeline,
 ) -> None:

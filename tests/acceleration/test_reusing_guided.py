@@ -68,6 +68,7 @@ def guided_run(model: VideoUNet, every: int, num_first: int, scale: float = 2.5)
     return found
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("scale", [1.0, 2.5])
 @torch.no_grad()
 def test_full_steps_are_guidance_itself_and_the_others_are_near(scale: float) -> None:
@@ -116,6 +117,7 @@ def test_each_window_of_a_step_has_features_of_its_own() -> None:
     assert all(relative_error(*pair) <= 1e-12 for pair in zip(found, expected, strict=True))
 
 
+@pytest.mark.full
 @torch.no_grad()
 def test_a_shallow_step_of_stable_diffusion_takes_few_operations() -> None:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel

@@ -202,6 +202,7 @@ def moving(path, speed, noise, seed=0, num_frames=7, times=1):
     write_video(path, shown, Fraction(8), codec="libx264rgb")
 
 
+@pytest.mark.full
 def test_foreign_clips_are_paired_by_name_measured_once_and_judged(tmp_path):
     for label, noise in (("rough", 12.0), ("calm", 0.5)):
         (tmp_path / label / "sub").mkdir(parents=True)

@@ -16,6 +16,7 @@ from video_diffusion.video import read_video, write_video
 pytestmark = pytest.mark.usefixtures("clean_and_flickering")
 
 
+@pytest.mark.full
 def test_against_shows_the_difference_of_two_clips():
     facts = json.loads(run("flickering.mp4", "--against", "clean.mp4", "--json").stdout)
     one, two = (

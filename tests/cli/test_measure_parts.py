@@ -74,6 +74,7 @@ def test_threads_do_not_change_the_output():
     assert alone.stdout == together.stdout
 
 
+@pytest.mark.full
 def test_two_sets_of_clips_are_held_against_each_other():
     for folder, speed in (("mine", 1), ("data", 3)):
         Path(folder).mkdir()

@@ -17,6 +17,7 @@ from video_diffusion.video import read_video, write_video
 pytestmark = pytest.mark.usefixtures("clean_and_flickering")
 
 
+@pytest.mark.full
 def test_curves_are_drawn_with_the_worst_frames_marked():
     assert run("flickering.mp4", "--plot", "curves.svg").exit_code == 0
     text = Path("curves.svg").read_text()

@@ -36,6 +36,7 @@ def put(cache: Path, repo: str, *files: str) -> None:
     (folder / "refs" / "main").write_text("a" * 40)
 
 
+@pytest.mark.full
 def test_the_list_tells_what_is_cached(tmp_path: Path) -> None:
     whole = [f"{part}/{file}" for part in ("unet", "vae") for file in ("config.json", "model.safetensors")]
     put(tmp_path, SD1, "model_index.json", *whole, "safety_checker/config.json")
@@ -73,6 +74,7 @@ def test_every_name_has_its_settings(name: str) -> None:
     assert values["motion_adapter"] == CATALOGUE[name].motion_adapter
 
 
+@pytest.mark.full
 def test_what_is_published_as_a_pickle_is_fetched_and_says_how_it_is_converted(tmp_path: Path) -> None:
     """In the list, in the cache, and by `convert` straight from the hub's cache."""
     entry = CATALOGUE["long-animatediff"]

@@ -13,6 +13,8 @@ from video_diffusion.web import write_page
 pytest.importorskip("selenium", reason="selenium is not installed")
 from page_reader import CLIP_TIMES, ENTER, LEFT, RIGHT, SPACE, TAB, PageReader
 
+pytestmark = pytest.mark.full
+
 FRAME = 1 / FPS
 FOCUSED = """const focused = document.activeElement;
   const again = focused.tabbed === true; if (focused !== document.body) focused.tabbed = true;

@@ -30,6 +30,7 @@ return [...document.querySelectorAll(texts)].map(element => {
 }).sort((x, y) => x[0] - y[0])[0]"""
 
 
+@pytest.mark.full
 def test_no_prompt_runs_and_no_request_leaves(reader: PageReader, painted_page):
     reader.open(painted_page[1] / "report.html")
     reader.see_clips()

@@ -85,6 +85,7 @@ def test_the_baseline_against_itself_has_seeds_of_its_own(tmp_path, model):
     assert "--seed 1000000" in summary.clips[1].command
 
 
+@pytest.mark.full
 def test_a_clip_made_without_the_meter_is_measured_from_its_file(tmp_path, model):
     values = {"grid": {"scheduler": ["ddim", "euler"]}}
     before, _ = run(tmp_path, model, values)

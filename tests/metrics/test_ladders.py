@@ -16,6 +16,8 @@ from synthetic_clips import DISTORTIONS, TEXTURES, WINDOW_STARTS, clean_clip
 
 from video_diffusion.metrics import measure
 
+pytestmark = pytest.mark.full
+
 SCENES = list(product(TEXTURES, ("pan", "rotation", "zoom")))
 CLEAN_SPEEDS = (0.5, 1, 2, 3, 4, 6, 8)
 SPEED = 2  # of the camera under the distortions, in px/frame at the fastest point

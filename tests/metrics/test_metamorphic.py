@@ -100,6 +100,7 @@ def test_every_second_frame_of_a_pan_moves_twice_as_far_and_no_more_flickers():
     assert second.values["flicker"].value < 0.3
 
 
+@pytest.mark.full
 def test_brightness_flicker_measures_the_same_at_half_and_at_double_size():
     values = []
     for size in ((48, 64), (96, 128), (192, 256)):

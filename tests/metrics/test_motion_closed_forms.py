@@ -10,6 +10,7 @@ from video_diffusion.metrics import measure
 from video_diffusion.metrics.motion import fastest
 
 
+@pytest.mark.full
 @every_size
 @every_length
 def test_pan_by_whole_pixels_with_its_true_flow(num_frames, size):

@@ -132,6 +132,7 @@ def test_conditions_per_frame_follow_their_frames() -> None:
     assert {each["marker"] for each in seen} == {3}
 
 
+@pytest.mark.full
 @given(st.integers(7, 200), st.sampled_from(["uniform", "uniform_looped", "static", "even", "batched"]))
 def test_the_model_never_sees_more_than_a_window(num_frames: int, schedule: Any) -> None:
     """So memory does not grow with the length, latents aside."""

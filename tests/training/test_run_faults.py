@@ -213,6 +213,7 @@ def test_the_step_that_broke_is_left_out_and_the_run_goes_on_with_another_rate(
     assert torch.equal(weights_of(once_more), weights_of(again))
 
 
+@pytest.mark.full
 def test_in_fp16_a_run_whose_steps_all_overflow_is_given_up() -> None:
     accelerator = Accelerator(cpu=True)
     accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**30)
@@ -290,6 +291,7 @@ def test_without_locks_a_run_goes_on_with_one_warning(
     assert len(told) == 1 and (tmp_path / "run" / "metrics.jsonl").is_file()
 
 
+@pytest.mark.full
 def test_a_video_that_went_after_its_latents_were_kept_is_not_missed(
     model: Path, clips: Path, tmp_path: Path
 ) -> None:
@@ -318,6 +320,7 @@ def test_a_checkpoint_says_how_many_steps_were_left_out(model: Path, clips: Path
     assert json.loads((newest / "manifest.json").read_text())["facts"]["skipped"] == 0
 
 
+@pytest.mark.full
 def test_steps_that_broke_before_read_no_clips() -> None:
     trainer = tiny_trainer(num_steps=4, gradient_accumulation_steps=2)
     trainer.broken_steps = frozenset({2})

@@ -248,6 +248,7 @@ def test_nothing_usable_says_why(folder: Path) -> None:
         ClipDataset(entries(folder)[2:], folder, 4, Fraction(8), None)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "name, jumps, options",
     [
