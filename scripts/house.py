@@ -6,6 +6,7 @@
 import argparse
 import ast
 import collections
+import inspect
 import json
 import os
 import subprocess
@@ -80,7 +81,10 @@ class Walk:
     def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
         """What `sys.setprofile` calls."""
         code = frame.f_code
-        if event == "call" and not code.co_name.startswith("<") and code.co_filename.startswith(str(PACKAGE)):
+        is_function = code.co_flags & inspect.CO_OPTIMIZED and not code.co_name.startswith(
+            "<"
+        )  # no class body
+        if event == "call" and is_function and code.co_filename.startswith(str(PACKAGE)):
             self.codes.setdefault(code)
 
     def report(self) -> dict[str, Any]:
