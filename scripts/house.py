@@ -104,6 +104,7 @@ def walk(words: Sequence[str]) -> Walk:
     from video_diffusion.settings import GenerationSettings
 
     watch = Walk()
+    GenerationSettings.model_rebuild()  # it is built when it is first used
     validator = GenerationSettings.__pydantic_validator__
     popen = subprocess.Popen.__init__
 

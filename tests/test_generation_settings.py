@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from video_diffusion.settings import (
     PIXEL_FIELDS,
-    WITHOUT_EFFECT,
     GenerationSettings,
     model_defaults,
     parse_fps,
+    without_effect,
 )
 
 
@@ -178,7 +178,7 @@ def test_the_job_id_changes_with_everything_that_changes_the_pixels_and_with_not
 def test_job_ids_from_before_a_setting_existed_stay() -> None:
     """Golden value of 2026-11-24, when the settings ended at `dtype`."""
     assert GenerationSettings(prompt="a red circle moving right", seed=7).job_id() == "3dd6afa50168"
-    for name, value in WITHOUT_EFFECT.items():
+    for name, value in without_effect().items():
         assert name in PIXEL_FIELDS
         assert GenerationSettings.from_values({"prompt": "a", name: value}).job_id() == (
             GenerationSettings(prompt="a").job_id()

@@ -20,11 +20,11 @@ from video_diffusion.settings.field_rules import (
 from video_diffusion.settings.generation import (
     PIXEL_FIELDS,
     SETTINGS,
-    WITHOUT_EFFECT,
     GenerationSettings,
     Setting,
     ignored_settings,
     named,
+    without_effect,
 )
 from video_diffusion.settings.input_files import content_sha256, file_sha256, network_sha256
 from video_diffusion.settings.keyframes import (
@@ -56,7 +56,6 @@ __all__ = [
     "PIXEL_FIELDS",
     "SCHEMA_VERSION",
     "SETTINGS",
-    "WITHOUT_EFFECT",
     "ConfigError",
     "ContextFuse",
     "ContextSchedule",
@@ -98,4 +97,5 @@ __all__ = [
     "shown",
     "validate",
     "whole_frames",
+    "without_effect",
 ]

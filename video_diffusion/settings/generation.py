@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
@@ -110,7 +111,12 @@ class GenerationSettings(BaseModel):
     """
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        defer_build=True,  # `--help` shows the declarations and checks nothing
     )
 
     prompt_travel: Annotated[
@@ -629,10 +635,11 @@ class GenerationSettings(BaseModel):
         Args:
             model_identity: Hashes of the weights, if known; then the model's name does not count.
         """
+        idle = without_effect()
         values = {
             name: value
             for name, value in self.model_dump(mode="json").items()
-            if name in PIXEL_FIELDS and not (name in WITHOUT_EFFECT and value in (None, WITHOUT_EFFECT[name]))
+            if name in PIXEL_FIELDS and not (name in idle and value in (None, idle[name]))
         }
         sha256s = self.input_sha256s()
         by_frame = {
@@ -657,13 +664,16 @@ SETTINGS: Mapping[str, Setting] = {
 PIXEL_FIELDS = tuple(name for name, setting in SETTINGS.items() if setting.pixels)
 """What a clip's pixels depend on."""
 
-_DEFAULTS = GenerationSettings(prompt="-").model_dump(mode="json")
-WITHOUT_EFFECT: Mapping[str, Any] = {
-    name: _DEFAULTS[name] if SETTINGS[name].none_means is None else SETTINGS[name].none_means
-    for name in PIXEL_FIELDS
-    if not SETTINGS[name].in_id
-}
-"""Values at which pixel fields change nothing; they then do not count in a job's id."""
+
+@cache
+def without_effect() -> Mapping[str, Any]:
+    """Values at which pixel fields change nothing; they then do not count in a job's id."""
+    defaults = GenerationSettings(prompt="-").model_dump(mode="json")
+    return {
+        name: defaults[name] if SETTINGS[name].none_means is None else SETTINGS[name].none_means
+        for name in PIXEL_FIELDS
+        if not SETTINGS[name].in_id
+    }
 
 
 def named(kind: Literal["input", "frame inputs", "network", "loras"]) -> tuple[str, ...]:
