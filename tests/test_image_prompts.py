@@ -138,6 +138,7 @@ def test_a_clip_in_a_batch_is_the_clip_alone(
         assert relative_error(steps[-1][0], together[place]) <= 1e-12
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "more",
     [

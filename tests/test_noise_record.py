@@ -12,6 +12,7 @@ def pipeline(tmp_path_factory):
     return TextToVideoPipeline.from_pretrained(str(folder), device="cpu")
 
 
+@pytest.mark.full
 def test_clips_are_paired_when_only_their_making_differs(pipeline):
     def noise(prompt="a red ball", **changes):
         settings = {"seed": 3, "num_inference_steps": 1, **changes}

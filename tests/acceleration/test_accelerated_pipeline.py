@@ -25,11 +25,13 @@ def last_latents(pipeline: TextToVideoPipeline, accelerated: bool) -> Tensor:
     return steps[-1]
 
 
+@pytest.mark.full
 def test_twenty_steps_drift_by_rounding_alone(pipeline: TextToVideoPipeline) -> None:
     expected = last_latents(pipeline, accelerated=False)
     assert relative_error(last_latents(pipeline, accelerated=True), expected) <= 1e-4
 
 
+@pytest.mark.full
 def test_the_record_says_which_way_and_the_way_repeats_the_clip(pipeline: TextToVideoPipeline) -> None:
     for accelerated in (True, False):
         pipeline.accelerated = accelerated

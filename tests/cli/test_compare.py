@@ -226,6 +226,7 @@ def test_foreign_clips_are_paired_by_name_measured_once_and_judged(tmp_path):
     assert read_summary(tmp_path / "out").metric("flicker").differences[0].num_lost == 1
 
 
+@pytest.mark.full
 def test_held_frames_do_not_make_the_worst_clips_the_best(tmp_path):
     """Each frame shown three times once divided flicker by up to 1,600 and made its arm the winner."""
     for label, noise, times in (("steady", 3.0, 1), ("rough", 12.0, 3)):

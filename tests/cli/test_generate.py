@@ -84,6 +84,7 @@ def test_overwrite_replaces_clip_record_and_pictures(tiny_model: Path) -> None:
     assert read_record("c.mp4").settings.seed == read_record("c.json").settings.seed == 2
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "out, words", [("f/", ()), ("c.gif", ()), ("c.webm", ()), ("c.webp", ()), ("f", ("--codec", "png"))]
 )

@@ -78,6 +78,7 @@ def started(model: Path, folder: Path) -> subprocess.Popen[bytes]:
     return process
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="watches /proc for the moment when torch is loaded")
 @pytest.mark.parametrize(
     "number, code, line",

@@ -40,6 +40,7 @@ def shown_on_a_terminal(tmp_path, tiny_model, *more):
         os.close(controller)
 
 
+@pytest.mark.full
 def test_a_terminal_is_told_of_every_stage_in_turn(tmp_path, tiny_model):
     shown = shown_on_a_terminal(tmp_path, tiny_model)
     stages = [

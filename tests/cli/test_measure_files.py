@@ -98,6 +98,7 @@ def odd_files():
     }  # fmt: skip
 
 
+@pytest.mark.full
 def test_unusual_clips_are_measured_with_a_note_of_what_was_done():
     notes = odd_files()
     result = run(*notes, "--json")

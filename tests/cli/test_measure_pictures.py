@@ -30,6 +30,7 @@ def test_curves_are_drawn_with_the_worst_frames_marked():
     assert series[worst_frames(report)[0]] == max(value for value in series if value is not None)
 
 
+@pytest.mark.full
 def test_the_worst_triples_show_where_it_flickers():
     result = run("flickering.mp4", "--worst", 2, "--sheet", "worst.png")
     assert result.stderr == "the worst triples are in worst.png\n"

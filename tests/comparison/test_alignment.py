@@ -12,6 +12,7 @@ from video_diffusion.procedural.scene import EVERYTHING, caption
 WORLD = replace(EVERYTHING, two_objects_share=0.4)
 
 
+@pytest.mark.full
 def test_every_wording_of_a_scene_names_that_scene():
     rng = np.random.default_rng(3)
     for _ in range(400):

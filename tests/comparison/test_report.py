@@ -226,6 +226,7 @@ def test_sharpness_colours_grow_lighter():
     assert shades == sorted(shades) and len(set(shades)) == 9
 
 
+@pytest.mark.full
 def test_two_axes_make_heat_maps_with_every_cell_in_its_place(tmp_path: Path):
     axes = (Axis("scheduler", ("ddim", "euler")), Axis("steps", ("4", "8", "12")))
     arms = {

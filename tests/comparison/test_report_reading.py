@@ -72,6 +72,7 @@ def what_was_heard(server: socket.socket) -> bytes:
     return heard
 
 
+@pytest.mark.full
 def test_the_policy_stops_what_would_leave(reader: PageReader, painted_page):
     reader.open(painted_page[1] / "report.html")
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -49,6 +49,7 @@ def statuses(outcomes):
     return {outcome.job.settings.prompt: outcome.status for outcome in outcomes}
 
 
+@pytest.mark.full
 def test_a_clip_that_breaks_down_takes_no_other_of_its_batch_with_it(tmp_path, model, folder):
     prompts = ["a red circle", "a box", "a zebra", "a cat"]
     asked = jobs(tmp_path, model, *({"prompt": prompt} for prompt in prompts))

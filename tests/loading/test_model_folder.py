@@ -116,6 +116,7 @@ def test_old_names_of_the_autoencoders_attention_are_known(folder: Path) -> None
     assert load_model(str(folder)).vae is not None
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("part", ["unet", "vae", "motion_adapter", "text_encoder"])
 @pytest.mark.parametrize(
     ("change", "message"),

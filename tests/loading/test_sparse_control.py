@@ -42,6 +42,7 @@ def load(path: Path, parts: ModelParts) -> Any:
     return load_sparse_control(find_model(str(path)), parts)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("reads", ["rgb", "scribble"])
 @pytest.mark.parametrize("positions", [True, False], ids=["positions", "no positions"])
 def test_its_own_file_gives_what_diffusers_gives(

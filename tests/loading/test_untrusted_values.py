@@ -76,6 +76,7 @@ def assert_loads_or_says_why(folder: Path) -> None:
         assert "\n" not in str(refusal)
 
 
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore:.*is an image model without temporal layers")
 @pytest.mark.parametrize("name", CONFIGS)
 @settings(

@@ -66,6 +66,7 @@ def test_tiny_and_odd_sizes_work(size):
         assert report.values["coverage"].value == 0
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("first", "second"),
     [("waves", "bricks"), ("bricks", "pebbles"), ("pebbles", "waves"), ("bricks", "bricks")],

@@ -41,6 +41,7 @@ def test_alternation_by_a_levels(num_frames, size):
         assert report.values["luma_spectrum"].details["cells_share"] >= 0.99
 
 
+@pytest.mark.full
 @every_size
 @every_length
 def test_ramp_of_r_levels_per_frame(num_frames, size):
@@ -55,6 +56,7 @@ def test_ramp_of_r_levels_per_frame(num_frames, size):
     assert report.values["luma_spectrum"].status == ("static" if num_frames >= 8 else "too_short")
 
 
+@pytest.mark.full
 @every_size
 @pytest.mark.parametrize("num_frames", [17, 64])
 def test_one_flash_of_a_levels(num_frames, size):
@@ -71,6 +73,7 @@ def test_one_flash_in_a_clip_too_short_to_hold_all_three_of_its_triples(num_fram
     assert got["flicker"] == pytest.approx(20 * quarters / 4 / (num_frames - 2), rel=1e-6)
 
 
+@pytest.mark.full
 @every_size
 @pytest.mark.parametrize("num_frames", [4, 17, 64])
 def test_step_of_a_levels(num_frames, size):
@@ -80,6 +83,7 @@ def test_step_of_a_levels(num_frames, size):
     assert got["flicker"] == pytest.approx(a / (2 * (num_frames - 2)), rel=1e-6)
 
 
+@pytest.mark.full
 @every_size
 def test_sine_of_amplitude_a(size):
     a, f = 40, 0.2137
@@ -89,6 +93,7 @@ def test_sine_of_amplitude_a(size):
     assert got["luma_flicker"] == pytest.approx(a * math.sin(math.pi * f) ** 2 / math.sqrt(2), rel=0.03)
 
 
+@pytest.mark.full
 @every_size
 @every_length
 def test_independent_noise_of_sigma(num_frames, size):

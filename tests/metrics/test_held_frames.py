@@ -54,6 +54,7 @@ def test_a_clip_held_unevenly_measures_as_its_distinct_frames():
     assert float(report.distinct_fps) == pytest.approx(8, rel=0.02)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("seed", range(3))
 def test_a_clip_held_with_an_encoders_noise_measures_as_its_distinct_frames(seed):
     generator = np.random.default_rng(seed)
@@ -67,6 +68,7 @@ def test_a_clip_held_with_an_encoders_noise_measures_as_its_distinct_frames(seed
     assert report.values["duplicate_pairs"].details["near"] == 32
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("name", "encoding"), [("clip.mp4", {"crf": 18}), ("clip.mp4", {"crf": 28}), ("clip.gif", {})]
 )

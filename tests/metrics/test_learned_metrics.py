@@ -189,6 +189,7 @@ def test_incomplete_weights_are_refused(clip_folder, tmp_path):
         load_clip(tmp_path / "none")
 
 
+@pytest.mark.full
 def test_another_kind_of_model_is_refused(clip_folder, dino_folder):
     with pytest.raises(MetricWeightsError, match="no DINO or DINOv2 model; download facebook/dino-vitb16"):
         load_dino(clip_folder)

@@ -148,6 +148,7 @@ def test_a_square_that_breathes_reads_as_clean_to_flicker_and_warp_ssim_but_not_
     assert breathing["morph"].value > 0.2
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("size", [64, 128, 256])
 def test_morph_rises_with_the_bulge_at_every_size_and_agrees_across_sizes(size):
     values = [morph(moving_square(strength * BULGES[:8], size)).value for strength in (0, 0.5, 1, 2, 4)]
@@ -155,6 +156,7 @@ def test_morph_rises_with_the_bulge_at_every_size_and_agrees_across_sizes(size):
     assert values[2] == pytest.approx(morph(moving_square(BULGES[:8], 128)).value, rel=0.5)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("texture", TEXTURES)
 def test_morph_rises_with_boiling(texture):
     clean = clean_clip(texture, "pan", 2, 8, 96, 96).frames

@@ -30,6 +30,7 @@ def test_pan_by_whole_pixels_with_its_true_flow(num_frames, size):
     assert report.values["flicker"].status == "ok"
 
 
+@pytest.mark.full
 @every_size
 def test_flow_jitter_of_uneven_speed(size):
     scale = 256 / min(size)

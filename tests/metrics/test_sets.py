@@ -46,6 +46,7 @@ def test_energy_distance_of_known_sets():
     assert same.p > 0.05
 
 
+@pytest.mark.full
 def test_slower_clips_are_another_set_and_reversed_ones_only_when_paired():
     kinds = [(angle, start) for start in (25, 40, 55) for angle in (0, np.pi)]
     reference = features([moving(3, angle, start) for angle, start in kinds])

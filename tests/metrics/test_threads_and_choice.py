@@ -18,6 +18,7 @@ class CountedFlow(DisFlow):
         return super().between(index, first, second)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("threads", [2, 3, 8])
 def test_threads_give_the_same_report_to_the_last_digit(threads):
     cut = np.concatenate([CLIP, clean_clip("bricks", "rotation", 2, 6, 64, 88).frames])
@@ -26,6 +27,7 @@ def test_threads_give_the_same_report_to_the_last_digit(threads):
     assert expected.values["cuts"].value == 1
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("metrics", "expected"),
     [

@@ -53,6 +53,7 @@ def opencv_frames(path):
     return frames
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("name", "rung"), CASES)
 def test_parity_on_frames_and_on_a_lossless_file(name, rung, tmp_path):
     frames = clip(name, rung)

@@ -34,6 +34,7 @@ def block_of(video_unet: VideoUNet, name: str) -> nn.Module:
     ]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("factors", "meant"),
     [

@@ -95,6 +95,7 @@ def test_a_run_with_a_controlnet_equals_diffusers(
     assert relative_error(found(ours, 1, **settings, controlnet_scale=0.6), reference) > 1e-3
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("enforce_steps", [False, True])
 @pytest.mark.parametrize(("strength", "steps"), [(0.8, None), (0.6, (0.5, 1.0))])
 def test_a_steered_run_that_starts_from_a_video_equals_diffusers(
@@ -149,6 +150,7 @@ def test_a_steered_run_that_starts_from_a_video_equals_diffusers(
     assert relative_error(found(ours, 1, **settings, controlnet_scale=0.6), reference) > 1e-3
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("reads", ["rgb", "scribble"])
 def test_a_run_with_sparsectrl_equals_diffusers(
     ours: TextToVideoPipeline, tmp_path: Path, reads: str, monkeypatch: pytest.MonkeyPatch

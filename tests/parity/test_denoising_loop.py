@@ -99,6 +99,7 @@ def test_what_diffusers_saves_opens_here_and_gives_the_same_latents(folder: Path
     assert relative_error(found, expected) < 1e-4
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_a_clip_alone_equals_the_same_in_a_batch(ours: TextToVideoPipeline, scheduler: str) -> None:
     clips = settings(scheduler=scheduler, guidance_scale=2.5)

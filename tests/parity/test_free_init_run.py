@@ -18,6 +18,7 @@ from video_diffusion.sampling import initial_noise, step_noise
 FRAMES, SEED, SIZE = 5, 3, (4, 8, 12)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("kind", "spatial", "temporal"),
     [("butterworth", 0.25, 0.25), ("gaussian", 0.3, 0.5), ("ideal", 0.4, 0.2)],

@@ -19,6 +19,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> TextToVideoPipeline:
     return TextToVideoPipeline.from_pretrained(str(folder), dtype="float64", device="cpu")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("scheduler", ["ddim", "dpmpp_2m", "euler", "unipc", "heun"])
 @pytest.mark.parametrize(
     ("strength", "enforce"),

@@ -69,6 +69,7 @@ def test_a_seed_is_a_clip(pipeline: TextToVideoPipeline) -> None:
     assert hashes[0] == hashes[1] != hashes[2]
 
 
+@pytest.mark.full
 @given(
     prompts=st.permutations(["a", "red", "a red", "ball"]),
     seeds=st.lists(st.integers(0, 2**63 - 1), min_size=4, max_size=4),

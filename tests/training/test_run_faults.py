@@ -58,6 +58,7 @@ def rows_with(folder: Path, key: str) -> list[dict[str, Any]]:
     return [row for row in RunFolder(folder).rows() if key in row]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("fault", ["missing", "broken"])
 def test_a_missing_or_broken_video_is_replaced_and_told_once(
     model: Path, clips: Path, tmp_path: Path, fault: str
@@ -77,6 +78,7 @@ def test_a_missing_or_broken_video_is_replaced_and_told_once(
     assert runs[0].trainer.step == 4 and torch.equal(weights_of(runs[0]), weights_of(runs[1]))
 
 
+@pytest.mark.full
 def test_above_the_share_of_missing_files_the_run_saves_and_stops(
     model: Path, clips: Path, tmp_path: Path
 ) -> None:
@@ -96,6 +98,7 @@ def test_above_the_share_of_missing_files_the_run_saves_and_stops(
         assert trained(settings_for(model, clips, data=sources), tmp_path / "run").trainer.step == 4
 
 
+@pytest.mark.full
 def test_a_manifest_that_lost_a_clip_is_gone_on_with_where_that_is_allowed(
     model: Path, clips: Path, tmp_path: Path
 ) -> None:
@@ -112,6 +115,7 @@ def test_a_manifest_that_lost_a_clip_is_gone_on_with_where_that_is_allowed(
     assert opened(longer, folder).trainer.step == 4  # it is the run's own data now
 
 
+@pytest.mark.full
 def test_another_rate_is_gone_on_with_where_it_is_allowed_and_another_target_never(
     model: Path, clips: Path, tmp_path: Path
 ) -> None:
@@ -127,6 +131,7 @@ def test_another_rate_is_gone_on_with_where_it_is_allowed_and_another_target_nev
         opened(lora, folder, *TrainingSettings.names())
 
 
+@pytest.mark.full
 def test_a_failing_validation_is_a_row_after_the_checkpoint_and_the_next_is_smaller(
     model: Path, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,6 +195,7 @@ def test_a_signal_is_looked_at_within_a_validation(model: Path, clips: Path, tmp
     assert list(fit(opened(settings, tmp_path / "other"), lambda: True)) == []
 
 
+@pytest.mark.full
 def test_the_step_that_broke_is_left_out_and_the_run_goes_on_with_another_rate(
     model: Path, clips: Path, tmp_path: Path
 ) -> None:

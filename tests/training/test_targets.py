@@ -50,6 +50,7 @@ def answer(trainer: Trainer) -> Tensor:
         return trainer.pipeline.video_unet(latents, torch.tensor([100, 700]), embeds)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("target", "more", "trained"),
     [

@@ -22,6 +22,7 @@ from video_diffusion.training.objective import draw_step
 from video_diffusion.training.run import check_tracker, make_accelerator
 
 
+@pytest.mark.full
 def test_one_batch_is_learned_by_heart() -> None:
     """The same clips, noise and levels again and again: below a twentieth of the first loss."""
     unet = tiny_unet(block_out_channels=(32, 32))

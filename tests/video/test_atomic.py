@@ -154,6 +154,7 @@ with atomic_path(Path(sys.argv[1])) as part:
     assert outcomes == [0, 0] and names(tmp_path) == {"a.mp4", "b.mp4"}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("swaps", [True, False], ids=["renameat2", "no renameat2"])
 def test_a_folder_killed_while_it_is_replaced_stands_old_or_new(tmp_path: Path, swaps: bool) -> None:
     """Killed after each system call of the replacement in turn; the next write puts back what was aside."""
