@@ -100,10 +100,6 @@ AN_INPUT = ("init_video", "init_image")
 WINDOWS = ("context_length", "freenoise")
 
 
-def _speed_level(value: object) -> object:
-    return 0 if value == "exact" else value
-
-
 class GenerationSettings(BaseModel):
     """Frozen settings of one clip, as asked; None is the model's own default (`generation_defaults.json`).
 
@@ -427,7 +423,7 @@ class GenerationSettings(BaseModel):
     ] = ()
     speed: Annotated[
         int,
-        BeforeValidator(_speed_level),
+        BeforeValidator(lambda level: 0 if level == "exact" else level),
         Field(
             ge=0,
             le=3,
