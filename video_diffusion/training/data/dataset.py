@@ -81,7 +81,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
         entries: from `read_manifest`.
         root: the folder of the manifest.
         num_frames: of a clip.
-        fps: of a clip; frames are chosen by their real times (see `clip_plan`).
+        fps: of a clip; frames are chosen by their real times (see `cutting`).
         sizes: (width, height), the nearest in aspect for each clip (see `aspect_buckets`); None for every
             clip's own size. Frames are resized to cover the size and cropped about the centre.
         seed: of the random window starts, picture times and flips.
