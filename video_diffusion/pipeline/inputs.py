@@ -163,7 +163,7 @@ class ControlNetworks:
     def _sparse_pictures(self, network: Any, settings: ResolvedSettings) -> dict[int, Tensor]:
         """Frame number to what the encoder reads: the picture's latents, or its pixels."""
         size = (settings.height, settings.width)
-        placed = settings.sparse_frames
+        placed = settings.sparse_frames()
         pictures = to_float(
             np.stack([read_input_image(path, *size, "sparse_images") for path in placed.values()])
         )

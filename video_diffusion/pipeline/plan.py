@@ -145,7 +145,7 @@ def _check_inputs(settings: ResolvedSettings, parts: ModelParts) -> None:
         raise ValueError(
             f"noise_video does not go with noise_type {settings.noise_type}; set noise_type to independent"
         )
-    _ = settings.sparse_frames
+    settings.sparse_frames()
 
 
 def _check_length(settings: ResolvedSettings, adapter: MotionAdapter) -> None:

@@ -104,7 +104,6 @@ class ResolvedSettings(GenerationSettings):
         keyframes = place_keyframes(f"{name}_steps", steps, num_steps, getattr(self, name), "step")
         return along_frames(keyframes, num_steps)
 
-    @property
     def sparse_frames(self) -> dict[int, str]:
         """The images for a SparseCtrl encoder by frame.
 
