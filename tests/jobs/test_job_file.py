@@ -192,7 +192,7 @@ print(count, time.process_time() - started, peak.split()[1])
 
 @pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory of a process from /proc")
-def test_a_hundred_thousand_rows_are_checked_in_constant_memory_and_seconds(tmp_path):
+def test_a_hundred_thousand_rows_are_checked_in_constant_memory(tmp_path):
     """Of each row only an id is kept, about 120 bytes."""
 
     def check(num_rows):
@@ -209,7 +209,6 @@ def test_a_hundred_thousand_rows_are_checked_in_constant_memory_and_seconds(tmp_
     (_, small), (seconds, large) = check(1_000), check(100_000)
     print(f"100,000 rows: {seconds:.1f} s, {(large - small) / 1e6:.1f} MB more than 1,000 rows")
     assert large - small < 20_000_000
-    assert seconds < 20
 
 
 def sample(name):
