@@ -127,20 +127,22 @@ class LossSettings(BaseModel):
 
 
 class OptimizerSettings(BaseModel):
-    """AdamW and its rate.
+    """The optimizer and its rate.
 
     Attributes:
-        name: adamw, or adamw_8bit for less memory (needs bitsandbytes and a GPU).
+        name: adamw; adamw_8bit for less memory (needs bitsandbytes and a GPU); muon, which turns matrices by
+            Muon and the rest by AdamW; or any other of pytorch-optimizer's that can be resumed exactly, such
+            as prodigy (at a learning_rate of 1) or lion.
         learning_rate: At its peak.
         schedule: Of diffusers' `get_scheduler`.
         warmup_steps: Over which the rate rises from zero.
-        beta1, beta2, epsilon, weight_decay: Of AdamW.
+        beta1, beta2, epsilon, weight_decay: Of AdamW, and of others that have them.
         max_grad_norm: Gradients longer than this are shortened to it; None leaves them.
     """
 
     model_config = FROZEN
 
-    name: Literal["adamw", "adamw_8bit"] = "adamw"
+    name: Annotated[str, Field(pattern="^[a-z0-9_]{2,40}$")] = "adamw"
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
     schedule: ScheduleName = "constant_with_warmup"
     warmup_steps: Annotated[int, Field(ge=0)] = 0
