@@ -20,6 +20,15 @@ def _as_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _check_regex(pattern: str | None) -> str | None:
+    if pattern is not None:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"is no regular expression ({error}); see Python's re") from None
+    return pattern
+
+
 Text = Annotated[str, AfterValidator(check_text)]
 Prompt = Annotated[str, AfterValidator(check_prompt)]
 
@@ -86,6 +95,9 @@ class LoraSettings(BaseModel):
         rank: Of each correction.
         alpha: The correction counts alpha / rank times; None is rank: once.
         dropout: Share of its input features dropped while training.
+        target_modules: The layers corrected: attention, attention_and_feed_forward, or a regular expression
+            that matches their whole names.
+        init: A LoRA of the same rank to go on from, as file, run or hub id; None begins with no correction.
     """
 
     model_config = FROZEN
@@ -93,6 +105,13 @@ class LoraSettings(BaseModel):
     rank: Annotated[int, Field(ge=1, le=1024)] = 16
     alpha: Annotated[float | None, Field(gt=0)] = None
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    target_modules: Annotated[str, AfterValidator(_check_regex)] = "attention"
+    init: Text | None = None
+
+    @property
+    def factor(self) -> float:
+        """How many times the correction counts."""
+        return 1.0 if self.alpha is None else self.alpha / self.rank
 
 
 class LossSettings(BaseModel):
@@ -242,14 +261,8 @@ FREE_SETTINGS = frozenset(
 # Names of files: a continuation must find the same content, under whatever name.
 NAMES = frozenset({"data", "model", "motion_adapter", "domain_lora"})
 
-
-def _check_regex(pattern: str | None) -> str | None:
-    if pattern is not None:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ValueError(f"is no regular expression ({error}); see Python's re") from None
-    return pattern
+# Only says where the weights of step 0 came from.
+BEGINNINGS = frozenset({"lora.init"})
 
 
 def _as_sources(value: object) -> object:
@@ -335,6 +348,11 @@ class TrainingSettings(BaseModel):
                 "objective distil trains target temporal, whose adapter carries the student's schedule, "
                 "without domain_lora and shard_frozen; leave them out, or set objective denoise"
             )
+        if self.lora.init is not None and self.target == "temporal":
+            raise ValueError(
+                "lora.init goes with a target that is a LoRA, not temporal; set target motion_lora or "
+                "domain_lora, or begin with other temporal layers by motion_adapter"
+            )
         if self.temporal_and is not None and self.target != "temporal":
             raise ValueError(
                 f"temporal_and goes with target temporal, not {self.target}; leave one of the two out"
@@ -361,7 +379,7 @@ class TrainingSettings(BaseModel):
         """The settings that a continuation of the run must share, dotted names to plain values."""
         plain = self.model_dump(mode="json")
         kept = {name: value for name, value in plain.items() if name not in FREE_SETTINGS | NAMES}
-        return dict(_flat(kept))
+        return {name: value for name, value in _flat(kept) if name not in BEGINNINGS}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
