@@ -62,13 +62,18 @@ class ClipSettings(BaseModel):
         aspect_buckets: Sizes of other aspects and the same area are used too, each clip in the nearest.
         image_fraction: Share of one-frame clips among the batches; they do not train temporal layers.
         random_start: A window may start anywhere in its file; False takes the first place every time.
+        starts: Places, evenly spread, at which a window may start, so that all encodings can be kept; None
+            is every frame.
         windows: One clip of each file in an epoch, or as many as fit side by side.
-        too_short: Whether files shorter than a clip are left out or start over at their end.
+        too_short: Whether files shorter than a clip are left out, start over at their end, or are cut to half
+            the frames, a quarter and so on; batches then hold clips of one length.
         flip: Mirror every other clip; captions that say left or right then lie.
         repeat_frames: Take files of a lower rate too, whose frames are then shown several times.
         allow_upscaling: Take files of a smaller size too, which are then blurred.
         held_out: Clips of each folder kept from training to measure the loss on; None is a sixteenth, at most
             16.
+        caption_prefix: Put before every caption, such as "in the manner of zky, "; clips without a caption
+            get it as their caption.
     """
 
     model_config = FROZEN
@@ -80,12 +85,14 @@ class ClipSettings(BaseModel):
     aspect_buckets: bool = False
     image_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     random_start: bool = True
+    starts: Annotated[int | None, Field(ge=1, le=4096)] = None
     windows: Literal["one", "all"] = "one"
-    too_short: Literal["reject", "loop"] = "reject"
+    too_short: Literal["reject", "loop", "shorten"] = "reject"
     flip: bool = False
     repeat_frames: bool = False
     allow_upscaling: bool = False
     held_out: Annotated[int | None, Field(ge=0)] = None
+    caption_prefix: Text | None = None
 
 
 class LoraSettings(BaseModel):
@@ -251,8 +258,11 @@ FREE_SETTINGS = frozenset(
         "shard_frozen",
         "num_workers",
         "latent_cache",
+        "latent_cache_gb",
         "device",
         "log_with",
+        "log_name",
+        "activation_offload",
         "output",
         "license",
     }
@@ -296,12 +306,17 @@ class TrainingSettings(BaseModel):
         ema_decay: Of the running average of the trained weights, which is what is saved for use; 0 is off.
         mixed_precision: no, bf16 or fp16.
         gradient_checkpointing: Recompute activations, temporal layers included: less memory, more time.
+        activation_offload: Keep what the backward pass needs in the computer's memory instead of the GPU's:
+            less of it there, more time.
         shard_frozen: Split the frozen image U-Net over the processes (FSDP), if it is too large for one GPU.
         device: "auto" takes a GPU if there is one.
         num_workers: Processes that read clips ahead; 0 reads in the training process.
         latent_cache: Keep encoded clips and captions on disk: true in the run's folder, a path there, where
             other runs may share it.
+        latent_cache_gb: The oldest encodings of clips go when all of them take more than so many gigabytes;
+            None keeps all.
         log_with: A tracker of accelerate, such as tensorboard; None writes metrics.jsonl alone.
+        log_name: Of the run there; None is its folder's.
         output: Folder of the run; the command line's --output wins.
         license: Of the trained weights, for the model card; None leaves it open.
     """
@@ -327,13 +342,16 @@ class TrainingSettings(BaseModel):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     gradient_checkpointing: bool = False
+    activation_offload: bool = False
     shard_frozen: bool = False
     device: Text = "auto"
     num_workers: Annotated[int, Field(ge=0, le=64)] = 0
     latent_cache: bool | Text = True
+    latent_cache_gb: Annotated[float | None, Field(gt=0)] = None
     validation: ValidationSettings = ValidationSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     log_with: Text | None = None
+    log_name: Text | None = None
     output: Text | None = None
     license: Text | None = None
 

@@ -13,6 +13,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.training_utils import EMAModel
 from einops import rearrange
 from torch import Tensor, nn
+from torch.autograd.graph import save_on_cpu
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn import functional
@@ -292,6 +293,7 @@ class Trainer:
                 with nullcontext() if last else accelerator.no_sync(self._model):
                     total += self._backward(items, latents, draws[place : place + len(items)], turns)
                 seen += [(str(item["id"]), item["source"], tuple(item["lost"])) for item in items]
+        self.encoder.rest()
         grad_norm = self._clip()
         loss_value = float(accelerator.reduce(total, "mean"))
         if accelerator.scaler is None and not (_finite(loss_value) and _finite(grad_norm)):
@@ -335,7 +337,8 @@ class Trainer:
         self, items: Sequence[Item], latents: Tensor, draws: Sequence[ItemDraws], turns: int
     ) -> Tensor:
         """Add the gradients of one piece of the batch, and return its share of the loss."""
-        with self._fastest_attention(latents.shape[-3]):
+        offload = save_on_cpu() if self.settings.activation_offload else nullcontext()
+        with self._fastest_attention(latents.shape[-3]), offload:
             loss = self.losses(items, draws, self._model, latents).mean() / turns
             # A one-frame clip reaches no temporal layer; every process must still take part.
             self.accelerator.backward(loss if loss.requires_grad else loss + 0 * self._any_parameter())

@@ -26,6 +26,7 @@ LORA_LAYERS = {
     "attention_and_feed_forward": rf"{ATTENTION}|.*\.ff\.net\.(0\.proj|2)",
 }
 NUM_NAMED = 5
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def check_target(name: str) -> None:
@@ -81,6 +82,8 @@ class Target:
             for name, parameter in module.named_parameters()
             if parameter.requires_grad
         }
+        if settings.mixed_precision != "no":
+            halve_frozen(parts.unet, HALVES[settings.mixed_precision])
 
     @property
     def trained_module(self) -> nn.Module:
@@ -99,6 +102,17 @@ class Target:
                 _save_lora(self.parts.motion_adapter, self.settings, folder / MOTION_LORA_FOLDER)
             case "domain_lora":
                 _save_lora(self.parts.unet, self.settings, folder / DOMAIN_LORA_FOLDER)
+
+
+@torch.no_grad()
+def halve_frozen(unet: nn.Module, dtype: torch.dtype) -> None:
+    """Keep the frozen matrices and kernels of the image U-Net in half precision.
+
+    Under autocast each product would round them so anyway: the numbers stay the same, the memory halves.
+    """
+    for parameter in unet.parameters():
+        if not parameter.requires_grad and parameter.ndim >= 2:
+            parameter.data = parameter.data.to(dtype)
 
 
 def matching_parameters(unet: nn.Module, pattern: str) -> dict[str, nn.Parameter]:
@@ -157,8 +171,8 @@ def _lora_to_go_on_from(
     other = sorted(pairs.keys() - chosen)
     if other:
         raise ValueError(
-            f"lora.init {lora.init} corrects {other[0]} (and {len(other) - 1} more), which this run does not; "
-            "set target and lora.target_modules as it was trained"
+            f"lora.init {lora.init} corrects {other[0]} (and {len(other) - 1} more), which this run does "
+            "not; set target and lora.target_modules as it was trained"
         )
     sizes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
     for layer, pair in pairs.items():
