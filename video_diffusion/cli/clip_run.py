@@ -23,6 +23,7 @@ from video_diffusion.video import (
     sidecar_path,
     working_codecs,
 )
+from video_diffusion.web import counted
 
 if TYPE_CHECKING:
     from video_diffusion.jobs import Pipelines
@@ -110,7 +111,7 @@ def make_clip(
         try:
             from video_diffusion.jobs import Pipelines
 
-            pipeline = (pipelines or Pipelines()).get(settings, low_memory)
+            pipeline = (pipelines or Pipelines()).get(settings, low_memory, loading.bytes_read)
         finally:
             loading.clear()
         pipeline.accelerated = accelerated
@@ -189,7 +190,8 @@ def facts_line(video: "GeneratedVideo") -> str:
         measure = values[name]
         figure = f"{measure.value:.2f} {measure.unit}" if measure.value is not None else measure.status
         parts.append(f"{name} {figure}")
-    parts += [f"{own.num_frames} frames of {own.width}x{own.height} at {own.fps} fps", f"{own.scheduler}"]
+    frames = counted(len(video.frames), "frame")
+    parts += [f"{frames} of {own.width}x{own.height} at {own.fps} fps", f"{own.scheduler}"]
     parts += [f"{own.num_inference_steps} steps", f"guidance {own.guidance_scale:g}"]
     return " · ".join(parts)
 
@@ -203,7 +205,7 @@ def summary(video: "GeneratedVideo", path: Path, seconds: float) -> dict[str, An
         "record": str(sidecar_path(path)),
         "prompt": own.prompt,
         "seed": own.seed,
-        "num_frames": own.num_frames,
+        "num_frames": len(video.frames),
         "height": own.height,
         "width": own.width,
         "fps": float(own.fps),

@@ -9,13 +9,21 @@ import torch
 from torch import Tensor
 
 from video_diffusion.loading import ModelParts
-from video_diffusion.models import MotionAdapter, check_blocks, latent_scale, usual_chunk_size
+from video_diffusion.models import (
+    MotionAdapter,
+    check_blocks,
+    decodes_in_time,
+    latent_scale,
+    usual_chunk_size,
+)
 from video_diffusion.sampling import ContextWindows, guidance_is_off, steps_done
 from video_diffusion.settings import (
     CHANGING_NUMBERS,
     GenerationSettings,
     ResolvedSettings,
     ignored_settings,
+    stretched_positions,
+    windows_note,
 )
 
 FREENOISE_WINDOW = 16  # frames, as in its paper
@@ -43,6 +51,8 @@ def plan(
     own = {
         "model": parts.identity.name,
         "motion_adapter": parts.identity.motion_adapter,
+        "vae": parts.vae_name,
+        "text_encoder": parts.text_encoder_name,
         "dtype": str(parts.unet.dtype).removeprefix("torch."),
         "quantize": parts.quantize,
         "device": str(device),
@@ -62,8 +72,9 @@ def plan(
                 f"set it to {values[field] // scale * scale}"
             )
     if values["decode_chunk_size"] is None:
-        itemsize = parts.vae.dtype.itemsize
-        values["decode_chunk_size"] = usual_chunk_size(values["height"], values["width"], itemsize)
+        values["decode_chunk_size"] = usual_chunk_size(
+            values["height"], values["width"], parts.vae.dtype.itemsize, decodes_in_time(parts.vae)
+        )
     if values["compile"] and compiler_problem is not None:
         warnings.warn(
             f"compile is ignored: {compiler_problem}; leave it out, or put that right", stacklevel=3
@@ -79,8 +90,11 @@ def plan(
         numbers_along_steps(resolved, name)
     for name in ("motion_scale_blocks", "motion_effect_blocks"):
         check_blocks(name, dict(getattr(resolved, name)), parts.motion_adapter)
-    for note in (*_without_effect(asked, resolved), *ignored_settings(asked)):
-        warnings.warn(note, stacklevel=3)
+    in_windows = windows_note(asked, resolved)
+    windowed = asked.model_copy(update={"context_length": resolved.context_length})
+    for note in (in_windows, *_without_effect(asked, resolved), *ignored_settings(windowed)):
+        if note is not None:
+            warnings.warn(note, stacklevel=3)
     return resolved
 
 
@@ -160,7 +174,7 @@ def _check_length(settings: ResolvedSettings, adapter: MotionAdapter) -> None:
                 f"{known} positions; set it to {known} or less"
             )
         return
-    most = int((known - 1) * settings.position_stretch + 1e-9) + 1  # the last row of the stretched table
+    most = stretched_positions(known, settings.position_stretch)
     if longest > most:
         name = "num_frames" if settings.context_length is None else "context_length"
         raise ValueError(

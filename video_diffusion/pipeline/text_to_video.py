@@ -15,6 +15,7 @@ from torch import nn
 from video_diffusion.acceleration import accelerate_unet, compiler_problem
 from video_diffusion.loading import (
     ModelParts,
+    OnBytes,
     choose_device,
     choose_dtype,
     load_model,
@@ -22,7 +23,7 @@ from video_diffusion.loading import (
     save_memory,
     save_model,
 )
-from video_diffusion.models import VideoUNet, decode_latents, latent_scale, usual_chunk_size
+from video_diffusion.models import VideoUNet, decode_latents, decodes_in_time, latent_scale, usual_chunk_size
 from video_diffusion.pipeline.clip_denoiser import ClipDenoiser, draw_noise, sample
 from video_diffusion.pipeline.inputs import (
     Additions,
@@ -95,9 +96,12 @@ class TextToVideoPipeline:
         dtype: str | torch.dtype | None = None,
         device: str | None = None,
         *,
+        vae: str | None = None,
+        text_encoder: str | None = None,
         allow_extra_weights: bool = False,
         low_memory: bool = False,
         quantize: str | None = None,
+        on_bytes: OnBytes | None = None,
     ) -> "TextToVideoPipeline":
         """Load a model.
 
@@ -107,9 +111,12 @@ class TextToVideoPipeline:
                 switches them off.
             dtype: Precision of the networks: float32 (the default), bfloat16, float16 or float64.
             device: None and "auto" take a GPU if there is one.
+            vae: Another autoencoder: a folder, the folder of a model that has one, a file or a hub id.
+            text_encoder: Folder or hub id of a model whose text encoders and tokenizers are taken.
             allow_extra_weights: Whether tensors that the model does not have are left out instead of refused.
             low_memory: Whether to spend time to save memory, see the class.
             quantize: "int8" stores the linear maps of U-Net and temporal layers in 8 bits; needs torchao.
+            on_bytes: Told while weights are read how many bytes are, and of how many.
 
         Raises:
             ModelLoadError: The files are not such a model, or the two do not fit together.
@@ -123,7 +130,15 @@ class TextToVideoPipeline:
             warnings.warn(
                 "float16 is slow on a CPU and overflows; set dtype to bfloat16 or float32", stacklevel=2
             )
-        parts = load_model(model, motion_adapter, precision, allow_extra_weights=allow_extra_weights)
+        parts = load_model(
+            model,
+            motion_adapter,
+            precision,
+            vae=vae,
+            text_encoder=text_encoder,
+            allow_extra_weights=allow_extra_weights,
+            on_bytes=on_bytes,
+        )
         if quantize is not None:
             parts = quantize_weights(parts, quantize)
         return cls(parts, chosen, low_memory=low_memory)
@@ -273,7 +288,9 @@ class TextToVideoPipeline:
             raise ValueError(f"latents must hold one video, but hold {len(latents)}; decode them one by one")
         scale, (num_frames, height, width) = self.latent_scale, latents.shape[2:]
         frames = np.empty((num_frames, height * scale, width * scale, 3), np.uint8)
-        usual = usual_chunk_size(height * scale, width * scale, self.parts.vae.dtype.itemsize)
+        usual = usual_chunk_size(
+            height * scale, width * scale, self.parts.vae.dtype.itemsize, decodes_in_time(self.parts.vae)
+        )
         done = 0
         for chunk in decode_latents(self.parts.vae, latents, decode_chunk_size or usual):
             frames[done : done + len(chunk)] = to_uint8(chunk)

@@ -6,8 +6,7 @@ identity. Flags, `--help`, the JSON schema, `docs/settings.md`, job ids and the 
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -32,6 +31,7 @@ from video_diffusion.settings.field_rules import (
     PromptBlend,
     QuantizeName,
     SchedulerName,
+    Setting,
     Size,
     check_device,
     check_name,
@@ -66,38 +66,16 @@ else:
     ValidationInfo = Any  # a protocol that no runtime check can ask for
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What the declaration of a field says besides its type, range and description.
-
-    Attributes:
-        flags: On the command line, the usual one first; none if only files and `--set` can set it.
-        metavar: Of the flag's value; empty for a switch.
-        each: What a repeatable flag takes one value for: a frame, step, block, range of frames, or item.
-        pixels: Whether it can change the pixels; what changes timing, rounding or memory only cannot.
-        in_id: Whether it always counts in a job's id. Later settings count only where they change something,
-            so that ids stay.
-        none_means: What None stands for, where that may also be said and changes nothing.
-        names: What it names: a file or folder that the clip starts from, one for each of some frames, a
-            network beside the model, or LoRAs. Ids then hold the content, not the place.
-        needs: Settings of which one must be set, or this one changes nothing.
-    """
-
-    flags: str = ""
-    metavar: str = ""
-    each: Literal["", "frame", "step", "block", "range", "item"] = ""
-    pixels: bool = True
-    in_id: bool = False
-    none_means: Any = None
-    names: Literal["", "input", "frame inputs", "network", "loras"] = ""
-    needs: tuple[str, ...] = ()
-
-
 Text = Annotated[str, AfterValidator(check_text)]
 Name = Annotated[str | None, AfterValidator(check_name)]
 File = Annotated[str | None, AfterValidator(check_path)]
 AN_INPUT = ("init_video", "init_image")
 WINDOWS = ("context_length", "freenoise")
+
+
+def stretched_positions(known: int, position_stretch: float) -> int:
+    """Tell how many frames a table of so many positions makes in one pass."""
+    return int((known - 1) * position_stretch + 1e-9) + 1
 
 
 class GenerationSettings(BaseModel):
@@ -270,6 +248,19 @@ class GenerationSettings(BaseModel):
         ),
         Setting("--motion-adapter", "PATH", in_id=True),
     ] = None
+    vae: Annotated[
+        Name,
+        Field(
+            description="Another autoencoder: a folder, file or hub id. SVD's temporal decoder sees "
+            "neighbouring frames, against flicker."
+        ),
+        Setting("--vae", "PATH", names="network"),
+    ] = None
+    text_encoder: Annotated[
+        Name,
+        Field(description="A model's folder or hub id to take text encoders and tokenizers from."),
+        Setting("--text-encoder", "PATH", names="network"),
+    ] = None
     dtype: Annotated[
         DtypeName,
         Field(description="Precision of the networks."),
@@ -322,7 +313,7 @@ class GenerationSettings(BaseModel):
             ge=2,
             le=4096,
             description="Frames of a context window, for clips of any length. None makes the clip "
-            "in one pass.",
+            "in one pass, or in windows of the model's own length where it knows fewer frames.",
         ),
         Setting("--context-length", "N"),
     ] = None
@@ -594,7 +585,7 @@ class GenerationSettings(BaseModel):
     def input_sha256s(self) -> dict[str, str]:
         """Hashes of these files and of networks' weights, as far as they can be read."""
         hashes = {name: content_sha256(path) for name, path in self.input_files.items()}
-        hashes |= {name: network_sha256(path) for name, path in self.networks.items()}
+        hashes |= {name: network_sha256(path, name) for name, path in self.networks.items()}
         if self.ip_adapter is not None:  # and of its image encoder
             hashes |= ip_adapter_sha256s(self.ip_adapter)
         return {name: sha256 for name, sha256 in hashes.items() if sha256 is not None}
@@ -613,13 +604,19 @@ class GenerationSettings(BaseModel):
             place_images("ip_image", self.ip_image, self.num_frames)
 
     def with_defaults(self, defaults: Mapping[str, Any]) -> "GenerationSettings":
-        """Fill every None from a model's defaults.
+        """Fill every None from a model's defaults; a clip too long for one pass gets context windows.
 
         Args:
             defaults: Checked, see `model_defaults`; names that are no settings are ignored.
         """
         left_open = [name for name in type(self).model_fields if getattr(self, name) is None]
-        return self.model_copy(update={name: defaults[name] for name in left_open if name in defaults})
+        filled = {name: defaults[name] for name in left_open if name in defaults}
+        if self.context_length is None and not self.freenoise and "max_num_frames" in defaults:
+            num_frames = filled.get("num_frames", self.num_frames)
+            at_once = stretched_positions(defaults["max_num_frames"], self.position_stretch)
+            if num_frames is not None and num_frames > at_once >= 2:
+                filled["context_length"] = min(defaults.get("num_frames", at_once), at_once)
+        return self.model_copy(update=filled)
 
     def canonical_json(self) -> str:
         """Sorted keys, no spaces, fractions as text: equal settings give equal bytes."""
@@ -675,24 +672,6 @@ def without_effect() -> Mapping[str, Any]:
 def named(kind: Literal["input", "frame inputs", "network", "loras"]) -> tuple[str, ...]:
     """The settings that name files or networks of one kind."""
     return tuple(name for name, setting in SETTINGS.items() if setting.names == kind)
-
-
-def ignored_settings(settings: GenerationSettings) -> Iterator[str]:
-    """Say of each setting that is asked for and changes nothing what it needs."""
-    for name, setting in SETTINGS.items():
-        is_default = getattr(settings, name) == GenerationSettings.model_fields[name].default
-        if (
-            setting.needs
-            and not is_default
-            and not any(getattr(settings, needed) for needed in setting.needs)
-        ):
-            yield f"{name} is ignored without {' or '.join(setting.needs)}; set that too, or leave it out"
-    if settings.freenoise and (settings.loop or settings.context_schedule != "uniform"):
-        yield "loop and context_schedule are ignored by freenoise, whose windows never move"
-    # uniform_looped turns a clip of one window, too
-    one_window = settings.context_length is None and not settings.freenoise
-    if one_window and settings.context_schedule not in {"uniform", "uniform_looped"}:
-        yield "context_schedule is ignored without context_length; set that too, or leave it out"
 
 
 def _canonical(values: Mapping[str, Any]) -> str:
