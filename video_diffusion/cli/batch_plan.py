@@ -48,6 +48,7 @@ def check_machine(summary: "JobSummary", folder: Path, encoding: EncodingFlags, 
     from video_diffusion.jobs import model_facts
     from video_diffusion.loading import choose_device
     from video_diffusion.settings import check_quantize, windows_note
+    from video_diffusion.video.images import with_sources
 
     for where, settings in summary.inputs.values():
         with _told_with(where):
@@ -67,7 +68,8 @@ def check_machine(summary: "JobSummary", folder: Path, encoding: EncodingFlags, 
     notes: set[str] = set()
     needed = 0
     for where, asked, count in summary.shapes.values():
-        filled = asked.with_defaults(defaults[asked.model, asked.motion_adapter])
+        with _told_with(where):
+            filled = with_sources(asked).with_defaults(defaults[asked.model, asked.motion_adapter])
         if filled.num_frames is None or filled.height is None or filled.width is None or filled.fps is None:
             continue  # such a model tells its size only when it is loaded
         shape = (filled.num_frames, filled.height, filled.width)

@@ -23,6 +23,7 @@ from video_diffusion.video import (
     sidecar_path,
     working_codecs,
 )
+from video_diffusion.video.images import with_sources
 from video_diffusion.web import counted
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def check_before_loading(settings: "GenerationSettings", path: Path, encoding: E
         raise MachineError("--device: mps is Apple's GPU and this is not a Mac; use auto or cpu")
     if settings.device == "cpu" and settings.dtype == "float16":
         raise ValueError("--dtype: float16 on the CPU is slow and overflows; use bfloat16 or float32")
+    settings = with_sources(settings)
     names = (settings.model, settings.motion_adapter or "none")
     if not all(name in HERE or Path(name).exists() for name in names):
         return []  # a model on the hub tells its sizes only when it is fetched

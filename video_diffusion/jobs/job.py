@@ -23,6 +23,7 @@ from video_diffusion.settings import (
 )
 from video_diffusion.video import weights_sha256
 from video_diffusion.video.files import slug
+from video_diffusion.video.images import with_sources
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ BATCH_FIELDS = tuple(
 )
 SHAPE_FIELDS = (
     "model", "motion_adapter", "num_frames", "height", "width", "fps", "context_length", "freenoise",
-    "position_stretch",
+    "position_stretch", "extend", "refine",
 )  # fmt: skip
 _SEEDS = re.compile(r"(\d{1,19})(?:-(\d{1,19}))?")
 
@@ -240,7 +241,7 @@ def make_job(
 ) -> Job:
     """A job from checked settings; `name` is used instead of the prompt in the clip's file name."""
     known = facts(settings.model, settings.motion_adapter)
-    resolved = settings.with_defaults(known.defaults)
+    resolved = with_sources(settings).with_defaults(known.defaults)
     job_id = resolved.job_id(known.identity)
     stem = slug(name if name is not None else settings.prompt, SLUG_BYTES)
     return Job(resolved, job_id, f"{stem}-{settings.seed}-{job_id}{suffix}", where)

@@ -210,12 +210,12 @@ def load_model(
         if text_source is not None:
             own = options | {"variant": text_source.variant}
             components |= _load_text_encoders(text_source.folder, is_xl_unet(unet), own)
-        if motion is not None:
-            adapter = load_motion(motion, dtype, allow_extra=allow_extra_weights)
+        trained = None if motion is None else load_motion(motion, dtype, allow_extra=allow_extra_weights)
     identity = ModelIdentity(
         name=source.name, weights_sha256=weights_sha256(source.folder), revision=source.revision
     )
-    if adapter_source is not None and motion is not None:
+    if adapter_source is not None and motion is not None and trained is not None:
+        adapter = trained
         if (motion.path / EXTRAS_FILE).is_file():
             apply_unet_extras(unet, motion.path / EXTRAS_FILE)
         components["scheduler_config"] |= motion.schedule

@@ -25,6 +25,7 @@ from video_diffusion.settings import (
     stretched_positions,
     windows_note,
 )
+from video_diffusion.video.images import with_sources
 
 FREENOISE_WINDOW = 16  # frames, as in its paper
 
@@ -63,6 +64,7 @@ def plan(
                 f"{field} is {getattr(asked, field)!r} but this pipeline was loaded with {own[field]!r}; "
                 "leave it out, or load another pipeline"
             )
+    asked = with_sources(asked)
     values = dict(asked.with_defaults(defaults)) | own
     scale = latent_scale(parts.vae)
     for field in ("height", "width"):
@@ -145,15 +147,25 @@ def has_guidance(settings: ResolvedSettings) -> bool:
 
 def _check_inputs(settings: ResolvedSettings, parts: ModelParts) -> None:
     """Refuse inputs that this model does not take, or that do not go together."""
-    if parts.motion_adapter.conv_in is not None and settings.init_image is None:
+    has_picture = settings.init_image is not None or settings.extend is not None
+    if parts.motion_adapter.conv_in is not None and not has_picture:
         raise ValueError(
             f"motion_adapter {parts.identity.motion_adapter or parts.identity.name} is a PIA adapter, which "
             "animates a picture; set init_image to one"
         )
-    if settings.freeinit > 1 and settings.init_video is not None:
-        raise ValueError(
-            f"freeinit {settings.freeinit} does not go with init_video, which it would wash out; drop one"
-        )
+    for name in ("init_video", "refine"):
+        if settings.freeinit > 1 and getattr(settings, name) is not None:
+            raise ValueError(
+                f"freeinit {settings.freeinit} does not go with {name}, which it would wash out; drop one"
+            )
+    if settings.extend is not None:
+        if settings.extend_overlap >= settings.num_frames:
+            raise ValueError(
+                f"extend_overlap is {settings.extend_overlap}, but num_frames, which counts these frames too, "
+                f"is {settings.num_frames}; set it to {settings.num_frames - 1} or less"
+            )
+        if settings.loop or settings.context_schedule == "uniform_looped":
+            raise ValueError("loop does not go with extend, whose clip begins before what is made; drop one")
     settings.check_image_prompt()
     if settings.noise_video is not None and settings.noise_type != "independent":
         raise ValueError(

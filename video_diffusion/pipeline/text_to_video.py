@@ -33,6 +33,7 @@ from video_diffusion.pipeline.inputs import (
     encode_input,
     encode_prompts,
     noise_moves,
+    read_extended,
 )
 from video_diffusion.pipeline.plan import has_guidance, plan
 from video_diffusion.pipeline.video import DecodedVideo, GeneratedVideo, OnFrame, timed
@@ -229,7 +230,9 @@ class TextToVideoPipeline:
         noise = draw_noise(one, seeds, latent_size, noise_moves(one, self.latent_scale))
         latents = noise.to(self.device, torch.promote_types(torch.float32, prompt_embeds.dtype))
         with timed(timings, "encode_input", len(batch)):
-            input_latents = encode_input(parts, one)
+            extended = read_extended(one)
+            start_latents = encode_input(parts, one)
+            input_latents = start_latents if extended is None else extended.known_latents(parts, one)
             guided = negative_embeds is not None
             conditions = added_conditions(parts, batch, guided, additions.ip_adapter)
             controls = self._control_networks.controls(one)
@@ -249,16 +252,20 @@ class TextToVideoPipeline:
             if self.accelerated:
                 faster = accelerate_unet(self.video_unet, compiling=one.compile)
             with faster, closing(denoiser):
-                for step in sample(denoiser.guided, one, latents, seeds, input_latents, config):
+                for step in sample(denoiser.guided, one, latents, seeds, start_latents, config):
                     latents = step.latents
                     if on_step is not None:
                         on_step(step)
         window_starts = denoiser.window_starts
+        if extended is not None:
+            window_starts = extended.joints(window_starts)
         for each, own_noise, video_latents in zip(batch, noise, torch.split(latents, 1), strict=True):
             own_timings = dict(timings)
             with timed(own_timings, "decode_latents"):
                 chunk_size = 1 if self.low_memory else one.decode_chunk_size
                 frames = self.decode(video_latents, chunk_size, on_frame)
+                if extended is not None:
+                    frames = extended.joined(frames)
             facts = {
                 "model": parts.identity,
                 "device": str(self.device),

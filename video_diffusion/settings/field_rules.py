@@ -19,6 +19,7 @@ QuantizeName = Literal["int8"]
 NoiseType = Literal["independent", "mixed", "progressive", "constant"]
 ContextSchedule = Literal["uniform", "uniform_looped", "static", "even", "batched"]
 ContextFuse = Literal["pyramid", "flat", "linear"]
+RefineUpscale = Literal["frames", "latents"]
 PromptBlend = Literal["lerp", "slerp"]
 FrequencyFilter = Literal["butterworth", "gaussian", "ideal", "box"]
 

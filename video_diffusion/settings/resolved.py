@@ -5,7 +5,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from video_diffusion.settings.field_rules import NoiseType, SchedulerName
-from video_diffusion.settings.generation import SETTINGS, GenerationSettings
+from video_diffusion.settings.generation import AN_INPUT, SETTINGS, GenerationSettings
 from video_diffusion.settings.keyframes import along_frames, place_keyframes, whole_frames
 from video_diffusion.settings.layers import Layer, validate
 
@@ -16,6 +16,7 @@ USUAL_POSITIONS = 32  # of temporal layers that were not trained
 USUAL_SIDE = 64  # latents, where the U-Net's configuration names no size
 USUAL_VIDEO_STRENGTH = 0.6
 USUAL_IMAGE_STRENGTH = 0.75
+USUAL_REFINE_STRENGTH = 0.4
 # What neither the user nor a model's folder says; the size is the U-Net's own.
 COMMON_DEFAULTS: dict[str, Any] = {
     "fps": 8, "num_inference_steps": 25, "guidance_scale": 7.5, "scheduler": "ddim",
@@ -59,12 +60,14 @@ class ResolvedSettings(GenerationSettings):
         """How much of the way from noise is gone where the clip starts from an input."""
         if self.strength is not None:
             return self.strength
+        if self.refine is not None:
+            return USUAL_REFINE_STRENGTH
         return USUAL_IMAGE_STRENGTH if self.init_video is None else USUAL_VIDEO_STRENGTH
 
     @property
     def run(self) -> tuple[int, float, bool]:
         """Steps, strength and whether these steps are enforced, as `start_run` takes them."""
-        if self.init_video is None and self.init_image is None:
+        if not any(getattr(self, name) is not None for name in AN_INPUT):
             return self.num_inference_steps, 1.0, False
         return self.num_inference_steps, self.input_strength, self.enforce_steps
 
