@@ -23,6 +23,8 @@ from video_diffusion.video import (
     sidecar_path,
     working_codecs,
 )
+from video_diffusion.video.images import with_sources
+from video_diffusion.web import counted
 
 if TYPE_CHECKING:
     from video_diffusion.jobs import Pipelines
@@ -59,6 +61,7 @@ def check_before_loading(settings: "GenerationSettings", path: Path, encoding: E
         raise MachineError("--device: mps is Apple's GPU and this is not a Mac; use auto or cpu")
     if settings.device == "cpu" and settings.dtype == "float16":
         raise ValueError("--dtype: float16 on the CPU is slow and overflows; use bfloat16 or float32")
+    settings = with_sources(settings)
     names = (settings.model, settings.motion_adapter or "none")
     if not all(name in HERE or Path(name).exists() for name in names):
         return []  # a model on the hub tells its sizes only when it is fetched
@@ -110,7 +113,7 @@ def make_clip(
         try:
             from video_diffusion.jobs import Pipelines
 
-            pipeline = (pipelines or Pipelines()).get(settings, low_memory)
+            pipeline = (pipelines or Pipelines()).get(settings, low_memory, loading.bytes_read)
         finally:
             loading.clear()
         pipeline.accelerated = accelerated
@@ -189,7 +192,8 @@ def facts_line(video: "GeneratedVideo") -> str:
         measure = values[name]
         figure = f"{measure.value:.2f} {measure.unit}" if measure.value is not None else measure.status
         parts.append(f"{name} {figure}")
-    parts += [f"{own.num_frames} frames of {own.width}x{own.height} at {own.fps} fps", f"{own.scheduler}"]
+    frames = counted(len(video.frames), "frame")
+    parts += [f"{frames} of {own.width}x{own.height} at {own.fps} fps", f"{own.scheduler}"]
     parts += [f"{own.num_inference_steps} steps", f"guidance {own.guidance_scale:g}"]
     return " · ".join(parts)
 
@@ -203,7 +207,7 @@ def summary(video: "GeneratedVideo", path: Path, seconds: float) -> dict[str, An
         "record": str(sidecar_path(path)),
         "prompt": own.prompt,
         "seed": own.seed,
-        "num_frames": own.num_frames,
+        "num_frames": len(video.frames),
         "height": own.height,
         "width": own.width,
         "fps": float(own.fps),

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 @click.option("-o", "--out", metavar="NEW", help="Save the new clip too; with one CLIP only.")
 @click.option("--model", metavar="MODEL", help="Where the model is now; needed to fetch one from the hub.")
 @click.option("--motion-adapter", metavar="PATH", help="Where the motion adapter is now.")
+@click.option("--vae", metavar="PATH", help="Where the autoencoder is now.")
+@click.option("--text-encoder", metavar="PATH", help="Where the text encoder's model is now.")
 @click.option("--ip-adapter", metavar="PATH", help="Where the IP-Adapter is now.")
 @click.option("--controlnet", metavar="PATH", help="Where the ControlNet is now.")
 @click.option("--sparsectrl", metavar="PATH", help="Where the SparseCtrl encoder is now.")
@@ -34,6 +36,8 @@ def rerun(
     out: str | None,
     model: str | None,
     motion_adapter: str | None,
+    vae: str | None,
+    text_encoder: str | None,
     ip_adapter: str | None,
     controlnet: str | None,
     sparsectrl: str | None,
@@ -53,7 +57,10 @@ def rerun(
         raise click.UsageError(f"--out: saves one clip, but {len(clips)} are given; rerun them one by one")
     path = None if out is None else check_clip_path(out, EncodingFlags(), overwrite)
     records = [(clip, read_record(Path(clip))) for clip in clips]
-    networks = {"ip_adapter": ip_adapter, "controlnet": controlnet, "sparsectrl": sparsectrl}
+    networks = {
+        "vae": vae, "text_encoder": text_encoder, "ip_adapter": ip_adapter, "controlnet": controlnet,
+        "sparsectrl": sparsectrl,
+    }  # fmt: skip
     wanted = [settings_to_repeat(record, model, motion_adapter, device, networks) for _, record in records]
 
     from video_diffusion.cli import clip_run

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         find_model,
         parse_lora,
     )
-    from video_diffusion.loading.weights import DeviceError, ModelLoadError
+    from video_diffusion.loading.weights import DeviceError, ModelLoadError, OnBytes
 
 __all__ = [
     "FAMILIES",
@@ -34,6 +34,7 @@ __all__ = [
     "ModelSource",
     "MotionFamily",
     "MotionFile",
+    "OnBytes",
     "choose_device",
     "choose_dtype",
     "detect",
@@ -63,6 +64,7 @@ _HOMES = {
     "ModelSource": "sources",
     "MotionFamily": "motion",
     "MotionFile": "motion",
+    "OnBytes": "weights",
     "choose_device": "device",
     "choose_dtype": "device",
     "detect": "motion",

@@ -3,7 +3,7 @@
 import inspect
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
@@ -27,14 +27,15 @@ from video_diffusion.loading.components import (
     load_tokenizer,
     quiet_libraries,
 )
-from video_diffusion.loading.motion import detect
+from video_diffusion.loading.motion import MotionFile, detect
 from video_diffusion.loading.motion_weights import load_motion, split_motion_unet
-from video_diffusion.loading.sources import find_model
-from video_diffusion.loading.weights import ModelLoadError, read_json, reason_of
+from video_diffusion.loading.sources import ModelSource, find_model
+from video_diffusion.loading.weights import ModelLoadError, OnBytes, read_json, reason_of, telling_bytes
 from video_diffusion.models import MotionAdapter, temporal_places
 from video_diffusion.models.latents import VAE
 from video_diffusion.sampling.schedulers import trained_schedule
 from video_diffusion.settings import shown
+from video_diffusion.settings.input_files import PARTS_OF_MODELS
 from video_diffusion.text import XlTextEncoders, encode_prompt, size_conditions
 from video_diffusion.video import ModelIdentity, atomic_path, weights_sha256
 
@@ -50,6 +51,7 @@ class ModelParts:
             `generation_defaults.json`. Empty if the folder has none and the adapter is of no known family.
         identity: Names and hashes for the run record.
         tokenizer_2, text_encoder_2: Of SDXL models; None for others.
+        vae_name, text_encoder_name: Where these came from in place of the model's own; None is its own.
         quantize: How weights are stored in fewer bits, see `quantize_weights`; None as they were read.
         zeros_for_empty_prompt: Whether an empty prompt is all zeros, as SDXL was trained.
     """
@@ -65,6 +67,8 @@ class ModelParts:
     tokenizer_2: CLIPTokenizer | None = None
     text_encoder_2: CLIPTextModelWithProjection | None = None
     zeros_for_empty_prompt: bool = False
+    vae_name: str | None = None
+    text_encoder_name: str | None = None
     quantize: str | None = None
 
     @property
@@ -118,6 +122,9 @@ KINDS: Mapping[str, Mapping[str, str]] = {
     "vae": {
         "AutoencoderKL": "diffusers.models.autoencoders.autoencoder_kl:AutoencoderKL",
         "AutoencoderTiny": "diffusers.models.autoencoders.autoencoder_tiny:AutoencoderTiny",
+        "AutoencoderKLTemporalDecoder": (
+            "diffusers.models.autoencoders.autoencoder_kl_temporal_decoder:AutoencoderKLTemporalDecoder"
+        ),
     },
     "unet": {
         "UNet2DConditionModel": "diffusers.models.unets.unet_2d_condition:UNet2DConditionModel",
@@ -133,6 +140,7 @@ SCHEDULE_RANGES = {
     "beta_end": (0, 1),
     "steps_offset": (0, MAX_TIMESTEPS),
 }
+MODEL_PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "motion_adapter")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 TIMESTEP_SPACINGS = ("leading", "linspace", "trailing")
 
@@ -150,7 +158,10 @@ def load_model(
     motion_adapter: str | None = None,
     dtype: torch.dtype = torch.float32,
     *,
+    vae: str | None = None,
+    text_encoder: str | None = None,
     allow_extra_weights: bool = False,
+    on_bytes: OnBytes | None = None,
 ) -> ModelParts:
     """Load a model by name, checking every file on the way; see `find_model` for names.
 
@@ -163,13 +174,18 @@ def load_model(
             noise schedule and usual settings stand in place of the image model's. What it trained of the
             image U-Net besides (`temporal_and`) comes with it.
         dtype: To convert the weights to.
+        vae: Another autoencoder: a folder, the folder of a model that has one, a file or a hub id.
+        text_encoder: Folder or hub id of a model whose text encoders and tokenizers are taken.
         allow_extra_weights: Whether tensors that the model does not have are left out instead of refused.
+        on_bytes: Told while weights are read.
 
     Raises:
         ModelLoadError: One line saying which file is wrong, and how.
     """
     source = find_model(model)
     folder = source.folder
+    vae_source = None if vae is None else find_model(vae)
+    text_source = None if text_encoder is None else find_model(text_encoder)
     switched_off = motion_adapter == NO_TEMPORAL_LAYERS
     adapter_source, motion = None, None
     if motion_adapter is not None and not switched_off:  # looked at before anything large is loaded
@@ -177,18 +193,29 @@ def load_model(
         motion = detect(adapter_source.adapter_folder, variant=adapter_source.variant)
     defaults = read_defaults(folder / DEFAULTS_FILE) if (folder / DEFAULTS_FILE).is_file() else {}
     options: Options = {"dtype": dtype, "allow_extra": allow_extra_weights, "variant": source.variant}
-    if folder.is_file():
-        from video_diffusion.loading.single_file import load_single_file  # noqa: PLC0415  brings all converters
+    given = {"vae": vae_source, "text_encoder": text_source}
+    with telling_bytes(on_bytes, _places_read(source, given, motion)):
+        if folder.is_file():
+            from video_diffusion.loading.single_file import load_single_file  # noqa: PLC0415  brings all converters
 
-        components, adapter = load_single_file(folder, dtype, allow_extra=allow_extra_weights), None
-    else:
-        components, adapter = _load_folder(folder, options)
-    unet = components["unet"]
+            components, adapter = (
+                load_single_file(folder, dtype, given, allow_extra=allow_extra_weights),
+                None,
+            )
+        else:
+            components, adapter = _load_folder(folder, options, given)
+        unet = components["unet"]
+        if vae_source is not None:
+            components["vae"] = load_vae(vae_source, unet, dtype, allow_extra=allow_extra_weights)
+        if text_source is not None:
+            own = options | {"variant": text_source.variant}
+            components |= _load_text_encoders(text_source.folder, is_xl_unet(unet), own)
+        trained = None if motion is None else load_motion(motion, dtype, allow_extra=allow_extra_weights)
     identity = ModelIdentity(
         name=source.name, weights_sha256=weights_sha256(source.folder), revision=source.revision
     )
-    if adapter_source is not None and motion is not None:
-        adapter = load_motion(motion, dtype, allow_extra=allow_extra_weights)
+    if adapter_source is not None and motion is not None and trained is not None:
+        adapter = trained
         if (motion.path / EXTRAS_FILE).is_file():
             apply_unet_extras(unet, motion.path / EXTRAS_FILE)
         components["scheduler_config"] |= motion.schedule
@@ -206,12 +233,86 @@ def load_model(
             stacklevel=3,
         )
         adapter = MotionAdapter.for_unet(unet, norm_scope="clip")
-    parts = ModelParts(**components, motion_adapter=adapter, defaults=defaults, identity=identity)
+    parts = ModelParts(
+        **components,
+        motion_adapter=adapter,
+        defaults=defaults,
+        identity=identity,
+        vae_name=vae,
+        text_encoder_name=text_encoder,
+    )
     _check_fit(parts, folder)
     return parts
 
 
-def _load_folder(folder: Path, options: Options) -> tuple[dict[str, Any], MotionAdapter | None]:
+def _places_read(
+    source: ModelSource, given: Mapping[str, ModelSource | None], motion: MotionFile | None
+) -> Iterator[Path]:
+    """Files and folders of components whose weights will be read."""
+    for part in (source.folder,) if source.folder.is_file() else MODEL_PARTS:
+        if isinstance(part, Path):
+            yield part
+        elif given.get(part.removesuffix("_2")) is None and (part != "motion_adapter" or motion is None):
+            yield source.folder / part
+    for name, other in given.items():
+        if other is not None:
+            parts = [other.folder / part for part in PARTS_OF_MODELS[name] if (other.folder / part).is_dir()]
+            yield from parts or [other.folder]
+    if motion is not None:
+        yield motion.path
+
+
+def is_xl_unet(unet: UNet2DConditionModel) -> bool:
+    """Whether an image U-Net is of Stable Diffusion XL's kind."""
+    return unet.config.addition_embed_type == "text_time"
+
+
+def load_vae(
+    source: ModelSource, unet: UNet2DConditionModel, dtype: torch.dtype, *, allow_extra: bool = False
+) -> VAE:
+    """Load an autoencoder for an image U-Net, from diffusers' folder or a file in the original layout.
+
+    Args:
+        source: See `find_model`; of a whole model's folder its `vae` is taken.
+        unet: Of the model. A file does not say how latents are scaled; the U-Net's kind does.
+        dtype: To convert to; float16 is too narrow for SDXL's, unless its configuration says otherwise.
+        allow_extra: Whether surplus tensors are left out instead of refused.
+
+    Raises:
+        ModelLoadError: One line saying which file or tensor is wrong.
+    """
+    place = source.folder / "vae" if (source.folder / "vae").is_dir() else source.folder
+    if place.is_file():
+        from video_diffusion.loading.single_file import load_vae_file  # noqa: PLC0415  brings all converters
+
+        return load_vae_file(place, dtype, "sdxl" if is_xl_unet(unet) else "sd1", allow_extra=allow_extra)
+    config = read_json(place / "config.json")
+    named = config.get("_class_name", "AutoencoderKL")
+    if named not in KINDS["vae"]:
+        raise ModelLoadError(f"{place}: must be a {' or '.join(KINDS['vae'])}, but names {shown(named)}")
+    needs_range = is_xl_unet(unet) and config.get("force_upcast", True)
+    dtype = torch.float32 if needs_range and dtype == torch.float16 else dtype
+    kind = resolve_name(KINDS["vae"][named])
+    return load_diffusers(kind, place, dtype, allow_extra=allow_extra, variant=source.variant)
+
+
+def _load_text_encoders(folder: Path, is_xl: bool, options: Options) -> dict[str, Any]:
+    """The text encoders and tokenizers of a model's folder, by their field of `ModelParts`."""
+    index = read_json(folder / "model_index.json")
+    components = {}
+    for number in ("", "_2") if is_xl else ("",):
+        encoder, tokenizer = f"text_encoder{number}", f"tokenizer{number}"
+        if not (folder / encoder).is_dir():
+            flag = "one with --text-encoder (text_encoder), the folder of a model that has it"
+            raise ModelLoadError(f"{folder}: holds no {encoder}; give {flag}")
+        components[tokenizer] = load_tokenizer(_kind(tokenizer, index, folder), folder / tokenizer)
+        components[encoder] = load_text_encoder(_kind(encoder, index, folder), folder / encoder, **options)
+    return components
+
+
+def _load_folder(
+    folder: Path, options: Options, given: Mapping[str, ModelSource | None]
+) -> tuple[dict[str, Any], MotionAdapter | None]:
     """All components of a folder by their field of `ModelParts`, and its temporal layers if it has some."""
     file = folder / "model_index.json"
     index = read_json(file)
@@ -229,19 +330,17 @@ def _load_folder(folder: Path, options: Options) -> tuple[dict[str, Any], Motion
         kind = _kind("motion_adapter", index, folder)
         adapter = load_diffusers(kind, folder / "motion_adapter", **options)
     is_xl = named in XL_PIPELINES
-    vae_options = options
-    if is_xl and options["dtype"] == torch.float16:  # where SDXL's own autoencoder overflows, and says so
-        needs_range = read_json(folder / "vae" / "config.json").get("force_upcast", True)
-        vae_options = {**options, "dtype": torch.float32 if needs_range else torch.float16}
-    components: dict[str, Any] = {
-        "unet": unet,
-        "vae": load_diffusers(_kind("vae", index, folder), folder / "vae", **vae_options),
-        "scheduler_config": scheduler_config,
-    }
-    for number in ("", "_2") if is_xl else ("",):
-        encoder, tokenizer = f"text_encoder{number}", f"tokenizer{number}"
-        components[tokenizer] = load_tokenizer(_kind(tokenizer, index, folder), folder / tokenizer)
-        components[encoder] = load_text_encoder(_kind(encoder, index, folder), folder / encoder, **options)
+    components: dict[str, Any] = {"unet": unet, "scheduler_config": scheduler_config}
+    if given["vae"] is None:
+        if not (folder / "vae").is_dir():
+            raise ModelLoadError(
+                f"{folder}: holds no autoencoder; give one with --vae (vae), a folder or file"
+            )
+        _kind("vae", index, folder)
+        own = ModelSource(str(folder), folder, variant=options["variant"])
+        components["vae"] = load_vae(own, unet, options["dtype"], allow_extra=options["allow_extra"])
+    if given["text_encoder"] is None:
+        components |= _load_text_encoders(folder, is_xl, options)
     if is_xl:
         components["zeros_for_empty_prompt"] = bool(index.get("force_zeros_for_empty_prompt", True))
     return components, adapter

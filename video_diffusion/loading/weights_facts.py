@@ -1,7 +1,7 @@
 """What a weights file or folder is and how to use it, from its tensors' names and shapes; takes no torch."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,12 @@ from video_diffusion.loading.weights import PICKLE_SUFFIXES, StoredTensor, open_
 from video_diffusion.video import weights_sha256
 
 _BASES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
+
+WIDTHS = {
+    "Stable Diffusion 1.x": (320, 640, 1280, 1280),
+    "Stable Diffusion 2.x": (320, 640, 1280, 1280),
+    "Stable Diffusion XL": (320, 640, 1280),
+}
 
 
 def kind_of_weights(tensors: Mapping[str, StoredTensor]) -> str:
@@ -142,11 +148,34 @@ def _sparse_control(path: Path, tensors: Mapping[str, StoredTensor]) -> dict[str
 
 def _base_model(path: Path, tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:
     kind, lacking = single_file_kind(tensors), lacking_parts(tensors)
+    flags = "".join(f" --{part.replace('_', '-')} PATH" for part in lacking)
+    base = None if kind is None else SINGLE_FILE_KINDS[kind].title
     return {
-        "base": None if kind is None else SINGLE_FILE_KINDS[kind].title,
-        "lacks": lacking or None,
-        "use": None if lacking else _use(f"--model {shlex.quote(str(path))} --motion-adapter ADAPTER", path),
+        "base": base,
+        "temporal_layers": "none",
+        "fitting_motion_modules": fitting_families(base),
+        "lacks": list(lacking.values()) or None,
+        "use": _use(f"--model {shlex.quote(str(path))} --motion-adapter ADAPTER{flags}", path),
     }
+
+
+def fitting_families(base: str | None, block_out_channels: Sequence[int] | None = None) -> list[str] | None:
+    """Titles of the published motion modules for an image model; None if it is of no known kind.
+
+    Args:
+        base: See `base_of`.
+        block_out_channels: Of its U-Net; None takes for granted that they are the base's own.
+    """
+    if base is None or (block_out_channels is not None and tuple(block_out_channels) != WIDTHS.get(base)):
+        return None
+    return [family.title for family in FAMILIES.values() if family.base == base] or ["none"]
+
+
+def base_of(unet: Mapping[str, Any]) -> str | None:
+    """Name the kind of Stable Diffusion that an image U-Net's configuration is of; None if it is none."""
+    base = _BASES.get(unet.get("cross_attention_dim") or 0)
+    is_xl = unet.get("addition_embed_type") == "text_time"
+    return base if is_xl == (base == "Stable Diffusion XL") and unet.get("in_channels") == 4 else None
 
 
 def _ip_adapter(path: Path, tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:

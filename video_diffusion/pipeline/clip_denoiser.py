@@ -78,7 +78,7 @@ class ClipDenoiser:
         settings: Resolved, of all videos.
         prompt_embeds: Of each video, or of each of its frames.
         negative_embeds: Likewise; None if guidance is off.
-        input_latents: Of the picture or video that the clips start from, if there is one.
+        input_latents: Of the picture, video or known frames that the clips start from, if there are some.
         scheduler_config: The model's own.
         controls: What steers the clips frame by frame, if anything does.
         conditions: Further arguments of the model, for guidance's doubled batch where guidance is on.
@@ -115,7 +115,13 @@ class ClipDenoiser:
             model = self._windowed = Windowed(model, windows)
         if video_unet.motion_adapter.conv_in is not None:
             assert input_latents is not None  # `resolve` has seen to it
-            model = WithPicture(model, input_latents, likeness(settings.num_frames, settings.image_hold))
+            alike = likeness(settings.num_frames, settings.image_hold)
+            picture = input_latents
+            if settings.extend is not None:  # the last frame that is there is what it animates
+                held = settings.extend_overlap
+                alike = torch.cat([alike[:1].expand(held - 1), alike[: settings.num_frames - held + 1]])
+                picture = input_latents[:, :, held - 1 : held].expand_as(input_latents)
+            model = WithPicture(model, picture, alike)
         guidance_scale = changing.pop("guidance_scale", numbers_along_frames(settings, "guidance_scale"))
         if changing:
             model = AlongSteps(model, changing)
@@ -139,6 +145,10 @@ class ClipDenoiser:
             hold = USUAL_IMAGE_HOLD if settings.image_hold is None else settings.image_hold
             weights = hold ** torch.arange(settings.num_frames, dtype=torch.float64)
             self.guided = Anchored(self.guided, input_latents, weights, NoiseLevels(scheduler_config))
+        if settings.extend is not None:
+            assert input_latents is not None
+            held_frames = (torch.arange(settings.num_frames) < settings.extend_overlap).double()
+            self.guided = Anchored(self.guided, input_latents, held_frames, NoiseLevels(scheduler_config))
 
     def close(self) -> None:
         """Take off what a speed level put on the model."""

@@ -1,5 +1,6 @@
 """What clips are conditioned on: prompts, pictures, videos, and the networks that read them."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -9,17 +10,26 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from video_diffusion import loading
 from video_diffusion.loading import ModelParts, find_model, parse_lora
 from video_diffusion.metrics.flow import DisFlow
-from video_diffusion.models import ControlWithin, FrameControl, PictureControl, SparseControl, encode_frames
+from video_diffusion.models import (
+    ControlWithin,
+    FrameControl,
+    PictureControl,
+    SparseControl,
+    encode_frames,
+    latent_scale,
+)
 from video_diffusion.pipeline.plan import context_windows
 from video_diffusion.sampling import make_scheduler, start_run, timesteps_between
 from video_diffusion.settings import ResolvedSettings, network_sha256, place_images
 from video_diffusion.shapes import Latents, PromptEmbeds, to_float
 from video_diffusion.text import encode_travel_by
+from video_diffusion.video import iter_frames, read_video
 from video_diffusion.video.images import read_input_image, read_input_video
 
 if TYPE_CHECKING:
@@ -75,14 +85,91 @@ def noise_moves(settings: ResolvedSettings, latent_scale: int) -> list[np.ndarra
 def encode_input(parts: ModelParts, settings: ResolvedSettings) -> Latents | None:
     """Encode the video or picture that clips start from; None if there is none."""
     size = (settings.height, settings.width)
+    if settings.refine is not None and settings.refine_upscale == "latents":
+        return _enlarged_latents(parts, settings)
     if settings.init_video is not None:
         frames = read_input_video(settings.init_video, settings.num_frames, *size)
+    elif settings.refine is not None:
+        frames = read_input_video(settings.refine, settings.num_frames, *size, "refine")
     elif settings.init_image is not None:
         frames = read_input_image(settings.init_image, *size)[None]
     else:
         return None
     latents = encode_frames(parts.vae, to_float(frames), settings.decode_chunk_size)
     return latents.expand(-1, settings.num_frames, -1, -1).unsqueeze(0)
+
+
+def _enlarged_latents(parts: ModelParts, settings: ResolvedSettings) -> Latents:
+    """Latents of a clip at its own size, made larger."""
+    assert settings.refine is not None
+    scale = latent_scale(parts.vae)
+    height, width = next(iter(iter_frames(settings.refine))).pixels.shape[:2]
+    own_size = max(height // scale, 1) * scale, max(width // scale, 1) * scale
+    frames = read_input_video(settings.refine, settings.num_frames, *own_size, "refine")
+    latents = encode_frames(parts.vae, to_float(frames), settings.decode_chunk_size)
+    size = settings.height // scale, settings.width // scale
+    large = nn.functional.interpolate(latents.transpose(0, 1).float(), size, mode="bicubic")
+    return large.transpose(0, 1).unsqueeze(0)
+
+
+# A clip that goes on: what is there, held where both meet, and what is made behind it.
+
+
+@dataclass(frozen=True)
+class ExtendedClip:
+    """A clip that is gone on from.
+
+    Attributes:
+        frames: All of it.
+        overlap: How many of its last frames are held; they are the first that are made.
+    """
+
+    frames: UInt8[np.ndarray, "f h w 3"]
+    overlap: int
+
+    def known_latents(self, parts: ModelParts, settings: ResolvedSettings) -> Latents:
+        """Latents of the held frames, followed by zeros."""
+        held = to_float(self.frames[-self.overlap :])
+        latents = encode_frames(parts.vae, held, settings.decode_chunk_size)
+        channels, num_held, height, width = latents.shape
+        return torch.cat(
+            [latents, latents.new_zeros(channels, settings.num_frames - num_held, height, width)], dim=1
+        ).unsqueeze(0)
+
+    def joined(self, made: UInt8[np.ndarray, "f h w 3"]) -> UInt8[np.ndarray, "f_all h w 3"]:
+        """The clip and what follows; where both are there, one fades into the other.
+
+        What the autoencoder loses of the held frames so never shows as a jump.
+        """
+        share = (np.arange(1, self.overlap + 1) / (self.overlap + 1))[:, None, None, None]
+        held = self.frames[-self.overlap :] * (1 - share) + made[: self.overlap] * share
+        return np.concatenate(
+            [self.frames[: -self.overlap], held.round().astype(np.uint8), made[self.overlap :]]
+        )
+
+    def joints(self, window_starts: Sequence[int]) -> tuple[int, ...]:
+        """First frames of what was made together, in the whole clip: the joint, and context windows."""
+        offset = len(self.frames) - self.overlap
+        return tuple(sorted({len(self.frames), *(offset + start for start in window_starts if start)}))
+
+
+def read_extended(settings: ResolvedSettings) -> ExtendedClip | None:
+    """Read the clip that settings go on from; None if they begin anew."""
+    if settings.extend is None:
+        return None
+    video = read_video(settings.extend)
+    if len(video.frames) < settings.extend_overlap:
+        raise ValueError(
+            f"extend {settings.extend} has {len(video.frames)} frames, but extend_overlap is "
+            f"{settings.extend_overlap}; set it to {len(video.frames)} or less"
+        )
+    if video.fps is not None and abs(video.fps - settings.fps) > settings.fps / 100:
+        warnings.warn(
+            f"extend {settings.extend} is at {float(video.fps):g} fps and will be shown at "
+            f"{float(settings.fps):g}; leave fps out to keep its rate",
+            stacklevel=4,
+        )
+    return ExtendedClip(video.frames, settings.extend_overlap)
 
 
 # What steers clips frame by frame: ControlNets, SparseCtrl encoders, and the pictures that they read.

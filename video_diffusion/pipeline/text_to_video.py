@@ -15,6 +15,7 @@ from torch import nn
 from video_diffusion.acceleration import accelerate_unet, compiler_problem
 from video_diffusion.loading import (
     ModelParts,
+    OnBytes,
     choose_device,
     choose_dtype,
     load_model,
@@ -22,7 +23,7 @@ from video_diffusion.loading import (
     save_memory,
     save_model,
 )
-from video_diffusion.models import VideoUNet, decode_latents, latent_scale, usual_chunk_size
+from video_diffusion.models import VideoUNet, decode_latents, decodes_in_time, latent_scale, usual_chunk_size
 from video_diffusion.pipeline.clip_denoiser import ClipDenoiser, draw_noise, sample
 from video_diffusion.pipeline.inputs import (
     Additions,
@@ -32,6 +33,7 @@ from video_diffusion.pipeline.inputs import (
     encode_input,
     encode_prompts,
     noise_moves,
+    read_extended,
 )
 from video_diffusion.pipeline.plan import has_guidance, plan
 from video_diffusion.pipeline.video import DecodedVideo, GeneratedVideo, OnFrame, timed
@@ -95,9 +97,12 @@ class TextToVideoPipeline:
         dtype: str | torch.dtype | None = None,
         device: str | None = None,
         *,
+        vae: str | None = None,
+        text_encoder: str | None = None,
         allow_extra_weights: bool = False,
         low_memory: bool = False,
         quantize: str | None = None,
+        on_bytes: OnBytes | None = None,
     ) -> "TextToVideoPipeline":
         """Load a model.
 
@@ -107,9 +112,12 @@ class TextToVideoPipeline:
                 switches them off.
             dtype: Precision of the networks: float32 (the default), bfloat16, float16 or float64.
             device: None and "auto" take a GPU if there is one.
+            vae: Another autoencoder: a folder, the folder of a model that has one, a file or a hub id.
+            text_encoder: Folder or hub id of a model whose text encoders and tokenizers are taken.
             allow_extra_weights: Whether tensors that the model does not have are left out instead of refused.
             low_memory: Whether to spend time to save memory, see the class.
             quantize: "int8" stores the linear maps of U-Net and temporal layers in 8 bits; needs torchao.
+            on_bytes: Told while weights are read how many bytes are, and of how many.
 
         Raises:
             ModelLoadError: The files are not such a model, or the two do not fit together.
@@ -123,7 +131,15 @@ class TextToVideoPipeline:
             warnings.warn(
                 "float16 is slow on a CPU and overflows; set dtype to bfloat16 or float32", stacklevel=2
             )
-        parts = load_model(model, motion_adapter, precision, allow_extra_weights=allow_extra_weights)
+        parts = load_model(
+            model,
+            motion_adapter,
+            precision,
+            vae=vae,
+            text_encoder=text_encoder,
+            allow_extra_weights=allow_extra_weights,
+            on_bytes=on_bytes,
+        )
         if quantize is not None:
             parts = quantize_weights(parts, quantize)
         return cls(parts, chosen, low_memory=low_memory)
@@ -214,7 +230,9 @@ class TextToVideoPipeline:
         noise = draw_noise(one, seeds, latent_size, noise_moves(one, self.latent_scale))
         latents = noise.to(self.device, torch.promote_types(torch.float32, prompt_embeds.dtype))
         with timed(timings, "encode_input", len(batch)):
-            input_latents = encode_input(parts, one)
+            extended = read_extended(one)
+            start_latents = encode_input(parts, one)
+            input_latents = start_latents if extended is None else extended.known_latents(parts, one)
             guided = negative_embeds is not None
             conditions = added_conditions(parts, batch, guided, additions.ip_adapter)
             controls = self._control_networks.controls(one)
@@ -234,16 +252,20 @@ class TextToVideoPipeline:
             if self.accelerated:
                 faster = accelerate_unet(self.video_unet, compiling=one.compile)
             with faster, closing(denoiser):
-                for step in sample(denoiser.guided, one, latents, seeds, input_latents, config):
+                for step in sample(denoiser.guided, one, latents, seeds, start_latents, config):
                     latents = step.latents
                     if on_step is not None:
                         on_step(step)
         window_starts = denoiser.window_starts
+        if extended is not None:
+            window_starts = extended.joints(window_starts)
         for each, own_noise, video_latents in zip(batch, noise, torch.split(latents, 1), strict=True):
             own_timings = dict(timings)
             with timed(own_timings, "decode_latents"):
                 chunk_size = 1 if self.low_memory else one.decode_chunk_size
                 frames = self.decode(video_latents, chunk_size, on_frame)
+                if extended is not None:
+                    frames = extended.joined(frames)
             facts = {
                 "model": parts.identity,
                 "device": str(self.device),
@@ -273,7 +295,9 @@ class TextToVideoPipeline:
             raise ValueError(f"latents must hold one video, but hold {len(latents)}; decode them one by one")
         scale, (num_frames, height, width) = self.latent_scale, latents.shape[2:]
         frames = np.empty((num_frames, height * scale, width * scale, 3), np.uint8)
-        usual = usual_chunk_size(height * scale, width * scale, self.parts.vae.dtype.itemsize)
+        usual = usual_chunk_size(
+            height * scale, width * scale, self.parts.vae.dtype.itemsize, decodes_in_time(self.parts.vae)
+        )
         done = 0
         for chunk in decode_latents(self.parts.vae, latents, decode_chunk_size or usual):
             frames[done : done + len(chunk)] = to_uint8(chunk)

@@ -10,6 +10,7 @@ from video_diffusion.settings.field_rules import (
     PromptBlend,
     QuantizeName,
     SchedulerName,
+    Setting,
     Size,
     check_prompt,
     check_quantize,
@@ -21,9 +22,8 @@ from video_diffusion.settings.generation import (
     PIXEL_FIELDS,
     SETTINGS,
     GenerationSettings,
-    Setting,
-    ignored_settings,
     named,
+    stretched_positions,
     without_effect,
 )
 from video_diffusion.settings.input_files import content_sha256, file_sha256, network_sha256
@@ -49,7 +49,13 @@ from video_diffusion.settings.layers import (
     shown,
     validate,
 )
-from video_diffusion.settings.resolved import CHANGING_NUMBERS, ResolvedSettings, model_defaults
+from video_diffusion.settings.resolved import (
+    CHANGING_NUMBERS,
+    ResolvedSettings,
+    ignored_settings,
+    model_defaults,
+    windows_note,
+)
 
 __all__ = [
     "CHANGING_NUMBERS",
@@ -95,7 +101,9 @@ __all__ = [
     "read_config",
     "set_value",
     "shown",
+    "stretched_positions",
     "validate",
     "whole_frames",
+    "windows_note",
     "without_effect",
 ]

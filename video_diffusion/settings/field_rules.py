@@ -1,9 +1,10 @@
-"""What single settings accept: names to choose from, texts that can be stored, exact frame rates, sizes."""
+"""What single settings declare and accept: names to choose from, texts, exact frame rates, sizes."""
 
 import re
+from dataclasses import dataclass
 from fractions import Fraction
 from importlib.util import find_spec
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, PlainSerializer
 
@@ -18,8 +19,36 @@ QuantizeName = Literal["int8"]
 NoiseType = Literal["independent", "mixed", "progressive", "constant"]
 ContextSchedule = Literal["uniform", "uniform_looped", "static", "even", "batched"]
 ContextFuse = Literal["pyramid", "flat", "linear"]
+RefineUpscale = Literal["frames", "latents"]
 PromptBlend = Literal["lerp", "slerp"]
 FrequencyFilter = Literal["butterworth", "gaussian", "ideal", "box"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the declaration of a field says besides its type, range and description.
+
+    Attributes:
+        flags: On the command line, the usual one first; none if only files and `--set` can set it.
+        metavar: Of the flag's value; empty for a switch.
+        each: What a repeatable flag takes one value for: a frame, step, block, range of frames, or item.
+        pixels: Whether it can change the pixels; what changes timing, rounding or memory only cannot.
+        in_id: Whether it always counts in a job's id. Later settings count only where they change something,
+            so that ids stay.
+        none_means: What None stands for, where that may also be said and changes nothing.
+        names: What it names: a file or folder that the clip starts from, one for each of some frames, a
+            network beside the model, or LoRAs. Ids then hold the content, not the place.
+        needs: Settings of which one must be set, or this one changes nothing.
+    """
+
+    flags: str = ""
+    metavar: str = ""
+    each: Literal["", "frame", "step", "block", "range", "item"] = ""
+    pixels: bool = True
+    in_id: bool = False
+    none_means: Any = None
+    names: Literal["", "input", "frame inputs", "network", "loras"] = ""
+    needs: tuple[str, ...] = ()
 
 
 def parse_interval(value: object) -> tuple[float, float] | None:

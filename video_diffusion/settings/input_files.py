@@ -7,6 +7,8 @@ from pathlib import Path
 
 from video_diffusion.settings.field_rules import check_path
 
+NETWORK_FILES = ("*.safetensors", "config.json")
+PARTS_OF_MODELS = {"vae": ("vae",), "text_encoder": ("text_encoder", "text_encoder_2")}
 LORA_FOLDERS = ("motion_lora", "domain_lora")  # in a training run
 MAX_LORAS = 32
 
@@ -24,12 +26,18 @@ def content_sha256(path: str) -> str | None:
         return None
 
 
-def network_sha256(name: str) -> str | None:
-    """SHA-256 of a weights file, or of a folder's configuration and safetensors; None if it is not here."""
+def network_sha256(name: str, setting: str = "") -> str | None:
+    """SHA-256 of a weights file, or of a folder's configuration and safetensors; None if it is not here.
+
+    Of a whole model's folder only the parts count that the setting takes from it.
+    """
     place = Path(name).expanduser()
     if not place.is_dir():
         return content_sha256(name)
-    files = sorted({*place.glob("*.safetensors"), *place.glob("config.json")})
+    folders = [place / part for part in PARTS_OF_MODELS.get(setting, ()) if (place / part).is_dir()] or [
+        place
+    ]
+    files = sorted({file for each in folders for kind in NETWORK_FILES for file in each.glob(kind)})
     hashes = [(file.name, content_sha256(str(file))) for file in files]
     if not files or None in dict(hashes).values():
         return None

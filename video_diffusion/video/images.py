@@ -4,15 +4,18 @@ import importlib.util
 import unicodedata
 import warnings
 from collections.abc import Sequence
-from functools import cache
+from fractions import Fraction
+from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from video_diffusion.settings import GenerationSettings, parse_fps
 from video_diffusion.video.files import write_bytes
-from video_diffusion.video.reader import iter_frames
+from video_diffusion.video.reader import iter_frames, open_video
 from video_diffusion.video.writer import image_bytes
 
 
@@ -31,6 +34,57 @@ def read_input_video(
         f"{setting} {path} has {len(frames)} frames, but num_frames is {num_frames}; "
         f"set num_frames to {len(frames)} or less"
     )
+
+
+def with_sources(asked: GenerationSettings) -> GenerationSettings:
+    """Fill in what settings leave open and a clip that they go on from, or refine, says: size, rate, frames.
+
+    Raises:
+        VideoReadError: The clip cannot be read.
+        ValueError: It is extended at another size than its own, or has a size that no clip can have.
+    """
+    name = "extend" if asked.extend is not None else "refine"
+    path = getattr(asked, name)
+    if path is None:
+        return asked
+    place = Path(path).expanduser()
+    key = (path, place.stat().st_mtime_ns, place.stat().st_size) if place.exists() else (path, 0, 0)
+    height, width, fps = _size_and_rate(*key)
+    found: dict[str, Any] = {"fps": fps}
+    if name == "extend":
+        size = width if asked.width is None else asked.width, height if asked.height is None else asked.height
+        if size != (width, height):
+            raise ValueError(
+                f"extend {path} is {width}x{height}, but the clip shall be {size[0]}x{size[1]}; leave the "
+                "size out, or make it that large first with refine"
+            )
+        if width % 8 or height % 8 or min(width, height) < 16:
+            raise ValueError(
+                f"extend {path} is {width}x{height}, but sides must be multiples of 8; crop it first"
+            )
+        found |= {"height": height, "width": width}
+    else:
+        found |= {"height": 2 * height // 8 * 8, "width": 2 * width // 8 * 8}
+        if asked.num_frames is None:
+            found["num_frames"] = _num_frames(*key)
+    return asked.model_copy(
+        update={field: value for field, value in found.items() if getattr(asked, field) is None}
+    )
+
+
+@lru_cache(maxsize=64)
+def _size_and_rate(path: str, changed: int, size: int) -> tuple[int, int, Fraction | None]:
+    with open_video(path) as source:
+        try:
+            fps = parse_fps(source.fps)
+        except ValueError:  # such as an animation's average
+            fps = None
+        return source.height, source.width, fps
+
+
+@lru_cache(maxsize=64)
+def _num_frames(path: str, changed: int, size: int) -> int:
+    return sum(1 for _ in iter_frames(path))
 
 
 def read_input_image(

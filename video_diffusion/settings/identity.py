@@ -1,0 +1,113 @@
+"""What settings name by its content: files, networks, LoRAs; and the id of a clip that follows from all."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
+
+from pydantic import BaseModel
+
+from video_diffusion.settings.field_rules import Setting
+from video_diffusion.settings.input_files import (
+    content_sha256,
+    ip_adapter_sha256s,
+    lora_identity,
+    network_sha256,
+)
+
+
+@cache
+def declarations(model: type[BaseModel]) -> Mapping[str, Setting]:
+    """The declaration of every field."""
+    return {
+        name: next(part for part in field.metadata if isinstance(part, Setting))
+        for name, field in model.model_fields.items()
+    }
+
+
+@cache
+def idle_values(model: type[BaseModel]) -> Mapping[str, Any]:
+    """Values at which pixel fields change nothing; they then do not count in a job's id."""
+    defaults = model(prompt="-").model_dump(mode="json")
+    return {
+        name: defaults[name] if setting.none_means is None else setting.none_means
+        for name, setting in declarations(model).items()
+        if setting.pixels and not setting.in_id
+    }
+
+
+class IdentifiedSettings(BaseModel):
+    """Settings whose files count by what is in them, not by where they lie."""
+
+    @property
+    def input_files(self) -> dict[str, str]:
+        """Images and videos that the clip starts from, by the setting that names them."""
+        return dict(self._places("input")) | dict(self._places("frame inputs"))
+
+    @property
+    def networks(self) -> dict[str, str]:
+        """Networks beside the model, by the setting that names them."""
+        return dict(self._places("network"))
+
+    def _places(self, kind: str) -> Iterator[tuple[str, str]]:
+        """Each path with the setting that names it: of several with a number, of frames with the frame."""
+        for name, setting in declarations(type(self)).items():
+            if setting.names != kind or not (value := getattr(self, name)):
+                continue
+            if isinstance(value, str):
+                yield name, value
+            elif kind == "frame inputs":
+                yield from ((f"{name}.{frame}", path) for frame, path in value)
+            else:
+                yield from zip(_numbered(name, len(value)), value, strict=True)
+
+    def input_sha256s(self) -> dict[str, str]:
+        """Hashes of these files and of networks' weights, as far as they can be read."""
+        hashes = {name: content_sha256(path) for name, path in self.input_files.items()}
+        hashes |= {name: network_sha256(path, name) for name, path in self.networks.items()}
+        if "ip_adapter" in self.networks:  # and of its image encoder
+            hashes |= ip_adapter_sha256s(self.networks["ip_adapter"])
+        return {name: sha256 for name, sha256 in hashes.items() if sha256 is not None}
+
+    def canonical_json(self) -> str:
+        """Sorted keys, no spaces, fractions as text: equal settings give equal bytes."""
+        return _canonical(self.model_dump(mode="json"))
+
+    def job_id(self, model_identity: Mapping[str, Any] | None = None) -> str:
+        """First 12 hex digits of the SHA-256 of everything that changes the pixels.
+
+        Args:
+            model_identity: Hashes of the weights, if known; then the model's name does not count.
+        """
+        idle, declared = idle_values(type(self)), declarations(type(self))
+        values = {
+            name: value
+            for name, value in self.model_dump(mode="json").items()
+            if declared[name].pixels and not (name in idle and value in (None, idle[name]))
+        }
+        sha256s = self.input_sha256s()
+        by_content: dict[str, Any] = {}
+        for name, value in values.items():
+            if declared[name].names == "frame inputs":
+                by_content[name] = {
+                    frame: sha256s.get(f"{name}.{frame}", path) for frame, path in value.items()
+                }
+            elif declared[name].names in {"input", "network"} and isinstance(value, list):
+                each = zip(_numbered(name, len(value)), value, strict=True)
+                by_content[name] = [sha256s.pop(number, path) for number, path in each]
+        if "loras" in values:
+            by_content["loras"] = [lora_identity(entry) for entry in values["loras"]]
+        values = {**values, **sha256s, **by_content}
+        if model_identity is not None:
+            values |= {"model": dict(model_identity), "motion_adapter": None}
+        return hashlib.sha256(_canonical(values).encode()).hexdigest()[:12]
+
+
+def _numbered(name: str, count: int) -> list[str]:
+    """How each of several places that one setting names is called; one alone has the setting's name."""
+    return [name] if count == 1 else [f"{name}.{number}" for number in range(count)]
+
+
+def _canonical(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
