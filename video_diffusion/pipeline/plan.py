@@ -141,6 +141,7 @@ def _check_inputs(settings: ResolvedSettings, parts: ModelParts) -> None:
             f"freeinit {settings.freeinit} does not go with init_video, which it would wash out; drop one"
         )
     settings.check_image_prompt()
+    settings.check_prompt_words()
     if settings.noise_video is not None and settings.noise_type != "independent":
         raise ValueError(
             f"noise_video does not go with noise_type {settings.noise_type}; set noise_type to independent"

@@ -49,6 +49,14 @@ from video_diffusion.settings.layers import (
     shown,
     validate,
 )
+from video_diffusion.settings.prompt_syntax import (
+    ParsedPrompt,
+    PromptSyntax,
+    Segment,
+    parse_prompt,
+    reads_syntax,
+    split_at_embeddings,
+)
 from video_diffusion.settings.resolved import CHANGING_NUMBERS, ResolvedSettings, model_defaults
 
 __all__ = [
@@ -66,10 +74,13 @@ __all__ = [
     "KeyPath",
     "Layer",
     "NoiseType",
+    "ParsedPrompt",
     "PromptBlend",
+    "PromptSyntax",
     "QuantizeName",
     "ResolvedSettings",
     "SchedulerName",
+    "Segment",
     "Setting",
     "Size",
     "TextKeyframes",
@@ -89,12 +100,15 @@ __all__ = [
     "nearest",
     "network_sha256",
     "parse_fps",
+    "parse_prompt",
     "parse_size",
     "place_images",
     "place_keyframes",
     "read_config",
+    "reads_syntax",
     "set_value",
     "shown",
+    "split_at_embeddings",
     "validate",
     "whole_frames",
     "without_effect",

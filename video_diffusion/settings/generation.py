@@ -7,18 +7,14 @@ identity. Flags, `--help`, the JSON schema, `docs/settings.md`, job ids and the 
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     field_validator,
-    model_validator,
 )
 
 from video_diffusion.settings.field_rules import (
@@ -29,18 +25,13 @@ from video_diffusion.settings.field_rules import (
     FrequencyFilter,
     Interval,
     NoiseType,
-    PromptBlend,
     QuantizeName,
     SchedulerName,
     Size,
     check_device,
     check_name,
-    check_path,
-    check_prompt,
-    check_text,
 )
 from video_diffusion.settings.input_files import (
-    check_loras,
     content_sha256,
     ip_adapter_sha256s,
     lora_identity,
@@ -54,11 +45,11 @@ from video_diffusion.settings.keyframes import (
     ImageRanges,
     MotionKeyframes,
     MotionSteps,
-    TextKeyframes,
-    earliest,
     place_images,
 )
 from video_diffusion.settings.layers import Layer, validate
+from video_diffusion.settings.prompt_syntax import reads_syntax
+from video_diffusion.settings.prompts import File, Name, PromptSettings, Setting
 
 if TYPE_CHECKING:
     from pydantic import ValidationInfo
@@ -66,84 +57,16 @@ else:
     ValidationInfo = Any  # a protocol that no runtime check can ask for
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What the declaration of a field says besides its type, range and description.
-
-    Attributes:
-        flags: On the command line, the usual one first; none if only files and `--set` can set it.
-        metavar: Of the flag's value; empty for a switch.
-        each: What a repeatable flag takes one value for: a frame, step, block, range of frames, or item.
-        pixels: Whether it can change the pixels; what changes timing, rounding or memory only cannot.
-        in_id: Whether it always counts in a job's id. Later settings count only where they change something,
-            so that ids stay.
-        none_means: What None stands for, where that may also be said and changes nothing.
-        names: What it names: a file or folder that the clip starts from, one for each of some frames, a
-            network beside the model, or LoRAs. Ids then hold the content, not the place.
-        needs: Settings of which one must be set, or this one changes nothing.
-    """
-
-    flags: str = ""
-    metavar: str = ""
-    each: Literal["", "frame", "step", "block", "range", "item"] = ""
-    pixels: bool = True
-    in_id: bool = False
-    none_means: Any = None
-    names: Literal["", "input", "frame inputs", "network", "loras"] = ""
-    needs: tuple[str, ...] = ()
-
-
-Text = Annotated[str, AfterValidator(check_text)]
-Name = Annotated[str | None, AfterValidator(check_name)]
-File = Annotated[str | None, AfterValidator(check_path)]
 AN_INPUT = ("init_video", "init_image")
 WINDOWS = ("context_length", "freenoise")
 
 
-class GenerationSettings(BaseModel):
+class GenerationSettings(PromptSettings):
     """Frozen settings of one clip, as asked; None is the model's own default (`generation_defaults.json`).
 
     What each field means stands in its description; `docs/settings.md` lists them.
     """
 
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        allow_inf_nan=False,
-        protected_namespaces=(),
-        defer_build=True,  # `--help` shows the declarations and checks nothing
-    )
-
-    prompt_travel: Annotated[
-        TextKeyframes,
-        Field(
-            description="What the clip shows from a frame on, blended between. `prompt` holds at frame 0 "
-            "unless this says otherwise, and may be left out. A frame is a number from 0, one counted from "
-            "the end (-1 is the last), or a share of the clip with a point (0.5 is the middle)."
-        ),
-        Setting("--prompt", "FRAME: TEXT", each="frame"),
-    ] = ()
-    negative_prompt_travel: Annotated[
-        TextKeyframes,
-        Field(description="The same for the negative prompt."),
-        Setting("--negative-travel", "FRAME: TEXT", each="frame"),
-    ] = ()
-    prompt_head: Annotated[
-        Text,
-        Field(description="What every prompt of the clip begins with. A space goes between."),
-        Setting("--prompt-head", "TEXT"),
-    ] = ""
-    prompt_tail: Annotated[
-        Text,
-        Field(description="What every prompt of the clip ends with."),
-        Setting("--prompt-tail", "TEXT"),
-    ] = ""
-    prompt_blend: Annotated[
-        PromptBlend,
-        Field(description="How embeddings go from one prompt to the next, in a straight line or on an arc."),
-        Setting("--prompt-blend", "NAME"),
-    ] = "lerp"
     guidance_scale_travel: Annotated[
         GuidanceKeyframes,
         Field(
@@ -209,17 +132,6 @@ class GenerationSettings(BaseModel):
         ),
         Setting("--position-stretch", "X"),
     ] = 1.0
-    prompt: Annotated[
-        str,
-        AfterValidator(check_prompt),
-        Field(description="What the clip shows. Never empty, stored verbatim."),
-        Setting(in_id=True),
-    ]
-    negative_prompt: Annotated[
-        Text,
-        Field(description="What to stay away from."),
-        Setting("--negative-prompt", "TEXT", in_id=True),
-    ] = ""
     seed: Annotated[
         int,
         Field(
@@ -415,12 +327,6 @@ class GenerationSettings(BaseModel):
         ),
         Setting("--image-hold", "X", needs=("init_image",)),
     ] = None
-    loras: Annotated[
-        tuple[str, ...],
-        BeforeValidator(check_loras),
-        Field(description="A LoRA on temporal layers or on the image model, with its weight; repeatable."),
-        Setting("--lora", "PATH[:WEIGHT]", each="item", names="loras"),
-    ] = ()
     speed: Annotated[
         int,
         BeforeValidator(lambda level: 0 if level == "exact" else level),
@@ -503,15 +409,6 @@ class GenerationSettings(BaseModel):
         Setting("--quantize", "NAME"),
     ] = None  # fmt: skip
 
-    @model_validator(mode="before")
-    @classmethod
-    def _prompt_of_travel(cls, values: Any) -> Any:
-        """A clip whose prompts are all given by frame begins with the first of them."""
-        if not isinstance(values, Mapping) or "prompt" in values:
-            return values
-        first = earliest(values.get("prompt_travel"))
-        return values if first is None else {**values, "prompt": first}
-
     @field_validator("guidance_scale_steps", "motion_scale_steps", "motion_effect_steps")
     @classmethod
     def _check_one_axis(cls, steps: tuple[Any, ...], info: ValidationInfo) -> tuple[Any, ...]:
@@ -572,12 +469,6 @@ class GenerationSettings(BaseModel):
         return validate(cls, Layer(values))
 
     @property
-    def all_prompts(self) -> tuple[str, ...]:
-        """Every text that says what the clip shows, each once."""
-        texts = (self.prompt_head, self.prompt, *(text for _, text in self.prompt_travel), self.prompt_tail)
-        return tuple(dict.fromkeys(text for text in texts if text))
-
-    @property
     def input_files(self) -> dict[str, str]:
         """Images and videos that the clip starts from, by the setting that names them."""
         paths = {name: getattr(self, name) for name in named("input")}
@@ -597,6 +488,7 @@ class GenerationSettings(BaseModel):
         hashes |= {name: network_sha256(path) for name, path in self.networks.items()}
         if self.ip_adapter is not None:  # and of its image encoder
             hashes |= ip_adapter_sha256s(self.ip_adapter)
+        hashes |= {f"embeddings.{word}": content_sha256(path) for word, path in self.used_embeddings.items()}
         return {name: sha256 for name, sha256 in hashes.items() if sha256 is not None}
 
     def check_image_prompt(self) -> None:
@@ -644,8 +536,14 @@ class GenerationSettings(BaseModel):
             if name in values
         }
         values = {**values, **sha256s, **by_frame}
-        if "loras" in values:
-            values["loras"] = [lora_identity(entry) for entry in self.loras]
+        for name in (*named("embeddings"), "prompt_syntax"):
+            values.pop(name, None)
+        loras = self.all_loras
+        if loras:
+            values["loras"] = [lora_identity(entry) for entry in loras]
+        texts = (*self.prompt_texts, *self.negative_texts)
+        if self.prompt_syntax != "plain" and any(map(reads_syntax, texts)):
+            values["prompt_syntax"] = self.prompt_syntax
         if model_identity is not None:
             values |= {"model": dict(model_identity), "motion_adapter": None}
         return hashlib.sha256(_canonical(values).encode()).hexdigest()[:12]
@@ -672,7 +570,9 @@ def without_effect() -> Mapping[str, Any]:
     }
 
 
-def named(kind: Literal["input", "frame inputs", "network", "loras"]) -> tuple[str, ...]:
+def named(
+    kind: Literal["input", "frame inputs", "network", "loras", "embeddings"],
+) -> tuple[str, ...]:
     """The settings that name files or networks of one kind."""
     return tuple(name for name, setting in SETTINGS.items() if setting.names == kind)
 
