@@ -135,11 +135,9 @@ def settings_to_repeat(
                 f"{flag}: the record names {recorded}, which is not here; say where it is, "
                 f"or give {flag} {recorded} to fetch it"
             )
-    given = [name for name in record.inputs if name.endswith("_embeds")]
-    if given:
-        raise click.UsageError(
-            f"CLIP: was made from {given[0]} that Python gave; only the same call makes it again"
-        )
+    embeds = next((name for name in record.inputs if name.endswith("_embeds")), None)
+    if embeds is not None:
+        raise click.UsageError(f"CLIP: was made from {embeds} given in Python; repeat that call instead")
     for entry in record.settings.all_loras:
         if not any(Path(path).exists() for path in (entry, entry.rpartition(":")[0]) if path):
             raise click.UsageError(f"{entry}: the record names this LoRA, which is not here; put it there")

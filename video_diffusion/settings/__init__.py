@@ -21,7 +21,6 @@ from video_diffusion.settings.generation import (
     PIXEL_FIELDS,
     SETTINGS,
     GenerationSettings,
-    Setting,
     ignored_settings,
     named,
     without_effect,
@@ -57,6 +56,7 @@ from video_diffusion.settings.prompt_syntax import (
     reads_syntax,
     split_at_embeddings,
 )
+from video_diffusion.settings.prompts import Setting
 from video_diffusion.settings.resolved import CHANGING_NUMBERS, ResolvedSettings, model_defaults
 
 __all__ = [

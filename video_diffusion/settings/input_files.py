@@ -120,11 +120,11 @@ def embedding_files(entries: Sequence[str]) -> dict[str, str]:
         own: dict[str, str] = {}
         for file in _weight_files(place) if place.is_dir() else [place]:
             own.setdefault((word or file.stem).lower(), str(file))
-        if any(set(name) & set("()[]:,\\") or name != name.strip() or not name for name in own):
-            bad = next(
-                name for name in own if set(name) & set("()[]:,\\") or name != name.strip() or not name
-            )
-            raise ValueError(f"embeddings has the word {bad!r}; a word holds no brackets, colons or commas")
+        for name in own:
+            if set(name) & set("()[]:,\\") or name != name.strip() or not name:
+                raise ValueError(
+                    f"embeddings has the word {name!r}; it has no brackets, colons or commas"
+                )
         twice = found.keys() & own.keys()
         if twice:
             raise ValueError(f"embeddings gives the word {min(twice)!r} twice; name one of them FILE=WORD")

@@ -127,10 +127,11 @@ def _closed(opened: list[tuple[str, int, int]], sign: str, place: int) -> tuple[
     """The bracket that a sign closes, and the first piece inside it."""
     bracket, start, first = opened.pop() if opened else ("", 0, 0)
     if not bracket:
-        raise ValueError(f"closes {sign} at sign {place + 1} without opening it; {WAY_OUT.format(sign)}")
+        raise ValueError(_unopened(sign, place))
     if (bracket, sign) not in {("(", ")"), ("[", "]")}:
         raise ValueError(
-            f"closes {sign} at sign {place + 1} where the {bracket} at sign {start + 1} is open; close that first"
+            f"closes {sign} at sign {place + 1} where the {bracket} at sign {start + 1} is open; close that "
+            "first"
         )
     return bracket, first
 
@@ -169,7 +170,12 @@ def _unescaped(text: str) -> str:
 
 def _unclosed(bracket: str, place: int) -> str:
     closing = {"(": ")", "[": "]"}[bracket]
-    return f"opens {bracket} at sign {place + 1} and never closes it; add {closing}, or {WAY_OUT.format(bracket)}"
+    way_out = f"add {closing}, or {WAY_OUT.format(bracket)}"
+    return f"opens {bracket} at sign {place + 1} and never closes it; {way_out}"
+
+
+def _unopened(sign: str, place: int) -> str:
+    return f"closes {sign} at sign {place + 1} without opening it; {WAY_OUT.format(sign)}"
 
 
 def _check_depth(depth: int) -> None:
@@ -218,66 +224,21 @@ def _lora_weight(text: str, tag: str) -> float:
 # Words that stand for embeddings (textual inversion).
 
 
-PUBLISHED_EMBEDDINGS = frozenset(
-    [
-        "easynegative",
-        "easynegativev2",
-        "badhandv4",
-        "bad-hands-5",
-        "bad-hands-3",
-        "bad_hands-5",
-        "negative_hand",
-        "negative_hand-neg",
-        "negativehand-neg",
-        "ng_deepnegative_v1_75t",
-        "ng_deepnegative_v1_64t",
-        "verybadimagenegative_v1.3",
-        "verybadimagenegative_v1.2-6400",
-        "verybadimagenegative_v1.1-6400",
-        "bad-image-v2-39000",
-        "bad_prompt",
-        "bad_prompt_version2",
-        "bad_prompt_version2-neg",
-        "bad-artist",
-        "bad-artist-anime",
-        "bad-picture-chill-75v",
-        "bad-picture-chill-32v",
-        "bad-picture-chill-1v",
-        "fastnegativev2",
-        "fastnegativeembedding",
-        "baddream",
-        "unrealisticdream",
-        "realisticdream",
-        "epicnegative",
-        "epicphoto-neg",
-        "epicphotogasm-colorfulphoto-neg",
-        "juggernautnegative-neg",
-        "cyberrealistic_negative",
-        "cyberrealistic_negative-neg",
-        "realisticvision-negative-embedding",
-        "nrealfixer",
-        "nfixer",
-        "boring_e621",
-        "boring_e621_v4",
-        "rev2-badprompt",
-        "rmadanegative4_sd15-neg",
-        "aissist-neg",
-        "pureerosface_v1",
-        "ulzzang-6500",
-        "ulzzang-6500-v1.1",
-        "corneo_",
-        "negativexl_d",
-        "unaestheticxl_sky3.1",
-        "ac_neg1",
-        "ac_neg2",
-        "zpdxlnegative",
-        "bad_pictures",
-        "badquality",
-        "kkw-deeper-neg",
-        "mtnegative-neg",
-        "dpwnegative",
-    ]
-)
+PUBLISHED_EMBEDDINGS = frozenset({
+    "easynegative", "easynegativev2", "badhandv4", "bad-hands-5", "bad-hands-3", "bad_hands-5",
+    "negative_hand", "negative_hand-neg", "negativehand-neg", "ng_deepnegative_v1_75t",
+    "ng_deepnegative_v1_64t", "verybadimagenegative_v1.3", "verybadimagenegative_v1.2-6400",
+    "verybadimagenegative_v1.1-6400", "bad-image-v2-39000", "bad_prompt", "bad_prompt_version2",
+    "bad_prompt_version2-neg", "bad-artist", "bad-artist-anime", "bad-picture-chill-75v",
+    "bad-picture-chill-32v", "bad-picture-chill-1v", "fastnegativev2", "fastnegativeembedding", "baddream",
+    "unrealisticdream", "realisticdream", "epicnegative", "epicphoto-neg",
+    "epicphotogasm-colorfulphoto-neg", "juggernautnegative-neg", "cyberrealistic_negative",
+    "cyberrealistic_negative-neg", "realisticvision-negative-embedding", "nrealfixer", "nfixer",
+    "boring_e621", "boring_e621_v4", "rev2-badprompt", "rmadanegative4_sd15-neg", "aissist-neg",
+    "pureerosface_v1", "ulzzang-6500", "ulzzang-6500-v1.1", "corneo_", "negativexl_d",
+    "unaestheticxl_sky3.1", "ac_neg1", "ac_neg2", "zpdxlnegative", "bad_pictures", "badquality",
+    "kkw-deeper-neg", "mtnegative-neg", "dpwnegative",
+})  # fmt: skip
 """Names of much used embeddings, in lower case: where one is written and not given, letters are not meant."""
 
 
@@ -303,7 +264,7 @@ def split_at_embeddings(text: str, words: Collection[str], syntax: PromptSyntax)
 
 
 def missing_embeddings(text: str, words: Collection[str], syntax: PromptSyntax) -> list[str]:
-    """List words of a text that name an embedding which is not given: `embedding:NAME`, `<NAME>`, known ones."""
+    """List what names an embedding that is not given: `embedding:NAME`, `<NAME>`, well-known words."""
     if syntax == "plain":
         return []
     given = {word.lower() for word in words}

@@ -199,14 +199,10 @@ class PromptSettings(BaseModel):
     @property
     def all_prompts(self) -> tuple[str, ...]:
         """Every text that says what the clip shows, each once, in words: without syntax and embeddings."""
-        texts = (parse_prompt(text, self.prompt_syntax).text for text in self.prompt_texts)
+        said = [parse_prompt(text, self.prompt_syntax).text for text in self.prompt_texts]
         words = self.embedding_files
-        return tuple(
-            " ".join(
-                piece for piece, named in split_at_embeddings(text, words, self.prompt_syntax) if not named
-            )
-            for text in texts
-        )
+        pieces = [split_at_embeddings(text, words, self.prompt_syntax) for text in said]
+        return tuple(" ".join(piece for piece, is_word in each if not is_word) for each in pieces)
 
     @property
     def all_loras(self) -> tuple[str, ...]:
@@ -223,8 +219,8 @@ class PromptSettings(BaseModel):
             for name, weight in parse_prompt(text, self.prompt_syntax).loras:
                 if weights.setdefault(name, weight) != weight:
                     raise ValueError(
-                        f"prompt names the LoRA {name!r} with the weights {weights[name]:g} and {weight:g}; a "
-                        "LoRA has one weight for the whole clip"
+                        f"prompt names the LoRA {name!r} with the weights {weights[name]:g} and {weight:g}; "
+                        "a LoRA has one weight for the whole clip"
                     )
         for name, weight in weights.items():
             if self.lora_folder is None:
@@ -267,8 +263,8 @@ class PromptSettings(BaseModel):
                 said = parse_prompt(text, self.prompt_syntax).text
                 for word in missing_embeddings(said, words, self.prompt_syntax):
                     raise ValueError(
-                        f"{name} names the embedding {word!r}, which is not given; set embeddings to its file "
-                        "(--embedding FILE), or take the word out"
+                        f"{name} names the embedding {word!r}, which is not given; set embeddings to its "
+                        "file (--embedding FILE), or take the word out"
                     )
         tuple(self.all_loras)
 

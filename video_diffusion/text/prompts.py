@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -100,8 +101,8 @@ def split_chunks(
         for tokens, _ in words:
             if not isinstance(tokens[0], int) and len(tokens) > chunk_length:
                 raise ValueError(
-                    f"embeddings has one of {len(tokens)} vectors, but this text encoder reads {chunk_length} "
-                    "tokens at once; use one with fewer vectors"
+                    f"embeddings has one of {len(tokens)} vectors, but this text encoder reads "
+                    f"{chunk_length} tokens at once; use one with fewer vectors"
                 )
         if reading.syntax == "a1111":
             chunks += _filled_to_the_comma(words, chunk_length, _comma(tokenizer))
@@ -217,7 +218,7 @@ def encode_chunks(
             found.append(torch.where(w == 1, z, (z - empty) * w + empty))
         else:
             found.append(w * z * (z.mean() / (w * z).mean()))
-    return torch.stack(found).unflatten(0, (len(prompts), num_chunks)).flatten(1, 2)
+    return rearrange(torch.stack(found), "(b chunks) n d -> b (chunks n) d", b=len(prompts))
 
 
 def _layer(outputs: Any, text_encoder: TextEncoder, clip_skip: int | None, is_xl: bool) -> Tensor:
@@ -297,7 +298,7 @@ def plain_chunks(
         length: Tokens of a chunk, without start and end.
         name: Which text it is, for the warning.
     """
-    chunks = []
+    chunks: list[Chunk] = []
     for prompt in prompts:
         # A length that no prompt reaches: without one, transformers prints a warning of its own.
         whole = tokenizer(prompt, add_special_tokens=False, max_length=2**30, truncation=True).input_ids
