@@ -1,6 +1,7 @@
 """How A1111 and ComfyUI weigh prompts, written apart from the code: recursion on text, loops over numbers."""
 
 import re
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ def a1111_weights(text: str) -> list[tuple[str, float]]:
 
 
 def comfy_weights(text: str, weight: float = 1.0) -> list[tuple[str, float]]:
-    """Letters and their weights: a number in ( ) is the weight, without one it is 1.1 times what is around."""
+    """Letters and their weights: a number in ( ) is the weight, ( ) alone is 1.1 times what is around."""
     found: list[tuple[str, float]] = []
     place = 0
     while place < len(text):
@@ -41,10 +42,8 @@ def comfy_weights(text: str, weight: float = 1.0) -> list[tuple[str, float]]:
             inside, place = _inside(text, place, "()")
             own = weight * 1.1
             before, colon, number = inside.rpartition(":")
-            try:
+            with suppress(ValueError):
                 own, inside = (float(number), before) if colon and before else (own, inside)
-            except ValueError:
-                pass
             found += comfy_weights(inside, own)
         else:
             found.append((text[place], weight))

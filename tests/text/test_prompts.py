@@ -78,7 +78,9 @@ def test_with_all_weights_1_nothing_differs_from_plain_in_a_single_bit(syntax: A
     written_out = ["a (red:1.0) (dot:1)", "", "(sea:1), sky"]
     assert torch.equal(text.prompt_embeds(written_out, PromptReading(syntax)), plain)
     assert torch.equal(text.prompt_embeds(["a red dot", "", "sea, sky"], PromptReading(syntax)), plain)
-    assert torch.equal(plain, encode_prompt(["a red dot", "", "sea, sky"], text.tokenizers[0], text.text_encoders[0]))
+    assert torch.equal(
+        plain, encode_prompt(["a red dot", "", "sea, sky"], text.tokenizers[0], text.text_encoders[0])
+    )
 
 
 def layout(prompt: str, syntax: Any = "a1111") -> list[str]:
@@ -137,7 +139,9 @@ def test_clip_skip_counts_layers_from_the_end_as_a1111_does() -> None:
         hidden = encoder(rows, output_hidden_states=True).hidden_states
         expected = encoder.final_layer_norm(hidden[-(1 + 1)])
     assert torch.equal(text.prompt_embeds(["a dot"], PromptReading(clip_skip=2)), expected)
-    assert torch.equal(text.prompt_embeds(["a dot"], PromptReading(clip_skip=1)), text.prompt_embeds(["a dot"]))
+    assert torch.equal(
+        text.prompt_embeds(["a dot"], PromptReading(clip_skip=1)), text.prompt_embeds(["a dot"])
+    )
     with pytest.raises(ValueError, match="clip_skip is 3, but this text encoder has 2 layers"):
         text.prompt_embeds(["a dot"], PromptReading(clip_skip=3))
 
@@ -150,8 +154,8 @@ def test_sdxl_weighs_each_encoder_on_its_own_and_pools_the_first_chunk_without_w
     found = both.prompt_embeds(["a (red:1.4) dot BREAK sea", ""], reading)
     assert found.shape == (2, 2 * LENGTH, TEXT_WIDTH + second.config.hidden_size)
     assert not found[1].any()
-    ids = [tokenizer(word, add_special_tokens=False).input_ids for word in ("a", "red", "dot")]
-    row = [tokenizer.bos_token_id, *sum(ids, []), tokenizer.eos_token_id]
+    ids = tokenizer("a red dot", add_special_tokens=False).input_ids
+    row = [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]
     row += [tokenizer.pad_token_id] * (LENGTH - len(row))
     weights = [1.0] + [1.4] * 3 + [1.0] * 3
     with torch.no_grad():
@@ -190,7 +194,9 @@ def test_an_embedding_is_never_cut_and_one_that_no_chunk_holds_is_refused() -> N
     chunks = split_chunks("abcdefghijk neg, z", tiny_tokenizer(), LENGTH - 2, reading)
     assert [len(chunk.tokens) for chunk in chunks] == [11, 7]
     with pytest.raises(ValueError, match="has one of 15 vectors, but this text encoder reads 14"):
-        split_chunks("neg", tiny_tokenizer(), LENGTH - 2, PromptReading("a1111", None, {"neg": [vectors(15)]}))
+        split_chunks(
+            "neg", tiny_tokenizer(), LENGTH - 2, PromptReading("a1111", None, {"neg": [vectors(15)]})
+        )
 
 
 def test_whole_words_only_stand_for_embeddings() -> None:

@@ -122,9 +122,7 @@ def embedding_files(entries: Sequence[str]) -> dict[str, str]:
             own.setdefault((word or file.stem).lower(), str(file))
         for name in own:
             if set(name) & set("()[]:,\\") or name != name.strip() or not name:
-                raise ValueError(
-                    f"embeddings has the word {name!r}; it has no brackets, colons or commas"
-                )
+                raise ValueError(f"embeddings has the word {name!r}; it has no brackets, colons or commas")
         twice = found.keys() & own.keys()
         if twice:
             raise ValueError(f"embeddings gives the word {min(twice)!r} twice; name one of them FILE=WORD")
