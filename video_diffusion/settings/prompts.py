@@ -5,6 +5,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
@@ -214,21 +215,21 @@ class PromptSettings(BaseModel):
         return (*self.loras, *self._prompt_loras())
 
     def _prompt_loras(self) -> Iterator[str]:
-        weights: dict[str, float] = {}
-        for text in self.prompt_texts:
-            for name, weight in parse_prompt(text, self.prompt_syntax).loras:
-                if weights.setdefault(name, weight) != weight:
-                    raise ValueError(
-                        f"prompt names the LoRA {name!r} with the weights {weights[name]:g} and {weight:g}; "
-                        "a LoRA has one weight for the whole clip"
-                    )
-        for name, weight in weights.items():
+        weights: dict[Path, float] = {}
+        named = [each for text in self.prompt_texts for each in parse_prompt(text, self.prompt_syntax).loras]
+        for name, weight in named:
             if self.lora_folder is None:
                 raise ValueError(
                     f"prompt names the LoRA {name!r}, but lora_folder does not say where it lies; set "
                     "lora_folder (--lora-folder DIR), or give the file as loras (--lora FILE:WEIGHT)"
                 )
-            yield f"{find_in_folder(self.lora_folder, name)}:{weight:g}"
+            file = find_in_folder(self.lora_folder, name)
+            if weights.setdefault(file, weight) != weight:
+                raise ValueError(
+                    f"prompt names the LoRA {name!r} with the weights {weights[file]:g} and {weight:g}; "
+                    "a LoRA has one weight for the whole clip"
+                )
+        yield from (f"{file}:{weight:g}" for file, weight in weights.items())
 
     @property
     def embedding_files(self) -> dict[str, str]:
