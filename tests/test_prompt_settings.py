@@ -17,7 +17,10 @@ def asked(**values: Any) -> GenerationSettings:
 @pytest.mark.parametrize(
     ("prompt", "reason"),
     [
-        ("a (red dot", "prompt opens ( at sign 3 and never closes it; add ), or write \\( for the sign itself"),
+        (
+            "a (red dot",
+            "prompt opens ( at sign 3 and never closes it; add ), or write \\( for the sign itself",
+        ),
         ("a red) dot", "prompt closes ) at sign 6 without opening it; write \\) for the sign itself"),
         ("a [red", "prompt opens [ at sign 3 and never closes it"),
         ("(a [b) c]", "closes ) at sign 6 where the [ at sign 4 is open; close that first"),
@@ -36,7 +39,7 @@ def asked(**values: Any) -> GenerationSettings:
     ],
 )
 def test_what_cannot_be_read_is_refused_in_one_line(prompt: str, reason: str) -> None:
-    with pytest.raises(ValueError) as caught:  # noqa: PT011
+    with pytest.raises(ValueError) as caught:
         asked(prompt=prompt)
     assert reason in str(caught.value) and "\n" not in str(caught.value)
     assert asked(prompt=prompt, prompt_syntax="plain").prompt == prompt

@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from video_diffusion.settings import (
     CHANGING_NUMBERS,
     GenerationSettings,
     ResolvedSettings,
+    embedding_files,
     ignored_settings,
 )
 
@@ -194,6 +196,10 @@ def _without_effect(asked: GenerationSettings, resolved: ResolvedSettings) -> It
         yield "prompt is ignored where prompt_travel says what frame 0 shows; leave one of them out"
     if (asked.negative_prompt or asked.negative_prompt_travel) and not has_guidance(resolved):
         yield "negative_prompt is ignored at guidance_scale 1, which switches guidance off"
+    unused = asked.embedding_files.keys() - asked.used_embeddings.keys()
+    for entry in asked.embeddings:
+        if not Path(entry).is_dir() and unused & embedding_files([entry]).keys():
+            yield f"embeddings gives {entry}, whose word no prompt holds; write it into one, or leave it out"
     alpha_counts = resolved.noise_type in {"mixed", "progressive"} or resolved.noise_video is not None
     if not alpha_counts and asked.noise_alpha not in {None, 1}:
         yield f"noise_alpha is ignored by {resolved.noise_type} noise; set noise_type to mixed"

@@ -25,7 +25,7 @@ from video_diffusion.settings.generation import (
     named,
     without_effect,
 )
-from video_diffusion.settings.input_files import content_sha256, file_sha256, network_sha256
+from video_diffusion.settings.input_files import content_sha256, embedding_files, file_sha256, network_sha256
 from video_diffusion.settings.keyframes import (
     TextKeyframes,
     along_frames,
@@ -92,6 +92,7 @@ __all__ = [
     "check_text",
     "content_sha256",
     "dump",
+    "embedding_files",
     "file_sha256",
     "ignored_settings",
     "merge",

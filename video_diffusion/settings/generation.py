@@ -535,7 +535,8 @@ class GenerationSettings(PromptSettings):
             for name in named("frame inputs")
             if name in values
         }
-        values = {**values, **sha256s, **by_frame}
+        places = {f"embeddings.{word}": path for word, path in self.used_embeddings.items()}
+        values = {**values, **places, **sha256s, **by_frame}
         for name in (*named("embeddings"), "prompt_syntax"):
             values.pop(name, None)
         loras = self.all_loras

@@ -103,7 +103,7 @@ def embedding_files(entries: Sequence[str]) -> dict[str, str]:
     """Take "FILE", "FILE=WORD" and folders apart: the file of each word, words in lower case.
 
     Raises:
-        ValueError: A file that is not there, a word that no prompt can hold, or one word for two files.
+        ValueError: A word that no prompt can hold, or one word for two files.
     """
     found: dict[str, str] = {}
     for entry in entries:
@@ -111,8 +111,6 @@ def embedding_files(entries: Sequence[str]) -> dict[str, str]:
         if not equals or Path(entry).expanduser().exists():
             path, word = entry, ""
         place = Path(path).expanduser()
-        if not place.exists():
-            raise ValueError(f"embeddings names {path}, which is not here; check the spelling")
         if place.is_dir() and word:
             raise ValueError(
                 f"embeddings has {entry}, one word for a folder; leave the word out, or name a file"
@@ -120,9 +118,10 @@ def embedding_files(entries: Sequence[str]) -> dict[str, str]:
         own: dict[str, str] = {}
         for file in _weight_files(place) if place.is_dir() else [place]:
             own.setdefault((word or file.stem).lower(), str(file))
-        for name in own:
-            if set(name) & set("()[]:,\\") or name != name.strip() or not name:
+        for name in [name for name in own if set(name) & set("()[]:,\\") or name != name.strip() or not name]:
+            if not place.is_dir():
                 raise ValueError(f"embeddings has the word {name!r}; it has no brackets, colons or commas")
+            del own[name]  # a file of the folder that no prompt can name
         twice = found.keys() & own.keys()
         if twice:
             raise ValueError(f"embeddings gives the word {min(twice)!r} twice; name one of them FILE=WORD")

@@ -259,6 +259,9 @@ class PromptSettings(BaseModel):
             ValueError: The first that is missing, and how it is given.
         """
         words = self.embedding_files
+        for path in words.values():
+            if not Path(path).expanduser().is_file():
+                raise ValueError(f"embeddings names {path}, which is not here; check the spelling")
         for name, texts in (("prompt", self.prompt_texts), ("negative_prompt", self.negative_texts)):
             for text in texts:
                 said = parse_prompt(text, self.prompt_syntax).text
