@@ -14,6 +14,7 @@ from video_diffusion.cli.terminal import MachineError, Progress, warn
 from video_diffusion.jobs.job import open_settings
 from video_diffusion.loading import find_ip_adapter, find_lora, parse_lora
 from video_diffusion.loading.sources import parse_hub_id
+from video_diffusion.loading.weights import open_weights
 from video_diffusion.settings import check_quantize, shown
 from video_diffusion.video import (
     choose_encoding,
@@ -75,6 +76,7 @@ def check_before_loading(settings: "GenerationSettings", path: Path, encoding: E
 def check_inputs(settings: "GenerationSettings") -> None:
     """Open the videos and images that the clip starts from, up to their first frame; find its adapters."""
     settings.check_image_prompt()
+    settings.check_prompt_words()
     for place in (settings.model, settings.motion_adapter, *settings.networks.values()):
         if place is not None and place not in HERE and not Path(place).expanduser().exists():
             parse_hub_id(place)
@@ -82,7 +84,9 @@ def check_inputs(settings: "GenerationSettings") -> None:
         next(iter(iter_frames(path)))
     if settings.ip_adapter is not None and Path(settings.ip_adapter).expanduser().exists():
         find_ip_adapter(settings.ip_adapter)
-    for entry in settings.loras:
+    for path in settings.used_embeddings.values():
+        open_weights(path)
+    for entry in settings.all_loras:
         find_lora(parse_lora(entry)[0])
 
 

@@ -142,7 +142,10 @@ def settings_to_repeat(
                 f"{flag}: the record names {recorded}, which is not here; say where it is, "
                 f"or give {flag} {recorded} to fetch it"
             )
-    for entry in record.settings.loras:
+    embeds = next((name for name in record.inputs if name.endswith("_embeds")), None)
+    if embeds is not None:
+        raise click.UsageError(f"CLIP: was made from {embeds} given in Python; repeat that call instead")
+    for entry in record.settings.all_loras:
         if not any(Path(path).exists() for path in (entry, entry.rpartition(":")[0]) if path):
             raise click.UsageError(f"{entry}: the record names this LoRA, which is not here; put it there")
     if device is not None:
@@ -150,7 +153,12 @@ def settings_to_repeat(
     repeated = record.settings.from_values(record.settings.model_dump() | changes)
     for name, sha256 in repeated.input_sha256s().items():
         if name in record.inputs and record.inputs[name] != sha256:
-            path = repeated.input_files.get(name) or getattr(repeated, name.partition(".")[0])
+            setting, _, word = name.partition(".")
+            path = (
+                repeated.input_files.get(name)
+                or repeated.used_embeddings.get(word)
+                or getattr(repeated, setting)
+            )
             raise click.UsageError(f"{path}: is not the {name} of the record; put the file back that it was")
     return repeated
 

@@ -18,6 +18,7 @@ from video_diffusion.settings import (
     Layer,
     model_defaults,
     parse_size,
+    reads_syntax,
     shown,
     validate,
 )
@@ -148,7 +149,10 @@ class JobSummary:
         self.models.setdefault(model, where)
         self.devices.setdefault(settings.device, where)
         self.quantize.setdefault(settings.quantize, where)
-        files = (*settings.input_files.items(), *settings.networks.items(), *settings.loras)
+        texts = (*settings.prompt_texts, *settings.negative_texts)
+        files: tuple[Any, ...] = (*settings.input_files.items(), *settings.networks.items(), *settings.loras)
+        if settings.embeddings or any(map(reads_syntax, texts)):  # which may name embeddings and LoRAs
+            files += (*settings.embeddings, settings.lora_folder, *texts)
         if files:
             self.inputs.setdefault(files, (where, settings))
         shape = tuple(getattr(settings, name) for name in SHAPE_FIELDS)

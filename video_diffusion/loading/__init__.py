@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from video_diffusion.loading.adapters import LoadedIpAdapter, load_ip_adapter
     from video_diffusion.loading.control import load_controlnet, load_sparse_control
     from video_diffusion.loading.device import choose_device, choose_dtype, quantize_weights, save_memory
+    from video_diffusion.loading.embeddings import load_embedding
     from video_diffusion.loading.lora import LoadedLoras, load_loras
     from video_diffusion.loading.model import ModelParts, load_model, save_model
     from video_diffusion.loading.motion import FAMILIES, MotionFamily, MotionFile, detect
@@ -42,6 +43,7 @@ __all__ = [
     "find_lora",
     "find_model",
     "load_controlnet",
+    "load_embedding",
     "load_ip_adapter",
     "load_loras",
     "load_model",
@@ -72,6 +74,7 @@ _HOMES = {
     "find_lora": "sources",
     "find_model": "sources",
     "load_controlnet": "control",
+    "load_embedding": "embeddings",
     "load_ip_adapter": "adapters",
     "load_loras": "lora",
     "load_model": "model",

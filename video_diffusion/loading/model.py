@@ -36,7 +36,7 @@ from video_diffusion.models.latents import VAE
 from video_diffusion.sampling.schedulers import trained_schedule
 from video_diffusion.settings import shown
 from video_diffusion.settings.input_files import PARTS_OF_MODELS
-from video_diffusion.text import XlTextEncoders, encode_prompt, size_conditions
+from video_diffusion.text import PLAIN, PromptReading, TextEncoders, size_conditions
 from video_diffusion.video import ModelIdentity, atomic_path, weights_sha256
 
 
@@ -78,29 +78,32 @@ class ModelParts:
         return [part for part in parts if part is not None]
 
     def encode_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "b n d"]:
-        """Encode each prompt as this model's U-Net reads it."""
-        if self.text_encoder_2 is None:
-            return encode_prompt(prompts, self.tokenizer, self.text_encoder)
-        return self._xl_text_encoders.prompt_embeds(prompts)
+        """Encode each prompt as this model's U-Net reads it, every sign as a letter."""
+        return self.text_encoders.prompt_embeds(prompts)
 
-    def added_conditions(self, prompts: Sequence[str], height: int, width: int) -> dict[str, Tensor] | None:
+    def added_conditions(
+        self, prompts: Sequence[str], height: int, width: int, reading: PromptReading = PLAIN
+    ) -> dict[str, Tensor] | None:
         """Make what an SDXL U-Net reads besides the prompts' tokens; None for other models.
 
         Args:
             prompts: One for each video of the batch; of guidance's doubled batch the negative ones first.
             height: Pixels of the clip.
             width: Pixels of the clip.
+            reading: How the prompts are read.
         """
         if self.text_encoder_2 is None:
             return None
-        pooled = self._xl_text_encoders.pooled_embeds(prompts)
+        pooled = self.text_encoders.pooled_embeds(prompts, reading)
         return {"text_embeds": pooled, "time_ids": size_conditions(height, width, len(prompts)).to(pooled)}
 
     @property
-    def _xl_text_encoders(self) -> XlTextEncoders:
-        tokenizers = (self.tokenizer, self.tokenizer_2)
-        encoders = (self.text_encoder, self.text_encoder_2)
-        return XlTextEncoders(tokenizers, encoders, self.zeros_for_empty_prompt)
+    def text_encoders(self) -> TextEncoders:
+        """The text encoder, or SDXL's two, with their tokenizers."""
+        if self.tokenizer_2 is None or self.text_encoder_2 is None:
+            return TextEncoders([self.tokenizer], [self.text_encoder])
+        tokenizers, encoders = (self.tokenizer, self.tokenizer_2), (self.text_encoder, self.text_encoder_2)
+        return TextEncoders(tokenizers, encoders, self.zeros_for_empty_prompt)
 
 
 # From a folder in the layout of Stable Diffusion (XL too) or AnimateDiff.

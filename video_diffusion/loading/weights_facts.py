@@ -6,6 +6,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from video_diffusion.loading.embeddings import WIDTHS, embedding_names, is_embedding
 from video_diffusion.loading.motion import (
     FAMILIES,
     MotionFamily,
@@ -26,7 +27,7 @@ from video_diffusion.video import weights_sha256
 
 _BASES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
 
-WIDTHS = {
+UNET_WIDTHS = {
     "Stable Diffusion 1.x": (320, 640, 1280, 1280),
     "Stable Diffusion 2.x": (320, 640, 1280, 1280),
     "Stable Diffusion XL": (320, 640, 1280),
@@ -51,6 +52,8 @@ def kind_of_weights(tensors: Mapping[str, StoredTensor]) -> str:
         return "SparseCtrl encoder"
     if single_file_kind(tensors) is not None:
         return "image model in one file"
+    if is_embedding(tensors):
+        return "embedding"
     return "motion module" if is_motion_module(names) else "weights"
 
 
@@ -66,6 +69,7 @@ def describe_weights(path: Path, *, allow_pickle: bool = False) -> dict[str, Any
         "IP-Adapter": _ip_adapter,
         "SparseCtrl encoder": _sparse_control,
         "image model in one file": _base_model,
+        "embedding": _embedding,
     }.get(kind, _lora)
     return {
         "path": str(path),
@@ -166,7 +170,9 @@ def fitting_families(base: str | None, block_out_channels: Sequence[int] | None 
         base: See `base_of`.
         block_out_channels: Of its U-Net; None takes for granted that they are the base's own.
     """
-    if base is None or (block_out_channels is not None and tuple(block_out_channels) != WIDTHS.get(base)):
+    if base is None or (
+        block_out_channels is not None and tuple(block_out_channels) != UNET_WIDTHS.get(base)
+    ):
         return None
     return [family.title for family in FAMILIES.values() if family.base == base] or ["none"]
 
@@ -188,6 +194,20 @@ def _ip_adapter(path: Path, tensors: Mapping[str, StoredTensor]) -> dict[str, An
         "base": _BASES.get(found.text_width),
         "num_tokens": found.num_tokens,
         "use": None if found.kind == "face" else use,
+    }
+
+
+def _embedding(path: Path, tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:
+    names = embedding_names(tensors) or ()
+    shapes = [tensors[name].shape for name in names]
+    token = names[0] if names[0].startswith("<") else None
+    place = shlex.quote(str(path) if token is None else f"{path}={token}")
+    return {
+        "base": WIDTHS.get(shapes[-1][-1]),
+        "num_vectors": 1 if len(shapes[0]) == 1 else shapes[0][0],
+        "widths": [shape[-1] for shape in shapes],
+        "word": token or path.stem,
+        "use": _use(f"--embedding {place}", path),
     }
 
 

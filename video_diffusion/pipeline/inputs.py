@@ -1,20 +1,23 @@
 """What clips are conditioned on: prompts, pictures, videos, and the networks that read them."""
 
+import hashlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from video_diffusion import loading
-from video_diffusion.loading import ModelParts, find_model, parse_lora
+from video_diffusion.loading import ModelParts, find_model, load_embedding, parse_lora
 from video_diffusion.metrics.flow import DisFlow
 from video_diffusion.models import (
     ControlWithin,
@@ -24,11 +27,11 @@ from video_diffusion.models import (
     encode_frames,
     latent_scale,
 )
-from video_diffusion.pipeline.plan import context_windows
+from video_diffusion.pipeline.plan import context_windows, has_guidance
 from video_diffusion.sampling import make_scheduler, start_run, timesteps_between
 from video_diffusion.settings import ResolvedSettings, network_sha256, place_images
 from video_diffusion.shapes import Latents, PromptEmbeds, to_float
-from video_diffusion.text import encode_travel_by
+from video_diffusion.text import PLAIN, PromptReading, encode_travel_by
 from video_diffusion.video import iter_frames, read_video
 from video_diffusion.video.images import read_input_image, read_input_video
 
@@ -37,19 +40,112 @@ if TYPE_CHECKING:
 
 
 def encode_prompts(
-    parts: ModelParts, batch: Sequence[ResolvedSettings], negative: bool = False
+    parts: ModelParts,
+    batch: Sequence[ResolvedSettings],
+    reading: PromptReading,
+    num_chunks: int,
+    negative: bool = False,
 ) -> PromptEmbeds:
     """Encode the prompts of clips, or their negative prompts; per frame where one of them travels."""
     one = batch[0]
     keyframes = [each.prompt_keyframes(negative) for each in batch]
-    return encode_travel_by(parts.encode_prompts, keyframes, one.num_frames, one.prompt_blend, one.loop)
+    name = "negative_prompt" if negative else "prompt"
+    encode = partial(parts.text_encoders.prompt_embeds, reading=reading, num_chunks=num_chunks, name=name)
+    return encode_travel_by(encode, keyframes, one.num_frames, one.prompt_blend, one.loop)
+
+
+def encode_negative_prompts(
+    parts: ModelParts, batch: Sequence[ResolvedSettings], reading: PromptReading, num_tokens: int
+) -> PromptEmbeds:
+    """Encode negative prompts to as many tokens as the prompts' embeddings have."""
+    per_chunk = parts.text_encoders.chunk_tokens
+    num_chunks = count_chunks(parts, batch[0], reading, (True,))
+    if num_tokens % per_chunk or num_tokens < num_chunks * per_chunk:
+        raise ValueError(
+            f"prompt_embeds has {num_tokens} tokens, but negative_prompt is made of {num_chunks} chunks of "
+            f"{per_chunk}; give negative_prompt_embeds of the same length"
+        )
+    return encode_prompts(parts, batch, reading, num_tokens // per_chunk, negative=True)
+
+
+@dataclass(frozen=True)
+class GivenEmbeds:
+    """Embeddings that stand in place of a clip's prompts; None is what the prompts are encoded to.
+
+    Attributes:
+        prompt_embeds: As the U-Net reads them, of the video or of each of its frames.
+        negative_prompt_embeds: Likewise; of as many tokens.
+        pooled_prompt_embeds, negative_pooled_prompt_embeds: Of SDXL, for the whole clip.
+    """
+
+    prompt_embeds: Float[Tensor, "... n d"] | None = None
+    negative_prompt_embeds: Float[Tensor, "... n d"] | None = None
+    pooled_prompt_embeds: Float[Tensor, "... d"] | None = None
+    negative_pooled_prompt_embeds: Float[Tensor, "... d"] | None = None
+
+    @property
+    def sha256s(self) -> dict[str, str]:
+        """Hashes of their numbers, for the record."""
+        given = {name: tensor for name, tensor in vars(self).items() if tensor is not None}
+        return {
+            name: hashlib.sha256(tensor.detach().cpu().double().contiguous().numpy().tobytes()).hexdigest()
+            for name, tensor in given.items()
+        }
+
+    def of_tokens(self, name: str, unet: UNet2DConditionModel, num_frames: int) -> PromptEmbeds | None:
+        """One of them, checked, for a batch of one video."""
+        embeds, width = getattr(self, name), int(unet.config.cross_attention_dim)
+        if embeds is None:
+            return None
+        is_per_frame = embeds.ndim == 3 and len(embeds) == num_frames > 1
+        shaped = embeds[None] if embeds.ndim == 2 or is_per_frame else embeds
+        if (
+            shaped.ndim not in {3, 4}
+            or len(shaped) != 1
+            or shaped.shape[-1] != width
+            or (shaped.ndim == 4 and shaped.shape[1] != num_frames)
+        ):
+            raise ValueError(
+                f"{name} must have the shape (tokens, {width}), or ({num_frames}, tokens, {width}) for the "
+                f"frames of the clip, but has {tuple(embeds.shape)}"
+            )
+        return shaped.to(unet.device, unet.dtype)
+
+    def pooled(self, conditions: dict[str, Tensor], guided: bool) -> dict[str, Tensor]:
+        """SDXL's conditions with these vectors in their place."""
+        if "text_embeds" not in conditions:
+            return conditions
+        text_embeds = conditions["text_embeds"].clone()
+        rows = {"negative": self.negative_pooled_prompt_embeds} if guided else {}
+        for row, (side, vector) in enumerate([*rows.items(), ("", self.pooled_prompt_embeds)]):
+            tokens = self.negative_prompt_embeds if side else self.prompt_embeds
+            if vector is not None:
+                text_embeds[row] = vector.reshape(-1).to(text_embeds)
+            elif tokens is not None:
+                name = f"{side}_pooled_prompt_embeds".lstrip("_")
+                raise ValueError(f"{name} is missing; an SDXL model reads it beside the tokens, so give both")
+        return {**conditions, "text_embeds": text_embeds}
+
+
+NOTHING_GIVEN = GivenEmbeds()
+
+
+def count_chunks(
+    parts: ModelParts, settings: ResolvedSettings, reading: PromptReading, sides: Sequence[bool] = ()
+) -> int:
+    """Count the chunks of the longest of a clip's prompts, its negative ones included."""
+    sides = sides or ((False, True) if has_guidance(settings) else (False,))
+    texts = [text for negative in sides for _, text in settings.prompt_keyframes(negative)]
+    return parts.text_encoders.num_chunks(texts, reading)
 
 
 def added_conditions(
     parts: ModelParts,
     batch: Sequence[ResolvedSettings],
     guided: bool,
+    reading: PromptReading,
     ip_adapter: "LoadedIpAdapter | None" = None,
+    given: GivenEmbeds = NOTHING_GIVEN,
 ) -> dict[str, Any]:
     """Make what a U-Net is told besides prompts: SDXL's summaries and sizes, an IP-Adapter's pictures.
 
@@ -58,7 +154,8 @@ def added_conditions(
     prompts = [each.prompt_keyframes(negative=True)[0][1] for each in batch] if guided else []
     prompts += [each.prompt_keyframes()[0][1] for each in batch]
     one = batch[0]
-    conditions: dict[str, Any] = parts.added_conditions(prompts, one.height, one.width) or {}
+    text_conditions = parts.added_conditions(prompts, one.height, one.width, reading)
+    conditions: dict[str, Any] = given.pooled(text_conditions or {}, guided)
     if ip_adapter is not None:
         pictures = place_images("ip_image", one.ip_image, one.num_frames)
         conditions["image_embeds"] = ip_adapter.image_embeds(
@@ -282,26 +379,37 @@ class Additions:
     Attributes:
         sha256s: Of its files, by setting, for the record.
         ip_adapter: None if there is none.
+        reading: How prompts are read, with their embeddings.
     """
 
     sha256s: Mapping[str, str]
     ip_adapter: "LoadedIpAdapter | None" = None
+    reading: PromptReading = PLAIN
 
 
 @contextmanager
-def at_work(parts: ModelParts, settings: ResolvedSettings) -> Iterator[Additions]:
-    """Put to work what settings name, for the length of a `with` block."""
-    sha256s: dict[str, str] = {}
+def at_work(parts: ModelParts, batch: Sequence[ResolvedSettings]) -> Iterator[Additions]:
+    """Put to work what the settings of clips name, for the length of a `with` block."""
+    settings, sha256s = batch[0], dict[str, str]()
     ip_adapter = None
     with ExitStack() as stack:
-        if settings.loras:
+        if settings.all_loras:
             from video_diffusion.loading import load_loras  # noqa: PLC0415  brings peft along
 
-            loras = stack.enter_context(load_loras(parts, [parse_lora(entry) for entry in settings.loras]))
+            entries = [parse_lora(entry) for entry in settings.all_loras]
+            loras = stack.enter_context(load_loras(parts, entries))
             sha256s |= {f"loras.{k}": str(lora.sha256) for k, lora in enumerate(loras.loras)}
         if settings.ip_adapter is not None:
             from video_diffusion.loading import load_ip_adapter  # noqa: PLC0415  brings CLIP's eyes along
 
             ip_adapter = stack.enter_context(load_ip_adapter(parts, settings.ip_adapter, settings.ip_scale))
             sha256s |= ip_adapter.sha256s
-        yield Additions(sha256s, ip_adapter)
+        yield Additions(sha256s, ip_adapter, _read_embeddings(parts, batch))
+
+
+def _read_embeddings(parts: ModelParts, batch: Sequence[ResolvedSettings]) -> PromptReading:
+    """Say how the prompts of clips are read, with the embeddings that one of them names."""
+    one = batch[0]
+    files = {word: path for each in batch for word, path in each.used_embeddings.items()}
+    vectors = {word: load_embedding(path, parts) for word, path in files.items()}
+    return PromptReading(one.prompt_syntax, one.clip_skip, vectors)

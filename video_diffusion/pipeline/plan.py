@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from video_diffusion.settings import (
     CHANGING_NUMBERS,
     GenerationSettings,
     ResolvedSettings,
+    embedding_files,
     ignored_settings,
     stretched_positions,
     windows_note,
@@ -161,12 +163,13 @@ def _check_inputs(settings: ResolvedSettings, parts: ModelParts) -> None:
     if settings.extend is not None:
         if settings.extend_overlap >= settings.num_frames:
             raise ValueError(
-                f"extend_overlap is {settings.extend_overlap}, but num_frames, which counts these frames too, "
-                f"is {settings.num_frames}; set it to {settings.num_frames - 1} or less"
+                f"extend_overlap is {settings.extend_overlap}, but num_frames, which counts these frames "
+                f"too, is {settings.num_frames}; set it to {settings.num_frames - 1} or less"
             )
         if settings.loop or settings.context_schedule == "uniform_looped":
             raise ValueError("loop does not go with extend, whose clip begins before what is made; drop one")
     settings.check_image_prompt()
+    settings.check_prompt_words()
     if settings.noise_video is not None and settings.noise_type != "independent":
         raise ValueError(
             f"noise_video does not go with noise_type {settings.noise_type}; set noise_type to independent"
@@ -219,6 +222,10 @@ def _without_effect(asked: GenerationSettings, resolved: ResolvedSettings) -> It
         yield "prompt is ignored where prompt_travel says what frame 0 shows; leave one of them out"
     if (asked.negative_prompt or asked.negative_prompt_travel) and not has_guidance(resolved):
         yield "negative_prompt is ignored at guidance_scale 1, which switches guidance off"
+    unused = asked.embedding_files.keys() - asked.used_embeddings.keys()
+    for entry in asked.embeddings:
+        if not Path(entry).is_dir() and unused & embedding_files([entry]).keys():
+            yield f"embeddings gives {entry}, whose word no prompt holds; write it into one, or leave it out"
     alpha_counts = resolved.noise_type in {"mixed", "progressive"} or resolved.noise_video is not None
     if not alpha_counts and asked.noise_alpha not in {None, 1}:
         yield f"noise_alpha is ignored by {resolved.noise_type} noise; set noise_type to mixed"

@@ -26,11 +26,15 @@ from video_diffusion.loading import (
 from video_diffusion.models import VideoUNet, decode_latents, decodes_in_time, latent_scale, usual_chunk_size
 from video_diffusion.pipeline.clip_denoiser import ClipDenoiser, draw_noise, sample
 from video_diffusion.pipeline.inputs import (
+    NOTHING_GIVEN,
     Additions,
     ControlNetworks,
+    GivenEmbeds,
     added_conditions,
     at_work,
+    count_chunks,
     encode_input,
+    encode_negative_prompts,
     encode_prompts,
     noise_moves,
     read_extended,
@@ -172,6 +176,7 @@ class TextToVideoPipeline:
         settings: Sequence[GenerationSettings],
         on_step: OnStep | None = None,
         on_frame: OnFrame | None = None,
+        given: GivenEmbeds = NOTHING_GIVEN,
     ) -> list[GeneratedVideo]:
         """Make clips, together where their settings allow it: they may differ in prompts and seeds.
 
@@ -183,47 +188,76 @@ class TextToVideoPipeline:
                 pipeline.
             on_step: Called after every denoising step, with the state of all clips that are made together.
             on_frame: Called after every frame of a clip that is decoded or measured.
+            given: Embeddings in place of the prompt; then there is one clip.
 
         Raises:
             ValueError: Settings that this model cannot follow.
             NonFiniteLatentsError: Denoising broke down, with the step.
         """
-        return [decoded.measured(on_frame) for decoded in self.generate_frames(settings, on_step, on_frame)]
+        decoded = self.generate_frames(settings, on_step, on_frame, given)
+        return [each.measured(on_frame) for each in decoded]
 
     def generate_frames(
         self,
         settings: Sequence[GenerationSettings],
         on_step: OnStep | None = None,
         on_frame: OnFrame | None = None,
+        given: GivenEmbeds = NOTHING_GIVEN,
     ) -> list[DecodedVideo]:
         """Do all of `generate` that needs the model; `measured()` does the rest, on the CPU, in any thread.
 
         So a GPU can go on with the next clips while these are measured and encoded.
         """
+        if given.sha256s and len(settings) != 1:
+            raise ValueError(
+                f"prompt_embeds is for one clip, but {len(settings)} are asked for; call once for each"
+            )
         resolved = [self.resolve(each) for each in settings]
         made: dict[int, DecodedVideo] = {}
         order = sorted(range(len(resolved)), key=lambda place: resolved[place].made_together)
         for _, places in groupby(order, key=lambda place: resolved[place].made_together):
             batch = list(places)
-            together = [resolved[place] for place in batch]
-            with at_work(self.parts, together[0]) as additions:
-                made |= zip(batch, self._generate_batch(together, additions, on_step, on_frame), strict=True)
+            with at_work(self.parts, [resolved[place] for place in batch]) as additions:
+                counts = {
+                    place: count_chunks(self.parts, resolved[place], additions.reading) for place in batch
+                }
+                for num_chunks in dict.fromkeys(
+                    counts.values()
+                ):  # empty chunks would change a shorter prompt
+                    alike = [place for place in batch if counts[place] == num_chunks]
+                    clips = self._generate_batch(
+                        [resolved[place] for place in alike], additions, num_chunks, given, on_step, on_frame
+                    )
+                    made |= zip(alike, clips, strict=True)
         return [made[place] for place in range(len(resolved))]
 
     def _generate_batch(
         self,
         batch: Sequence[ResolvedSettings],
         additions: Additions,
+        num_chunks: int,
+        given: GivenEmbeds,
         on_step: OnStep | None,
         on_frame: OnFrame | None,
     ) -> Iterator[DecodedVideo]:
-        """The flow, for resolved settings that agree on everything but prompts and seeds."""
+        """The flow, for resolved settings that agree on all but seeds and prompts, these of equal length."""
         one, parts, timings = batch[0], self.parts, dict[str, float]()
         with timed(timings, "encode_prompt", len(batch)):
-            prompt_embeds = encode_prompts(parts, batch)
+            reading = additions.reading
+            prompt_embeds = given.of_tokens("prompt_embeds", parts.unet, one.num_frames)
+            if prompt_embeds is None:
+                prompt_embeds = encode_prompts(parts, batch, reading, num_chunks)
             negative_embeds = None
             if has_guidance(one):
-                negative_embeds = encode_prompts(parts, batch, negative=True)
+                num_tokens = prompt_embeds.shape[-2]
+                negative_embeds = given.of_tokens("negative_prompt_embeds", parts.unet, one.num_frames)
+                if negative_embeds is None:
+                    negative_embeds = encode_negative_prompts(parts, batch, reading, num_tokens)
+                elif negative_embeds.shape[-2] != num_tokens:
+                    raise ValueError(
+                        f"negative_prompt_embeds has {negative_embeds.shape[-2]} tokens, but the prompt "
+                        f"{num_tokens}; make both equally long"
+                    )
         seeds = [each.seed for each in batch]
         channels = int(parts.unet.config.in_channels)
         latent_size = (channels, one.height // self.latent_scale, one.width // self.latent_scale)
@@ -234,7 +268,7 @@ class TextToVideoPipeline:
             start_latents = encode_input(parts, one)
             input_latents = start_latents if extended is None else extended.known_latents(parts, one)
             guided = negative_embeds is not None
-            conditions = added_conditions(parts, batch, guided, additions.ip_adapter)
+            conditions = added_conditions(parts, batch, guided, reading, additions.ip_adapter, given)
             controls = self._control_networks.controls(one)
         with timed(timings, "denoise", len(batch)):
             config = parts.scheduler_config
@@ -273,7 +307,7 @@ class TextToVideoPipeline:
                 "batch_size": len(batch),
                 "accelerated": self.accelerated,
                 "low_memory": self.low_memory,
-                "inputs": {**each.input_sha256s(), **additions.sha256s, **controls.sha256s},
+                "inputs": {**each.input_sha256s(), **additions.sha256s, **controls.sha256s, **given.sha256s},
                 "noise_sha256": noise_sha256(own_noise),
             }
             yield DecodedVideo(frames, each, window_starts, own_timings, facts)

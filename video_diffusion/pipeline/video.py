@@ -137,6 +137,7 @@ def make_record(
 ) -> RunRecord:
     """Write down what made a clip."""
     hashes = {name: value for name, value in model.model_dump().items() if name.endswith("sha256")}
+    hashes |= {name: value for name, value in (inputs or {}).items() if name.endswith("_embeds")}
     if model.motion_adapter == "none":  # temporal layers switched off have no weights to be hashed
         hashes["motion_adapter"] = "none"
     return RunRecord(

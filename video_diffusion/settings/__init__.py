@@ -26,7 +26,7 @@ from video_diffusion.settings.generation import (
     stretched_positions,
     without_effect,
 )
-from video_diffusion.settings.input_files import content_sha256, file_sha256, network_sha256
+from video_diffusion.settings.input_files import content_sha256, embedding_files, file_sha256, network_sha256
 from video_diffusion.settings.keyframes import (
     TextKeyframes,
     along_frames,
@@ -48,6 +48,14 @@ from video_diffusion.settings.layers import (
     set_value,
     shown,
     validate,
+)
+from video_diffusion.settings.prompt_syntax import (
+    ParsedPrompt,
+    PromptSyntax,
+    Segment,
+    parse_prompt,
+    reads_syntax,
+    split_at_embeddings,
 )
 from video_diffusion.settings.resolved import (
     CHANGING_NUMBERS,
@@ -72,10 +80,13 @@ __all__ = [
     "KeyPath",
     "Layer",
     "NoiseType",
+    "ParsedPrompt",
     "PromptBlend",
+    "PromptSyntax",
     "QuantizeName",
     "ResolvedSettings",
     "SchedulerName",
+    "Segment",
     "Setting",
     "Size",
     "TextKeyframes",
@@ -87,6 +98,7 @@ __all__ = [
     "check_text",
     "content_sha256",
     "dump",
+    "embedding_files",
     "file_sha256",
     "ignored_settings",
     "merge",
@@ -95,12 +107,15 @@ __all__ = [
     "nearest",
     "network_sha256",
     "parse_fps",
+    "parse_prompt",
     "parse_size",
     "place_images",
     "place_keyframes",
     "read_config",
+    "reads_syntax",
     "set_value",
     "shown",
+    "split_at_embeddings",
     "stretched_positions",
     "validate",
     "whole_frames",

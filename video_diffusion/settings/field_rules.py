@@ -37,7 +37,8 @@ class Setting:
             so that ids stay.
         none_means: What None stands for, where that may also be said and changes nothing.
         names: What it names: a file or folder that the clip starts from, one for each of some frames, a
-            network beside the model, or LoRAs. Ids then hold the content, not the place.
+            network beside the model, LoRAs or embeddings. Ids then hold the content of what is used, not the
+            place.
         needs: Settings of which one must be set, or this one changes nothing.
     """
 
@@ -47,7 +48,7 @@ class Setting:
     pixels: bool = True
     in_id: bool = False
     none_means: Any = None
-    names: Literal["", "input", "frame inputs", "network", "loras"] = ""
+    names: Literal["", "input", "frame inputs", "network", "loras", "embeddings"] = ""
     needs: tuple[str, ...] = ()
 
 

@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BeforeValidator,
-    ConfigDict,
     Field,
     field_validator,
-    model_validator,
 )
 
 from video_diffusion.settings.field_rules import (
@@ -24,7 +22,6 @@ from video_diffusion.settings.field_rules import (
     FrequencyFilter,
     Interval,
     NoiseType,
-    PromptBlend,
     QuantizeName,
     RefineUpscale,
     SchedulerName,
@@ -32,12 +29,8 @@ from video_diffusion.settings.field_rules import (
     Size,
     check_device,
     check_name,
-    check_path,
-    check_prompt,
-    check_text,
 )
 from video_diffusion.settings.identity import IdentifiedSettings, declarations, idle_values
-from video_diffusion.settings.input_files import check_loras
 from video_diffusion.settings.keyframes import (
     BlockFactors,
     FileKeyframes,
@@ -46,11 +39,10 @@ from video_diffusion.settings.keyframes import (
     ImageRanges,
     MotionKeyframes,
     MotionSteps,
-    TextKeyframes,
-    earliest,
     place_images,
 )
 from video_diffusion.settings.layers import Layer, validate
+from video_diffusion.settings.prompts import File, Name
 
 if TYPE_CHECKING:
     from pydantic import ValidationInfo
@@ -58,9 +50,6 @@ else:
     ValidationInfo = Any  # a protocol that no runtime check can ask for
 
 
-Text = Annotated[str, AfterValidator(check_text)]
-Name = Annotated[str | None, AfterValidator(check_name)]
-File = Annotated[str | None, AfterValidator(check_path)]
 INPUTS = ("init_video", "init_image", "extend", "refine")
 AN_INPUT = ("init_video", "init_image", "refine")
 WINDOWS = ("context_length", "freenoise")
@@ -77,44 +66,6 @@ class GenerationSettings(IdentifiedSettings):
     What each field means stands in its description; `docs/settings.md` lists them.
     """
 
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        allow_inf_nan=False,
-        protected_namespaces=(),
-        defer_build=True,  # `--help` shows the declarations and checks nothing
-    )
-
-    prompt_travel: Annotated[
-        TextKeyframes,
-        Field(
-            description="What the clip shows from a frame on, blended between. `prompt` holds at frame 0 "
-            "unless this says otherwise, and may be left out. A frame is a number from 0, one counted from "
-            "the end (-1 is the last), or a share of the clip with a point (0.5 is the middle)."
-        ),
-        Setting("--prompt", "FRAME: TEXT", each="frame"),
-    ] = ()
-    negative_prompt_travel: Annotated[
-        TextKeyframes,
-        Field(description="The same for the negative prompt."),
-        Setting("--negative-travel", "FRAME: TEXT", each="frame"),
-    ] = ()
-    prompt_head: Annotated[
-        Text,
-        Field(description="What every prompt of the clip begins with. A space goes between."),
-        Setting("--prompt-head", "TEXT"),
-    ] = ""
-    prompt_tail: Annotated[
-        Text,
-        Field(description="What every prompt of the clip ends with."),
-        Setting("--prompt-tail", "TEXT"),
-    ] = ""
-    prompt_blend: Annotated[
-        PromptBlend,
-        Field(description="How embeddings go from one prompt to the next, in a straight line or on an arc."),
-        Setting("--prompt-blend", "NAME"),
-    ] = "lerp"
     guidance_scale_travel: Annotated[
         GuidanceKeyframes,
         Field(
@@ -180,17 +131,6 @@ class GenerationSettings(IdentifiedSettings):
         ),
         Setting("--position-stretch", "X"),
     ] = 1.0
-    prompt: Annotated[
-        str,
-        AfterValidator(check_prompt),
-        Field(description="What the clip shows. Never empty, stored verbatim."),
-        Setting(in_id=True),
-    ]
-    negative_prompt: Annotated[
-        Text,
-        Field(description="What to stay away from."),
-        Setting("--negative-prompt", "TEXT", in_id=True),
-    ] = ""
     seed: Annotated[
         int,
         Field(
@@ -425,12 +365,6 @@ class GenerationSettings(IdentifiedSettings):
         ),
         Setting("--image-hold", "X", needs=("init_image",)),
     ] = None
-    loras: Annotated[
-        tuple[str, ...],
-        BeforeValidator(check_loras),
-        Field(description="A LoRA on temporal layers or on the image model, with its weight; repeatable."),
-        Setting("--lora", "PATH[:WEIGHT]", each="item", names="loras"),
-    ] = ()
     speed: Annotated[
         int,
         BeforeValidator(lambda level: 0 if level == "exact" else level),
@@ -513,15 +447,6 @@ class GenerationSettings(IdentifiedSettings):
         Setting("--quantize", "NAME"),
     ] = None  # fmt: skip
 
-    @model_validator(mode="before")
-    @classmethod
-    def _prompt_of_travel(cls, values: Any) -> Any:
-        """A clip whose prompts are all given by frame begins with the first of them."""
-        if not isinstance(values, Mapping) or "prompt" in values:
-            return values
-        first = earliest(values.get("prompt_travel"))
-        return values if first is None else {**values, "prompt": first}
-
     @field_validator("guidance_scale_steps", "motion_scale_steps", "motion_effect_steps")
     @classmethod
     def _check_one_axis(cls, steps: tuple[Any, ...], info: ValidationInfo) -> tuple[Any, ...]:
@@ -582,12 +507,6 @@ class GenerationSettings(IdentifiedSettings):
         """
         return validate(cls, Layer(values))
 
-    @property
-    def all_prompts(self) -> tuple[str, ...]:
-        """Every text that says what the clip shows, each once."""
-        texts = (self.prompt_head, self.prompt, *(text for _, text in self.prompt_travel), self.prompt_tail)
-        return tuple(dict.fromkeys(text for text in texts if text))
-
     def check_image_prompt(self) -> None:
         """Refuse images without an IP-Adapter, one without images, and frames that the clip does not have.
 
@@ -629,6 +548,8 @@ def without_effect() -> Mapping[str, Any]:
     return idle_values(GenerationSettings)
 
 
-def named(kind: Literal["input", "frame inputs", "network", "loras"]) -> tuple[str, ...]:
+def named(
+    kind: Literal["input", "frame inputs", "network", "loras", "embeddings"],
+) -> tuple[str, ...]:
     """The settings that name files or networks of one kind."""
     return tuple(name for name, setting in SETTINGS.items() if setting.names == kind)

@@ -15,6 +15,8 @@ from video_diffusion.settings.input_files import (
     lora_identity,
     network_sha256,
 )
+from video_diffusion.settings.prompt_syntax import reads_syntax
+from video_diffusion.settings.prompts import PromptSettings
 
 
 @cache
@@ -37,7 +39,7 @@ def idle_values(model: type[BaseModel]) -> Mapping[str, Any]:
     }
 
 
-class IdentifiedSettings(BaseModel):
+class IdentifiedSettings(PromptSettings):
     """Settings whose files count by what is in them, not by where they lie."""
 
     @property
@@ -68,6 +70,7 @@ class IdentifiedSettings(BaseModel):
         hashes |= {name: network_sha256(path, name) for name, path in self.networks.items()}
         if "ip_adapter" in self.networks:  # and of its image encoder
             hashes |= ip_adapter_sha256s(self.networks["ip_adapter"])
+        hashes |= {f"embeddings.{word}": content_sha256(path) for word, path in self.used_embeddings.items()}
         return {name: sha256 for name, sha256 in hashes.items() if sha256 is not None}
 
     def canonical_json(self) -> str:
@@ -96,9 +99,16 @@ class IdentifiedSettings(BaseModel):
             elif declared[name].names in {"input", "network"} and isinstance(value, list):
                 each = zip(_numbered(name, len(value)), value, strict=True)
                 by_content[name] = [sha256s.pop(number, path) for number, path in each]
-        if "loras" in values:
-            by_content["loras"] = [lora_identity(entry) for entry in values["loras"]]
-        values = {**values, **sha256s, **by_content}
+        places = {f"embeddings.{word}": path for word, path in self.used_embeddings.items()}
+        values = {**values, **places, **sha256s, **by_content}
+        for name in ("embeddings", "prompt_syntax"):
+            values.pop(name, None)
+        if loras := self.all_loras:
+            values["loras"] = [lora_identity(entry) for entry in loras]
+        if self.prompt_syntax != "plain" and any(
+            map(reads_syntax, (*self.prompt_texts, *self.negative_texts))
+        ):
+            values["prompt_syntax"] = self.prompt_syntax
         if model_identity is not None:
             values |= {"model": dict(model_identity), "motion_adapter": None}
         return hashlib.sha256(_canonical(values).encode()).hexdigest()[:12]

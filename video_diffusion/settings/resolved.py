@@ -52,8 +52,9 @@ class ResolvedSettings(GenerationSettings):
 
     @property
     def made_together(self) -> str:
-        """What clips must agree on to be made together: everything but prompts and seeds."""
-        return self.model_dump_json(exclude={"prompt", "negative_prompt", "seed"})
+        """What clips must agree on to be made together: all but prompts and seeds, and the prompts' LoRAs."""
+        shared = self.model_dump_json(exclude={"prompt", "negative_prompt", "seed"})
+        return f"{shared} {self.all_loras}"
 
     @property
     def input_strength(self) -> float:
