@@ -1,5 +1,6 @@
 """Prompt to measured clip: the flow of the whole project, in the order in which it happens."""
 
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext
@@ -12,6 +13,7 @@ import torch
 from jaxtyping import UInt8
 from torch import nn
 
+from video_diffusion import TORCH_CAME_FIRST
 from video_diffusion.acceleration import accelerate_unet, compiler_problem
 from video_diffusion.loading import (
     ModelParts,
@@ -48,6 +50,19 @@ from video_diffusion.shapes import Latents, to_uint8
 OnStep = Callable[[DenoisingStep], None]
 
 
+def _warn_of_spinning_threads(device: torch.device) -> None:
+    """Say so where torch's threads will burn the time of cores that others need, too late to change it."""
+    cores = os.cpu_count() or 1
+    busy = hasattr(os, "getloadavg") and os.getloadavg()[0] > cores
+    if TORCH_CAME_FIRST and device.type == "cpu" and torch.get_num_threads() > 1 and busy:
+        warnings.warn(
+            f"other programs use this machine's {cores} cores, and torch, imported before video_diffusion, "
+            "spins while it waits: a clip may take several times as long; import video_diffusion first, or "
+            "set OMP_WAIT_POLICY=PASSIVE",
+            stacklevel=3,
+        )
+
+
 class TextToVideoPipeline:
     """A text-to-video model, loaded and ready; `from_pretrained` makes one.
 
@@ -76,6 +91,7 @@ class TextToVideoPipeline:
         self.device = torch.device(device)
         self.accelerated = accelerated
         self.low_memory = low_memory
+        _warn_of_spinning_threads(self.device)
         if low_memory:
             save_memory(parts, self.device)
         else:
