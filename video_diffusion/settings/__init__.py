@@ -51,6 +51,7 @@ from video_diffusion.settings.layers import (
 )
 from video_diffusion.settings.resolved import (
     CHANGING_NUMBERS,
+    ControlSettings,
     ResolvedSettings,
     ignored_settings,
     model_defaults,
@@ -65,6 +66,7 @@ __all__ = [
     "ConfigError",
     "ContextFuse",
     "ContextSchedule",
+    "ControlSettings",
     "DtypeName",
     "Fps",
     "FrequencyFilter",
