@@ -100,11 +100,12 @@ def encode_input(parts: ModelParts, settings: ResolvedSettings) -> Latents | Non
 
 
 def _enlarged_latents(parts: ModelParts, settings: ResolvedSettings) -> Latents:
-    """Latents of a clip at its own size, made larger."""
+    """Latents of a clip at its own size, cut to the aspect asked for, made larger."""
     assert settings.refine is not None
     scale = latent_scale(parts.vae)
     height, width = next(iter(iter_frames(settings.refine))).pixels.shape[:2]
-    own_size = max(height // scale, 1) * scale, max(width // scale, 1) * scale
+    larger = max(settings.height / height, settings.width / width)
+    own_size = [max(round(side / larger / scale), 1) * scale for side in settings.size]
     frames = read_input_video(settings.refine, settings.num_frames, *own_size, "refine")
     latents = encode_frames(parts.vae, to_float(frames), settings.decode_chunk_size)
     size = settings.height // scale, settings.width // scale
