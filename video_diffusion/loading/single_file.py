@@ -147,7 +147,7 @@ def load_single_file(
             second = open_clip_config(shapes, kind) if kind == "sdxl" else None
     except (KeyError, IndexError, ZeroDivisionError) as error:
         raise ModelLoadError(f"{path}: lacks the tensor {error} of its kind; download it again") from None
-    loader = _Loader(
+    loader = SingleFileLoader(
         path, dtype, allow_extra, file.load([n for n in shapes if not n.endswith("position_ids")])
     )
     tensors = loader.tensors
@@ -204,11 +204,11 @@ def load_vae_file(path: Path, dtype: torch.dtype, kind: str, *, allow_extra: boo
         ) from None
     stored_tensors = file.load(names.values())
     tensors = {name: stored_tensors[stored] for name, stored in names.items()}
-    return _Loader(path, dtype, allow_extra, tensors).load_vae(fields, kind)
+    return SingleFileLoader(path, dtype, allow_extra, tensors).load_vae(fields, kind)
 
 
 @dataclass(frozen=True)
-class _Loader:
+class SingleFileLoader:
     """Builds components and fills them with diffusers' conversions of a file's tensors."""
 
     path: Path

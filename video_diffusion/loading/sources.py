@@ -91,8 +91,9 @@ def find_model(name: str) -> ModelSource:
     """Find a model, or a motion adapter, by name; the network is used for a hub id only.
 
     Args:
-        name: "embedded", "few-steps", a folder, a weights file, or a hub id such as "owner/model", "owner/model@revision",
-            "owner/model:fp16" (a variant of the weights) or "owner/model/file.safetensors".
+        name: "embedded", "few-steps", a folder, a weights file, or a hub id such as "owner/model",
+            "owner/model@revision", "owner/model:fp16" (a variant of the weights) or
+            "owner/model/file.safetensors".
 
     Raises:
         ModelLoadError: There is no such model, or it cannot be fetched; each reason has its own sentence.

@@ -27,6 +27,7 @@ from video_diffusion.video import weights_sha256
 
 _BASES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
 
+HINTS = ("input_hint_block.0.weight", "controlnet_cond_embedding.conv_in.weight")
 UNET_WIDTHS = {
     "Stable Diffusion 1.x": (320, 640, 1280, 1280),
     "Stable Diffusion 2.x": (320, 640, 1280, 1280),
@@ -48,13 +49,14 @@ def kind_of_weights(tensors: Mapping[str, StoredTensor]) -> str:
             if num_temporal
             else "LoRA"
         )
-    if is_sparse_control(names):
-        return "SparseCtrl encoder"
-    if single_file_kind(tensors) is not None:
-        return "image model in one file"
-    if is_embedding(tensors):
-        return "embedding"
-    return "motion module" if is_motion_module(names) else "weights"
+    kinds = {
+        "SparseCtrl encoder": is_sparse_control(names),
+        "ControlNet": any(name.endswith(HINTS) for name in names),
+        "image model in one file": single_file_kind(tensors) is not None,
+        "embedding": is_embedding(tensors),
+        "motion module": is_motion_module(names),
+    }
+    return next((kind for kind, is_one in kinds.items() if is_one), "weights")
 
 
 def describe_weights(path: Path, *, allow_pickle: bool = False) -> dict[str, Any]:
@@ -68,6 +70,7 @@ def describe_weights(path: Path, *, allow_pickle: bool = False) -> dict[str, Any
     describe = {
         "IP-Adapter": _ip_adapter,
         "SparseCtrl encoder": _sparse_control,
+        "ControlNet": _controlnet,
         "image model in one file": _base_model,
         "embedding": _embedding,
     }.get(kind, _lora)
@@ -147,6 +150,15 @@ def _sparse_control(path: Path, tensors: Mapping[str, StoredTensor]) -> dict[str
         "use": _use(
             f"--model MODEL --motion-adapter ADAPTER --sparsectrl {place} --sparse-image '0: IMAGE'", path
         ),
+    }
+
+
+def _controlnet(path: Path, tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:
+    widths = {tensor.shape[-1] for name, tensor in tensors.items() if name.endswith("attn2.to_k.weight")}
+    place = shlex.quote(str(path))
+    return {
+        "base": next((_BASES[width] for width in widths if width in _BASES), None),
+        "use": _use(f"--model MODEL --controlnet {place} --control-video FRAMES", path),
     }
 
 

@@ -29,11 +29,11 @@ from video_diffusion.models import (
 )
 from video_diffusion.pipeline.plan import context_windows, has_guidance
 from video_diffusion.sampling import make_scheduler, start_run, timesteps_between
-from video_diffusion.settings import ResolvedSettings, network_sha256, place_images
+from video_diffusion.settings import ControlSettings, ResolvedSettings, network_sha256, place_images
 from video_diffusion.shapes import Latents, PromptEmbeds, to_float
 from video_diffusion.text import PLAIN, PromptReading, encode_travel_by
 from video_diffusion.video import iter_frames, read_video
-from video_diffusion.video.images import read_input_image, read_input_video
+from video_diffusion.video.images import draw_lines, read_input_image, read_input_video
 
 if TYPE_CHECKING:
     from video_diffusion.loading import LoadedIpAdapter
@@ -197,12 +197,13 @@ def encode_input(parts: ModelParts, settings: ResolvedSettings) -> Latents | Non
 
 
 def _enlarged_latents(parts: ModelParts, settings: ResolvedSettings) -> Latents:
-    """Latents of a clip at its own size, made larger."""
+    """Latents of a clip at its own size, cut to the aspect asked for, made larger."""
     assert settings.refine is not None
     scale = latent_scale(parts.vae)
     height, width = next(iter(iter_frames(settings.refine))).pixels.shape[:2]
-    own_size = max(height // scale, 1) * scale, max(width // scale, 1) * scale
-    frames = read_input_video(settings.refine, settings.num_frames, *own_size, "refine")
+    larger = max(settings.height / height, settings.width / width)
+    own_height, own_width = (max(round(side / larger / scale), 1) * scale for side in settings.size)
+    frames = read_input_video(settings.refine, settings.num_frames, own_height, own_width, "refine")
     latents = encode_frames(parts.vae, to_float(frames), settings.decode_chunk_size)
     size = settings.height // scale, settings.width // scale
     large = nn.functional.interpolate(latents.transpose(0, 1).float(), size, mode="bicubic")
@@ -304,10 +305,17 @@ class ControlNetworks:
         """Load and read all that steers clips."""
         controls: list[FrameControl] = []
         sha256s: dict[str, str] = {}
-        if settings.controlnet is not None:
-            network = self._load("controlnet", settings.controlnet, sha256s)
-            if settings.controlnet_scale:
-                controls.append(self._picture_control(network, settings))
+        networks = settings.networks
+        if settings.controlnet:  # frees the memory of those that are done with before others are loaded
+            steering = {key for key in self._kept if key.startswith("controlnet")}
+            for key in steering:
+                if networks.get(key) != self._kept[key][0]:
+                    del self._kept[key]
+        for number, control in enumerate(settings.controls):
+            suffix = f".{number}" if len(settings.controls) > 1 else ""
+            network = self._load(f"controlnet{suffix}", control.network, sha256s)
+            if control.scale:
+                controls.append(self._picture_control(network, control, settings))
         if settings.sparsectrl is not None:
             network = self._load("sparsectrl", settings.sparsectrl, sha256s)
             _check_positions(network, settings)
@@ -316,33 +324,33 @@ class ControlNetworks:
                 controls.append(SparseControl(network, pictures, settings.sparsectrl_scale))
         return ClipControls(controls, sha256s)
 
-    def _load(self, kind: str, name: str, sha256s: dict[str, str]) -> nn.Module:
+    def _load(self, key: str, name: str, sha256s: dict[str, str]) -> nn.Module:
         """The network of that name, and the hash of its files."""
-        kept = self._kept.get(kind)
+        kept = self._kept.get(key)
         if kept is None or kept[0] != name:
-            self._kept.pop(kind, None)  # frees the memory before the next one is loaded
+            self._kept.pop(key, None)
             source = find_model(name)
-            load = loading.load_controlnet if kind == "controlnet" else loading.load_sparse_control
+            is_sparse = key == "sparsectrl"
+            load = loading.load_sparse_control if is_sparse else loading.load_controlnet
             network = nn.Module.to(load(source, self._parts), device=self._device)
-            kept = self._kept[kind] = (name, network, network_sha256(str(source.folder)))
+            kept = self._kept[key] = (name, network, network_sha256(str(source.folder)))
         _, network, sha256 = kept
         if sha256 is not None:
-            sha256s[kind] = sha256
+            sha256s[key] = sha256
         return network
 
-    def _picture_control(self, network: Any, settings: ResolvedSettings) -> FrameControl:
-        assert settings.control_video is not None  # the settings were checked
-        pictures = read_input_video(
-            settings.control_video, settings.num_frames, *settings.size, "control_video"
-        )
-        control = PictureControl(network, pictures, settings.controlnet_scale)
-        if settings.controlnet_steps is None:
-            return control
+    def _picture_control(
+        self, network: Any, control: ControlSettings, settings: ResolvedSettings
+    ) -> FrameControl:
+        pictures = read_input_video(control.video, settings.num_frames, *settings.size, "control_video")
+        if control.make != "none":
+            pictures = draw_lines(pictures, control.make)
+        steering = PictureControl(network, pictures, control.scale)
+        if control.steps is None:
+            return steering
         scheduler = make_scheduler(settings.scheduler, self._parts.scheduler_config)
         _, timesteps = start_run(scheduler, *settings.run)
-        return ControlWithin(
-            control, *timesteps_between(timesteps, settings.controlnet_steps, "controlnet_steps")
-        )
+        return ControlWithin(steering, *timesteps_between(timesteps, control.steps, "controlnet_steps"))
 
     def _sparse_pictures(self, network: Any, settings: ResolvedSettings) -> dict[int, Tensor]:
         """Frame number to what the encoder reads: the picture's latents, or its pixels."""

@@ -163,8 +163,8 @@ def _check_inputs(settings: ResolvedSettings, parts: ModelParts) -> None:
     if settings.extend is not None:
         if settings.extend_overlap >= settings.num_frames:
             raise ValueError(
-                f"extend_overlap is {settings.extend_overlap}, but num_frames, which counts these frames "
-                f"too, is {settings.num_frames}; set it to {settings.num_frames - 1} or less"
+                f"extend_overlap is {settings.extend_overlap}, but num_frames, which counts them too, is "
+                f"{settings.num_frames}; set it to {settings.num_frames - 1} or less"
             )
         if settings.loop or settings.context_schedule == "uniform_looped":
             raise ValueError("loop does not go with extend, whose clip begins before what is made; drop one")
@@ -204,7 +204,7 @@ def _check_speed(settings: ResolvedSettings) -> None:
     if not settings.speed:
         return
     for name in ("guidance_interval", "controlnet", "sparsectrl"):
-        if getattr(settings, name) is not None:
+        if getattr(settings, name):
             raise ValueError(
                 f"speed is {settings.speed} but {name} is set, and they do not go together; drop one"
             )

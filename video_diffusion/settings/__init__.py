@@ -59,6 +59,7 @@ from video_diffusion.settings.prompt_syntax import (
 )
 from video_diffusion.settings.resolved import (
     CHANGING_NUMBERS,
+    ControlSettings,
     ResolvedSettings,
     ignored_settings,
     model_defaults,
@@ -73,6 +74,7 @@ __all__ = [
     "ConfigError",
     "ContextFuse",
     "ContextSchedule",
+    "ControlSettings",
     "DtypeName",
     "Fps",
     "FrequencyFilter",

@@ -17,13 +17,17 @@ from pydantic import (
 from video_diffusion.settings.field_rules import (
     ContextFuse,
     ContextSchedule,
+    ControlMakes,
     DtypeName,
     Fps,
     FrequencyFilter,
     Interval,
+    Intervals,
     NoiseType,
+    Paths,
     QuantizeName,
     RefineUpscale,
+    Scales,
     SchedulerName,
     Setting,
     Size,
@@ -405,25 +409,33 @@ class GenerationSettings(IdentifiedSettings):
         Setting("--ip-scale", "X", needs=("ip_adapter",)),
     ] = 0.7
     controlnet: Annotated[
-        Name,
-        Field(description="A ControlNet, which steers every frame."),
-        Setting("--controlnet", "PATH", names="network"),
-    ] = None
+        Paths,
+        Field(description="A ControlNet, which steers every frame; repeatable, each with what follows."),
+        Setting("--controlnet", "PATH", each="item", names="network"),
+    ] = ()
     control_video: Annotated[
-        File,
+        Paths,
         Field(validate_default=True, description="Its edges, depth or poses: a video or image folder."),
-        Setting("--control-video", "FILE", names="input", needs=("controlnet",)),
-    ] = None
+        Setting("--control-video", "FILE", each="item", names="input", needs=("controlnet",)),
+    ] = ()
+    control_make: Annotated[
+        ControlMakes,
+        Field(
+            description="What is drawn of the video first: canny edges, soft lines, or none; one for each "
+            "ControlNet, or for all."
+        ),
+        Setting("--control-make", "NAME", each="item", needs=("controlnet",)),
+    ] = ()
     controlnet_scale: Annotated[
-        float,
-        Field(ge=0, le=10, description="How strongly it steers. 1 is as trained."),
-        Setting("--controlnet-scale", "X", needs=("controlnet",)),
-    ] = 1.0
+        Scales,
+        Field(description="How strongly it steers, 0 to 10. 1 is as trained; one for each, or for all."),
+        Setting("--controlnet-scale", "X", each="item", needs=("controlnet",)),
+    ] = (1.0,)
     controlnet_steps: Annotated[
-        Interval,
-        Field(description="Share of the steps it works in, e.g. 0-0.6."),
-        Setting("--controlnet-steps", "START-END", needs=("controlnet",)),
-    ] = None
+        Intervals,
+        Field(description="Share of the steps it works in, e.g. 0-0.6; one for each ControlNet, or for all."),
+        Setting("--controlnet-steps", "START-END", each="item", needs=("controlnet",)),
+    ] = ()
     sparsectrl: Annotated[
         Name,
         Field(description="A SparseCtrl encoder, which steers some frames."),
@@ -475,8 +487,20 @@ class GenerationSettings(IdentifiedSettings):
     @classmethod
     def _check_control(cls, given: Any, info: ValidationInfo) -> Any:
         network = "controlnet" if info.field_name == "control_video" else "sparsectrl"
-        if not given and info.data.get(network) is not None:
+        if not given and info.data.get(network):
             raise ValueError(f"is missing, but {network} is set; name what it reads, or drop both")
+        return given
+
+    @field_validator("control_video", "control_make", "controlnet_scale", "controlnet_steps")
+    @classmethod
+    def _check_count(cls, given: tuple[Any, ...], info: ValidationInfo) -> tuple[Any, ...]:
+        num_networks = len(info.data.get("controlnet", ()))
+        for_all = 0 if info.field_name == "control_video" else 1
+        if num_networks and len(given) not in {num_networks, for_all, 0}:
+            rule = "give one for each, in their order" + (", or one for all" if for_all else "")
+            raise ValueError(
+                f"names {len(given)} for {num_networks} ControlNet{'s' if num_networks > 1 else ''}; {rule}"
+            )
         return given
 
     @field_validator("context_overlap")

@@ -1,10 +1,11 @@
 """What a model will do: settings with nothing left open, the defaults that fill them, notes on both."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from video_diffusion.settings.field_rules import NoiseType, SchedulerName
+from video_diffusion.settings.field_rules import ControlMake, NoiseType, SchedulerName
 from video_diffusion.settings.generation import AN_INPUT, SETTINGS, GenerationSettings
 from video_diffusion.settings.keyframes import along_frames, place_keyframes, whole_frames
 from video_diffusion.settings.layers import Layer, validate
@@ -21,6 +22,17 @@ USUAL_REFINE_STRENGTH = 0.4
 COMMON_DEFAULTS: dict[str, Any] = {
     "fps": 8, "num_inference_steps": 25, "guidance_scale": 7.5, "scheduler": "ddim",
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ControlSettings:
+    """One ControlNet's place, the video that it reads, what is drawn of that first, its scale and steps."""
+
+    network: str
+    video: str
+    make: ControlMake
+    scale: float
+    steps: tuple[float, float] | None
 
 
 class ResolvedSettings(GenerationSettings):
@@ -108,6 +120,24 @@ class ResolvedSettings(GenerationSettings):
             return None
         keyframes = place_keyframes(f"{name}_steps", steps, num_steps, getattr(self, name), "step")
         return along_frames(keyframes, num_steps)
+
+    @property
+    def controls(self) -> tuple["ControlSettings", ...]:
+        """What steers every frame, in order; a value given once holds for all."""
+
+        def spread(values: tuple[Any, ...], usual: Any) -> tuple[Any, ...]:
+            values = values or (usual,)
+            return values * len(self.controlnet) if len(values) == 1 else values
+
+        each = zip(
+            self.controlnet,
+            self.control_video,
+            spread(self.control_make, "none"),
+            spread(self.controlnet_scale, 1.0),
+            spread(self.controlnet_steps, None),
+            strict=True,
+        )
+        return tuple(ControlSettings(*values) for values in each)
 
     def sparse_frames(self) -> dict[int, str]:
         """The images for a SparseCtrl encoder by frame.

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from fractions import Fraction
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import cv2
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
@@ -109,6 +110,32 @@ def fit(pixels: UInt8[np.ndarray, "h_in w_in 3"], height: int, width: int) -> UI
     left, top = (columns - width / scale) / 2, (rows - height / scale) / 2
     box = (left, top, left + width / scale, top + height / scale)
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC, box))
+
+
+SOFT_BLUR = 1.0  # pixels
+CANNY_THRESHOLDS = 100, 200  # of OpenCV's gradient, as annotators of published ControlNets take by default
+BRIGHT = 99.5  # percent of a clip's gradients that are drawn below full white
+
+
+def draw_lines(
+    frames: UInt8[np.ndarray, "f h w 3"], kind: Literal["canny", "soft"]
+) -> UInt8[np.ndarray, "f h w 3"]:
+    """Draw white lines on black where frames have edges: hard ones (Canny 1986), or soft by their steepness.
+
+    Soft lines are the gradient's magnitude after a slight blur, on one scale for the clip, so that they do
+    not flicker with the brightest edge of a frame.
+    """
+    greys = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
+    if kind == "canny":
+        lines = np.stack([cv2.Canny(grey, *CANNY_THRESHOLDS) for grey in greys])
+    else:
+        blurred = [cv2.GaussianBlur(grey.astype(np.float32), (0, 0), SOFT_BLUR) for grey in greys]
+        steepness = np.stack(
+            [np.hypot(cv2.Scharr(each, -1, 1, 0), cv2.Scharr(each, -1, 0, 1)) for each in blurred]
+        )
+        full = float(np.percentile(steepness, BRIGHT)) or float(steepness.max()) or 1.0
+        lines = (255 * (steepness / full).clip(0, 1)).round().astype(np.uint8)
+    return np.repeat(lines[..., None], 3, axis=-1)
 
 
 def _warn_of_cut(what: str, shape: tuple[int, ...], height: int, width: int) -> None:
