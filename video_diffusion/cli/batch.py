@@ -218,7 +218,7 @@ def run_batch(
     tally = Tally(len(range(shard.index, summary.count, shard.count)))
     stdout = sys.stdout
     # Ray tells of actors that died on stdout, where only paths and rows belong
-    with warnings_as_lines(), closing(outcomes), redirect_stdout(sys.stderr):
+    with warnings_as_lines(quiet), closing(outcomes), redirect_stdout(sys.stderr):
         try:
             for outcome in until_failure(outcomes, bool(flags["fail_fast"])):
                 tally.add(outcome)

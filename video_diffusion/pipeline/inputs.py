@@ -20,7 +20,7 @@ from video_diffusion.sampling import make_scheduler, start_run, timesteps_betwee
 from video_diffusion.settings import ResolvedSettings, network_sha256, place_images
 from video_diffusion.shapes import Latents, PromptEmbeds, to_float
 from video_diffusion.text import encode_travel_by
-from video_diffusion.video.images import read_input_image, read_input_video
+from video_diffusion.video.images import Taken, read_input_image, read_input_video
 
 if TYPE_CHECKING:
     from video_diffusion.loading import LoadedIpAdapter
@@ -57,12 +57,19 @@ def added_conditions(
     return {"added_cond_kwargs": conditions} if conditions else {}
 
 
+def taken_of_videos(settings: ResolvedSettings) -> Taken:
+    """Which frames are taken of the videos that a clip names."""
+    return Taken(settings.fps, settings.video_start, settings.video_stride)
+
+
 def noise_moves(settings: ResolvedSettings, latent_scale: int) -> list[np.ndarray] | None:
     """Measure how the video that the noise follows moves: from each frame but the first to the one before."""
     if settings.noise_video is None:
         return None
     size = (settings.height, settings.width)
-    frames = read_input_video(settings.noise_video, settings.num_frames, *size, "noise_video")
+    frames = read_input_video(
+        settings.noise_video, settings.num_frames, *size, "noise_video", taken_of_videos(settings)
+    )
     height, width = (side // latent_scale for side in size)
     flow, moves = DisFlow(), []
     for index, (first, second) in enumerate(pairwise(frames)):
@@ -76,7 +83,9 @@ def encode_input(parts: ModelParts, settings: ResolvedSettings) -> Latents | Non
     """Encode the video or picture that clips start from; None if there is none."""
     size = (settings.height, settings.width)
     if settings.init_video is not None:
-        frames = read_input_video(settings.init_video, settings.num_frames, *size)
+        frames = read_input_video(
+            settings.init_video, settings.num_frames, *size, taken=taken_of_videos(settings)
+        )
     elif settings.init_image is not None:
         frames = read_input_image(settings.init_image, *size)[None]
     else:
@@ -149,7 +158,11 @@ class ControlNetworks:
     def _picture_control(self, network: Any, settings: ResolvedSettings) -> FrameControl:
         assert settings.control_video is not None  # the settings were checked
         pictures = read_input_video(
-            settings.control_video, settings.num_frames, *settings.size, "control_video"
+            settings.control_video,
+            settings.num_frames,
+            *settings.size,
+            "control_video",
+            taken_of_videos(settings),
         )
         control = PictureControl(network, pictures, settings.controlnet_scale)
         if settings.controlnet_steps is None:

@@ -27,8 +27,8 @@ class SchedulerRow:
 
     Attributes:
         name: Of its class.
-        file: Of diffusers, without "scheduling_"; it is imported when it is first asked for, since some bring
-            half a second of scipy along.
+        file: Of diffusers, without "scheduling_", or a module of this package, with its dots; it is imported
+            when it is first asked for, since some bring half a second of scipy along.
         settings: To change.
     """
 
@@ -39,9 +39,11 @@ class SchedulerRow:
     @property
     def scheduler(self) -> type[Scheduler]:
         """The class itself."""
-        return getattr(import_module(f"diffusers.schedulers.scheduling_{self.file}"), self.name)
+        module = self.file if "." in self.file else f"diffusers.schedulers.scheduling_{self.file}"
+        return getattr(import_module(module), self.name)
 
 
+FROM_NOISE = "video_diffusion.sampling.from_noise"
 DPM = ("DPMSolverMultistepScheduler", "dpmsolver_multistep")
 DPMPP: dict[str, Any] = {"solver_order": 2, "solver_type": "midpoint", "use_karras_sigmas": False}
 
@@ -52,10 +54,12 @@ SCHEDULERS: Mapping[str, SchedulerRow] = {
     "ddpm": SchedulerRow("DDPMScheduler", "ddpm"),
     "euler": SchedulerRow("EulerDiscreteScheduler", "euler_discrete", {"use_karras_sigmas": False}),
     "euler_a": SchedulerRow("EulerAncestralDiscreteScheduler", "euler_ancestral_discrete"),
-    "heun": SchedulerRow("HeunDiscreteScheduler", "heun_discrete", {"use_karras_sigmas": False}),
+    "heun": SchedulerRow("HeunFromNoiseScheduler", FROM_NOISE, {"use_karras_sigmas": False}),
     "dpmpp_2m": SchedulerRow(*DPM, DPMPP | {"algorithm_type": "dpmsolver++"}),
     "dpmpp_2m_karras": SchedulerRow(
-        *DPM, DPMPP | {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True}
+        "KarrasFromNoiseScheduler",
+        FROM_NOISE,
+        DPMPP | {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True},
     ),
     # DPM-Solver++ SDE in its multistep form ("2M SDE"): of diffusers' single-step forms one needs torchsde
     # and the other knows no timestep spacing.

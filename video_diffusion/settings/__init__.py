@@ -22,7 +22,6 @@ from video_diffusion.settings.generation import (
     SETTINGS,
     GenerationSettings,
     Setting,
-    ignored_settings,
     named,
     without_effect,
 )
@@ -49,7 +48,12 @@ from video_diffusion.settings.layers import (
     shown,
     validate,
 )
-from video_diffusion.settings.resolved import CHANGING_NUMBERS, ResolvedSettings, model_defaults
+from video_diffusion.settings.resolved import (
+    CHANGING_NUMBERS,
+    ResolvedSettings,
+    ignored_settings,
+    model_defaults,
+)
 
 __all__ = [
     "CHANGING_NUMBERS",

@@ -6,7 +6,7 @@ identity. Flags, `--help`, the JSON schema, `docs/settings.md`, job ids and the 
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -43,6 +43,7 @@ from video_diffusion.settings.input_files import (
     check_loras,
     content_sha256,
     ip_adapter_sha256s,
+    is_folder,
     lora_identity,
     network_sha256,
 )
@@ -97,6 +98,7 @@ Text = Annotated[str, AfterValidator(check_text)]
 Name = Annotated[str | None, AfterValidator(check_name)]
 File = Annotated[str | None, AfterValidator(check_path)]
 AN_INPUT = ("init_video", "init_image")
+VIDEOS = ("init_video", "control_video", "noise_video")
 WINDOWS = ("context_length", "freenoise")
 
 
@@ -390,6 +392,16 @@ class GenerationSettings(BaseModel):
         Field(description="Begin with an image."),
         Setting("--init-image", "FILE", names="input"),
     ] = None
+    video_start: Annotated[
+        float,
+        Field(ge=0, le=14_400, description="Seconds into its videos at which a clip's frames begin."),
+        Setting("--video-start", "SECONDS", needs=VIDEOS),
+    ] = 0.0
+    video_stride: Annotated[
+        int | None,
+        Field(ge=1, le=1000, description="Take every n-th frame of its videos. None: at the clip's rate."),
+        Setting("--video-stride", "N", needs=VIDEOS),
+    ] = None
     strength: Annotated[
         float | None,
         Field(
@@ -632,10 +644,13 @@ class GenerationSettings(BaseModel):
             model_identity: Hashes of the weights, if known; then the model's name does not count.
         """
         idle = without_effect()
+        videos = [path for name in VIDEOS if (path := getattr(self, name)) is not None]
+        timed = self.video_stride is None and any(not is_folder(path) for path in videos)
         values = {
             name: value
             for name, value in self.model_dump(mode="json").items()
-            if name in PIXEL_FIELDS and not (name in idle and value in (None, idle[name]))
+            if (name in PIXEL_FIELDS or (timed and name == "fps"))
+            and not (name in idle and value in (None, idle[name]))
         }
         sha256s = self.input_sha256s()
         by_frame = {
@@ -675,24 +690,6 @@ def without_effect() -> Mapping[str, Any]:
 def named(kind: Literal["input", "frame inputs", "network", "loras"]) -> tuple[str, ...]:
     """The settings that name files or networks of one kind."""
     return tuple(name for name, setting in SETTINGS.items() if setting.names == kind)
-
-
-def ignored_settings(settings: GenerationSettings) -> Iterator[str]:
-    """Say of each setting that is asked for and changes nothing what it needs."""
-    for name, setting in SETTINGS.items():
-        is_default = getattr(settings, name) == GenerationSettings.model_fields[name].default
-        if (
-            setting.needs
-            and not is_default
-            and not any(getattr(settings, needed) for needed in setting.needs)
-        ):
-            yield f"{name} is ignored without {' or '.join(setting.needs)}; set that too, or leave it out"
-    if settings.freenoise and (settings.loop or settings.context_schedule != "uniform"):
-        yield "loop and context_schedule are ignored by freenoise, whose windows never move"
-    # uniform_looped turns a clip of one window, too
-    one_window = settings.context_length is None and not settings.freenoise
-    if one_window and settings.context_schedule not in {"uniform", "uniform_looped"}:
-        yield "context_schedule is ignored without context_length; set that too, or leave it out"
 
 
 def _canonical(values: Mapping[str, Any]) -> str:

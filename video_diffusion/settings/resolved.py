@@ -1,11 +1,11 @@
 """What a model will do: settings with nothing left open, and the defaults that fill them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from video_diffusion.settings.field_rules import NoiseType, SchedulerName
-from video_diffusion.settings.generation import GenerationSettings
+from video_diffusion.settings.generation import SETTINGS, GenerationSettings
 from video_diffusion.settings.keyframes import along_frames, place_keyframes, whole_frames
 from video_diffusion.settings.layers import Layer, validate
 
@@ -151,3 +151,21 @@ def model_defaults(
         GenerationSettings, Layer({"prompt": "-", **known}, {(name,): where for name in (*known, "prompt")})
     )
     return found | {name: getattr(checked, name) for name in known}
+
+
+def ignored_settings(settings: GenerationSettings) -> Iterator[str]:
+    """Say of each setting that is asked for and changes nothing what it needs."""
+    for name, setting in SETTINGS.items():
+        is_default = getattr(settings, name) == GenerationSettings.model_fields[name].default
+        if (
+            setting.needs
+            and not is_default
+            and not any(getattr(settings, needed) for needed in setting.needs)
+        ):
+            yield f"{name} is ignored without {' or '.join(setting.needs)}; set that too, or leave it out"
+    if settings.freenoise and (settings.loop or settings.context_schedule != "uniform"):
+        yield "loop and context_schedule are ignored by freenoise, whose windows never move"
+    # uniform_looped turns a clip of one window, too
+    one_window = settings.context_length is None and not settings.freenoise
+    if one_window and settings.context_schedule not in {"uniform", "uniform_looped"}:
+        yield "context_schedule is ignored without context_length; set that too, or leave it out"
