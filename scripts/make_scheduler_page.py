@@ -46,6 +46,9 @@ correction of a step of 4096 multiplies errors by hundreds, and Karras' spacing 
 nothing is to be seen. Here Heun averages the guesses of the clean latents instead of the slopes wherever a
 step begins above a level of 80, and Karras' levels begin at 80 (`sampling/from_noise.py`). For models whose
 last timestep keeps some signal (Stable Diffusion's ends at 14.6) both are diffusers' own, bit for bit.
+
+Karras' spacing leaves too much to each of fewer than {fewest} steps, whatever it begins with: `generate`
+warns of it.
 """
 
 
@@ -94,7 +97,7 @@ def page(cells: dict[str, dict[str, float]]) -> str:
     head = HEAD.format(
         num=NUM_CLIPS, steps=REFERENCE[1], columns=columns, rules="|".join("---" for _ in STEPS)
     )
-    return head + "\n".join(rows) + "\n" + FOOT
+    return head + "\n".join(rows) + "\n" + FOOT.format(fewest=SCHEDULERS["dpmpp_2m_karras"].fewest_steps)
 
 
 if __name__ == "__main__":

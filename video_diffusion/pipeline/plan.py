@@ -10,7 +10,7 @@ from torch import Tensor
 
 from video_diffusion.loading import ModelParts
 from video_diffusion.models import MotionAdapter, check_blocks, latent_scale, usual_chunk_size
-from video_diffusion.sampling import ContextWindows, guidance_is_off, steps_done
+from video_diffusion.sampling import ContextWindows, guidance_is_off, steps_done, too_few_steps
 from video_diffusion.settings import (
     CHANGING_NUMBERS,
     GenerationSettings,
@@ -79,6 +79,13 @@ def plan(
         numbers_along_steps(resolved, name)
     for name in ("motion_scale_blocks", "motion_effect_blocks"):
         check_blocks(name, dict(getattr(resolved, name)), parts.motion_adapter)
+    fewest = too_few_steps(resolved.scheduler, resolved.num_inference_steps, parts.scheduler_config)
+    if fewest is not None:
+        warnings.warn(
+            f"num_inference_steps {resolved.num_inference_steps} is too few for {resolved.scheduler} with "
+            f"this model, and clips go wrong; set it to {fewest} or more, or take another scheduler",
+            stacklevel=3,
+        )
     for note in (*_without_effect(asked, resolved), *ignored_settings(asked)):
         warnings.warn(note, stacklevel=3)
     return resolved

@@ -13,8 +13,7 @@ from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultist
 from diffusers.schedulers.scheduling_heun_discrete import HeunDiscreteScheduler, HeunDiscreteSchedulerOutput
 from torch import Tensor
 
-LARGEST_SIGMA = 80.0
-"""Standard deviations of noise over signal beyond which nothing is seen (Karras et al. 2022, table 1)."""
+from video_diffusion.sampling.schedulers import LARGEST_SIGMA, is_pure_noise
 
 
 class HeunFromNoiseScheduler(HeunDiscreteScheduler):
@@ -48,7 +47,7 @@ class KarrasFromNoiseScheduler(DPMSolverMultistepScheduler):
     def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
         """Space the steps as diffusers does; the first is from pure noise, whatever it counts as."""
         super().set_timesteps(*args, **kwargs)
-        if float(self.alphas_cumprod[-1]) < 1 / (1 + LARGEST_SIGMA**2):
+        if is_pure_noise(float(self.alphas_cumprod[-1])):
             self.timesteps[0] = len(self.alphas_cumprod) - 1
 
     def _convert_to_karras(self, in_sigmas: np.ndarray | Tensor, num_inference_steps: int) -> np.ndarray:
