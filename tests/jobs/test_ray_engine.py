@@ -60,8 +60,9 @@ def actors(root):
 
 
 @pytest.fixture
-def cluster():
+def cluster(monkeypatch):
     """A head and three nodes with a core each, all on this machine."""
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # else actors starve beside whatever else runs here
     utils = pytest.importorskip("ray.cluster_utils")
     made = utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:

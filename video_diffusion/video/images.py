@@ -57,8 +57,9 @@ class Taken:
 
     def said(self, source: FrameSource, times: Sequence[Fraction]) -> str | None:
         """Say what was taken, in words; None where it is the first frames one by one, at the clip's rate."""
-        known = self.fps is not None and source.fps is not None
-        same_rate = not known or abs((self.fps or 1) / (source.fps or 1) - 1) < Fraction(1, 100)
+        same_rate = True
+        if self.fps is not None and source.fps is not None:
+            same_rate = abs(float(self.fps / source.fps) - 1) < 0.01
         if same_rate and not self.start and self.stride in {None, 1}:
             return None
         rate = f", its own is {float(source.fps):g} fps" if source.fps is not None else ""
