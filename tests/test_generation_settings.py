@@ -1,6 +1,7 @@
 """One clip's settings: ranges, exact frame rates, prompts that can be stored, identity."""
 
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -152,6 +153,7 @@ OTHER: dict[str, Any] = {
     "embeddings": [f"{__file__}=a"], "clip_skip": 2, "lora_folder": "x",
     "freenoise": True, "freeinit": 3, "freeinit_filter": "box", "freeinit_spatial_cutoff": 0.5,
     "freeinit_temporal_cutoff": 0.5, "init_video": "a.mp4", "init_image": "a.png", "strength": 0.5,
+    "video_start": 1.5, "video_stride": 2,
     "image_hold": 0.5, "enforce_steps": True, "loras": ["x.safetensors:0.5"], "speed": 2,
     "compile": True,
     "guidance_interval": (0.2, 0.8), "ip_adapter": "x.safetensors", "ip_image": {"0-3": "a.png"},
@@ -177,6 +179,17 @@ def test_the_job_id_changes_with_everything_that_changes_the_pixels_and_with_not
         changed = GenerationSettings.from_values({"prompt": "a", **needs, name: value})
         assert (changed.job_id() != base.job_id()) == (name in PIXEL_FIELDS), name
     assert len(base.job_id()) == 12
+
+
+def test_the_rate_of_a_clip_counts_where_it_says_which_frames_of_a_video_are_taken(tmp_path: Path) -> None:
+    def ids(**values: object) -> set[str]:
+        given = [{"prompt": "a", "fps": fps, **values} for fps in (8, 12)]
+        return {GenerationSettings.from_values(each).job_id() for each in given}
+
+    assert (
+        len(ids()) == len(ids(init_video="a.mp4", video_stride=1)) == len(ids(init_video=str(tmp_path))) == 1
+    )
+    assert len(ids(init_video="a.mp4")) == len(ids(noise_video="a.mp4")) == 2
 
 
 def test_job_ids_from_before_a_setting_existed_stay() -> None:

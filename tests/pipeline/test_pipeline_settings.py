@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from red_ball import clip
 
-from video_diffusion import TextToVideoPipeline
+from video_diffusion import GenerationSettings, TextToVideoPipeline
 
 
 @pytest.mark.parametrize(
@@ -109,3 +109,13 @@ def test_settings_without_effect_are_said(
 ) -> None:
     with pytest.warns(UserWarning, match=message):
         pipeline.resolve(clip(**changes))
+
+
+def test_too_few_steps_for_a_scheduler_are_warned_of_with_the_number_that_works() -> None:
+    """Symptom: four steps of `dpmpp_2m_karras` made garbage on the shipped model, and nothing was said."""
+    pipeline = TextToVideoPipeline.from_pretrained(device="cpu")
+    asked = {"prompt": "a red circle", "scheduler": "dpmpp_2m_karras", "num_inference_steps": 4}
+    with pytest.warns(UserWarning, match="4 is too few for dpmpp_2m_karras .* set it to 6 or more"):
+        pipeline.resolve(GenerationSettings.from_values(asked))
+    pipeline.resolve(GenerationSettings.from_values(asked | {"num_inference_steps": 6}))
+    pipeline.resolve(GenerationSettings.from_values(asked | {"scheduler": "heun"}))

@@ -197,10 +197,13 @@ def run_batch(
         say(_repeated(summary))
 
     from video_diffusion.cli.clip_run import warnings_as_lines
-    from video_diffusion.jobs import Pipelines, model_facts, read_jobs, run_jobs
+    from video_diffusion.jobs import Pipelines, check_models, model_facts, read_jobs, run_jobs
 
     for note in check_machine(summary, folder, encoding, suffix):
         warn(note)
+    pipelines = Pipelines()
+    needed = shard.pick(read_jobs(source, base, model_facts, suffix))
+    check_models(needed, folder, pipelines, len(summary.loads), overwrite=overwrite)
     if flags["check"]:
         told = source if isinstance(source, Path) else "--seeds"
         say(f"{told}: {summary.count} {'clip' if summary.count == 1 else 'clips'}, nothing wrong")
@@ -209,7 +212,7 @@ def run_batch(
     if flags["dry_run"]:
         from video_diffusion.cli.batch_plan import show_plan
 
-        show_plan(jobs, folder, as_json=as_json, overwrite=overwrite)
+        show_plan(jobs, folder, pipelines, as_json=as_json, overwrite=overwrite)
         return
     folder.mkdir(parents=True, exist_ok=True)
     how: dict[str, Any] = {
@@ -223,11 +226,11 @@ def run_batch(
 
         outcomes = run_jobs_on_ray(jobs, folder, num_actors=num_actors, **how)
     else:
-        outcomes = run_jobs(jobs, folder, Pipelines(), **how)
+        outcomes = run_jobs(jobs, folder, pipelines, **how)
     tally = Tally(len(range(shard.index, summary.count, shard.count)))
     stdout = sys.stdout
     # Ray tells of actors that died on stdout, where only paths and rows belong
-    with warnings_as_lines(), closing(outcomes), redirect_stdout(sys.stderr):
+    with warnings_as_lines(quiet), closing(outcomes), redirect_stdout(sys.stderr):
         try:
             for outcome in until_failure(outcomes, bool(flags["fail_fast"])):
                 tally.add(outcome)

@@ -92,14 +92,13 @@ def clip_bytes(num_frames: int, height: int, width: int) -> int:
 @contextmanager
 def _told_with(where: str) -> Iterator[None]:
     """Puts the row before the message of what goes wrong inside."""
+    from video_diffusion.jobs.runner import told_with
+
     try:
-        yield
+        with told_with(where):
+            yield
     except click.UsageError as error:
         raise click.UsageError(f"{where}: {error.message}") from None
-    except OSError:
-        raise
-    except (ValueError, RuntimeError) as error:
-        raise type(error)(f"{where}: {error}") from error
 
 
 # `generate --jobs FILE --dry-run`: every job, and what all of them will take in time and on disk.
@@ -116,7 +115,9 @@ class Kind:
     count: int = 0
 
 
-def show_plan(jobs: Iterable["Job"], folder: Path, *, as_json: bool, overwrite: bool) -> None:
+def show_plan(
+    jobs: Iterable["Job"], folder: Path, pipelines: "Pipelines", *, as_json: bool, overwrite: bool
+) -> None:
     """Every job on stdout as its path (or a row); how many, how long and how large on stderr."""
     from video_diffusion.jobs import Results
     from video_diffusion.jobs.runner import finished_row
@@ -135,7 +136,7 @@ def show_plan(jobs: Iterable["Job"], folder: Path, *, as_json: bool, overwrite: 
             kinds.setdefault(job.batch_key, Kind(job)).count += 1
     if kinds:
         say(f"timing one clip of each of {min(len(kinds), PROBES)} kinds; --check only checks the file")
-    seconds, size = estimate(list(kinds.values()))
+    seconds, size = estimate(list(kinds.values()), pipelines)
     left = counted(total, "clip") + (f", {done} of them done" if done else "")
     free = shutil.disk_usage(existing_folder(folder)).free
     say(f"{left}, about {duration(seconds)}, at most {size / 1e6:.1f} MB ({free / 1e9:.1f} GB free)")
@@ -143,15 +144,13 @@ def show_plan(jobs: Iterable["Job"], folder: Path, *, as_json: bool, overwrite: 
         warn("the disk may be too small; what is made until it is full stays, and the run can be resumed")
 
 
-def estimate(kinds: list[Kind]) -> tuple[float, int]:
+def estimate(kinds: list[Kind], pipelines: "Pipelines") -> tuple[float, int]:
     """Seconds and bytes of all jobs.
 
     One clip of each of the most frequent kinds is made in two steps and timed; other kinds are scaled by
     their frames, pixels and steps. A kind that cannot be made counts nothing, with a warning.
     """
-    from video_diffusion.jobs import Pipelines
-
-    pipelines, seconds, size = Pipelines(), 0.0, 0
+    seconds, size = 0.0, 0
     per_work: list[float] = []
     with warnings_as_lines():
         for place, kind in enumerate(sorted(kinds, key=lambda kind: -kind.count)):

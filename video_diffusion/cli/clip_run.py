@@ -1,5 +1,6 @@
 """One clip from checked settings: the last cheap checks, the run with its progress, what is saved of it."""
 
+import logging
 import os
 import sys
 import warnings
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from video_diffusion.cli.outputs import EncodingFlags, check_clip_fits
-from video_diffusion.cli.terminal import MachineError, Progress, warn
+from video_diffusion.cli.terminal import MachineError, Progress, say, warn
 from video_diffusion.jobs.job import open_settings
 from video_diffusion.loading import find_ip_adapter, find_lora, parse_lora
 from video_diffusion.loading.sources import parse_hub_id
@@ -41,6 +42,7 @@ LARGER_MODEL = (
 HERE = {"embedded", "few-steps", "none"}
 FRAMES_OF = {"decode": "decoded frame", "measure": "measured frame"}
 SHOWN_WORDS = 60
+MAX_NOTES = 100  # different ones of a run
 NOISY_LIBRARIES = {"torch", "diffusers", "transformers", "huggingface_hub", "accelerate", "numpy"}
 
 
@@ -111,7 +113,7 @@ def make_clip(
     low_memory: bool = False,
 ) -> Clip:
     """Loads the model, says which words it does not know, and makes the clip."""
-    with warnings_as_lines():
+    with warnings_as_lines(quiet=not show_progress):
         loading = Progress(quiet=not show_progress)
         loading.note(f"loading {settings.model}")
         try:
@@ -224,9 +226,23 @@ def summary(video: "GeneratedVideo", path: Path, seconds: float) -> dict[str, An
     }
 
 
+class _Notes(logging.Handler):
+    """What this package tells besides, each line once."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self._told: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if text not in self._told and len(self._told) < MAX_NOTES:
+            self._told.add(text)
+            say(text)
+
+
 @contextmanager
-def warnings_as_lines() -> Iterator[None]:
-    """Warnings of this package become `warning:` lines; those of libraries are not the user's business."""
+def warnings_as_lines(quiet: bool = False) -> Iterator[None]:
+    """Warnings of this package become `warning:` lines, what it logs plain ones; libraries' are not shown."""
 
     def show(
         message: Warning | str,
@@ -239,11 +255,20 @@ def warnings_as_lines() -> Iterator[None]:
         if not NOISY_LIBRARIES & set(Path(filename).parts):
             warn(str(message).splitlines()[0])
 
+    log, notes = logging.getLogger("video_diffusion"), _Notes()
+    level = log.level
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = show
-        yield
+        if not quiet:
+            log.addHandler(notes)
+            log.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            log.removeHandler(notes)
+            log.setLevel(level)
 
 
 def warn_of_unknown_words(prompt: str, vocabulary: Collection[str]) -> None:

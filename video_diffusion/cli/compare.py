@@ -179,7 +179,7 @@ def _run_design(design: "Design", flags: RunFlags, *, dry_run: bool) -> None:
     from video_diffusion.cli.clip_run import warnings_as_lines
     from video_diffusion.comparison.report import CONFIG
     from video_diffusion.comparison.run import collect, make_clips, plan, unique_jobs
-    from video_diffusion.jobs import JobSummary, Pipelines, model_facts
+    from video_diffusion.jobs import JobSummary, Pipelines, check_models, model_facts
     from video_diffusion.video import write_bytes
     from video_diffusion.web import counted
 
@@ -192,11 +192,12 @@ def _run_design(design: "Design", flags: RunFlags, *, dry_run: bool) -> None:
         overview.add(job.settings, job.where)
     for note in check_machine(overview, folder, EncodingFlags(), ".mp4"):
         warn(note)
-    own = list(shard.pick(jobs))
+    own, pipelines = list(shard.pick(jobs)), Pipelines()
+    check_models(own, folder, pipelines, len(overview.loads), overwrite=flags.overwrite)
     if dry_run:
         from video_diffusion.cli.batch_plan import show_plan
 
-        show_plan(own, folder, as_json=flags.as_json, overwrite=flags.overwrite)
+        show_plan(own, folder, pipelines, as_json=flags.as_json, overwrite=flags.overwrite)
         return
     meter = _open_meter(flags.clip_model)
     folder.mkdir(parents=True, exist_ok=True)
@@ -204,7 +205,7 @@ def _run_design(design: "Design", flags: RunFlags, *, dry_run: bool) -> None:
     tally = Tally(len(own))
     with warnings_as_lines():
         outcomes = make_clips(
-            own, folder, Pipelines(), meter,
+            own, folder, pipelines, meter,
             batch_size=size, verify=flags.verify, overwrite=flags.overwrite,
         )  # fmt: skip
         try:

@@ -195,6 +195,8 @@ def _machine(error: BaseException) -> tuple[int, str] | None:
         knobs = "make the clip smaller (--frames, --size), or add --low-memory"
         return MACHINE, f"out of memory ({_first_line(error)}); {knobs}"
     if isinstance(error, OSError):
+        if "No usable temporary directory" in str(error):
+            return MACHINE, f"{_first_line(error)}; set TMPDIR to a folder that can be written"
         where = f"{error.filename}: " if error.filename else ""
         return MACHINE, f"{where}{error.strerror or _first_line(error)}"
     return None

@@ -119,6 +119,19 @@ class Job:
         return tuple(str(getattr(self.settings, name)) for name in BATCH_FIELDS)
 
 
+def loaded_by(settings: GenerationSettings) -> tuple[str | None, ...]:
+    """What of a clip's settings says which pipeline is loaded."""
+    return (
+        settings.model,
+        settings.motion_adapter,
+        settings.vae,
+        settings.text_encoder,
+        settings.dtype,
+        settings.quantize,
+        settings.device,
+    )
+
+
 @dataclass
 class JobSummary:
     """What a check of a whole job file found.
@@ -128,7 +141,8 @@ class JobSummary:
         repeated: "jobs.csv:7" for each row that asks for a clip a second time; at most 20 are kept.
         num_repeated: how many there are.
         models: every (model, motion adapter) that is asked for, and the row that asks first.
-        devices, quantize: likewise.
+        loads: every pipeline that has to be loaded, see `loaded_by`.
+        devices, quantize: as `models`.
         inputs: for files and adapters that clips start from, the first row that names them and its settings.
         shapes: for everything that decides frames, their size and rate, the first row that asks for it, its
             settings and the number of jobs.
@@ -138,6 +152,7 @@ class JobSummary:
     repeated: list[str] = field(default_factory=list)
     num_repeated: int = 0
     models: dict[tuple[str, str | None], str] = field(default_factory=dict)
+    loads: set[tuple[str | None, ...]] = field(default_factory=set)
     devices: dict[str, str] = field(default_factory=dict)
     quantize: dict[str | None, str] = field(default_factory=dict)
     inputs: dict[tuple[Any, ...], tuple[str, GenerationSettings]] = field(default_factory=dict)
@@ -147,6 +162,7 @@ class JobSummary:
         """Notes what a job asks of models, devices and files."""
         model = (settings.model, settings.motion_adapter)
         self.models.setdefault(model, where)
+        self.loads.add(loaded_by(settings))
         self.devices.setdefault(settings.device, where)
         self.quantize.setdefault(settings.quantize, where)
         texts = (*settings.prompt_texts, *settings.negative_texts)

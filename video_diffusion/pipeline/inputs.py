@@ -33,7 +33,7 @@ from video_diffusion.settings import ControlSettings, ResolvedSettings, network_
 from video_diffusion.shapes import Latents, PromptEmbeds, to_float
 from video_diffusion.text import PLAIN, PromptReading, encode_travel_by
 from video_diffusion.video import iter_frames, read_video
-from video_diffusion.video.images import draw_lines, read_input_image, read_input_video
+from video_diffusion.video.images import Taken, draw_lines, read_input_image, read_input_video
 
 if TYPE_CHECKING:
     from video_diffusion.loading import LoadedIpAdapter
@@ -164,12 +164,19 @@ def added_conditions(
     return {"added_cond_kwargs": conditions} if conditions else {}
 
 
+def taken_of_videos(settings: ResolvedSettings) -> Taken:
+    """Which frames are taken of the videos that a clip names."""
+    return Taken(settings.fps, settings.video_start, settings.video_stride)
+
+
 def noise_moves(settings: ResolvedSettings, latent_scale: int) -> list[np.ndarray] | None:
     """Measure how the video that the noise follows moves: from each frame but the first to the one before."""
     if settings.noise_video is None:
         return None
     size = (settings.height, settings.width)
-    frames = read_input_video(settings.noise_video, settings.num_frames, *size, "noise_video")
+    frames = read_input_video(
+        settings.noise_video, settings.num_frames, *size, "noise_video", taken_of_videos(settings)
+    )
     height, width = (side // latent_scale for side in size)
     flow, moves = DisFlow(), []
     for index, (first, second) in enumerate(pairwise(frames)):
@@ -185,7 +192,8 @@ def encode_input(parts: ModelParts, settings: ResolvedSettings) -> Latents | Non
     if settings.refine is not None and settings.refine_upscale == "latents":
         return _enlarged_latents(parts, settings)
     if settings.init_video is not None:
-        frames = read_input_video(settings.init_video, settings.num_frames, *size)
+        taken = taken_of_videos(settings)
+        frames = read_input_video(settings.init_video, settings.num_frames, *size, taken=taken)
     elif settings.refine is not None:
         frames = read_input_video(settings.refine, settings.num_frames, *size, "refine")
     elif settings.init_image is not None:
@@ -342,7 +350,10 @@ class ControlNetworks:
     def _picture_control(
         self, network: Any, control: ControlSettings, settings: ResolvedSettings
     ) -> FrameControl:
-        pictures = read_input_video(control.video, settings.num_frames, *settings.size, "control_video")
+        taken = taken_of_videos(settings)
+        pictures = read_input_video(
+            control.video, settings.num_frames, *settings.size, "control_video", taken
+        )
         if control.make != "none":
             pictures = draw_lines(pictures, control.make)
         steering = PictureControl(network, pictures, control.scale)

@@ -17,7 +17,7 @@ from video_diffusion.models import (
     latent_scale,
     usual_chunk_size,
 )
-from video_diffusion.sampling import ContextWindows, guidance_is_off, steps_done
+from video_diffusion.sampling import ContextWindows, guidance_is_off, steps_done, too_few_steps
 from video_diffusion.settings import (
     CHANGING_NUMBERS,
     GenerationSettings,
@@ -94,6 +94,13 @@ def plan(
         numbers_along_steps(resolved, name)
     for name in ("motion_scale_blocks", "motion_effect_blocks"):
         check_blocks(name, dict(getattr(resolved, name)), parts.motion_adapter)
+    fewest = too_few_steps(resolved.scheduler, resolved.num_inference_steps, parts.scheduler_config)
+    if fewest is not None:
+        warnings.warn(
+            f"num_inference_steps {resolved.num_inference_steps} is too few for {resolved.scheduler} with "
+            f"this model, and clips go wrong; set it to {fewest} or more, or take another scheduler",
+            stacklevel=3,
+        )
     in_windows = windows_note(asked, resolved)
     windowed = asked.model_copy(update={"context_length": resolved.context_length})
     for note in (in_windows, *_without_effect(asked, resolved), *ignored_settings(windowed)):

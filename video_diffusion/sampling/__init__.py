@@ -31,6 +31,7 @@ from video_diffusion.sampling.schedulers import (
     start_run,
     steps_done,
     timesteps_between,
+    too_few_steps,
 )
 from video_diffusion.sampling.windows import ContextWindows, Windowed
 
@@ -67,4 +68,5 @@ __all__ = [
     "step_noise",
     "steps_done",
     "timesteps_between",
+    "too_few_steps",
 ]

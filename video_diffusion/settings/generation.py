@@ -34,7 +34,7 @@ from video_diffusion.settings.field_rules import (
     check_device,
     check_name,
 )
-from video_diffusion.settings.identity import IdentifiedSettings, declarations, idle_values
+from video_diffusion.settings.identity import VIDEOS, IdentifiedSettings, declarations, idle_values
 from video_diffusion.settings.keyframes import (
     BlockFactors,
     FileKeyframes,
@@ -344,6 +344,16 @@ class GenerationSettings(IdentifiedSettings):
         Field(description="What is made larger first: its frames, or the latents that they are encoded to."),
         Setting("--refine-upscale", "NAME", needs=("refine",)),
     ] = "frames"
+    video_start: Annotated[
+        float,
+        Field(ge=0, le=14_400, description="Seconds into its videos at which a clip's frames begin."),
+        Setting("--video-start", "SECONDS", needs=VIDEOS),
+    ] = 0.0
+    video_stride: Annotated[
+        int | None,
+        Field(ge=1, le=1000, description="Take every n-th frame of its videos. None: at the clip's rate."),
+        Setting("--video-stride", "N", needs=VIDEOS),
+    ] = None
     strength: Annotated[
         float | None,
         Field(

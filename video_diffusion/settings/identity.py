@@ -12,11 +12,15 @@ from video_diffusion.settings.field_rules import Setting
 from video_diffusion.settings.input_files import (
     content_sha256,
     ip_adapter_sha256s,
+    is_folder,
     lora_identity,
     network_sha256,
 )
 from video_diffusion.settings.prompt_syntax import reads_syntax
 from video_diffusion.settings.prompts import PromptSettings
+
+VIDEOS = ("init_video", "control_video", "noise_video")
+"""Videos of which frames are taken at the clip's rate, where no stride is given."""
 
 
 @cache
@@ -73,6 +77,12 @@ class IdentifiedSettings(PromptSettings):
         hashes |= {f"embeddings.{word}": content_sha256(path) for word, path in self.used_embeddings.items()}
         return {name: sha256 for name, sha256 in hashes.items() if sha256 is not None}
 
+    @property
+    def _takes_frames_by_time(self) -> bool:
+        """Whether the clip's rate decides which frames of its videos are taken."""
+        videos = [path for name in VIDEOS for path in _as_tuple(getattr(self, name))]
+        return self.video_stride is None and any(not is_folder(path) for path in videos)
+
     def canonical_json(self) -> str:
         """Sorted keys, no spaces, fractions as text: equal settings give equal bytes."""
         return _canonical(self.model_dump(mode="json"))
@@ -87,7 +97,8 @@ class IdentifiedSettings(PromptSettings):
         values = {
             name: value
             for name, value in self.model_dump(mode="json").items()
-            if declared[name].pixels and not (name in idle and value in (None, idle[name]))
+            if (declared[name].pixels or (name == "fps" and self._takes_frames_by_time))
+            and not (name in idle and value in (None, idle[name]))
         }
         sha256s = self.input_sha256s()
         by_content: dict[str, Any] = {}
@@ -112,6 +123,10 @@ class IdentifiedSettings(PromptSettings):
         if model_identity is not None:
             values |= {"model": dict(model_identity), "motion_adapter": None}
         return hashlib.sha256(_canonical(values).encode()).hexdigest()[:12]
+
+
+def _as_tuple(value: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else value or ()
 
 
 def _numbered(name: str, count: int) -> list[str]:

@@ -29,6 +29,14 @@ def content_sha256(path: str) -> str | None:
         return None
 
 
+def is_folder(path: str) -> bool:
+    """Tell whether a video is a folder of images, which has no rate of its own."""
+    try:
+        return Path(path).expanduser().is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def network_sha256(name: str, setting: str = "") -> str | None:
     """SHA-256 of a weights file, or of a folder's configuration and safetensors; None if it is not here.
 

@@ -1,11 +1,14 @@
 """Images that clips start from, and images made of clips: contact sheet and filmstrip."""
 
 import importlib.util
+import logging
 import unicodedata
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,25 +19,100 @@ from PIL import Image, ImageDraw, ImageFont
 
 from video_diffusion.settings import GenerationSettings, parse_fps
 from video_diffusion.video.files import write_bytes
-from video_diffusion.video.reader import iter_frames, open_video
+from video_diffusion.video.reader import Frame, FrameSource, iter_frames, open_video
 from video_diffusion.video.writer import image_bytes
+
+LOG = logging.getLogger("video_diffusion")
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Which frames of a video a clip starts from.
+
+    Attributes:
+        fps: Of the clip; None counts frames instead of their times.
+        start: Seconds into the video.
+        stride: Frames of the video to one of the clip; None goes by their times.
+    """
+
+    fps: Fraction | None = None
+    start: float = 0.0
+    stride: int | None = None
+
+    def frames(self, source: FrameSource) -> Iterator[Frame]:
+        """Pick frames; one that is held longer is taken more than once."""
+        start = Fraction(self.start)
+        if self.stride is not None or self.fps is None or source.fps is None:
+            slack = Fraction(1, 4) / (source.fps or 1)
+            begun = (frame for frame in source.frames if frame.time + slack >= start)
+            yield from islice(begun, 0, None, self.stride or 1)
+            return
+        # A container's clock rounds: a frame counts from a quarter of its time before it is to be seen.
+        count, held, slack = 0, None, Fraction(1, 4) / source.fps
+        for frame in source.frames:
+            while held is not None and start + count / self.fps + slack < frame.time:
+                yield held
+                count += 1
+            held = frame
+        while held is not None and start + count / self.fps + slack < held.time + 1 / source.fps:
+            yield held
+            count += 1
+
+    def said(self, source: FrameSource, times: Sequence[Fraction]) -> str | None:
+        """Say what was taken, in words; None where it is the first frames one by one, at the clip's rate."""
+        same_rate = True
+        if self.fps is not None and source.fps is not None:
+            same_rate = abs(float(self.fps / source.fps) - 1) < 0.01
+        if same_rate and not self.start and self.stride in {None, 1}:
+            return None
+        rate = f", its own is {float(source.fps):g} fps" if source.fps is not None else ""
+        how = f"every frame{rate}" if self.stride == 1 else f"one of every {self.stride} frames{rate}"
+        if self.stride is None:
+            how = f"at the clip's rate of {float(self.fps or 0):g} fps{rate}"
+        return f"{len(times)} frames taken from {float(times[0]):.3g} to {float(times[-1]):.3g} s, {how}"
+
+
+ONE_BY_ONE = Taken()
 
 
 def read_input_video(
-    path: Path | str, num_frames: int, height: int, width: int, setting: str = "init_video"
+    path: Path | str,
+    num_frames: int,
+    height: int,
+    width: int,
+    setting: str = "init_video",
+    taken: Taken = ONE_BY_ONE,
 ) -> UInt8[np.ndarray, "f h w 3"]:
-    """Read the first frames of a clip, at the size asked for."""
-    frames = []
-    for frame in iter_frames(path):
-        frames.append(fit(frame.pixels, height, width))
-        if len(frames) == 1:
-            _warn_of_cut(f"{setting} {path}", frame.pixels.shape, height, width)
-        if len(frames) == num_frames:
-            return np.stack(frames)
-    raise ValueError(
-        f"{setting} {path} has {len(frames)} frames, but num_frames is {num_frames}; "
-        f"set num_frames to {len(frames)} or less"
-    )
+    """Read frames of a video, by default its first ones, at the size asked for."""
+    frames: list[UInt8[np.ndarray, "h w 3"]] = []
+    times: list[Fraction] = []
+    near = Fraction(taken.start) if taken.start else None
+    with open_video(path, fps=taken.fps, near=near) as source:
+        for frame in islice(taken.frames(source), num_frames):
+            frames.append(fit(frame.pixels, height, width))
+            times.append(frame.time)
+            if len(frames) == 1:
+                _warn_of_cut(f"{setting} {path}", frame.pixels.shape, height, width)
+        if len(frames) < num_frames:
+            raise ValueError(f"{setting} {path} {_too_few(taken, source, len(frames), num_frames)}")
+        note = taken.said(source, times)
+    if note is not None:
+        LOG.info("%s %s: %s", setting, path, note)
+    return np.stack(frames)
+
+
+def _too_few(taken: Taken, source: FrameSource, count: int, num_frames: int) -> str:
+    """Tell how many frames there are, how they were counted, and what gives more."""
+    how, less = "", [f"num_frames to {count} or less"] if count else []
+    if taken.start:
+        how, less = f" from second {taken.start:g} on", [*less, "video_start to less"]
+    if taken.stride is not None:
+        how += f", taking every {taken.stride}" if taken.stride > 1 else ""
+        less += ["video_stride to less"] if taken.stride > 1 else []
+    elif taken.fps is not None and source.fps is not None and source.fps > taken.fps:
+        how += f" at {float(taken.fps):g} fps"
+        less += ["video_stride to 1, which takes every frame"]
+    return f"has {count} frames{how}, but num_frames is {num_frames}; set {', or '.join(less)}"
 
 
 def with_sources(asked: GenerationSettings) -> GenerationSettings:
