@@ -47,7 +47,7 @@ def test_what_cannot_be_read_is_refused_in_one_line(prompt: str, reason: str) ->
 
 def test_comfy_refuses_what_it_cannot_read_too() -> None:
     for prompt in ("a (b", "a b)", "(a:99)", "(a:inf)b(c:nan)" + "(" * 60 + ")" * 60):
-        with pytest.raises(ValueError, match="prompt (opens|closes|has)"):
+        with pytest.raises(ValueError, match=r"prompt (opens|closes|has)"):
             asked(prompt=prompt, prompt_syntax="comfy")
 
 
@@ -120,7 +120,7 @@ def test_a_word_that_names_a_missing_embedding_is_told(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "my-neg.safetensors").write_bytes(b"2")
     for text in ("easynegative, dull", "(EasyNegative:1.2)", "embedding:mine", "a <cat-toy> here"):
-        with pytest.raises(ValueError, match="negative_prompt names the embedding .* which is not given"):
+        with pytest.raises(ValueError, match=r"negative_prompt names the embedding .* not given"):
             asked(negative_prompt=text).check_prompt_words()
         asked(negative_prompt=text, prompt_syntax="plain").check_prompt_words()
     given = asked(negative_prompt="(easynegative:1.2), MY-NEG", embeddings=[str(tmp_path)])

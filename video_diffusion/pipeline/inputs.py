@@ -21,10 +21,10 @@ from video_diffusion.metrics.flow import DisFlow
 from video_diffusion.models import ControlWithin, FrameControl, PictureControl, SparseControl, encode_frames
 from video_diffusion.pipeline.plan import context_windows, has_guidance
 from video_diffusion.sampling import make_scheduler, start_run, timesteps_between
-from video_diffusion.settings import ResolvedSettings, network_sha256, place_images
+from video_diffusion.settings import ResolvedSettings, named, network_sha256, place_images
 from video_diffusion.shapes import Latents, PromptEmbeds, to_float
 from video_diffusion.text import PLAIN, PromptReading, encode_travel_by
-from video_diffusion.video.images import read_input_image, read_input_video
+from video_diffusion.video.images import as_input_file, read_input_image, read_input_video
 
 if TYPE_CHECKING:
     from video_diffusion.loading import LoadedIpAdapter
@@ -153,6 +153,22 @@ def added_conditions(
             pictures, one.num_frames, len(batch), guided=guided, looped=one.loop
         )
     return {"added_cond_kwargs": conditions} if conditions else {}
+
+
+def with_input_files(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with files in place of the images and frames that Python holds."""
+    found = dict(values)
+    for name in (*named("input"), *named("frame inputs")):
+        if name not in found:
+            continue
+        try:
+            if isinstance(found[name], Mapping):
+                found[name] = {frame: as_input_file(value) for frame, value in found[name].items()}
+            else:
+                found[name] = as_input_file(found[name])
+        except ValueError as error:
+            raise ValueError(f"{name} {error}") from None
+    return found
 
 
 def noise_moves(settings: ResolvedSettings, latent_scale: int) -> list[np.ndarray] | None:
