@@ -70,9 +70,9 @@ class GivenEmbeds:
     """
 
     prompt_embeds: Float[Tensor, "... n d"] | None = None
-    negative_prompt_embeds: Float[Tensor, "... n d"] | None = None
-    pooled_prompt_embeds: Float[Tensor, "... d"] | None = None
-    negative_pooled_prompt_embeds: Float[Tensor, "... d"] | None = None
+    negative_prompt_embeds: Float[Tensor, "... n_negative d_negative"] | None = None
+    pooled_prompt_embeds: Float[Tensor, "... d_pooled"] | None = None
+    negative_pooled_prompt_embeds: Float[Tensor, "... d_pooled_negative"] | None = None
 
     @property
     def sha256s(self) -> dict[str, str]:

@@ -211,8 +211,7 @@ class TextToVideoPipeline:
             prompt_embeds, negative_prompt_embeds, pooled_prompt_embeds, negative_pooled_prompt_embeds
         )
         if prompt is None and prompt_embeds is not None:
-            prompt = "(prompt_embeds)"
-            settings = {"prompt_syntax": "plain", **settings}
+            prompt = "prompt_embeds"  # a clip's label; what is in its place is recorded by its hash
         prompts = list(prompt) if isinstance(prompt, list | tuple) else [prompt]
         seeds = [seed] if isinstance(seed, int) else list(seed)
         values = with_input_files(by_field_name(settings))

@@ -55,8 +55,8 @@ class GeneratedVideo:
         own, flicker = self.settings, self.report.values["flicker"]
         measured = "" if flicker.value is None else f", flicker {flicker.value:.2f} {flicker.unit}"
         return (
-            f"<GeneratedVideo {shown(own.prompt, 40)}: {len(self.frames)} frames of {own.width}x{own.height} at "
-            f"{float(own.fps):g} fps, seed {own.seed}{measured}>"
+            f"<GeneratedVideo {shown(own.prompt, 40)}: {len(self.frames)} frames of {own.width}x{own.height} "
+            f"at {float(own.fps):g} fps, seed {own.seed}{measured}>"
         )
 
     def _repr_html_(self) -> str:
@@ -69,7 +69,8 @@ class GeneratedVideo:
         width = max(own.width, min(256, own.width * 4))
         return (
             f'<figure><video src="data:video/mp4;base64,{data}" width="{width}" controls autoplay loop muted '
-            f"playsinline></video><figcaption>{html.escape(own.prompt)} (seed {own.seed})</figcaption></figure>"
+            f"playsinline></video><figcaption>{html.escape(own.prompt)}, seed {own.seed}</figcaption>"
+            "</figure>"
             f"{self.report._repr_html_()}"
         )
 
