@@ -8,7 +8,7 @@ import torch
 from clip_commands import generate, run
 from motion_files import original_lora
 from safetensors.torch import save_file
-from tiny_models import TEXT_WIDTH, tiny_unet
+from tiny_models import TEXT_WIDTH, tiny_adapter, tiny_unet
 
 from video_diffusion.video import read_record
 
@@ -40,7 +40,7 @@ def test_a_published_style_prompt_runs_and_is_made_again(tiny_model: Path) -> No
 
 def test_a_lora_in_the_prompt_is_the_one_of_the_flag(tiny_model: Path) -> None:
     Path("loras").mkdir()
-    save_file(original_lora(tiny_unet()), "loras/pan.safetensors")
+    save_file(original_lora(tiny_adapter(tiny_unet())), "loras/pan.safetensors")
     named = generate(tiny_model, "a red circle <lora:pan:0.5>", "--lora-folder", "loras", "-o", "a.mp4", "-q")
     flagged = generate(
         tiny_model, "a red circle ", "--lora", "loras/pan.safetensors:0.5", "-o", "b.mp4", "-q"
