@@ -120,7 +120,7 @@ def test_a_word_that_names_a_missing_embedding_is_told(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "my-neg.safetensors").write_bytes(b"2")
     for text in ("easynegative, dull", "(EasyNegative:1.2)", "embedding:mine", "a <cat-toy> here"):
-        with pytest.raises(ValueError, match=r"negative_prompt names the embedding .* which is not given"):
+        with pytest.raises(ValueError, match=r"negative_prompt names the embedding .* not given"):
             asked(negative_prompt=text).check_prompt_words()
         asked(negative_prompt=text, prompt_syntax="plain").check_prompt_words()
     given = asked(negative_prompt="(easynegative:1.2), MY-NEG", embeddings=[str(tmp_path)])

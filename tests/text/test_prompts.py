@@ -131,7 +131,10 @@ def test_plain_cuts_and_says_which_text_and_what_is_lost() -> None:
 
 
 def test_clip_skip_counts_layers_from_the_end_as_a1111_does() -> None:
-    """clip_skip 2 is diffusers' clip_skip 1: the layer before the last one, through the last norm."""
+    """clip_skip 2 is diffusers' clip_skip 1: the layer before the last one, through the last norm.
+
+    Its formula stands here: diffusers 0.42 looks for `text_model`, which transformers 5 no longer has.
+    """
     text = encoders()
     tokenizer, encoder = text.tokenizers[0], text.text_encoders[0]
     rows = tokenizer(["a dot"], padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids

@@ -16,7 +16,7 @@ from video_diffusion.jobs.job import open_settings
 from video_diffusion.loading import find_ip_adapter, find_lora, parse_lora
 from video_diffusion.loading.sources import parse_hub_id
 from video_diffusion.loading.weights import open_weights
-from video_diffusion.settings import check_quantize, shown
+from video_diffusion.settings import check_quantize
 from video_diffusion.video import (
     choose_encoding,
     codec_problem,
@@ -41,7 +41,6 @@ LARGER_MODEL = (
 )
 HERE = {"embedded", "few-steps", "none"}
 FRAMES_OF = {"decode": "decoded frame", "measure": "measured frame"}
-SHOWN_WORDS = 60
 MAX_NOTES = 100  # different ones of a run
 NOISY_LIBRARIES = {"torch", "diffusers", "transformers", "huggingface_hub", "accelerate", "numpy"}
 
@@ -273,12 +272,8 @@ def warnings_as_lines(quiet: bool = False) -> Iterator[None]:
 
 def warn_of_unknown_words(prompt: str, vocabulary: Collection[str]) -> None:
     """Says which words of the prompt mean nothing to the model, which ones do, and where more are known."""
-    from video_diffusion.text import unknown_words
+    from video_diffusion.text import unknown_words_note
 
-    unknown = unknown_words(prompt, vocabulary)
-    if not unknown:
-        return
-    words = ", ".join(shown(word) for word in unknown[:10])
-    known = ", ".join(sorted(vocabulary)[:SHOWN_WORDS])
-    more = f" and {len(vocabulary) - SHOWN_WORDS} more" if len(vocabulary) > SHOWN_WORDS else ""
-    warn(f"this model never learned {words}; the words it knows: {known}{more}; {LARGER_MODEL}")
+    note = unknown_words_note(prompt, vocabulary)
+    if note is not None:
+        warn(f"{note}; {LARGER_MODEL}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from video_diffusion.cli.outputs import EncodingFlags, check_folder
+from video_diffusion.cli.recipes import complete_recipes, find_config
 from video_diffusion.cli.terminal import CLIP_FAILED, MODEL, Progress, Terminated, printable, say, warn
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class RunFlags:
 
 
 @click.command(epilog=EXAMPLES)
-@click.argument("sources", nargs=-1, metavar="[CONFIG.yaml]")
+@click.argument("sources", nargs=-1, metavar="[CONFIG.yaml]", shell_complete=complete_recipes("compare"))
 @click.option(
     "--grid", "grids", multiple=True, metavar="KEY=[A,B]", help="A setting and its values; repeatable."
 )
@@ -140,7 +141,7 @@ def _design(
         )
     layer = Layer({})
     for name in sources:
-        layer = merge(layer, read_config(Path(name)))
+        layer = merge(layer, read_config(find_config(name, "compare")))
     for text in assignments:
         layer = read_assignment(layer, text)
     if grids and "arms" in layer.values:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from video_diffusion.cli.recipes import complete_recipes, find_config
 from video_diffusion.cli.terminal import (
     INTERRUPTED,
     MACHINE,
@@ -38,7 +39,7 @@ OWN_FILES = {".lock", ".owner"}
 @click.command(
     epilog="Stop it with Ctrl-C; the same command with --resume goes on where it stopped, exactly."
 )
-@click.argument("config", required=False, metavar="[CONFIG]")
+@click.argument("config", required=False, metavar="[CONFIG]", shell_complete=complete_recipes("train"))
 @click.option("--data", multiple=True, metavar="DIR", help="Folder of clips; repeatable.")
 @click.option("-o", "--output", metavar="RUN", help="Folder of the run.  [default: runs/NAME OF CONFIG]")
 @click.option("--model", metavar="MODEL", help="'embedded', a folder or a hub id.")
@@ -169,7 +170,7 @@ def settings_from(
             )
         config = str(Path(output) / CONFIG_FILE)
     if config is not None:
-        layer = merge(layer, read_config(Path(config)))
+        layer = merge(layer, read_config(find_config(config, "train")))
     for assignment in assignments:
         layer = assign(layer, assignment)
     if data:

@@ -18,7 +18,6 @@ from video_diffusion.settings import (
     Layer,
     model_defaults,
     parse_size,
-    reads_syntax,
     shown,
     validate,
 )
@@ -165,10 +164,10 @@ class JobSummary:
         self.loads.add(loaded_by(settings))
         self.devices.setdefault(settings.device, where)
         self.quantize.setdefault(settings.quantize, where)
-        texts = (*settings.prompt_texts, *settings.negative_texts)
-        files: tuple[Any, ...] = (*settings.input_files.items(), *settings.networks.items(), *settings.loras)
-        if settings.embeddings or any(map(reads_syntax, texts)):  # which may name embeddings and LoRAs
-            files += (*settings.embeddings, settings.lora_folder, *texts)
+        files: tuple[Any, ...] = (
+            *settings.input_files.items(), *settings.networks.items(), *settings.loras, *settings.embeddings,
+            *settings.named_in_prompts,
+        )  # fmt: skip
         if files:
             self.inputs.setdefault(files, (where, settings))
         shape = tuple(getattr(settings, name) for name in SHAPE_FIELDS)

@@ -13,7 +13,13 @@ if TYPE_CHECKING:
     from video_diffusion.loading.device import choose_device, choose_dtype, quantize_weights, save_memory
     from video_diffusion.loading.embeddings import load_embedding
     from video_diffusion.loading.lora import LoadedLoras, load_loras
-    from video_diffusion.loading.model import ModelParts, load_model, save_model
+    from video_diffusion.loading.model import (
+        ModelParts,
+        load_model,
+        needs_float32,
+        save_model,
+        swap_motion_adapter,
+    )
     from video_diffusion.loading.motion import FAMILIES, MotionFamily, MotionFile, detect
     from video_diffusion.loading.motion_weights import read_motion_checkpoint, write_original_layout
     from video_diffusion.loading.sources import (
@@ -48,11 +54,13 @@ __all__ = [
     "load_loras",
     "load_model",
     "load_sparse_control",
+    "needs_float32",
     "parse_lora",
     "quantize_weights",
     "read_motion_checkpoint",
     "save_memory",
     "save_model",
+    "swap_motion_adapter",
     "write_original_layout",
 ]
 
@@ -79,11 +87,13 @@ _HOMES = {
     "load_loras": "lora",
     "load_model": "model",
     "load_sparse_control": "control",
+    "needs_float32": "model",
     "parse_lora": "sources",
     "quantize_weights": "device",
     "read_motion_checkpoint": "motion_weights",
     "save_memory": "device",
     "save_model": "model",
+    "swap_motion_adapter": "model",
     "write_original_layout": "motion_weights",
 }
 

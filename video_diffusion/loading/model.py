@@ -4,7 +4,7 @@ import inspect
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, TypedDict
@@ -54,6 +54,8 @@ class ModelParts:
         vae_name, text_encoder_name: Where these came from in place of the model's own; None is its own.
         quantize: How weights are stored in fewer bits, see `quantize_weights`; None as they were read.
         zeros_for_empty_prompt: Whether an empty prompt is all zeros, as SDXL was trained.
+        image_model: Noise schedule and defaults as they were before those of the motion adapter.
+        has_unet_extras: Whether the adapter changed the image U-Net (`temporal_and`).
     """
 
     tokenizer: CLIPTokenizer
@@ -70,6 +72,8 @@ class ModelParts:
     vae_name: str | None = None
     text_encoder_name: str | None = None
     quantize: str | None = None
+    image_model: tuple[dict[str, Any], dict[str, Any]] | None = None
+    has_unet_extras: bool = False
 
     @property
     def networks(self) -> list[nn.Module]:
@@ -214,12 +218,15 @@ def load_model(
             own = options | {"variant": text_source.variant}
             components |= _load_text_encoders(text_source.folder, is_xl_unet(unet), own)
         trained = None if motion is None else load_motion(motion, dtype, allow_extra=allow_extra_weights)
+    has_extras = False
+    image_model = (dict(components["scheduler_config"]), dict(defaults))
     identity = ModelIdentity(
         name=source.name, weights_sha256=weights_sha256(source.folder), revision=source.revision
     )
     if adapter_source is not None and motion is not None and trained is not None:
         adapter = trained
-        if (motion.path / EXTRAS_FILE).is_file():
+        has_extras = (motion.path / EXTRAS_FILE).is_file()
+        if has_extras:
             apply_unet_extras(unet, motion.path / EXTRAS_FILE)
         components["scheduler_config"] |= motion.schedule
         defaults |= motion.defaults
@@ -243,9 +250,56 @@ def load_model(
         identity=identity,
         vae_name=vae,
         text_encoder_name=text_encoder,
+        image_model=image_model,
+        has_unet_extras=has_extras,
     )
     _check_fit(parts, folder)
     return parts
+
+
+def swap_motion_adapter(parts: ModelParts, motion_adapter: str) -> ModelParts:
+    """The same model with other temporal layers, as `load_model` would load it, the rest not loaded again.
+
+    Args:
+        parts: The model; it stays as it is.
+        motion_adapter: As for `load_model`; not None.
+
+    Raises:
+        ModelLoadError: It does not fit, or one of the two comes with a changed image U-Net.
+        ValueError: The weights are quantised.
+    """
+    if parts.quantize is not None:
+        raise ValueError("motion_adapter does not go with quantize here; load the model again with it")
+    own = parts.image_model or (dict(parts.scheduler_config), dict(parts.defaults))
+    scheduler_config, defaults = own
+    hashed: dict[str, Any] = {"motion_adapter_sha256": None}
+    has_extras = parts.has_unet_extras
+    if motion_adapter == NO_TEMPORAL_LAYERS:
+        positions = {"max_num_frames": parts.motion_adapter.max_num_frames}
+        adapter = MotionAdapter.for_unet(parts.unet, norm_scope="clip", **positions)
+        nn.Module.to(adapter, dtype=parts.unet.dtype)
+    else:
+        source = find_model(motion_adapter)
+        motion = detect(source.adapter_folder, variant=source.variant)
+        has_extras |= (motion.path / EXTRAS_FILE).is_file()
+        adapter = load_motion(motion, parts.unet.dtype)
+        scheduler_config, defaults = scheduler_config | motion.schedule, defaults | motion.defaults
+        hashed = {"motion_adapter_sha256": weights_sha256(motion.path)}
+    if has_extras:
+        raise ModelLoadError(
+            f"{motion_adapter}: this adapter, or the one before it, came with a changed image U-Net "
+            "(temporal_and); load the model again with it"
+        )
+    swapped = replace(
+        parts,
+        motion_adapter=adapter,
+        scheduler_config=scheduler_config,
+        defaults=defaults,
+        identity=parts.identity.model_copy(update={"motion_adapter": motion_adapter, **hashed}),
+        image_model=own,
+    )
+    _check_fit(swapped, Path(parts.identity.name))
+    return swapped
 
 
 def _places_read(
@@ -263,6 +317,12 @@ def _places_read(
             yield from parts or [other.folder]
     if motion is not None:
         yield motion.path
+
+
+def needs_float32(parts: ModelParts, dtype: torch.dtype | None) -> bool:
+    """Whether an autoencoder overflows in a precision: SDXL's own in float16, as its configuration says."""
+    is_xl = parts.text_encoder_2 is not None
+    return dtype == torch.float16 and is_xl and bool(getattr(parts.vae.config, "force_upcast", True))
 
 
 def is_xl_unet(unet: UNet2DConditionModel) -> bool:

@@ -29,11 +29,23 @@ from video_diffusion.models import (
 )
 from video_diffusion.pipeline.plan import context_windows, has_guidance
 from video_diffusion.sampling import make_scheduler, start_run, timesteps_between
-from video_diffusion.settings import ControlSettings, ResolvedSettings, network_sha256, place_images
+from video_diffusion.settings import (
+    ControlSettings,
+    ResolvedSettings,
+    named,
+    network_sha256,
+    place_images,
+)
 from video_diffusion.shapes import Latents, PromptEmbeds, to_float
 from video_diffusion.text import PLAIN, PromptReading, encode_travel_by
 from video_diffusion.video import iter_frames, read_video
-from video_diffusion.video.images import Taken, draw_lines, read_input_image, read_input_video
+from video_diffusion.video.images import (
+    Taken,
+    as_input_file,
+    draw_lines,
+    read_input_image,
+    read_input_video,
+)
 
 if TYPE_CHECKING:
     from video_diffusion.loading import LoadedIpAdapter
@@ -79,9 +91,9 @@ class GivenEmbeds:
     """
 
     prompt_embeds: Float[Tensor, "... n d"] | None = None
-    negative_prompt_embeds: Float[Tensor, "... n d"] | None = None
-    pooled_prompt_embeds: Float[Tensor, "... d"] | None = None
-    negative_pooled_prompt_embeds: Float[Tensor, "... d"] | None = None
+    negative_prompt_embeds: Float[Tensor, "... n_negative d_negative"] | None = None
+    pooled_prompt_embeds: Float[Tensor, "... d_pooled"] | None = None
+    negative_pooled_prompt_embeds: Float[Tensor, "... d_pooled_negative"] | None = None
 
     @property
     def sha256s(self) -> dict[str, str]:
@@ -167,6 +179,22 @@ def added_conditions(
 def taken_of_videos(settings: ResolvedSettings) -> Taken:
     """Which frames are taken of the videos that a clip names."""
     return Taken(settings.fps, settings.video_start, settings.video_stride)
+
+
+def with_input_files(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with files in place of the images and frames that Python holds."""
+    found = dict(values)
+    for name in (*named("input"), *named("frame inputs")):
+        if name not in found:
+            continue
+        try:
+            if isinstance(found[name], Mapping):
+                found[name] = {frame: as_input_file(value) for frame, value in found[name].items()}
+            else:
+                found[name] = as_input_file(found[name])
+        except ValueError as error:
+            raise ValueError(f"{name} {error}") from None
+    return found
 
 
 def noise_moves(settings: ResolvedSettings, latent_scale: int) -> list[np.ndarray] | None:

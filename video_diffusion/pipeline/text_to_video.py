@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from torch import nn
+from torch import Tensor, nn
 
 from video_diffusion import TORCH_CAME_FIRST
 from video_diffusion.acceleration import accelerate_unet, compiler_problem
@@ -21,9 +21,11 @@ from video_diffusion.loading import (
     choose_device,
     choose_dtype,
     load_model,
+    needs_float32,
     quantize_weights,
     save_memory,
     save_model,
+    swap_motion_adapter,
 )
 from video_diffusion.models import VideoUNet, decode_latents, decodes_in_time, latent_scale, usual_chunk_size
 from video_diffusion.pipeline.clip_denoiser import ClipDenoiser, draw_noise, sample
@@ -40,12 +42,20 @@ from video_diffusion.pipeline.inputs import (
     encode_prompts,
     noise_moves,
     read_extended,
+    with_input_files,
 )
 from video_diffusion.pipeline.plan import has_guidance, plan
-from video_diffusion.pipeline.video import DecodedVideo, GeneratedVideo, OnFrame, timed
+from video_diffusion.pipeline.video import DecodedVideo, GeneratedVideo, OnFrame, progress_bars, timed
 from video_diffusion.sampling import DenoisingStep, noise_sha256
-from video_diffusion.settings import GenerationSettings, ResolvedSettings, check_quantize, model_defaults
+from video_diffusion.settings import (
+    GenerationSettings,
+    ResolvedSettings,
+    by_field_name,
+    check_quantize,
+    model_defaults,
+)
 from video_diffusion.shapes import Latents, to_uint8
+from video_diffusion.text import unknown_words_note
 
 OnStep = Callable[[DenoisingStep], None]
 
@@ -175,17 +185,139 @@ class TextToVideoPipeline:
         """
         save_model(self.parts, folder, overwrite)
 
+    @overload
+    def __call__(self, prompt: str | None = None, *, seed: int = 0, **settings: Any) -> GeneratedVideo: ...
+
+    @overload
+    def __call__(
+        self, prompt: str | list[str] | None = None, *, seed: int | Sequence[int] = 0, **settings: Any
+    ) -> list[GeneratedVideo]: ...
+
     def __call__(
         self,
-        prompt: str,
+        prompt: str | list[str] | None = None,
         *,
+        seed: int | Sequence[int] = 0,
+        progress: bool = True,
         on_step: OnStep | None = None,
         on_frame: OnFrame | None = None,
-        **settings: object,
-    ) -> GeneratedVideo:
-        """Make one clip."""
-        asked = GenerationSettings.from_values({"prompt": prompt, **settings})
-        return self.generate([asked], on_step, on_frame)[0]
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        pooled_prompt_embeds: Tensor | None = None,
+        negative_pooled_prompt_embeds: Tensor | None = None,
+        **settings: Any,
+    ) -> GeneratedVideo | list[GeneratedVideo]:
+        """Make a clip, or one of each prompt with each seed where one of these is a list.
+
+        Args:
+            prompt: What the clip shows; a list makes a clip of each. May be left out where `prompt_travel` or
+                `prompt_embeds` say it.
+            seed: A number, or several.
+            progress: Whether bars show the steps and frames, in a notebook or a terminal.
+            on_step: Called after every denoising step.
+            on_frame: Called after every frame of a clip that is decoded or measured.
+            prompt_embeds: Embeddings in place of the prompt's, (tokens, width) or one for each frame.
+            negative_prompt_embeds: Likewise in place of the negative prompt's.
+            pooled_prompt_embeds: Of SDXL, beside them.
+            negative_pooled_prompt_embeds: Likewise.
+            settings: Any of docs/settings.md, also by the names of the flags (`steps`, `frames`, `size`,
+                `lora`). Where a file is named, PIL's images, NumPy's arrays and torch's tensors do, too.
+
+        Returns:
+            One clip; a list where prompts or seeds are one, all seeds of the first prompt first.
+
+        Raises:
+            ValueError: Settings that this model cannot follow.
+            NonFiniteLatentsError: Denoising broke down, with the step.
+
+        >>> pipeline = TextToVideoPipeline.from_pretrained("embedded", device="cpu")
+        >>> video = pipeline("a red circle moving left", frames=2, steps=1, progress=False)
+        >>> video.frames.shape
+        (2, 64, 64, 3)
+        >>> prompts = ["a red circle", "a blue square"]
+        >>> clips = pipeline(prompts, seed=[1, 2], frames=2, steps=1, progress=False)
+        >>> [(clip.settings.prompt, clip.settings.seed) for clip in clips]
+        [('a red circle', 1), ('a red circle', 2), ('a blue square', 1), ('a blue square', 2)]
+        """
+        given = GivenEmbeds(
+            prompt_embeds, negative_prompt_embeds, pooled_prompt_embeds, negative_pooled_prompt_embeds
+        )
+        if prompt is None and prompt_embeds is not None:
+            prompt = "prompt_embeds"  # a clip's label; what is in its place is recorded by its hash
+        prompts = list(prompt) if isinstance(prompt, list | tuple) else [prompt]
+        seeds = [seed] if isinstance(seed, int) else list(seed)
+        values = with_input_files(by_field_name(settings))
+        asked = [
+            GenerationSettings.from_values(
+                ({} if text is None else {"prompt": text}) | values | {"seed": each}
+            )
+            for text in prompts
+            for each in seeds
+        ]
+        words = " ".join(dict.fromkeys(text for each in asked for text in each.all_prompts))
+        note = None if prompt_embeds is not None else unknown_words_note(words, self.vocabulary)
+        if note is not None:
+            warnings.warn(note, stacklevel=2)
+        with progress_bars(progress, on_step, on_frame) as (step, frame):
+            videos = self.generate(asked, step, frame, given)
+        return videos if isinstance(prompt, list | tuple) or not isinstance(seed, int) else videos[0]
+
+    def __repr__(self) -> str:
+        parts = self.parts.identity
+        adapter = f", motion_adapter={parts.motion_adapter!r}" if parts.motion_adapter else ""
+        precision = str(self.parts.unet.dtype).removeprefix("torch.")
+        return (
+            f"TextToVideoPipeline({parts.name!r}{adapter}, dtype={precision!r}, device={str(self.device)!r})"
+        )
+
+    def to(
+        self,
+        device: torch.device | torch.dtype | str | None = None,
+        dtype: torch.dtype | str | None = None,
+    ) -> "TextToVideoPipeline":
+        """Move the model to a device, or to another precision, and return the pipeline itself.
+
+        Args:
+            device: Its name, or a precision alone; None stays where it is.
+            dtype: Precision of the networks; None stays as it is.
+
+        Raises:
+            DeviceError: There is no such device.
+            ValueError: No such precision, or a model whose networks wait elsewhere or are quantised.
+
+        >>> TextToVideoPipeline.from_pretrained("embedded").to("cpu", torch.bfloat16)
+        TextToVideoPipeline('embedded', dtype='bfloat16', device='cpu')
+        """
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
+        if self.low_memory or self.parts.quantize is not None:
+            how = "low_memory" if self.low_memory else "quantize"
+            raise ValueError(f"to() does not go with {how}; load the model again with the device or dtype")
+        chosen = self.device if device is None else choose_device(str(device))
+        precision = None if dtype is None else choose_dtype(dtype)
+        for part in self.parts.networks:
+            keeps_range = part is self.parts.vae and needs_float32(self.parts, precision)
+            nn.Module.to(part, device=chosen, dtype=torch.float32 if keeps_range else precision)
+        self.device = chosen
+        self._control_networks = ControlNetworks(self.parts, chosen)
+        return self
+
+    def use_motion_adapter(self, motion_adapter: str) -> "TextToVideoPipeline":
+        """Take other temporal layers, without loading the rest again, and return the pipeline itself.
+
+        Args:
+            motion_adapter: A folder, a file or a hub id; "none" switches temporal layers off.
+
+        Raises:
+            ModelLoadError: It cannot be used with this image model; the present one then stays.
+
+        >>> TextToVideoPipeline.from_pretrained("embedded", device="cpu").use_motion_adapter("none")
+        TextToVideoPipeline('embedded', motion_adapter='none', dtype='float32', device='cpu')
+        """
+        parts = swap_motion_adapter(self.parts, motion_adapter)
+        self.video_unet.detach()
+        self.__init__(parts, self.device, self.accelerated, self.low_memory)  # type: ignore[misc]
+        return self
 
     def generate(
         self,

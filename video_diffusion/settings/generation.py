@@ -4,7 +4,8 @@ Each setting is declared once, here: its type and range, what it means, its flag
 identity. Flags, `--help`, the JSON schema, `docs/settings.md`, job ids and the list of input files follow.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
@@ -33,6 +34,7 @@ from video_diffusion.settings.field_rules import (
     Size,
     check_device,
     check_name,
+    parse_size,
 )
 from video_diffusion.settings.identity import VIDEOS, IdentifiedSettings, declarations, idle_values
 from video_diffusion.settings.keyframes import (
@@ -45,7 +47,7 @@ from video_diffusion.settings.keyframes import (
     MotionSteps,
     place_images,
 )
-from video_diffusion.settings.layers import Layer, validate
+from video_diffusion.settings.layers import ConfigError, Layer, shown, validate
 from video_diffusion.settings.prompts import File, Name
 
 if TYPE_CHECKING:
@@ -534,12 +536,23 @@ class GenerationSettings(IdentifiedSettings):
         """Check keyword values.
 
         Args:
-            values: By field name.
+            values: By field name, or by the name of the flag: `steps`, `frames`, `lora`, `size`.
 
         Raises:
             ValueError: One line with the setting, its rule and the value given.
+
+        >>> GenerationSettings.from_values({"prompt": "a red circle", "steps": 8, "size": "64x48"})
+        GenerationSettings(prompt='a red circle', height=48, width=64, num_inference_steps=8)
         """
-        return validate(cls, Layer(values))
+        return validate(cls, Layer(by_field_name(values)))
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """What is not left at its default, the prompt first."""
+        yield "prompt", self.prompt
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if name != "prompt" and value != field.default:
+                yield name, value
 
     def check_image_prompt(self) -> None:
         """Refuse images without an IP-Adapter, one without images, and frames that the clip does not have.
@@ -580,6 +593,39 @@ PIXEL_FIELDS = tuple(name for name, setting in SETTINGS.items() if setting.pixel
 def without_effect() -> Mapping[str, Any]:
     """Values at which pixel fields change nothing; see `idle_values`."""
     return idle_values(GenerationSettings)
+
+
+@cache
+def flag_names() -> Mapping[str, str]:
+    """Fields by the names of their flags, where these are others: "steps" is num_inference_steps."""
+    names = {
+        flag.removeprefix("--").replace("-", "_"): name
+        for name, setting in SETTINGS.items()
+        for flag in setting.flags.split()
+    }
+    return {flag: name for flag, name in names.items() if flag not in SETTINGS}
+
+
+def by_field_name(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by the names of the fields, from these and from the names of flags.
+
+    Raises:
+        ConfigError: A setting is given under two names, or the size is none.
+    """
+    found: dict[str, Any] = {}
+    for given, value in values.items():
+        named_here = {flag_names().get(given, given): value}
+        if given == "size":
+            try:
+                width, height = value if isinstance(value, tuple) else parse_size(value)
+            except ValueError as error:
+                raise ConfigError(f"size {error} (given {shown(value)})") from None
+            named_here = {"width": width, "height": height}
+        twice = named_here.keys() & found.keys()
+        if twice:
+            raise ConfigError(f"{given} gives {min(twice)} a second time; keep one of them")
+        found |= named_here
+    return found
 
 
 def named(

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
@@ -45,6 +45,9 @@ def idle_values(model: type[BaseModel]) -> Mapping[str, Any]:
 
 class IdentifiedSettings(PromptSettings):
     """Settings whose files count by what is in them, not by where they lie."""
+
+    if TYPE_CHECKING:
+        video_stride: int | None
 
     @property
     def input_files(self) -> dict[str, str]:

@@ -230,24 +230,34 @@ class PromptSettings(BaseModel):
         ]
         return {word: files[word] for word in dict.fromkeys(named)}
 
+    @property
+    def named_in_prompts(self) -> tuple[tuple[str, str], ...]:
+        """What the prompts name that must be here: LoRAs, and embeddings that are not given."""
+        words = self.embedding_files
+        found: dict[tuple[str, str], None] = {}
+        for setting, texts in (("prompt", self.prompt_texts), ("negative_prompt", self.negative_texts)):
+            for text in texts:
+                parsed = parse_prompt(text, self.prompt_syntax)
+                missing = missing_embeddings(parsed.text, words, self.prompt_syntax)
+                found |= dict.fromkeys((setting, word) for word in missing)
+                found |= dict.fromkeys(("lora", name) for name, _ in parsed.loras)
+        return tuple(found)
+
     def check_prompt_words(self) -> None:
         """Refuse prompts that name embeddings or LoRAs which are not here.
 
         Raises:
             ValueError: The first that is missing, and how it is given.
         """
-        words = self.embedding_files
-        for path in words.values():
+        for path in self.embedding_files.values():
             if not Path(path).expanduser().is_file():
                 raise ValueError(f"embeddings names {path}, which is not here; check the spelling")
-        for name, texts in (("prompt", self.prompt_texts), ("negative_prompt", self.negative_texts)):
-            for text in texts:
-                said = parse_prompt(text, self.prompt_syntax).text
-                for word in missing_embeddings(said, words, self.prompt_syntax):
-                    raise ValueError(
-                        f"{name} names the embedding {word!r}, which is not given; set embeddings to its "
-                        "file (--embedding FILE), or take the word out"
-                    )
+        for name, word in self.named_in_prompts:
+            if name != "lora":
+                raise ValueError(
+                    f"{name} names the embedding {word!r}, which is not given; set embeddings to its file "
+                    "(--embedding FILE), or take the word out"
+                )
         tuple(self.all_loras)
 
 

@@ -1,6 +1,12 @@
 """Prompts to embeddings."""
 
-from video_diffusion.text.encode import TextEncoders, encode_prompt, size_conditions, unknown_words
+from video_diffusion.text.encode import (
+    TextEncoders,
+    encode_prompt,
+    size_conditions,
+    unknown_words,
+    unknown_words_note,
+)
 from video_diffusion.text.prompts import PLAIN, Chunk, PromptReading, split_chunks
 from video_diffusion.text.travel import PromptKeyframes, encode_travel_by, slerp, travel
 
@@ -17,4 +23,5 @@ __all__ = [
     "split_chunks",
     "travel",
     "unknown_words",
+    "unknown_words_note",
 ]

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from video_diffusion.settings import shown
 from video_diffusion.text.prompts import (
     PLAIN,
     Chunk,
@@ -152,3 +153,17 @@ def unknown_words(prompt: str, vocabulary: Collection[str]) -> list[str]:
         return []
     words = dict.fromkeys(_WORD.findall(prompt.lower()))
     return [word for word in words if word not in vocabulary]
+
+
+SHOWN_WORDS = 60
+
+
+def unknown_words_note(prompt: str, vocabulary: Collection[str]) -> str | None:
+    """Say which words of a prompt mean nothing to a model, and which ones do; None if it knows all."""
+    unknown = unknown_words(prompt, vocabulary)
+    if not unknown:
+        return None
+    words = ", ".join(shown(word) for word in unknown[:10])
+    known = ", ".join(sorted(vocabulary)[:SHOWN_WORDS])
+    more = f" and {len(vocabulary) - SHOWN_WORDS} more" if len(vocabulary) > SHOWN_WORDS else ""
+    return f"this model never learned {words}; the words it knows: {known}{more}"

@@ -55,7 +55,7 @@ class PromptReading:
 
     syntax: PromptSyntax = "plain"
     clip_skip: int | None = None
-    embeddings: Mapping[str, Sequence[Float[Tensor, "vectors d"]]] = field(default_factory=dict)
+    embeddings: Mapping[str, Sequence[Float[Tensor, "_ _"]]] = field(default_factory=dict)
 
 
 PLAIN = PromptReading()

@@ -1,7 +1,11 @@
 """Images that clips start from, and images made of clips: contact sheet and filmstrip."""
 
+import atexit
+import hashlib
 import importlib.util
 import logging
+import shutil
+import tempfile
 import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
@@ -224,6 +228,81 @@ def _warn_of_cut(what: str, shape: tuple[int, ...], height: int, width: int) -> 
             f"{what} is {columns}x{rows}; {100 * (1 - kept):.0f} % of it is cut off to fit {width}x{height}",
             stacklevel=4,
         )
+
+
+# Images that Python holds, as the files that settings name.
+
+
+@cache
+def _input_folder() -> Path:
+    """Where they lie; it goes when the program ends."""
+    folder = Path(tempfile.mkdtemp(prefix="video-diffusion-inputs-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def as_input_file(value: object) -> object:
+    """Write an image, or the frames of a video, to a temporary file and return its path; a path stays.
+
+    Args:
+        value: PIL's image, NumPy's array `h w c` or `f h w c`, torch's tensor `c h w` or `f c h w`, uint8 or
+            float in [0, 1], or a list of images. Anything else is returned as it is.
+
+    Raises:
+        ValueError: An array of another shape or type.
+    """
+    if isinstance(value, list | tuple) and value and not isinstance(value[0], str | Path):
+        frames = [_pixels(each) for each in value]
+        if any(frame.ndim != 3 for frame in frames):
+            raise ValueError("must be a list of images, each of rows, columns and channels")
+        return _written(frames)
+    if isinstance(value, Path):
+        return str(value)
+    if not (isinstance(value, Image.Image | np.ndarray) or hasattr(value, "detach")):
+        return value
+    pixels = _pixels(value)
+    return _written([pixels] if pixels.ndim == 3 else list(pixels), alone=pixels.ndim == 3)
+
+
+def _pixels(value: Any) -> UInt8[np.ndarray, "*frames h w 3"]:
+    """One image or several as 8-bit RGB."""
+    if isinstance(value, Image.Image):
+        return np.asarray(value.convert("RGB"))
+    is_tensor = hasattr(value, "detach")
+    array = np.asarray(value.detach().cpu().float() if is_tensor else value)
+    if is_tensor and value.dtype.is_floating_point is False:
+        array = array.astype(np.uint8)
+    if array.ndim in {3, 4} and is_tensor:
+        array = np.moveaxis(array, -3, -1)
+    if array.ndim not in {3, 4} or array.shape[-1] not in {1, 3, 4} or 0 in array.shape:
+        rule = "(channels, rows, columns)" if is_tensor else "(rows, columns, channels)"
+        raise ValueError(
+            f"must be an image {rule}, or frames of them, but has the shape {tuple(value.shape)}"
+        )
+    if np.issubdtype(array.dtype, np.floating):
+        if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
+            raise ValueError("must be in [0, 1] where it is floating point; divide by 255, or give uint8")
+        array = np.rint(array * 255)
+    elif array.dtype != np.uint8:
+        raise ValueError(f"must be uint8, or floating point in [0, 1], but is {array.dtype}")
+    return array.astype(np.uint8)[..., :3] if array.shape[-1] > 1 else array.astype(np.uint8).repeat(3, -1)
+
+
+def _written(frames: Sequence[UInt8[np.ndarray, "h w 3"]], alone: bool = False) -> str:
+    """A picture, or a folder of numbered ones, named by its content."""
+    digest = hashlib.sha256()
+    for frame in frames:
+        digest.update(repr(frame.shape).encode() + np.ascontiguousarray(frame).tobytes())
+    place = _input_folder() / digest.hexdigest()[:16]
+    if alone:
+        path = place.with_suffix(".png")
+        if not path.exists():
+            Image.fromarray(frames[0]).save(path)
+        return str(path)
+    place.mkdir(exist_ok=True)
+    for number, frame in enumerate(frames):
+        Image.fromarray(frame).save(place / f"{number:05}.png")
+    return str(place)
 
 
 # Pictures of clips: a contact sheet with its flicker curve, and the filmstrip from noise to picture.
