@@ -84,7 +84,7 @@ def train(
     from video_diffusion.training.run_folder import CONFIG_FILE, RunFolder, owned
 
     with warnings_as_lines(), owned(folder) if main else nullcontext(RunFolder(folder)) as place:
-        from video_diffusion.training.run import open_run
+        from video_diffusion.training.run import cache_line, open_run
 
         started = time.monotonic()
         if main and not dry_run and not (folder / CONFIG_FILE).exists():
@@ -97,6 +97,8 @@ def train(
             raise ValueError(f"--strict: {run.sources.unused[0]}")
         if main and not quiet:
             say(plan_line(run))
+            if told := cache_line(run):
+                say(told)
         for line in (*passed_over(run, resume), *run.sources.unused) if main else ():
             warn(line)
         if dry_run:
@@ -190,12 +192,10 @@ def check_folder(folder: Path, resume: bool) -> None:
     there = (
         {path.name for path in folder.iterdir() if path.name not in OWN_FILES} if folder.is_dir() else set()
     )
-    if "metrics.jsonl" in there or "checkpoints" in there:
-        if not resume:
-            raise click.UsageError(
-                f"--output: {folder} holds a run; --resume goes on with it, or name another"
-            )
-    elif there - {"config.yaml"}:
+    begun = there & {"metrics.jsonl", "checkpoints"} or there >= {"config.yaml", "cache"}
+    if begun and not resume:
+        raise click.UsageError(f"--output: {folder} holds a run; --resume goes on with it, or name another")
+    if not begun and there - {"config.yaml", "cache"}:
         raise click.UsageError(f"--output: {folder} holds other files; name a new or empty folder")
 
 
