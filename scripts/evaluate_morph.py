@@ -1,13 +1,13 @@
-"""Does morph tell what keeps its shape from what does not? Clips of known truth, two tables in docs/metrics.md.
+"""Does morph tell what keeps its shape from what does not? Clips of known truth; tables in docs/metrics.md.
 
     python scripts/evaluate_morph.py                  # about 8 minutes on one core; goes on where it stopped
     python scripts/evaluate_morph.py --print          # show the tables instead of writing them
 
 228 clips: each of 114 scenes once rigid and once damaged, on grounds that are flat, textured or both, with
 things that move by themselves, seen by a camera that stands, pans, turns, zooms or shakes, under noise and
-changing light; the damage is new in each frame and 0.5, 1 or 2 px strong (RMS, of an image 256 high). 46 ladders
-of damage from nothing to 4 px on other scenes, 64 to 256 px high. Every frame evaluates formulas at the
-positions that its pixels see; nothing is resampled. Measured values are kept in a file of rows, so that an
+changing light; the damage is new in each frame and 0.5, 1 or 2 px strong (RMS, of an image 256 high). And 46
+ladders of damage from nothing to 4 px on other scenes, 64 to 256 px high. Every frame evaluates formulas at
+the positions that its pixels see; nothing is resampled. Measured values are kept in a file, so that an
 interrupted evaluation goes on; delete it after a change of the measures.
 """
 
@@ -15,6 +15,7 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -97,10 +98,9 @@ class Scene:
 def bumps(angle: Plane, generator: np.random.Generator) -> Plane:
     """A smooth wave around a thing, RMS 1: harmonics 2 to 5, amplitudes and phases drawn."""
     size, phase = generator.normal(0, 1, 4), generator.uniform(0, 2 * np.pi, 4)
-    return (
-        np.sum([s * np.cos((k + 2) * angle + p) for k, (s, p) in enumerate(zip(size, phase, strict=True))], 0)
-        / 2**0.5
-    )
+    waves = [s * np.cos((k + 2) * angle + p) for k, (s, p) in enumerate(zip(size, phase, strict=True))]
+    bumpy: Plane = np.sum(waves, axis=0) / 2**0.5
+    return bumpy
 
 
 def wobble(x: Plane, y: Plane, length: float | int, generator: np.random.Generator) -> tuple[Plane, Plane]:
@@ -118,15 +118,18 @@ def wobble(x: Plane, y: Plane, length: float | int, generator: np.random.Generat
 
 def distance_inside(shape: str, x: Plane, y: Plane) -> Plane:
     """How far a position lies inside a shape, in px at 256."""
+    inside: Plane
     if shape == "square":
-        return 44 - np.maximum(np.abs(x), np.abs(y))
-    if shape == "disc":
-        return 48 - np.hypot(x, y)
-    if shape == "bar":
-        return np.minimum(62 - np.abs(x), 20 - np.abs(y))
-    if shape == "star":
-        return 46 * (1 + 0.22 * np.cos(5 * np.arctan2(y, x))) - np.hypot(x, y)
-    return 28 - np.maximum(y, np.abs(x) * 0.866 - y / 2)
+        inside = 44 - np.maximum(np.abs(x), np.abs(y))
+    elif shape == "disc":
+        inside = 48 - np.hypot(x, y)
+    elif shape == "bar":
+        inside = np.minimum(62 - np.abs(x), 20 - np.abs(y))
+    elif shape == "star":
+        inside = 46 * (1 + 0.22 * np.cos(5 * np.arctan2(y, x))) - np.hypot(x, y)
+    else:
+        inside = 28 - np.maximum(y, np.abs(x) * 0.866 - y / 2)
+    return inside
 
 
 def coloured(texture: str, x: Plane, y: Plane, size: int, seed: int) -> np.ndarray:
@@ -165,7 +168,7 @@ def drawn(scene: Scene) -> Frames:
             du, dv = wobble(u, v, 40 if scene.damage == "melt" else 12, generator)
             u, v = u + a * du, v + a * dv
         elif scene.damage == "parts":
-            u, v = u + a * moment * np.sign(v) * (np.abs(v) > 0), v
+            u = u + a * moment * np.sign(v)
         elif scene.damage == "aspect":
             u, v = u * (1 + a * moment / 44), v * (1 - a * moment / 44)
         inside = distance_inside(scene.shape, u, v)
@@ -228,116 +231,107 @@ class Measured:
         lines = file.read_text().splitlines() if file.exists() else []
         self._rows: dict[str, dict[str, float]] = dict(map(json.loads, lines))
 
-    def __call__(
+    def of(
         self, name: str, make: Callable[[], Frames], metrics: tuple[str, ...] = METRICS
     ) -> dict[str, float]:
         """Measure a clip, or read what an earlier evaluation measured."""
         if name not in self._rows:
             report = measure(make(), 8, metrics=metrics, one_shot=True, threads=1).values
-            row = {each: report[each].value for each in metrics}
-            row["worst cell"] = report["morph"].details.get("worst_cell")
-            self._rows[name] = {each: 0.0 if value is None else value for each, value in row.items()}
+            row = {each: report[each].value or 0.0 for each in metrics}
+            row["worst cell"] = report["morph"].details.get("worst_cell", 0.0)
+            self._rows[name] = row
             with self._file.open("a") as rows:
-                rows.write(json.dumps([name, self._rows[name]]) + "\n")
+                rows.write(json.dumps([name, row]) + "\n")
         return self._rows[name]
+
+    def scene(self, scene: Scene, metrics: tuple[str, ...] = METRICS) -> dict[str, float]:
+        """Measure a scene."""
+        return self.of(scene.key, lambda: drawn(scene), metrics)
+
+
+COLUMNS = ("morph", "worst cell", "flow_jitter", "flicker", "warp_ssim")
 
 
 def separation(measured: Measured) -> str:
     """How well each measure tells rigid from damaged clips, by strength, motion, light and damage."""
     damaged = scenes()
-    rows = [
-        (
-            scene,
-            *(
-                measured(each.key, lambda each=each: drawn(each))
-                for each in (scene, replace(scene, strength=0.0))
-            ),
-        )
-        for scene in damaged
-    ]
-    groups: list[tuple[str, Callable[[Scene], bool]]] = [
-        ("all", lambda scene: True),
-        *((f"damage of {strength:g} px", lambda scene, a=strength: scene.strength == a) for strength in STRENGTHS),
-        ("2 px, no sudden bounce", lambda scene: scene.strength == 2 and scene.motion != "bounce"),
-        *((f"damage: {name}", lambda scene, a=name: scene.damage == a) for name in DAMAGES),
-        *((f"motion: {name}", lambda scene, a=name: scene.motion == a) for name in MOTIONS),
-        *((f"light: {name}", lambda scene, a=name: scene.light == a) for name in LIGHTS),
-    ]  # fmt: skip
+    worse = [measured.scene(scene) for scene in damaged]
+    rigid = [measured.scene(replace(scene, strength=0.0)) for scene in damaged]
+    belongs = {
+        "all": [True for _ in damaged],
+        **{f"damage of {a:g} px": [scene.strength == a for scene in damaged] for a in STRENGTHS},
+        "2 px, no sudden bounce": [scene.strength == 2 and scene.motion != "bounce" for scene in damaged],
+        **{f"damage: {name}": [scene.damage == name for scene in damaged] for name in DAMAGES},
+        **{f"motion: {name}": [scene.motion == name for scene in damaged] for name in MOTIONS},
+        **{f"light: {name}": [scene.light == name for scene in damaged] for name in LIGHTS},
+    }
     table = []
-    for name, belongs in groups:
-        among = [row for row in rows if belongs(row[0])]
+    for name, chosen in belongs.items():
+        among = [number for number, is_in in enumerate(chosen) if is_in]
         areas = []
-        for column in ("morph", "worst cell", "flow_jitter", "flicker", "warp_ssim"):
-            sign = -1 if column == "warp_ssim" else 1
-            areas.append(
-                area([sign * row[2][column] for row in among], [sign * row[1][column] for row in among])
-            )
-        worse = np.mean([row[1]["morph"] > row[2]["morph"] for row in among])
-        table.append(
-            [
-                name,
-                str(2 * len(among)),
-                f"**{areas[0]:.3f}**",
-                *(f"{each:.3f}" for each in areas[1:]),
-                f"{worse:.2f}",
-            ]
-        )
-    head = [
-        "area under the curve",
-        "clips",
-        "**morph**",
-        "its worst_cell",
-        "flow_jitter",
-        "flicker",
-        "warp_ssim",
-        "damaged above its own rigid clip",
-    ]
-    return markdown(head, table)
+        for column in COLUMNS:
+            low, high = ([side[number][column] for number in among] for side in (rigid, worse))
+            areas.append(1 - area(low, high) if column == "warp_ssim" else area(low, high))
+        above = np.mean([worse[number]["morph"] > rigid[number]["morph"] for number in among])
+        table.append([name, str(2 * len(among)), *(f"{each:.3f}" for each in areas), f"{above:.2f}"])
+    head = ["**morph**", "its `worst_cell`", *COLUMNS[2:], "morph above its own rigid clip"]
+    return markdown(["area under the curve", "clips", *head], table)
 
 
 def order(measured: Measured) -> str:
     """How strictly morph rises along each kind of ladder."""
-    found: dict[str, list[tuple[float, list[float]]]] = {name: [] for name in DAMAGES}
+    found: dict[str, list[list[float]]] = {name: [] for name in DAMAGES}
     for scene in ladders():
         rungs = [replace(scene, strength=float(strength)) for strength in LADDER]
-        values = [measured(each.key, lambda each=each: drawn(each), ("morph",))["morph"] for each in rungs]
-        found[scene.damage].append((float(spearmanr(LADDER, values).statistic), values))
+        found[scene.damage].append([measured.scene(each, ("morph",))["morph"] for each in rungs])
     table = []
     for name, rows in found.items():
-        ranks = [rank for rank, _ in rows]
-        medians = np.median([values for _, values in rows], axis=0)
+        ranks = [float(spearmanr(LADDER, values).statistic) for values in rows]
+        medians = (f"{each:.3f}" for each in np.median(rows, axis=0))
         table.append(
-            [
-                name,
-                str(len(rows)),
-                f"{min(ranks):.2f}",
-                str(sum(rank > 0.999 for rank in ranks)),
-                *(f"{each:.3f}" for each in medians),
-            ]
+            [name, str(len(rows)), str(sum(rank > 0.999 for rank in ranks)), f"{min(ranks):.2f}", *medians]
         )
-    return markdown(
-        ["damage", "ladders", "least Spearman", "of them 1.00", *(f"{each:g} px" for each in LADDER)], table
-    )
+    head = ["damage", "ladders", "Spearman 1.00", "the least", *(f"{each:g} px" for each in LADDER)]
+    return markdown(head, table)
+
+
+def square_that_bulges(percent: float | int, size: int = 128) -> Frames:
+    """A flat square, 100 px wide at 256, whose sides bulge by that share of half its width (RMS)."""
+    bulges = np.random.default_rng(2).normal(0, 1, 10)
+    return moving_square((percent / 2 * bulges).tolist(), size)
 
 
 def known(measured: Measured) -> str:
-    """What single clips read: a square that wobbles, and what must read nothing."""
-    bulges = np.random.default_rng(2).normal(0, 1, 10)
+    """What single clips read: a square that wobbles, and what must read next to nothing."""
     square, still = moving_square([0.0] * 8, 128, 3), moving_square([0.0] * 8, 128, 0)
-    clips: dict[str, Callable[[], Frames]] = {
-        **{f"flat square, sides bulge by {share:g} % (RMS) of half its width": lambda share=share: moving_square((share / 2 * bulges).tolist(), 128) for share in (0, 1, 2, 5, 10, 20)},
-        **{f"by 1 px, {size} px high": lambda size=size: moving_square(bulges.tolist(), size) for size in (64, 128, 256)},
-        "flat square, panning": lambda: square,
-        "each frame twice": lambda: np.repeat(square, 2, axis=0),
-        "local flicker of 16 levels, still": lambda: local_flicker(still, 16),
-        "local flicker of 16 levels, panning": lambda: local_flicker(square, 16),
-        "noise of σ 16": lambda: frame_noise(square, 16),
-        "brightness ±24": lambda: brightness_flicker(square, 24),
-    }  # fmt: skip
-    return markdown(
-        ["clip", "morph"],
-        [[name, f"{measured(name, make, ('morph',))['morph']:.3f}"] for name, make in clips.items()],
-    )
+    values = [
+        measured.of(f"bulge {each}", partial(square_that_bulges, each), ("morph",))["morph"]
+        for each in (0, 1, 2, 5, 10, 20)
+    ]
+    sizes = [
+        measured.of(f"size {each}", partial(square_that_bulges, 2, each), ("morph",))["morph"]
+        for each in (64, 128, 256)
+    ]
+    floors = {
+        "flat square, panning": square,
+        "the same, each frame twice": np.repeat(square, 2, axis=0),
+        "local flicker of ±16 levels, square still": local_flicker(still, 16),
+        "local flicker of ±16 levels, square panning": local_flicker(square, 16),
+        "noise of σ 16, square panning": frame_noise(square, 16),
+        "brightness ±24, square panning": brightness_flicker(square, 24),
+    }
+    rows = [
+        [
+            "flat square, sides bulge by 0, 1, 2, 5, 10, 20 % (RMS)",
+            ", ".join(f"{each:.3f}" for each in values),
+        ],
+        ["by 2 % (1 px), 64, 128, 256 px high", ", ".join(f"{each:.3f}" for each in sizes)],
+        *(
+            [name, f"{measured.of(name, partial(np.asarray, frames), ('morph',))['morph']:.3f}"]
+            for name, frames in floors.items()
+        ),
+    ]
+    return markdown(["clip", "morph"], rows)
 
 
 def main() -> None:
