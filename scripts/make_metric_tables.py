@@ -35,7 +35,7 @@ ENCODINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "GIF": ("clip.gif", {}),
 }
 ENCODED = (
-    "raw_flicker", "flicker", "luma_flicker", "warp_psnr", "warp_ssim", "coverage", "drift", "motion",
+    "raw_flicker", "flicker", "luma_flicker", "morph", "warp_psnr", "warp_ssim", "coverage", "drift", "motion",
     "flow_jitter", "sharpness", "mean_luma",
 )  # fmt: skip
 PROMPTS = (

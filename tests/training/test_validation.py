@@ -54,6 +54,15 @@ def test_clips_are_those_of_the_prompts_or_else_of_held_out_captions(tmp_path: P
     assert Validation.from_row(json.loads(json.dumps(made.to_row()))).measures == made.measures
 
 
+def test_four_clips_and_four_held_out_ones_have_a_distance_of_how_they_move(tmp_path: Path) -> None:
+    few = validator(tmp_path, ("clip 1", "clip 2", "clip 3", "clip 4"))
+    assert few.validate().motion_distance is None  # two clips are held out
+    some = Validator(few.trainer, few.settings, [memory_clips(4, "held")], tmp_path)
+    found = some.validate()
+    assert found.motion_distance is not None and 0 < found.motion_distance["p"] <= 1
+    assert some.validate().motion_distance == found.motion_distance
+
+
 def measured(
     *clips: tuple[float | None, float | None], step: int = 0, loss: float | None = 0.5
 ) -> Validation:

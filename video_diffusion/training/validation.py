@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 
 from video_diffusion.comparison.statistics import bootstrap_interval
+from video_diffusion.metrics import MOTION_FEATURES, features_of, measure, set_distance
 from video_diffusion.settings import GenerationSettings
 from video_diffusion.settings.training import ValidationSettings
 from video_diffusion.training.clips import Clips, Item
@@ -25,6 +27,8 @@ NUM_QUARTILES = 4
 NUM_OWN_PROMPTS = 4
 FEWEST_FOR_INTERVAL = 3
 MAX_ERROR = 300  # characters
+FEWEST_OF_A_SET, MOST_OF_A_SET = 4, 64
+"""Clips for a distance of sets; of more held-out clips the first are enough."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class Validation:
         clips: File (relative to the run), prompt, seed and measures of each clip.
         losses: Of each held-out clip, by its id.
         error: Why nothing was found; empty if something was.
+        motion_distance: How far the set of clips is from the held-out clips in how they move
+            (`metrics.set_distance`, its interval and p); None with fewer than 4 clips on a side.
     """
 
     step: int
@@ -48,12 +54,15 @@ class Validation:
     clips: tuple[Mapping[str, Any], ...]
     losses: Mapping[str, float] = field(default_factory=dict)
     error: str = ""
+    motion_distance: Mapping[str, float] | None = None
 
     def to_row(self) -> dict[str, Any]:
         """As a row of metrics.jsonl."""
         found = {name: value for name, value in vars(self).items() if name != "step"}
         if not self.error:
             del found["error"]
+        if self.motion_distance is None:
+            del found["motion_distance"]
         return {"step": self.step, "validation": found}
 
     @classmethod
@@ -68,6 +77,7 @@ class Validation:
             tuple(values["clips"]),
             values.get("losses", {}),
             values.get("error", ""),
+            values.get("motion_distance"),
         )
 
 
@@ -102,6 +112,8 @@ class Validator:
     ) -> None:
         self.trainer, self.settings, self.run = trainer, settings, run
         self._items: dict[tuple[int, int], Item | None] = {}
+        self._motions: list[np.ndarray] = []
+        self._held_out_motions: list[np.ndarray] | None = None
         self.num_failed = 0
         self._wants_to_stop: Callable[[], bool] = lambda: False
         self.held_out = [(clips, number) for clips in held_out for number in range(len(clips))]
@@ -121,6 +133,7 @@ class Validator:
             ):
                 quartiles, losses = self._held_out_losses()
                 clips = self._clips()
+                motion_distance = self._motion_distance()
         except ValidationStopped:
             return None
         except Exception as error:  # whatever it is, the training is worth more
@@ -135,6 +148,7 @@ class Validator:
             measures={name: _mean([clip["measures"].get(name) for clip in clips]) for name in names},
             clips=clips,
             losses=losses,
+            motion_distance=motion_distance,
         )
 
     def _check_stop(self, _: object = None) -> None:
@@ -189,6 +203,7 @@ class Validator:
 
     def _clips(self) -> tuple[Mapping[str, Any], ...]:
         made = []
+        self._motions = []
         folder = self.run / "validation" / f"step-{self.trainer.step:08d}"
         folder.mkdir(parents=True, exist_ok=True)
         pipeline = self.trainer.pipeline
@@ -209,6 +224,7 @@ class Validator:
                 path = folder / f"{number:02d}-{slug(prompt)}-{seed}.mp4"
                 if self.trainer.accelerator.is_main_process:
                     video.save(path)
+                self._motions += motion_of(video.frames, video.report.fps)
                 measures = {name: measure.value for name, measure in video.report.values.items()}
                 file = path.relative_to(self.run).as_posix()
                 num_frames, height, width, _ = video.frames.shape
@@ -219,6 +235,20 @@ class Validator:
         finally:
             pipeline.parts = parts
         return tuple(made)
+
+    def _motion_distance(self) -> Mapping[str, float] | None:
+        """How the clips of this validation move, against the held-out ones; None where there are too few."""
+        if len(self._motions) < FEWEST_OF_A_SET or len(self.held_out) < FEWEST_OF_A_SET:
+            return None
+        if self._held_out_motions is None:
+            items = [self._item(clips, number) for clips, number in self.held_out[:MOST_OF_A_SET]]
+            fps = Fraction(self.trainer.settings.clips.fps or 8)
+            shown = [item["frames"] for item in items if item is not None and "frames" in item]
+            self._held_out_motions = [motion for frames in shown for motion in motion_of(frames, fps)]
+        if len(self._held_out_motions) < FEWEST_OF_A_SET:
+            return None
+        found = set_distance(np.array(self._motions), np.array(self._held_out_motions))
+        return {"distance": found.distance, "low": found.low, "high": found.high, "p": found.p}
 
     def _request(self, prompt: str, seed: int) -> GenerationSettings:
         training = self.trainer.settings.clips
@@ -242,6 +272,12 @@ class Validator:
         return GenerationSettings.from_values({"prompt": prompt, "seed": seed, **given})
 
 
+def motion_of(frames: Any, fps: Fraction) -> list[np.ndarray]:
+    """The 80 numbers of how a clip moves, in a list that is empty where it is too short."""
+    found = features_of(measure(frames, fps, metrics=[MOTION_FEATURES], one_shot=True))
+    return [] if found is None else [found]
+
+
 def held_out_draws(seed: int, place: int) -> list[ItemDraws]:
     """One noise level in each quarter of the schedule, and noise, for held-out clip number `place`.
 
@@ -257,7 +293,7 @@ def held_out_draws(seed: int, place: int) -> list[ItemDraws]:
 
 
 def what_changed(first: Validation, last: Validation) -> str:
-    """Say in words how the last validation differs from the first: held-out loss, flicker, motion.
+    """Say in words how the last validation differs from the first: held-out loss, flicker, morph, motion.
 
     Both saw the same clips, prompts and noise, so each is compared with itself, and the mean difference has
     the interval of `comparison.statistics`: over held-out clips, or over prompts and their seeds.
@@ -270,7 +306,7 @@ def what_changed(first: Validation, last: Validation) -> str:
         )
     elif first.held_out_loss is not None and last.held_out_loss is not None:  # of an older version
         parts.append(_change("held-out loss", [[(first.held_out_loss, last.held_out_loss)]], "", ""))
-    for name, unit in (("flicker", " levels"), ("motion", " px/frame")):
+    for name, unit in (("flicker", " levels"), ("morph", " px/frame at 256"), ("motion", " px/frame")):
         pairs = _pairs(first, last, name)
         known = [[pair for pair in row if None not in pair] for row in pairs.values()]
         known = [row for row in known if row]
@@ -278,6 +314,9 @@ def what_changed(first: Validation, last: Validation) -> str:
             parts.append(_change(name, known, unit, "prompts", sum(map(len, pairs.values()))))
         elif any(value is not None for row in pairs.values() for pair in row for value in pair):
             parts.append(f"{name} could be measured in no clip both before and after")
+    if first.motion_distance is not None and last.motion_distance is not None:
+        before, after = (each["distance"] for each in (first.motion_distance, last.motion_distance))
+        parts.append(f"distance from how held-out clips move {before:.3f} before, {after:.3f} after")
     if not parts:
         return "nothing was measured: there were neither held-out clips nor validation prompts"
     return f"after {last.step} steps against step {first.step}: " + "; ".join(parts)
