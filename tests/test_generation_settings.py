@@ -153,7 +153,7 @@ OTHER: dict[str, Any] = {
     "freeinit_temporal_cutoff": 0.5, "init_video": "a.mp4", "init_image": "a.png", "strength": 0.5,
     "image_hold": 0.5, "enforce_steps": True, "loras": ["x.safetensors:0.5"], "speed": 2,
     "compile": True,
-    "guidance_interval": (0.2, 0.8), "ip_adapter": "x.safetensors", "ip_image": {"0-3": "a.png"},
+    "guidance_interval": (0.2, 0.8), "temporal_guidance": 1.0, "ip_adapter": "x.safetensors", "ip_image": {"0-3": "a.png"},
     "ip_scale": 0.5, "quantize": "int8",
     "controlnet": "n", "control_video": "e.mp4", "controlnet_scale": 0.5,
     "controlnet_steps": (0.0, 0.5), "sparsectrl": "s", "sparse_images": {"-1": "d.png"},

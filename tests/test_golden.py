@@ -115,6 +115,15 @@ def plain(settings: Any, folder: Path) -> dict[str, Any]:
     return dict(json.loads(json.dumps(settings.model_dump(mode="json")).replace(str(folder), "TMP")))
 
 
+def as_before(found: Any, expected: Any) -> Any:
+    """What was found, without settings that came later and stand at their default."""
+    if not isinstance(found, dict) or not isinstance(expected, dict):
+        return found
+    usual = GenerationSettings(prompt="-").model_dump(mode="json")
+    later = {name for name in found.keys() - expected.keys() if name in usual and found[name] == usual[name]}
+    return {name: as_before(value, expected.get(name)) for name, value in found.items() if name not in later}
+
+
 def golden_settings(folder: Path, model: Path, files: dict[str, Path]) -> dict[str, Any]:
     pipelines: dict[tuple[str | None, str], TextToVideoPipeline] = {}
     found = {}
@@ -202,7 +211,7 @@ def test_ids_records_frames_summaries_and_weights_are_as_they_were(tmp_path: Pat
     expected = json.loads(GOLDEN.read_text())
     for part in expected:
         for name, value in expected[part].items():
-            assert found[part][name] == value, f"{part}: {name}"
+            assert as_before(found[part][name], value) == value, f"{part}: {name}"
         assert found[part].keys() == expected[part].keys()
 
 

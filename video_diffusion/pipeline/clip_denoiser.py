@@ -13,11 +13,11 @@ from video_diffusion.acceleration import (
     FULL_STEP_EVERY,
     FeatureReuse,
     ReusingGuided,
-    prompts_half,
 )
 from video_diffusion.models import ControlledUNet, FrameControl, VideoUNet
 from video_diffusion.pipeline.plan import (
     context_windows,
+    has_temporal_guidance,
     numbers_along_frames,
     numbers_along_steps,
 )
@@ -39,8 +39,10 @@ from video_diffusion.sampling import (
     likeness,
     low_pass_filter,
     make_scheduler,
+    parts_of_conditions,
     shuffle_noise,
     step_noise,
+    temporal_guidance,
 )
 from video_diffusion.settings import CHANGING_NUMBERS, ResolvedSettings
 from video_diffusion.shapes import Latents
@@ -119,7 +121,8 @@ class ClipDenoiser:
         guidance_scale = changing.pop("guidance_scale", numbers_along_frames(settings, "guidance_scale"))
         if changing:
             model = AlongSteps(model, changing)
-        ask = (model, prompt_embeds, negative_embeds, guidance_scale)
+        weaker = [temporal_guidance(settings.temporal_guidance)] if has_temporal_guidance(settings) else []
+        ask = (model, prompt_embeds, negative_embeds, guidance_scale, weaker)
         self._reuse: FeatureReuse | None = None
         self.guided: Denoiser
         if settings.speed:
@@ -130,8 +133,10 @@ class ClipDenoiser:
             self.guided = ReusingGuided(self._reuse, every, num_first, *ask, **conditions)
         else:
             self.guided = Guided(*ask, **conditions)
-        if settings.guidance_interval is not None and negative_embeds is not None:
-            prompted = Guided(model, prompt_embeds, None, 1.0, **prompts_half(conditions))
+        if settings.guidance_interval is not None and (negative_embeds is not None or weaker):
+            num_parts = 1 if negative_embeds is None else 2
+            own: dict[str, Any] = parts_of_conditions(conditions, num_parts, [num_parts - 1])
+            prompted = Guided(model, prompt_embeds, None, 1.0, **own)
             num_timesteps = scheduler_config.get("num_train_timesteps", 1000)
             self.guided = GuidedWithin(self.guided, prompted, settings.guidance_interval, num_timesteps)
         if settings.init_image is not None and video_unet.motion_adapter.conv_in is None:

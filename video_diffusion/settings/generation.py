@@ -445,6 +445,11 @@ class GenerationSettings(BaseModel):
         ),
         Setting("--guidance-interval", "LOW-HIGH"),
     ] = None
+    temporal_guidance: Annotated[
+        float,
+        Field(ge=0, le=10, description="How far from an answer without temporal layers. 0 is off, 1 usual."),
+        Setting("--temporal-guidance", "X"),
+    ] = 0.0
     ip_adapter: Annotated[
         Name,
         Field(description="An IP-Adapter: a file, folder or file on the hub, its image encoder beside it."),
@@ -613,11 +618,7 @@ class GenerationSettings(BaseModel):
             place_images("ip_image", self.ip_image, self.num_frames)
 
     def with_defaults(self, defaults: Mapping[str, Any]) -> "GenerationSettings":
-        """Fill every None from a model's defaults.
-
-        Args:
-            defaults: Checked, see `model_defaults`; names that are no settings are ignored.
-        """
+        """Fill every None from `model_defaults`; names that are no settings are ignored."""
         left_open = [name for name in type(self).model_fields if getattr(self, name) is None]
         return self.model_copy(update={name: defaults[name] for name in left_open if name in defaults})
 
