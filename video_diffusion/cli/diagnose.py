@@ -218,4 +218,12 @@ def _show(found: "Findings", written: list[Path], *, as_json: bool) -> None:
 
 def _tell_pixels(path: Path, folder: Path, *, as_json: bool) -> None:
     """What pixels alone tell of a clip."""
-    raise NotImplementedError
+    from video_diffusion.diagnosis.report import write_pixels
+
+    sentences, content, written = write_pixels(path, folder)
+    if as_json:
+        files = [str(each) for each in written]
+        click.echo(json.dumps({**content, "files": files}, ensure_ascii=False))
+        return
+    for line in [*sentences, str(written[0])]:
+        click.echo(printable(line))

@@ -226,14 +226,24 @@ def _gains(effects: Mapping[str, Effect]) -> tuple[str, ...]:
 
 
 def _losses(effects: Mapping[str, Effect]) -> tuple[str, ...]:
-    """Guards whose mean falls beyond their margins."""
-    return tuple(
-        f"{SPOKEN.get(name, name)} {effect.relative:+.0%}".replace("-", "−")
+    """Guards whose mean falls beyond their margins, and faults that rise by as much as would be a gain."""
+    worse = [
+        name
         for name, margin in GUARDS.items()
+        if (effect := effects.get(name)) is not None and (effect.relative or 0.0) < -margin
+    ]
+    worse += [
+        name
+        for name, floor in FAULTS.items()
         if (effect := effects.get(name)) is not None
-        and effect.relative is not None
-        and effect.relative < -margin
-    )
+        and effect.difference.estimate >= floor
+        and (effect.relative or 0.0) >= LEAST_SHARE
+    ]
+    return tuple(f"{SPOKEN.get(name, name)} {_percent(effects[name].relative)}" for name in worse)
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:+.0%}".replace("-", "−")
 
 
 # Causes and words.
@@ -292,8 +302,9 @@ def _sentences(
 def _told(cause: Contribution, subject: Subject) -> str:
     gain = _gain_words(cause)
     if cause.part == "decoder":
+        made = cause.effects[cause.fault].as_it_is
         return (
-            f"Decoder: on latents that hardly move it makes {gain.replace('−', '')} by itself; another "
+            f"Decoder: on latents that hardly move it makes {made:.2f} levels of flicker by itself; another "
             "autoencoder, or one with temporal layers, would not."
         )
     if cause.part == "encoder":
@@ -311,9 +322,7 @@ def _told(cause: Contribution, subject: Subject) -> str:
         for name, value in cause.values.items()
         if own[name] != value
     )
-    price = (
-        f"; it costs {', '.join(cause.losses)}" if cause.losses else "; motion, sharpness and alignment hold"
-    )
+    price = f"it costs {', '.join(cause.losses)}" if cause.losses else "motion, sharpness, alignment hold"
     return f"{cause.part[0].upper()}{cause.part[1:]}: {changed}: {gain}; {price}.\n   {cause.command}"
 
 

@@ -1,16 +1,21 @@
 """`diagnosis.html` and `diagnosis.json`: what each part contributes, beside the clips that show it."""
 
 import json
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from video_diffusion.comparison.summary import ClipResult, Span
 from video_diffusion.diagnosis.findings import FAULTS, GUARDS, SPOKEN, UNITS, Contribution, Effect, Findings
 from video_diffusion.diagnosis.parts import Part
+from video_diffusion.diagnosis.pixels import summary, tell
 from video_diffusion.diagnosis.run import AS_IT_IS
-from video_diffusion.video import library_versions, write_bytes
+from video_diffusion.video import library_versions, read_video, write_bytes
 from video_diffusion.web import ClipView, number, render_page, scale_over, signed, with_images, write_page
 
 PAGE, ANSWER = "diagnosis.html", "diagnosis.json"
@@ -19,6 +24,7 @@ SHOWN = ("flicker", "morph", "drift", *GUARDS)
 """Columns of the table."""
 GLYPH = (4.0, 128.0)
 WORST_FRAMES = 3
+USUAL_FPS = 8
 
 
 @dataclass(frozen=True)
@@ -230,3 +236,55 @@ def _worst(own: ClipResult) -> str:
     )
     mean = number(sum(value for value, _ in known) / len(known))
     return f"It flickers most at frames {frames}, against a mean of {mean} levels."
+
+
+# A clip without a record: what its pixels tell.
+
+
+def write_pixels(path: Path, folder: Path) -> tuple[list[str], dict[str, Any], list[Path]]:
+    """Look at a clip's pixels, and write page and answer.
+
+    Returns:
+        The sentences, the answer as plain JSON values, and the files.
+
+    Raises:
+        VideoReadError: The clip cannot be read.
+    """
+    video = read_video(path)
+    fps = video.fps or Fraction(USUAL_FPS)
+    signs, looks, measures = tell(video.frames, fps, video.notes)
+    sentences = summary(signs, measures)
+    series = tuple(float(value) if np.isfinite(value) else None for value in looks.by_frame)
+    num_frames, height, width, _ = video.frames.shape
+    view = ClipView(
+        title=path.name,
+        description=str(path),
+        path=Path(os.path.relpath(path, folder)).as_posix(),
+        fps=float(fps),
+        num_frames=num_frames,
+        width=width,
+        height=height,
+        series=series,
+        series_label="flicker in levels",
+        series_peak=max([1.0, *(value for value in series if value is not None)]),
+        is_reference=True,
+    )
+    content = {
+        "path": str(path),
+        "sentences": sentences,
+        "causes": [sign.name for sign in signs if sign.is_cause],
+        "signs": [asdict(sign) for sign in signs],
+        "measures": measures,
+        "flicker_by_frame": list(series),
+        "notes": list(video.notes),
+    }
+    values = {
+        "title": f"{path.name}, from pixels alone", "sentences": sentences, "signs": signs,
+        "notes": video.notes, "view": with_images(view, folder), "measures": measures, "versions": library_versions(),
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    page = render_page(TEMPLATES, "pixels.html", values, styles=("diagnosis.css",))
+    write_page(folder / PAGE, page)
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    write_bytes(folder / ANSWER, (text + "\n").encode())
+    return sentences, content, [folder / PAGE, folder / ANSWER]
