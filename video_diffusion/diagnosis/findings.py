@@ -1,5 +1,6 @@
 """What each part contributes, with its interval over seeds; which stand out; and what to do, in words."""
 
+import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ FAULTS: Mapping[str, float] = {
 }  # fmt: skip
 """What a clip can have too much of, and the least gain in it that is worth a word: next to nothing is seen
 below."""
+RANKS = {"morph": 1, "drift": 2}
+ENOUGH = 0.8
 LEAST_SHARE = 0.2
 """Of a fault that a change must take away to stand out."""
 GUARDS: Mapping[str, float] = {"motion": 0.2, "steady_sharpness": 0.1, "prompt_alignment": 0.1}
@@ -39,6 +42,8 @@ class Effect:
         as_it_is, changed: Means over seeds.
         difference: Changed minus as it is, with its interval over seeds.
         relative: The difference as a share of the clip's own value; None where that is 0.
+        ratio: Of a fault, the mean over seeds of log((changed + c) / (as it is + c)), with c the least that
+            is seen of it: seeds differ by factors, not by amounts, and what cannot be seen counts little.
         num_seeds: With a number on both sides.
     """
 
@@ -46,12 +51,13 @@ class Effect:
     changed: float
     difference: Span
     relative: float | None
+    ratio: Span | None
     num_seeds: int
 
     @property
     def falls(self) -> bool:
-        """Whether the whole interval lies below 0."""
-        return self.difference.high is not None and self.difference.high < 0
+        """Whether the whole interval of the ratio lies below 0."""
+        return self.ratio is not None and self.ratio.high is not None and self.ratio.high < 0
 
     def told(self, unit: str) -> str:
         """The difference with its interval."""
@@ -90,11 +96,6 @@ class Contribution:
         """The fault that it is named for; "" if it does not stand out."""
         return self.gains[0] if self.gains else ""
 
-    def gain(self, fault: str) -> float:
-        """How much of a fault it takes away, in multiples of the least that counts."""
-        found = self.effects.get(fault)
-        return 0.0 if found is None else -found.difference.estimate / FAULTS[fault]
-
 
 @dataclass(frozen=True)
 class Findings:
@@ -108,7 +109,6 @@ class Findings:
         notes: What a reader must know.
         subject: That was diagnosed.
         clips: Of the clip as it is, by seed.
-        seconds_left_out: Whether the budget was too small for something.
     """
 
     own: Mapping[str, Span]
@@ -153,7 +153,7 @@ def _changes(
             ]
             if name == "seam_excess" and change.part == "window seams":  # one pass has no seams
                 pairs = [(before, 0.0 if after is None else after) for before, after in pairs]
-            effect = _effect(pairs, f"{change.label} {name}", known.get(name))
+            effect = _effect(pairs, name, change.label, known.get(name))
             if effect is not None:
                 effects[name] = effect
         settings = {**subject.settings.model_dump(mode="json"), **change.values}
@@ -162,7 +162,7 @@ def _changes(
             label=change.label,
             values=change.values,
             effects=effects,
-            gains=_gains(effects),
+            gains=_gains(effects, change.part),
             losses=_losses(effects),
             command=clip_command(settings),
             clips={seed: clip.path for seed, clip in made.items()},
@@ -178,24 +178,31 @@ def _stages(seen: Seen, known: Mapping[str, Span]) -> Iterator[Contribution]:
         effects = {}
         for name in UNITS:
             pairs = [(look.as_it_is.get(name), look.without.get(name)) for look in looks.values()]
-            effect = _effect(pairs, f"{part} {name}", known.get(name))
+            effect = _effect(pairs, name, part, known.get(name))
             if effect is not None:
                 effects[name] = effect
         label = next(iter(looks.values())).label
         clips = {seed: look.clip for seed, look in looks.items() if look.clip}
-        yield Contribution(part, label, {}, effects, _gains(effects), clips=clips)
+        yield Contribution(part, label, {}, effects, _gains(effects, part), clips=clips)
 
 
-def _effect(pairs: Sequence[tuple[float | None, float | None]], what: str, own: Span | None) -> Effect | None:
+def _effect(
+    pairs: Sequence[tuple[float | None, float | None]], name: str, what: str, own: Span | None
+) -> Effect | None:
     both = [(before, after) for before, after in pairs if before is not None and after is not None]
     if not both:
         return None
     before, after = (float(np.mean([pair[side] for pair in both])) for side in (0, 1))
-    span = _span([pair[1] - pair[0] for pair in both], what)
+    span = _span([pair[1] - pair[0] for pair in both], f"{what} {name}")
     assert span is not None  # there is a pair
     whole = own.estimate if own is not None else before
     relative = span.estimate / abs(whole) if whole else None
-    return Effect(before, after, span, relative, len(both))
+    ratio = None
+    if name in FAULTS:
+        least = FAULTS[name]
+        logs = [math.log((max(y, 0.0) + least) / (max(x, 0.0) + least)) for x, y in both]
+        ratio = _span(logs, f"{what} {name} ratio")
+    return Effect(before, after, span, relative, ratio, len(both))
 
 
 def _span(values: Sequence[float | None], what: str) -> Span | None:
@@ -213,16 +220,28 @@ def _value(clip: ClipResult, name: str) -> float | None:
     return measured.value if measured is not None else None
 
 
-def _gains(effects: Mapping[str, Effect]) -> tuple[str, ...]:
-    """Faults that fall, at every seed as far as the interval tells, by enough to be seen."""
-    return tuple(
+def _gains(effects: Mapping[str, Effect], part: Part) -> tuple[str, ...]:
+    """Faults that fall, at every seed as far as the interval tells, by enough to be seen; the largest first.
+
+    Seams are those of windows: what else hides them is not their cause. Mixed latents blur, and so hide more
+    than flicker: of them nothing else counts.
+    """
+    found = [
         fault
         for fault, floor in FAULTS.items()
         if (effect := effects.get(fault)) is not None
+        and (fault != "seam_excess" or part == "window seams")
+        and (fault == "flicker" or part != "denoiser")
         and effect.falls
         and -effect.difference.estimate >= floor
         and -(effect.relative or -1.0) >= LEAST_SHARE
-    )
+    ]
+    return tuple(sorted(found, key=lambda fault: _fault_rank(effects[fault], fault)))
+
+
+def _fault_rank(effect: Effect, fault: str) -> tuple[int, float]:
+    """Flicker, seams and what a file loses come first, then morph, then drift; then the larger gain."""
+    return RANKS.get(fault, 0), effect.difference.estimate / FAULTS[fault]
 
 
 def _losses(effects: Mapping[str, Effect]) -> tuple[str, ...]:
@@ -250,17 +269,18 @@ def _percent(share: float | None) -> str:
 
 
 def _causes(contributions: Sequence[Contribution]) -> list[Contribution]:
-    """What stands out, by the fault that comes first, then by the gain; of each part its best change.
+    """What stands out, by the fault that comes first, then by the gain.
 
-    The denoiser is where a clip is made, whatever the reason: it is a cause only of what no other part
-    explains.
+    Of each part it is the first of its changes that gains nearly as much as the best. The denoiser is where a
+    clip is made, whatever the reason: it is a cause only of what no other part explains.
     """
     best: dict[Part, Contribution] = {}
-    for each in contributions:
-        if each.gains and not each.is_remedy:
-            known = best.get(each.part)
-            if known is None or _rank(each) < _rank(known):
-                best[each.part] = each
+    for part in dict.fromkeys(each.part for each in contributions):
+        own = [each for each in contributions if each.part == part and _is_cause(each)]
+        if own:
+            most = min(map(_rank, own))
+            enough = (most[0], ENOUGH * most[1])
+            best[part] = next(each for each in own if _rank(each) <= enough)
     explained = {fault for part, each in best.items() if part != "denoiser" for fault in each.gains}
     denoiser = best.get("denoiser")
     if denoiser is not None and explained & set(denoiser.gains):
@@ -268,9 +288,13 @@ def _causes(contributions: Sequence[Contribution]) -> list[Contribution]:
     return sorted(best.values(), key=_rank)
 
 
+def _is_cause(each: Contribution) -> bool:
+    """Whether a part is to blame: not for morph or drift that only goes at the price of something else."""
+    return bool(each.gains) and not each.is_remedy and not (each.losses and each.fault in RANKS)
+
+
 def _rank(each: Contribution) -> tuple[int, float]:
-    fault = "flicker" if each.fault == "coding error" else each.fault
-    return list(FAULTS).index(fault), -each.gain(each.fault)
+    return _fault_rank(each.effects[each.fault], each.fault)
 
 
 def _sentences(
@@ -318,7 +342,7 @@ def _told(cause: Contribution, subject: Subject) -> str:
         return f"Denoiser: the latents do not agree from frame to frame; mixing neighbours takes away {gain}."
     own = subject.settings.model_dump(mode="json")
     changed = ", ".join(
-        f"{name} {_shown(value)} instead of {_shown(own[name])}"
+        f"{name} {_shown(name, value)} instead of {_shown(name, own[name])}"
         for name, value in cause.values.items()
         if own[name] != value
     )
@@ -331,7 +355,9 @@ def _gain_words(cause: Contribution) -> str:
     return f"{cause.fault} {effect.told(UNITS[cause.fault])}"
 
 
-def _shown(value: object) -> str:
+def _shown(name: str, value: object) -> str:
+    if name == "motion_adapter" and value is None:
+        return "the model's own"
     if value in (None, "", [], {}):
         return "none"
     if isinstance(value, list):

@@ -41,12 +41,13 @@ class Change:
     is_remedy: bool = False
 
 
-def changes_of(own: GenerationSettings, max_num_frames: int | None) -> tuple[Change, ...]:
+def changes_of(own: GenerationSettings, max_num_frames: int | None, usual_steps: int) -> tuple[Change, ...]:
     """List what to change in a clip's settings, the cheapest and most telling first.
 
     Args:
         own: With the model's defaults filled in.
         max_num_frames: That the temporal layers know in one pass; None where there are no such layers.
+        usual_steps: Denoising steps where nobody asks for a number.
     """
     found = [
         *_additions(own),
@@ -56,7 +57,7 @@ def changes_of(own: GenerationSettings, max_num_frames: int | None) -> tuple[Cha
         *_guidance(own),
         *_precision(own),
         *_noise(own),
-        *_steps(own),
+        *_steps(own, usual_steps),
     ]
     return tuple(sorted(found, key=lambda change: change.cost))  # stable: the order above, where costs agree
 
@@ -163,10 +164,13 @@ def _noise(own: GenerationSettings) -> Iterator[Change]:
             yield Change("noise", f"{kind} noise", {"noise_type": kind, "noise_alpha": 1.0})
 
 
-def _steps(own: GenerationSettings) -> Iterator[Change]:
+def _steps(own: GenerationSettings, usual_steps: int) -> Iterator[Change]:
     other = "ddim" if own.scheduler == "dpmpp_2m" else "dpmpp_2m"
     if own.scheduler != "lcm":  # a student's own scheduler is part of the model
         yield Change("steps and scheduler", f"scheduler {other}", {"scheduler": other})
     num_steps = own.num_inference_steps or 1
     twice = {"num_inference_steps": 2 * num_steps}
     yield Change("steps and scheduler", f"{2 * num_steps} steps, twice as many", twice, 2.0)
+    if usual_steps > 2 * num_steps:
+        usual = {"num_inference_steps": usual_steps}
+        yield Change("steps and scheduler", f"{usual_steps} steps, as usual", usual, usual_steps / num_steps)

@@ -28,6 +28,7 @@ DRAWS = 500
 BLOCK = 8  # pixels, as encoders cut images
 LEAST_BLOCKS = 0.15
 LEAST_WHOLE = 0.4
+COARSE_CRF = 30
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ def find_period(by_frame: Series) -> tuple[int, float] | None:
 
 
 def tell(
-    frames: Frames, fps: Fraction, notes: Sequence[str] = ()
+    frames: Frames, fps: Fraction, notes: Sequence[str] = (), crf: int | None = None
 ) -> tuple[list[Sign], Looks, dict[str, float | None]]:
     """Say what pixels alone tell of a clip.
 
@@ -193,12 +194,16 @@ def tell(
         frames: Of the whole clip.
         fps: Frames per second.
         notes: What reading the file told, such as that it is a palette image.
+        crf: That the file says it was encoded at; None where it says nothing.
 
     Returns:
         The signs, those that speak for a cause first; flicker taken apart; every measure of the clip.
     """
     looks, measures = look(frames, fps)
-    signs = [*_causes(looks, frames, notes, measures["flicker"]), *_places(looks, measures["flicker"])]
+    flicker = measures["flicker"]
+    signs = [*_causes(looks, frames, notes, flicker), *_places(looks, flicker)]
+    words = f"the file was encoded at crf {crf}, which leaves blocks and smears that change with key frames"
+    signs.append(_sign("encoder", float(crf or 0), "crf", words, crf is not None and crf >= COARSE_CRF))
     return sorted(signs, key=lambda sign: not sign.is_cause), looks, measures
 
 
@@ -230,15 +235,16 @@ def _places(looks: Looks, flicker: float | None) -> Iterator[Sign]:
     """Signs that only say how the flicker looks, and where."""
     local = looks.fine + looks.coarse
     fine = looks.fine / local if local else 0.0
+    is_local = _is_visible(flicker) and local > looks.overall
     where = "single pixels: noise, dithering or texture" if fine >= 0.5 else "patches: shapes or shading"
-    words = f"it sits in {where}" if _is_visible(flicker) else ""
+    words = f"it sits in {where}" if is_local else ""
     yield Sign("spatial frequency", fine, "share in single pixels", words)
     regions = {"moving": looks.moving, "flat": looks.flat, "detailed": looks.detailed}
     known = {name: value for name, value in regions.items() if value is not None}
     most = max(known, key=lambda name: known[name], default="")
     for name, value in regions.items():
-        told = name == most and _is_visible(flicker)
-        words = f"{value:.2f} levels, more than anywhere else" if told else ""
+        told = name == most and is_local and len(known) > 1
+        words = f"{value:.2f} levels, more than elsewhere" if told else ""
         yield Sign(f"flicker of {name} places", value, "levels", words)
 
 

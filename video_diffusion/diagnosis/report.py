@@ -15,6 +15,7 @@ from video_diffusion.diagnosis.findings import FAULTS, GUARDS, SPOKEN, UNITS, Co
 from video_diffusion.diagnosis.parts import Part
 from video_diffusion.diagnosis.pixels import summary, tell
 from video_diffusion.diagnosis.run import AS_IT_IS
+from video_diffusion.diagnosis.stages import encoder_of
 from video_diffusion.video import library_versions, read_video, write_bytes
 from video_diffusion.web import ClipView, number, render_page, scale_over, signed, with_images, write_page
 
@@ -252,7 +253,9 @@ def write_pixels(path: Path, folder: Path) -> tuple[list[str], dict[str, Any], l
     """
     video = read_video(path)
     fps = video.fps or Fraction(USUAL_FPS)
-    signs, looks, measures = tell(video.frames, fps, video.notes)
+    encoder = encoder_of(path)
+    crf = encoder.crf if encoder is not None else None
+    signs, looks, measures = tell(video.frames, fps, video.notes, crf)
     sentences = summary(signs, measures)
     series = tuple(float(value) if np.isfinite(value) else None for value in looks.by_frame)
     num_frames, height, width, _ = video.frames.shape
@@ -280,7 +283,8 @@ def write_pixels(path: Path, folder: Path) -> tuple[list[str], dict[str, Any], l
     }
     values = {
         "title": f"{path.name}, from pixels alone", "sentences": sentences, "signs": signs,
-        "notes": video.notes, "view": with_images(view, folder), "measures": measures, "versions": library_versions(),
+        "notes": video.notes, "view": with_images(view, folder), "measures": measures,
+        "versions": library_versions(),
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     page = render_page(TEMPLATES, "pixels.html", values, styles=("diagnosis.css",))

@@ -120,7 +120,8 @@ class Diagnosis:
         pipeline = self._pipeline()
         adapter = pipeline.parts.motion_adapter
         longest = None if self.subject.settings.motion_adapter == "none" else adapter.max_num_frames
-        changes = self._plan(changes_of(self.subject.settings, longest))
+        usual_steps = pipeline.defaults["num_inference_steps"]
+        changes = self._plan(changes_of(self.subject.settings, longest, usual_steps))
         planned = list(plan(self._design(), model_facts))
         by_arm = {label: [each.job for each in planned if each.arm == label] for label in self._labels()}
         total = len({job.job_id for jobs in by_arm.values() for job in jobs})
