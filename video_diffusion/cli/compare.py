@@ -210,7 +210,7 @@ def _run_design(design: "Design", flags: RunFlags, *, dry_run: bool) -> None:
 
         show_plan(own, folder, pipelines, as_json=flags.as_json, overwrite=flags.overwrite)
         return
-    meter = _open_meter(flags.clip_model)
+    meter = open_meter(flags.clip_model)
     folder.mkdir(parents=True, exist_ok=True)
     write_bytes(folder / CONFIG, design.to_yaml().encode())
     tally = Tally(len(own))
@@ -266,7 +266,7 @@ def _finish(found: "Findings", flags: RunFlags) -> None:
     click.echo("\n".join([*_lines(summary), str(written[0])]))
 
 
-def _open_meter(clip_model: str | None) -> "PromptMeter":
+def open_meter(clip_model: str | None) -> "PromptMeter":
     """Prompt alignment, with CLIP if its weights are given."""
     from video_diffusion.comparison.alignment import PromptMeter
 
@@ -348,7 +348,7 @@ def _run_clips(texts: Sequence[str], assignments: Sequence[str], flags: RunFlags
             click.echo(str(clip.path))
         say(f"{counted(len(clips), 'clip')} to measure; {' '.join(notes)}")
         return
-    meter = _open_meter(flags.clip_model)
+    meter = open_meter(flags.clip_model)
     flags.out.mkdir(parents=True, exist_ok=True)
     progress = Progress(flags.quiet, "clip")
     rows, failed = [], 0

@@ -27,6 +27,10 @@ COMMANDS = {
         "Make a clip again from its record; tell whether it is identical.",
     ),
     "compare": ("video_diffusion.cli.compare", "Compare settings, or clips, with statistics and a report."),
+    "diagnose": (
+        "video_diffusion.cli.diagnose",
+        "Tell why a clip flickers, morphs or drifts, and what helps.",
+    ),
     "data": ("video_diffusion.cli.data", "Check a folder of clips before training, or make procedural ones."),
     "train": ("video_diffusion.cli.train", "Fine-tune the temporal layers on clips; resumable at any step."),
     "convert": ("video_diffusion.cli.convert", "Write temporal weights in another layout."),

@@ -13,11 +13,11 @@ from video_diffusion.acceleration import (
     FULL_STEP_EVERY,
     FeatureReuse,
     ReusingGuided,
-    prompts_half,
 )
 from video_diffusion.models import ControlledUNet, FrameControl, VideoUNet
 from video_diffusion.pipeline.plan import (
     context_windows,
+    has_temporal_guidance,
     numbers_along_frames,
     numbers_along_steps,
 )
@@ -39,8 +39,10 @@ from video_diffusion.sampling import (
     likeness,
     low_pass_filter,
     make_scheduler,
+    parts_of_conditions,
     shuffle_noise,
     step_noise,
+    temporal_guidance,
 )
 from video_diffusion.settings import CHANGING_NUMBERS, ResolvedSettings
 from video_diffusion.shapes import Latents
@@ -114,18 +116,12 @@ class ClipDenoiser:
         else:
             model = self._windowed = Windowed(model, windows)
         if video_unet.motion_adapter.conv_in is not None:
-            assert input_latents is not None  # `resolve` has seen to it
-            alike = likeness(settings.num_frames, settings.image_hold)
-            picture = input_latents
-            if settings.extend is not None:  # the last frame that is there is what it animates
-                held = settings.extend_overlap
-                alike = torch.cat([alike[:1].expand(held - 1), alike[: settings.num_frames - held + 1]])
-                picture = input_latents[:, :, held - 1 : held].expand_as(input_latents)
-            model = WithPicture(model, picture, alike)
+            model = _with_picture(model, input_latents, settings)
         guidance_scale = changing.pop("guidance_scale", numbers_along_frames(settings, "guidance_scale"))
         if changing:
             model = AlongSteps(model, changing)
-        ask = (model, prompt_embeds, negative_embeds, guidance_scale)
+        weaker = [temporal_guidance(settings.temporal_guidance)] if has_temporal_guidance(settings) else []
+        ask = (model, prompt_embeds, negative_embeds, guidance_scale, weaker)
         self._reuse: FeatureReuse | None = None
         self.guided: Denoiser
         if settings.speed:
@@ -136,8 +132,10 @@ class ClipDenoiser:
             self.guided = ReusingGuided(self._reuse, every, num_first, *ask, **conditions)
         else:
             self.guided = Guided(*ask, **conditions)
-        if settings.guidance_interval is not None and negative_embeds is not None:
-            prompted = Guided(model, prompt_embeds, None, 1.0, **prompts_half(conditions))
+        if settings.guidance_interval is not None and (negative_embeds is not None or weaker):
+            num_parts = 1 if negative_embeds is None else 2
+            own: dict[str, Any] = parts_of_conditions(conditions, num_parts, [num_parts - 1])
+            prompted = Guided(model, prompt_embeds, None, 1.0, **own)
             num_timesteps = scheduler_config.get("num_train_timesteps", 1000)
             self.guided = GuidedWithin(self.guided, prompted, settings.guidance_interval, num_timesteps)
         if settings.init_image is not None and video_unet.motion_adapter.conv_in is None:
@@ -160,6 +158,17 @@ class ClipDenoiser:
         """First frames of the windows of the last step; none if the clip was one window."""
         starts = self._windows.starts(0) if self._windowed is None else self._windowed.window_starts
         return starts if len(starts) > 1 else ()
+
+
+def _with_picture(model: Any, input_latents: Latents | None, settings: ResolvedSettings) -> WithPicture:
+    """Let a PIA model see the picture that it animates; of a clip that goes on, the last frame that is there."""
+    assert input_latents is not None  # `plan` has seen to it
+    alike = likeness(settings.num_frames, settings.image_hold)
+    if settings.extend is None:
+        return WithPicture(model, input_latents, alike)
+    held = settings.extend_overlap
+    alike = torch.cat([alike[:1].expand(held - 1), alike[: settings.num_frames - held + 1]])
+    return WithPicture(model, input_latents[:, :, held - 1 : held].expand_as(input_latents), alike)
 
 
 def _over_steps(settings: ResolvedSettings, scheduler_config: Mapping[str, Any]) -> dict[str, StepNumbers]:

@@ -154,6 +154,12 @@ def has_guidance(settings: ResolvedSettings) -> bool:
     return not guidance_is_off(numbers_along_frames(settings, "guidance_scale"))
 
 
+def has_temporal_guidance(settings: ResolvedSettings) -> bool:
+    """Tell whether there are temporal layers to be left out, and a reason to."""
+    has_layers = settings.num_frames > 1 and settings.motion_adapter != "none"
+    return settings.temporal_guidance != 0 and has_layers
+
+
 def _check_inputs(settings: ResolvedSettings, parts: ModelParts) -> None:
     """Refuse inputs that this model does not take, or that do not go together."""
     has_picture = settings.init_image is not None or settings.extend is not None
@@ -233,6 +239,8 @@ def _without_effect(asked: GenerationSettings, resolved: ResolvedSettings) -> It
     for entry in asked.embeddings:
         if not Path(entry).is_dir() and unused & embedding_files([entry]).keys():
             yield f"embeddings gives {entry}, whose word no prompt holds; write it into one, or leave it out"
+    if asked.temporal_guidance and not has_temporal_guidance(resolved):
+        yield "temporal_guidance is ignored without temporal layers or with one frame; leave it out"
     alpha_counts = resolved.noise_type in {"mixed", "progressive"} or resolved.noise_video is not None
     if not alpha_counts and asked.noise_alpha not in {None, 1}:
         yield f"noise_alpha is ignored by {resolved.noise_type} noise; set noise_type to mixed"

@@ -458,7 +458,7 @@ class TextToVideoPipeline:
                 "inputs": {**each.input_sha256s(), **additions.sha256s, **controls.sha256s, **given.sha256s},
                 "noise_sha256": noise_sha256(own_noise),
             }
-            yield DecodedVideo(frames, each, window_starts, own_timings, facts)
+            yield DecodedVideo(frames, each, window_starts, own_timings, facts, video_latents.cpu())
 
     def decode(
         self, latents: Latents, decode_chunk_size: int | None = None, on_frame: OnFrame | None = None

@@ -17,6 +17,7 @@ from jaxtyping import UInt8
 
 from video_diffusion.metrics import ConsistencyReport, measure
 from video_diffusion.settings import ResolvedSettings, shown
+from video_diffusion.shapes import Latents
 from video_diffusion.video import (
     MeasuredValue,
     ModelIdentity,
@@ -44,12 +45,14 @@ class GeneratedVideo:
         settings: With nothing left open.
         report: How well the frames hold together.
         run_record: What is written beside the clip and into it.
+        latents: That the frames were decoded from, `1 c f h w` on the CPU; None where they were not kept.
     """
 
     frames: UInt8[np.ndarray, "f h w c"]
     settings: ResolvedSettings
     report: ConsistencyReport
     run_record: RunRecord
+    latents: Latents | None = None
 
     def __repr__(self) -> str:
         own, flicker = self.settings, self.report.values["flicker"]
@@ -119,6 +122,7 @@ class DecodedVideo:
         window_starts: First frames of the context windows, if there were any.
         timings: Seconds by stage so far.
         facts: What else `make_record` writes down.
+        latents: That the frames were decoded from, on the CPU.
     """
 
     frames: UInt8[np.ndarray, "f h w c"]
@@ -126,6 +130,7 @@ class DecodedVideo:
     window_starts: Sequence[int]
     timings: Mapping[str, float]
     facts: Mapping[str, Any]
+    latents: Latents | None = None
 
     def measured(self, on_frame: OnFrame | None = None) -> GeneratedVideo:
         """Measure the frames and write the record."""
@@ -146,7 +151,7 @@ class DecodedVideo:
             window_starts=self.window_starts,
             **self.facts,
         )
-        return GeneratedVideo(self.frames, self.settings, report, record)
+        return GeneratedVideo(self.frames, self.settings, report, record, self.latents)
 
 
 @contextmanager

@@ -405,6 +405,11 @@ class GenerationSettings(IdentifiedSettings):
         ),
         Setting("--guidance-interval", "LOW-HIGH"),
     ] = None
+    temporal_guidance: Annotated[
+        float,
+        Field(ge=0, le=10, description="How far from an answer without temporal layers. 0 is off, 1 usual."),
+        Setting("--temporal-guidance", "X"),
+    ] = 0.0
     ip_adapter: Annotated[
         Name,
         Field(description="An IP-Adapter: a file, folder or file on the hub, its image encoder beside it."),
