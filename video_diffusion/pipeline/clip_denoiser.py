@@ -161,7 +161,7 @@ class ClipDenoiser:
 
 
 def _with_picture(model: Any, input_latents: Latents | None, settings: ResolvedSettings) -> WithPicture:
-    """Let a PIA model see the picture that it animates; of a clip that goes on, the last frame that is there."""
+    """Let a PIA model see the picture that it animates; of a clip that goes on, the last frame there."""
     assert input_latents is not None  # `plan` has seen to it
     alike = likeness(settings.num_frames, settings.image_hold)
     if settings.extend is None:
