@@ -195,6 +195,18 @@ def golden(folder: Path) -> dict[str, Any]:
     }
 
 
+def as_then(value: Any, then: Any) -> Any:
+    """Without settings that came later and say nothing."""
+    if not isinstance(value, dict) or not isinstance(then, dict):
+        return value
+    usual = GenerationSettings(prompt="-").model_dump(mode="json")
+    return {
+        key: as_then(each, then.get(key))
+        for key, each in value.items()
+        if key in then or key not in usual or each != usual[key]
+    }
+
+
 @pytest.mark.full
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_ids_records_frames_summaries_and_weights_are_as_they_were(tmp_path: Path) -> None:
@@ -202,7 +214,7 @@ def test_ids_records_frames_summaries_and_weights_are_as_they_were(tmp_path: Pat
     expected = json.loads(GOLDEN.read_text())
     for part in expected:
         for name, value in expected[part].items():
-            assert found[part][name] == value, f"{part}: {name}"
+            assert as_then(found[part][name], value) == value, f"{part}: {name}"
         assert found[part].keys() == expected[part].keys()
 
 

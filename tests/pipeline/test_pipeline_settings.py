@@ -13,10 +13,6 @@ from video_diffusion import GenerationSettings, TextToVideoPipeline
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            {"num_frames": 10},
-            r"num_frames is 10 but this motion adapter knows 9 positions; set context_length \(--c",
-        ),
         ({"prompt_travel": {"4": "a"}}, "prompt_travel names frame 4, but the clip has 4 frames"),
         ({"motion_scale_travel": {"-5": 1}}, "motion_scale_travel names frame -5, but the clip has 4 frames"),
         (
@@ -32,6 +28,20 @@ def test_settings_the_model_cannot_follow_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         pipeline.generate([clip(**changes)])
+
+
+def test_a_clip_longer_than_the_model_is_made_in_windows_of_its_own_length_and_says_so(
+    pipeline: TextToVideoPipeline,
+) -> None:
+    with pytest.warns(UserWarning, match=r"num_frames 11 is more than this model .* windows of 4 frames"):
+        (unasked,) = pipeline.generate([clip(num_frames=11, context_overlap=2)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        (asked,) = pipeline.generate([clip(num_frames=11, context_length=4, context_overlap=2)])
+        one_pass = pipeline.resolve(clip(num_frames=9))
+    assert (unasked.frames_sha256, unasked.record["job_id"]) == (asked.frames_sha256, asked.record["job_id"])
+    assert unasked.settings.context_length == 4 and one_pass.context_length is None
+    assert pipeline.resolve(clip(num_frames=17, position_stretch=2.0)).context_length is None
 
 
 def test_settings_that_name_this_pipeline_are_fine(pipeline: TextToVideoPipeline, folder: Path) -> None:

@@ -6,7 +6,6 @@ from video_diffusion.acceleration.feature_reuse import (
     FULL_STEP_EVERY,
     FeatureReuse,
     ReusingGuided,
-    prompts_half,
 )
 
 __all__ = [
@@ -17,5 +16,4 @@ __all__ = [
     "ReusingGuided",
     "accelerate_unet",
     "compiler_problem",
-    "prompts_half",
 ]

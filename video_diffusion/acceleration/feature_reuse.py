@@ -1,6 +1,6 @@
 """Feature caching (DeepCache, Ma et al. 2023) with extrapolation, and guidance that asks for it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 from video_diffusion.acceleration.accelerate import Swaps
 from video_diffusion.models import VideoUNet
 from video_diffusion.models.motion_adapter import UNetBlock
-from video_diffusion.sampling import Guided, PromptedModel, StepNumbers
+from video_diffusion.sampling import Guided, PromptedModel, StepNumbers, Weaker
 from video_diffusion.sampling.denoisers import Timestep
 from video_diffusion.shapes import FrameNumbers, Latents, PromptEmbeds
 
@@ -163,14 +163,14 @@ class ReusingGuided(Guided):
 
     On the steps between, the prompt's own prediction comes from a shallow pass, and what guidance adds to it
     is drawn on from the last two full steps: negative + scale · (prompt - negative) is the prompt's plus
-    (scale - 1) times their difference. Such a step costs a few hundredths of a full one. Approximate:
-    docs/benchmarks.md says how far clips drift.
+    (scale - 1) times their difference, and weaker answers are differences too. Such a step costs a few
+    hundredths of a full one. Approximate: docs/benchmarks.md says how far clips drift.
 
     Args:
         reuse: Of the model that is asked.
         every: A full step every so many; 1 is exact.
         num_first: Steps at the start of a run that are full: they decide what the clip shows.
-        model, prompt_embeds, negative_prompt_embeds, guidance_scale, conditions: Of `Guided`.
+        model, prompt_embeds, negative_prompt_embeds, guidance_scale, weaker, conditions: Of `Guided`.
     """
 
     def __init__(
@@ -182,9 +182,10 @@ class ReusingGuided(Guided):
         prompt_embeds: PromptEmbeds,
         negative_prompt_embeds: Tensor | None,
         guidance_scale: FrameNumbers | StepNumbers,
+        weaker: Sequence[Weaker] = (),
         **conditions: object,
     ) -> None:
-        super().__init__(model, prompt_embeds, negative_prompt_embeds, guidance_scale, **conditions)
+        super().__init__(model, prompt_embeds, negative_prompt_embeds, guidance_scale, weaker, **conditions)
         self.reuse = reuse
         self.every = every
         self.num_first = max(num_first, 1)
@@ -195,6 +196,7 @@ class ReusingGuided(Guided):
         self._num_calls = 0
         self._timestep = 0.0
         self._difference = Line()
+        self._ahead = [Line() for _ in self.weaker]
         self.reuse.forget()
 
     def __call__(self, latents: Latents, timestep: Timestep) -> Latents:
@@ -208,34 +210,24 @@ class ReusingGuided(Guided):
         return self._full(latents, timestep, now) if is_full else self._shallow(latents, timestep, now)
 
     def _full(self, latents: Latents, timestep: Timestep, now: float) -> Latents:
-        inputs = latents.to(self.prompt_embeds.dtype)
         with self.reuse.full_step(now):
-            if self.is_off:
-                return self.model(inputs, timestep, self.prompt_embeds, **self.conditions).to(latents.dtype)
-            doubled = torch.cat([inputs, inputs])
-            both = self.model(doubled, timestep, self.prompt_embeds, **self.conditions)
-        negative, prompted = both.to(latents.dtype).chunk(2)
-        self._difference.add(now, prompted - negative)
-        return negative + self._scale(timestep, latents) * (prompted - negative)
+            *weaker, prompted = self.ask(latents, timestep)
+        negative = None if self.is_off else weaker.pop()
+        if negative is not None:
+            self._difference.add(now, prompted - negative)
+        ahead = [prompted - answer for answer in weaker]
+        for line, difference in zip(self._ahead, ahead, strict=True):
+            line.add(now, difference)
+        return self.combine(timestep, prompted, negative, ahead)
 
     def _shallow(self, latents: Latents, timestep: Timestep, now: float) -> Latents:
-        inputs = latents.to(self.prompt_embeds.dtype)
-        prompts = self.prompt_embeds if self.is_off else self.prompt_embeds.chunk(2)[1]
-        conditions = self.conditions if self.is_off else prompts_half(self.conditions)
+        prompts = self.prompt_embeds[-self.num_videos :]
         with self.reuse.shallow_step(now):
-            prompted = self.model(inputs, timestep, prompts, **conditions).to(latents.dtype)
-        if self.is_off:
-            return prompted
-        return prompted + (self._scale(timestep, latents) - 1) * self._difference.at(now)
-
-
-def prompts_half(conditions: Mapping[str, object]) -> dict[str, object]:
-    """The prompts' part of conditions that fit the doubled batch; of a list's every tensor."""
-    added = conditions.get("added_cond_kwargs")
-    if not isinstance(added, Mapping):
-        return dict(conditions)
-    halves = {
-        name: [each.chunk(2)[1] for each in value] if isinstance(value, list) else value.chunk(2)[1]
-        for name, value in added.items()
-    }
-    return {**conditions, "added_cond_kwargs": halves}
+            inputs = latents.to(prompts.dtype)
+            prompted = self.model(inputs, timestep, prompts, **self.prompt_conditions).to(latents.dtype)
+        noise_pred = prompted
+        if not self.is_off:
+            noise_pred = prompted + (self._scale(timestep, latents) - 1) * self._difference.at(now)
+        for answer, line in zip(self.weaker, self._ahead, strict=True):
+            noise_pred = noise_pred + answer.scale * line.at(now)
+        return noise_pred

@@ -6,7 +6,6 @@ import time
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
 
 RECORD_BYTES = 20_000
-SIZE_FIELDS = ("num_frames", "height", "width", "fps")
 
 
 def suffix_of(encoding: EncodingFlags) -> str:
@@ -49,7 +47,8 @@ def check_machine(summary: "JobSummary", folder: Path, encoding: EncodingFlags, 
     """Whether every model and device is there, and every size can be stored; nothing is loaded."""
     from video_diffusion.jobs import model_facts
     from video_diffusion.loading import choose_device
-    from video_diffusion.settings import check_quantize
+    from video_diffusion.settings import check_quantize, windows_note
+    from video_diffusion.video.images import with_sources
 
     for where, settings in summary.inputs.values():
         with _told_with(where):
@@ -68,18 +67,17 @@ def check_machine(summary: "JobSummary", folder: Path, encoding: EncodingFlags, 
             check_quantize(name)
     notes: set[str] = set()
     needed = 0
-    for (model_name, adapter, *given), (where, count) in summary.shapes.items():
-        filled: dict[str, Any] = {
-            name: defaults[model_name, adapter].get(name) if value is None else value
-            for name, value in zip(SIZE_FIELDS, given, strict=True)
-        }
-        if None in filled.values():
-            continue  # such a model tells its size only when it is loaded
-        shape = (filled["num_frames"], filled["height"], filled["width"])
+    for where, asked, count in summary.shapes.values():
         with _told_with(where):
-            note = check_clip_fits(place, encoding, shape, Fraction(filled["fps"]))
+            filled = with_sources(asked).with_defaults(defaults[asked.model, asked.motion_adapter])
+        if filled.num_frames is None or filled.height is None or filled.width is None or filled.fps is None:
+            continue  # such a model tells its size only when it is loaded
+        shape = (filled.num_frames, filled.height, filled.width)
+        with _told_with(where):
+            note = check_clip_fits(place, encoding, shape, filled.fps)
         needed += count * clip_bytes(*shape)
-        notes |= {note} if note else set()
+        in_windows = windows_note(asked, filled)
+        notes |= {each for each in (note, in_windows and f"{where}: {in_windows}") if each}
     free = shutil.disk_usage(place.parent).free
     if needed > free:
         notes.add(f"these clips take up to {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free")

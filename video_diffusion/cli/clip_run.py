@@ -15,7 +15,8 @@ from video_diffusion.cli.terminal import MachineError, Progress, say, warn
 from video_diffusion.jobs.job import open_settings
 from video_diffusion.loading import find_ip_adapter, find_lora, parse_lora
 from video_diffusion.loading.sources import parse_hub_id
-from video_diffusion.settings import check_quantize, shown
+from video_diffusion.loading.weights import open_weights
+from video_diffusion.settings import check_quantize
 from video_diffusion.video import (
     choose_encoding,
     codec_problem,
@@ -24,6 +25,8 @@ from video_diffusion.video import (
     sidecar_path,
     working_codecs,
 )
+from video_diffusion.video.images import with_sources
+from video_diffusion.web import counted
 
 if TYPE_CHECKING:
     from video_diffusion.jobs import Pipelines
@@ -36,9 +39,8 @@ LARGER_MODEL = (
     "a larger model knows more, such as --model stable-diffusion-v1-5/stable-diffusion-v1-5 --motion-adapter "
     "guoyww/animatediff-motion-adapter-v1-5-3 from the Hugging Face hub (about 5 GB)"
 )
-HERE = {"embedded", "none"}
+HERE = {"embedded", "few-steps", "none"}
 FRAMES_OF = {"decode": "decoded frame", "measure": "measured frame"}
-SHOWN_WORDS = 60
 MAX_NOTES = 100  # different ones of a run
 NOISY_LIBRARIES = {"torch", "diffusers", "transformers", "huggingface_hub", "accelerate", "numpy"}
 
@@ -61,6 +63,7 @@ def check_before_loading(settings: "GenerationSettings", path: Path, encoding: E
         raise MachineError("--device: mps is Apple's GPU and this is not a Mac; use auto or cpu")
     if settings.device == "cpu" and settings.dtype == "float16":
         raise ValueError("--dtype: float16 on the CPU is slow and overflows; use bfloat16 or float32")
+    settings = with_sources(settings)
     names = (settings.model, settings.motion_adapter or "none")
     if not all(name in HERE or Path(name).exists() for name in names):
         return []  # a model on the hub tells its sizes only when it is fetched
@@ -74,6 +77,7 @@ def check_before_loading(settings: "GenerationSettings", path: Path, encoding: E
 def check_inputs(settings: "GenerationSettings") -> None:
     """Open the videos and images that the clip starts from, up to their first frame; find its adapters."""
     settings.check_image_prompt()
+    settings.check_prompt_words()
     for place in (settings.model, settings.motion_adapter, *settings.networks.values()):
         if place is not None and place not in HERE and not Path(place).expanduser().exists():
             parse_hub_id(place)
@@ -81,7 +85,9 @@ def check_inputs(settings: "GenerationSettings") -> None:
         next(iter(iter_frames(path)))
     if settings.ip_adapter is not None and Path(settings.ip_adapter).expanduser().exists():
         find_ip_adapter(settings.ip_adapter)
-    for entry in settings.loras:
+    for path in settings.used_embeddings.values():
+        open_weights(path)
+    for entry in settings.all_loras:
         find_lora(parse_lora(entry)[0])
 
 
@@ -112,7 +118,7 @@ def make_clip(
         try:
             from video_diffusion.jobs import Pipelines
 
-            pipeline = (pipelines or Pipelines()).get(settings, low_memory)
+            pipeline = (pipelines or Pipelines()).get(settings, low_memory, loading.bytes_read)
         finally:
             loading.clear()
         pipeline.accelerated = accelerated
@@ -191,7 +197,8 @@ def facts_line(video: "GeneratedVideo") -> str:
         measure = values[name]
         figure = f"{measure.value:.2f} {measure.unit}" if measure.value is not None else measure.status
         parts.append(f"{name} {figure}")
-    parts += [f"{own.num_frames} frames of {own.width}x{own.height} at {own.fps} fps", f"{own.scheduler}"]
+    frames = counted(len(video.frames), "frame")
+    parts += [f"{frames} of {own.width}x{own.height} at {own.fps} fps", f"{own.scheduler}"]
     parts += [f"{own.num_inference_steps} steps", f"guidance {own.guidance_scale:g}"]
     return " · ".join(parts)
 
@@ -205,7 +212,7 @@ def summary(video: "GeneratedVideo", path: Path, seconds: float) -> dict[str, An
         "record": str(sidecar_path(path)),
         "prompt": own.prompt,
         "seed": own.seed,
-        "num_frames": own.num_frames,
+        "num_frames": len(video.frames),
         "height": own.height,
         "width": own.width,
         "fps": float(own.fps),
@@ -265,12 +272,8 @@ def warnings_as_lines(quiet: bool = False) -> Iterator[None]:
 
 def warn_of_unknown_words(prompt: str, vocabulary: Collection[str]) -> None:
     """Says which words of the prompt mean nothing to the model, which ones do, and where more are known."""
-    from video_diffusion.text import unknown_words
+    from video_diffusion.text import unknown_words_note
 
-    unknown = unknown_words(prompt, vocabulary)
-    if not unknown:
-        return
-    words = ", ".join(shown(word) for word in unknown[:10])
-    known = ", ".join(sorted(vocabulary)[:SHOWN_WORDS])
-    more = f" and {len(vocabulary) - SHOWN_WORDS} more" if len(vocabulary) > SHOWN_WORDS else ""
-    warn(f"this model never learned {words}; the words it knows: {known}{more}; {LARGER_MODEL}")
+    note = unknown_words_note(prompt, vocabulary)
+    if note is not None:
+        warn(f"{note}; {LARGER_MODEL}")

@@ -27,6 +27,10 @@ COMMANDS = {
         "Make a clip again from its record; tell whether it is identical.",
     ),
     "compare": ("video_diffusion.cli.compare", "Compare settings, or clips, with statistics and a report."),
+    "diagnose": (
+        "video_diffusion.cli.diagnose",
+        "Tell why a clip flickers, morphs or drifts, and what helps.",
+    ),
     "data": ("video_diffusion.cli.data", "Check a folder of clips before training, or make procedural ones."),
     "train": ("video_diffusion.cli.train", "Fine-tune the temporal layers on clips; resumable at any step."),
     "convert": ("video_diffusion.cli.convert", "Write temporal weights in another layout."),
@@ -88,8 +92,6 @@ class Program(click.Group):
             words.remove("--debug")
             debug = True
         _make_streams_safe()
-        # Threads that spin while they wait: 78 s for a clip instead of 1.6 s when one of 2 cores is busy.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         try:
             with (
                 _ends_on_signals(restore=args is not None),

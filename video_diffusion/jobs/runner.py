@@ -23,6 +23,7 @@ from video_diffusion.video import frames_sha256, read_video
 from video_diffusion.video.files import remove_dead_parts
 
 if TYPE_CHECKING:
+    from video_diffusion.loading import OnBytes
     from video_diffusion.pipeline import TextToVideoPipeline
     from video_diffusion.pipeline.video import DecodedVideo, GeneratedVideo
 
@@ -149,12 +150,15 @@ class Pipelines:
         self._pipeline: TextToVideoPipeline | None = None
         self._failed: dict[tuple[str | bool | None, ...], Exception] = {}
 
-    def get(self, settings: GenerationSettings, low_memory: bool = False) -> "TextToVideoPipeline":
+    def get(
+        self, settings: GenerationSettings, low_memory: bool = False, on_bytes: "OnBytes | None" = None
+    ) -> "TextToVideoPipeline":
         """The pipeline for these settings.
 
         Args:
             settings: name the model.
             low_memory: whether the pipeline spends time to save memory.
+            on_bytes: told while weights are read.
 
         Raises:
             ModelLoadError, DeviceError: it cannot be loaded.
@@ -173,8 +177,11 @@ class Pipelines:
                     settings.motion_adapter,
                     settings.dtype,
                     own_device(settings.device),
+                    vae=settings.vae,
+                    text_encoder=settings.text_encoder,
                     low_memory=low_memory,
                     quantize=settings.quantize,
+                    on_bytes=on_bytes,
                 )
             except Exception as error:
                 self._failed[key] = error

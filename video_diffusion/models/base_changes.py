@@ -1,6 +1,6 @@
 """What a video needs of the image U-Net besides temporal layers, put on by hooks and taken off again."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeAlias
 
@@ -109,6 +109,8 @@ PER_VIDEO = {
     "mid_block_additional_residual", "timestep_cond", "class_labels",
 }  # fmt: skip
 """Arguments of a `VideoUNet` that may hold one item for each video, or one for each of its frames."""
+VIDEO_NUMBERS = {"image_videos"}
+"""Arguments that name some videos of the batch."""
 
 
 def one_by_one(model: Callable[..., Latents], latents: Latents, arguments: Mapping[str, object]) -> Latents:
@@ -120,6 +122,9 @@ def one_by_one(model: Callable[..., Latents], latents: Latents, arguments: Mappi
             name: _of_video(value, video, num_videos, num_frames) if name in PER_VIDEO else value
             for name, value in arguments.items()
         }
+        for name in VIDEO_NUMBERS & own.keys():
+            numbers = own[name]
+            own[name] = (0,) if isinstance(numbers, Collection) and video in numbers else ()
         predictions.append(model(latents[video : video + 1], **own))
     return torch.cat(predictions)
 

@@ -5,7 +5,7 @@ hands the feature map to the temporal layer that belongs there; without the hook
 was, bit for bit.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
@@ -60,6 +60,7 @@ class FrameLayout:
         motion_effect: Factor on what temporal layers add.
         motion_scale_blocks: Factors on the motion scale, by block.
         motion_effect_blocks: Factors on the motion effect, by block.
+        image_videos: Videos of the batch that temporal layers leave alone.
     """
 
     num_frames: int
@@ -69,6 +70,7 @@ class FrameLayout:
     motion_effect: FrameNumbers = 1.0
     motion_scale_blocks: BlockFactors = field(default_factory=dict)
     motion_effect_blocks: BlockFactors = field(default_factory=dict)
+    image_videos: Collection[int] = ()
 
     def check(self, motion_adapter: MotionAdapter) -> None:
         """Refuse what an adapter cannot serve."""
@@ -150,15 +152,32 @@ class TemporalHook:
         layout = self.layout()
         if layout is None or layout.num_frames == 1:
             return None
-        mixed = self.temporal(
-            output[0] if isinstance(output, tuple) else output,
+        images = output[0] if isinstance(output, tuple) else output
+        assert isinstance(images, Tensor)
+        mixed = self._mix_videos(images, layout) if layout.image_videos else self._mix(images, layout)
+        return (mixed, *output[1:]) if isinstance(output, tuple) else mixed
+
+    def _mix_videos(self, images: Tensor, layout: FrameLayout) -> Tensor:
+        """Leave some videos of the batch as they are."""
+        by_video = rearrange(images, "(b f) c h w -> b f c h w", f=layout.num_frames)
+        videos = [video for video in range(len(by_video)) if video not in layout.image_videos]
+        if not videos:
+            return images
+        own = self._mix(rearrange(by_video[videos], "b f c h w -> (b f) c h w"), layout)
+        index = torch.tensor(videos, device=images.device)
+        mixed = by_video.index_copy(0, index, rearrange(own, "(b f) c h w -> b f c h w", f=layout.num_frames))
+        return rearrange(mixed, "b f c h w -> (b f) c h w")
+
+    def _mix(self, images: Tensor, layout: FrameLayout) -> Tensor:
+        mixed: Tensor = self.temporal(
+            images,
             layout.num_frames,
             layout.positions,
             scaled(layout.motion_scale, layout.motion_scale_blocks, self.block),
             layout.windows,
             scaled(layout.motion_effect, layout.motion_effect_blocks, self.block),
         )
-        return (mixed, *output[1:]) if isinstance(output, tuple) else mixed
+        return mixed
 
 
 # Where temporal layers sit in an image U-Net: attach, run, detach.
@@ -295,6 +314,7 @@ class VideoUNet(nn.Module):
         motion_effect: FrameNumbers = 1.0,
         motion_scale_blocks: BlockFactors | None = None,
         motion_effect_blocks: BlockFactors | None = None,
+        image_videos: Collection[int] = (),
         added_cond_kwargs: Conditions | None = None,
         cross_attention_kwargs: Conditions | None = None,
         down_block_additional_residuals: Sequence[Tensor] | None = None,
@@ -321,6 +341,8 @@ class VideoUNet(nn.Module):
             motion_scale_blocks: Factors on the motion scale of the layers in a block: down, mid and up, or
                 one such as down.0; the closer name wins.
             motion_effect_blocks: Likewise, on the motion effect.
+            image_videos: Numbers of the batch's videos that pass without temporal layers, as with a motion
+                effect of 0.
             added_cond_kwargs: The image U-Net's further conditions (SDXL's `text_embeds` and `time_ids`,
                 IP-Adapter's `image_embeds`); a tensor has one item per video, or one per frame in folded
                 order.
@@ -346,6 +368,7 @@ class VideoUNet(nn.Module):
                 "motion_effect": motion_effect,
                 "motion_scale_blocks": motion_scale_blocks,
                 "motion_effect_blocks": motion_effect_blocks,
+                "image_videos": image_videos,
                 "added_cond_kwargs": added_cond_kwargs,
                 "cross_attention_kwargs": cross_attention_kwargs,
                 "down_block_additional_residuals": down_block_additional_residuals,
@@ -376,6 +399,7 @@ class VideoUNet(nn.Module):
             motion_effect,
             motion_scale_blocks or {},
             motion_effect_blocks or {},
+            image_videos,
         )
         layout.check(self.motion_adapter)
 

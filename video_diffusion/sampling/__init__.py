@@ -9,9 +9,12 @@ from video_diffusion.sampling.denoisers import (
     GuidedWithin,
     PromptedModel,
     StepNumbers,
+    Weaker,
     WithPicture,
     guidance_is_off,
     likeness,
+    parts_of_conditions,
+    temporal_guidance,
 )
 from video_diffusion.sampling.free_init import free_init, low_pass_filter, mix_frequencies
 from video_diffusion.sampling.noise import (
@@ -50,6 +53,7 @@ __all__ = [
     "PromptedModel",
     "SchedulerRow",
     "StepNumbers",
+    "Weaker",
     "Windowed",
     "WithPicture",
     "carry_noise",
@@ -63,10 +67,12 @@ __all__ = [
     "make_scheduler",
     "mix_frequencies",
     "noise_sha256",
+    "parts_of_conditions",
     "shuffle_noise",
     "start_run",
     "step_noise",
     "steps_done",
+    "temporal_guidance",
     "timesteps_between",
     "too_few_steps",
 ]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -69,12 +70,35 @@ class StepNumbers:
         return self._by_timestep[min(self._by_timestep, key=lambda known: abs(known - asked))]
 
 
+@dataclass(frozen=True)
+class Weaker:
+    """A worse answer to the same prompt, made in the pass of the others, that guidance leads away from.
+
+    After autoguidance (Karras et al. 2024) and spatiotemporal skip guidance (Hyung et al. 2024): what a model
+    answers without some of its layers lacks what those layers are for. A further kind is a condition by which
+    the model leaves something out, and one of these.
+
+    Attributes:
+        scale: Of prompt - weaker, which is added to the prediction.
+        condition: Argument of the model that names the videos of a batch that are answered in this way.
+    """
+
+    scale: float
+    condition: str
+
+
+def temporal_guidance(scale: float) -> Weaker:
+    """Lead away from what the model answers without its temporal layers: from frames that do not agree."""
+    return Weaker(scale, "image_videos")
+
+
 class Guided:
     """Classifier-free guidance (Ho & Salimans 2022, equation 6): from the negative prompt to the prompt.
 
-    The prediction is negative + guidance_scale · (prompt - negative), both from one pass over a doubled
-    batch. A scale of exactly 1 is the prompt's own prediction and takes a pass without doubling; diffusers
-    does that for everything below 1 too, which here stays a blend of the two.
+    The prediction is negative + guidance_scale · (prompt - negative), plus scale · (prompt - weaker) for each
+    weaker answer, all from one pass over a batch of as many parts. A scale of exactly 1 is the prompt's own
+    prediction and takes a pass without doubling; diffusers does that for everything below 1 too, which here
+    stays a blend of the two.
 
     The model runs in the precision of its prompt embeddings, whatever that of the latents.
 
@@ -84,7 +108,12 @@ class Guided:
         negative_prompt_embeds: Of each video's negative prompt; not read, and may be None, if the scale is 1.
         guidance_scale: 0 is the negative prompt alone, 1 the prompt alone, usual are 2 to 10; one number, or
             one for each frame, or one for each step.
-        conditions: Further arguments for every call of the model, which fit the doubled batch.
+        weaker: Further answers to lead away from.
+        conditions: Further arguments for every call of the model, which fit the batch without the weaker
+            answers: doubled if guidance is on.
+
+    Attributes:
+        parts: What the parts of a batch are, in order: the weaker answers, "negative", "prompt".
 
     Raises:
         ValueError: Guidance without negative embeddings, or with embeddings of another shape.
@@ -96,46 +125,105 @@ class Guided:
         prompt_embeds: PromptEmbeds,
         negative_prompt_embeds: Tensor | None,
         guidance_scale: FrameNumbers | StepNumbers,
+        weaker: Sequence[Weaker] = (),
         **conditions: object,
     ) -> None:
         self.model = model
         self.is_off = guidance_is_off(guidance_scale)
         self.guidance_scale = guidance_scale
-        self.conditions = conditions
-        self.prompt_embeds = prompt_embeds
-        if self.is_off:
-            return
-        if negative_prompt_embeds is not None and negative_prompt_embeds.ndim != prompt_embeds.ndim:
-            # One is per video, the other per frame: repeat the first for each frame.
-            if prompt_embeds.ndim == 4:
-                num_frames = prompt_embeds.shape[1]
-                negative_prompt_embeds = repeat(negative_prompt_embeds, "b n d -> b f n d", f=num_frames)
-            else:
-                num_frames = negative_prompt_embeds.shape[1]
-                prompt_embeds = repeat(prompt_embeds, "b n d -> b f n d", f=num_frames)
-        if negative_prompt_embeds is None or negative_prompt_embeds.shape != prompt_embeds.shape:
-            given = None if negative_prompt_embeds is None else tuple(negative_prompt_embeds.shape)
-            raise ValueError(
-                f"negative_prompt_embeds must have the shape {tuple(prompt_embeds.shape)} of prompt_embeds, "
-                f"but has {given}; encode both with the same text encoder, or set guidance_scale to 1"
-            )
-        self.prompt_embeds = torch.cat([negative_prompt_embeds, prompt_embeds])
+        self.weaker = tuple(weaker)
+        if not self.is_off:
+            prompt_embeds, negative_prompt_embeds = _alike(prompt_embeds, negative_prompt_embeds)
+        self.num_videos = len(prompt_embeds)
+        usual = 1 if self.is_off or negative_prompt_embeds is None else 2
+        self.num_parts = len(self.weaker) + usual
+        self.prompt_conditions = parts_of_conditions(conditions, usual, [usual - 1])
+        parts = [*[usual - 1] * len(self.weaker), *range(usual)]
+        self.conditions = parts_of_conditions(conditions, usual, parts) if self.weaker else dict(conditions)
+        for part, answer in enumerate(self.weaker):
+            first = part * self.num_videos
+            self.conditions[answer.condition] = tuple(range(first, first + self.num_videos))
+        negative = [] if usual == 1 or negative_prompt_embeds is None else [negative_prompt_embeds]
+        prompts = [*[prompt_embeds] * len(self.weaker), *negative, prompt_embeds]
+        self.prompt_embeds = torch.cat(prompts) if len(prompts) > 1 else prompt_embeds
 
     def __call__(self, latents: Latents, timestep: Timestep) -> Latents:
         """Predict, guided."""
+        *weaker, last = self.ask(latents, timestep)
+        negative = None if self.is_off else weaker.pop()
+        return self.combine(timestep, last, negative, [last - answer for answer in weaker])
+
+    def ask(self, latents: Latents, timestep: Timestep) -> tuple[Latents, ...]:
+        """Predict the weaker answers, the negative prompt's if it counts, and the prompt's, in one pass."""
         inputs = latents.to(self.prompt_embeds.dtype)
-        inputs = inputs if self.is_off else torch.cat([inputs, inputs])
-        noise_pred = self.model(inputs, timestep, self.prompt_embeds, **self.conditions).to(latents.dtype)
-        if self.is_off:
-            return noise_pred
-        negative, prompted = noise_pred.chunk(2)
-        return negative + self._scale(timestep, negative) * (prompted - negative)
+        inputs = torch.cat([inputs] * self.num_parts) if self.num_parts > 1 else inputs
+        noise_pred = self.model(inputs, timestep, self.prompt_embeds, **self.conditions)
+        return noise_pred.to(latents.dtype).chunk(self.num_parts)
+
+    def combine(
+        self, timestep: Timestep, prompted: Latents, negative: Latents | None, ahead: Sequence[Latents]
+    ) -> Latents:
+        """Put together what guidance and the weaker answers make of the prompt's own prediction.
+
+        Args:
+            timestep: Of the step.
+            prompted: The prompt's own prediction.
+            negative: The negative prompt's; None if guidance is off.
+            ahead: By how much the prompt's prediction is ahead of each weaker answer.
+        """
+        noise_pred = prompted
+        if negative is not None:
+            noise_pred = negative + self._scale(timestep, negative) * (prompted - negative)
+        for answer, difference in zip(self.weaker, ahead, strict=True):
+            noise_pred = noise_pred + answer.scale * difference
+        return noise_pred
 
     def _scale(self, timestep: Timestep, like: Latents) -> float | Float[Tensor, "f 1 1"]:
         scale = self.guidance_scale
         if isinstance(scale, StepNumbers):
             return scale.at(timestep)
         return scale[:, None, None].to(like) if isinstance(scale, Tensor) else scale
+
+
+def _alike(prompt_embeds: PromptEmbeds, negative: Tensor | None) -> tuple[PromptEmbeds, PromptEmbeds]:
+    """Both embeddings per video, or both per frame."""
+    if negative is not None and negative.ndim != prompt_embeds.ndim:
+        if prompt_embeds.ndim == 4:
+            negative = repeat(negative, "b n d -> b f n d", f=prompt_embeds.shape[1])
+        else:
+            prompt_embeds = repeat(prompt_embeds, "b n d -> b f n d", f=negative.shape[1])
+    if negative is None or negative.shape != prompt_embeds.shape:
+        given = None if negative is None else tuple(negative.shape)
+        raise ValueError(
+            f"negative_prompt_embeds must have the shape {tuple(prompt_embeds.shape)} of prompt_embeds, "
+            f"but has {given}; encode both with the same text encoder, or set guidance_scale to 1"
+        )
+    return prompt_embeds, negative
+
+
+def parts_of_conditions(
+    conditions: Mapping[str, object], num_parts: int, chosen: Sequence[int]
+) -> dict[str, object]:
+    """Take a model's conditions for some parts of a batch; of a list's every tensor.
+
+    Args:
+        conditions: For the whole batch.
+        num_parts: Of the batch, all of one size.
+        chosen: Numbers of the parts, in the wanted order; one may be taken twice.
+    """
+    added = conditions.get("added_cond_kwargs")
+    if not isinstance(added, Mapping):
+        return dict(conditions)
+
+    def take(value: Tensor) -> Tensor:
+        parts = value.chunk(num_parts)
+        return torch.cat([parts[part] for part in chosen])
+
+    taken = {
+        name: [take(each) for each in value] if isinstance(value, list) else take(value)
+        for name, value in added.items()
+    }
+    return {**conditions, "added_cond_kwargs": taken}
 
 
 def guidance_is_off(guidance_scale: FrameNumbers | StepNumbers) -> bool:
