@@ -188,11 +188,14 @@ def settings_from(
 
 def check_folder(folder: Path, resume: bool) -> None:
     """Whether a run can begin, or go on, in a folder."""
+    from video_diffusion.video.files import remove_dead_parts
+
     if folder.is_file():
         raise click.UsageError(f"--output: {folder} is a file; name a folder")
-    there = (
-        {path.name for path in folder.iterdir() if path.name not in OWN_FILES} if folder.is_dir() else set()
-    )
+    there: set[str] = set()
+    if folder.is_dir():
+        remove_dead_parts(folder)  # of a run that was killed while it began
+        there = {path.name for path in folder.iterdir() if path.name not in OWN_FILES}
     begun = there & {"metrics.jsonl", "checkpoints"} or there >= {"config.yaml", "cache"}
     if begun and not resume:
         raise click.UsageError(f"--output: {folder} holds a run; --resume goes on with it, or name another")

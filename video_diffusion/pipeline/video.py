@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
+from torch import Tensor
 
 from video_diffusion.metrics import ConsistencyReport, measure
 from video_diffusion.settings import ResolvedSettings, shown
-from video_diffusion.shapes import Latents
 from video_diffusion.video import (
     MeasuredValue,
     ModelIdentity,
@@ -52,7 +52,7 @@ class GeneratedVideo:
     settings: ResolvedSettings
     report: ConsistencyReport
     run_record: RunRecord
-    latents: Latents | None = None
+    latents: Float[Tensor, "one channels f rows columns"] | None = None
 
     def __repr__(self) -> str:
         own, flicker = self.settings, self.report.values["flicker"]
@@ -130,7 +130,7 @@ class DecodedVideo:
     window_starts: Sequence[int]
     timings: Mapping[str, float]
     facts: Mapping[str, Any]
-    latents: Latents | None = None
+    latents: Float[Tensor, "one channels f rows columns"] | None = None
 
     def measured(self, on_frame: OnFrame | None = None) -> GeneratedVideo:
         """Measure the frames and write the record."""
