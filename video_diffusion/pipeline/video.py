@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
+from torch import Tensor
 
 from video_diffusion.metrics import ConsistencyReport, measure
 from video_diffusion.settings import ResolvedSettings
-from video_diffusion.shapes import Latents
 from video_diffusion.video import (
     MeasuredValue,
     ModelIdentity,
@@ -44,7 +44,7 @@ class GeneratedVideo:
     settings: ResolvedSettings
     report: ConsistencyReport
     run_record: RunRecord
-    latents: Latents | None = None
+    latents: Float[Tensor, "1 _ f _ _"] | None = None
 
     @property
     def record(self) -> dict[str, Any]:
@@ -92,7 +92,7 @@ class DecodedVideo:
     window_starts: Sequence[int]
     timings: Mapping[str, float]
     facts: Mapping[str, Any]
-    latents: Latents | None = None
+    latents: Float[Tensor, "1 _ f _ _"] | None = None
 
     def measured(self, on_frame: OnFrame | None = None) -> GeneratedVideo:
         """Measure the frames and write the record."""
