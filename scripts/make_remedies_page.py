@@ -17,9 +17,8 @@ HEAD = """\
 
 Written by `python scripts/make_remedies_page.py`, which compares the settings in `scripts/remedies.yaml` on
 the embedded model: {num_prompts} prompts, one seed, the same noise under each setting. A cell is the mean
-difference to the clip as it is, with its 95 % interval over prompts, bold where that excludes 0.
-{num_prompts}
-prompts are few: nothing here is a verdict. Hold a remedy against your own prompts with
+difference to the clip as it is, with its 95 % interval over prompts, bold where that excludes 0. With
+{num_prompts} prompts nothing here is a verdict. Hold a remedy against your own prompts with
 `video-diffusion compare`; which one a clip needs, [`diagnose`](diagnose.md) tells. `time` is the median over
 prompts of the seconds that a clip takes, as a multiple, on a busy machine.
 
