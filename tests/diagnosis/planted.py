@@ -107,7 +107,7 @@ def diagnosed(
         assert found is not None and found.crf == plant.crf  # x264 tells
         encoder = found
     subject = Subject(settings, seeds, clip, encoder)
-    diagnosis = Diagnosis(subject, folder, pipelines, PromptMeter(), 3600)
+    diagnosis = Diagnosis(subject, folder, pipelines, PromptMeter(), 3600.0)
     for _ in diagnosis.steps():
         pass
     return find(diagnosis.seen, subject)
