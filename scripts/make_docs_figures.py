@@ -24,11 +24,13 @@ from video_diffusion.metrics import measure
 from video_diffusion.pipeline import GeneratedVideo
 from video_diffusion.procedural import Scene, SceneObject, caption, render_scenes
 from video_diffusion.sampling import initial_noise, make_scheduler
+from video_diffusion.video import write_video
 from video_diffusion.video.images import draw_contact_sheet, draw_filmstrip, evenly, save_picture
 
 SCENE = Scene("pink", (SceneObject("blue", "square", "large", "right"),))
 PROMPT = caption(SCENE)
 COLUMNS = 8
+PROMPTS = Path(__file__).parents[1] / "configs" / "compare" / "prompts.txt"
 
 
 def every_other(frames: np.ndarray) -> np.ndarray:
@@ -76,6 +78,14 @@ class Figures:
             name: video.report.values[name].value
             for name in ("flicker", "raw_flicker", "motion", "sharpness")
         }
+
+    def wall(self) -> None:
+        """The comparisons' prompts side by side, moving."""
+        clips = [np.asarray(self.make(prompt).frames) for prompt in PROMPTS.read_text().splitlines()]
+        rows = rearrange(np.stack(clips), "(r c) f h w k -> f (r h) (c w) k", c=4)
+        larger = rows.repeat(2, axis=1).repeat(2, axis=2)
+        write_video(self.folder / "clips.webp", larger, Fraction(8), None)
+        self.figures["wall"] = len(clips)
 
     def noise_to_picture(self) -> None:
         """The clean clip as predicted at each step."""
@@ -174,6 +184,7 @@ def main() -> None:
     figures = Figures(TextToVideoPipeline.from_pretrained(args.model), args.model, args.out)
     for draw in (
         figures.sheet,
+        figures.wall,
         figures.noise_to_picture,
         figures.forward_noising,
         figures.seeds,

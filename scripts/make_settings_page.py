@@ -41,6 +41,7 @@ def values_of(field: FieldInfo) -> str:
 
 def default_of(value: Any) -> str:
     """A default as it is written in a file; nothing where the model decides or nothing is set."""
+    value = value[0] if isinstance(value, tuple) and len(value) == 1 else value
     if value in {None, (), ""} or value is PydanticUndefined:
         return ""
     return f"`{str(value).lower() if value is False else value}`"

@@ -1,6 +1,7 @@
 """One clip's settings: ranges, exact frame rates, prompts that can be stored, identity."""
 
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -123,7 +124,7 @@ def test_fps_that_no_container_writes_exactly_is_refused() -> None:
 
 def test_settings_are_frozen_and_prompts_verbatim() -> None:
     prompt = "  two \x1b[2J\u202e spaces\n"
-    frozen = GenerationSettings(prompt=prompt)
+    frozen = GenerationSettings(prompt=prompt, prompt_syntax="plain")
     assert frozen.prompt == prompt
     with pytest.raises(ValueError, match="frozen"):
         frozen.seed = 3  # type: ignore[misc] # that this is an error is the point
@@ -148,9 +149,11 @@ OTHER: dict[str, Any] = {
     "prompt_blend": "slerp", "guidance_scale_travel": {"3": 2.0}, "motion_scale_travel": {"3": 2.0},
     "motion_effect": 0.5, "motion_effect_travel": {"3": 2.0}, "guidance_scale_steps": {"3": 2.0},
     "motion_scale_steps": {"3": 2.0}, "motion_effect_steps": {"3": 2.0}, "motion_scale_blocks": {"up": 0.5},
-    "motion_effect_blocks": {"mid": 0.5}, "position_stretch": 2.0,
+    "motion_effect_blocks": {"mid": 0.5}, "position_stretch": 2.0, "prompt_syntax": "comfy",
+    "embeddings": [f"{__file__}=a"], "clip_skip": 2, "lora_folder": "x",
     "freenoise": True, "freeinit": 3, "freeinit_filter": "box", "freeinit_spatial_cutoff": 0.5,
     "freeinit_temporal_cutoff": 0.5, "init_video": "a.mp4", "init_image": "a.png", "strength": 0.5,
+    "video_start": 1.5, "video_stride": 2,
     "image_hold": 0.5, "enforce_steps": True, "loras": ["x.safetensors:0.5"], "speed": 2,
     "compile": True,
     "guidance_interval": (0.2, 0.8), "temporal_guidance": 1.0,
@@ -162,7 +165,10 @@ OTHER: dict[str, Any] = {
 }  # fmt: skip
 
 # What cannot be without another setting.
-NEEDED = {"controlnet": {"control_video": "e.mp4"}, "sparsectrl": {"sparse_images": {"0": "d.png"}}}
+NEEDED = {
+    "controlnet": {"control_video": "e.mp4"}, "sparsectrl": {"sparse_images": {"0": "d.png"}},
+    "prompt_syntax": {"prompt": "(a)"},
+}  # fmt: skip
 
 
 def test_the_job_id_changes_with_everything_that_changes_the_pixels_and_with_nothing_else() -> None:
@@ -174,6 +180,17 @@ def test_the_job_id_changes_with_everything_that_changes_the_pixels_and_with_not
         changed = GenerationSettings.from_values({"prompt": "a", **needs, name: value})
         assert (changed.job_id() != base.job_id()) == (name in PIXEL_FIELDS), name
     assert len(base.job_id()) == 12
+
+
+def test_the_rate_of_a_clip_counts_where_it_says_which_frames_of_a_video_are_taken(tmp_path: Path) -> None:
+    def ids(**values: object) -> set[str]:
+        given = [{"prompt": "a", "fps": fps, **values} for fps in (8, 12)]
+        return {GenerationSettings.from_values(each).job_id() for each in given}
+
+    assert (
+        len(ids()) == len(ids(init_video="a.mp4", video_stride=1)) == len(ids(init_video=str(tmp_path))) == 1
+    )
+    assert len(ids(init_video="a.mp4")) == len(ids(noise_video="a.mp4")) == 2
 
 
 def test_job_ids_from_before_a_setting_existed_stay() -> None:
@@ -209,7 +226,8 @@ def test_defaults_fill_only_what_was_left_open() -> None:
 @given(st.text())
 def test_a_prompt_is_kept_verbatim_or_refused_in_one_line(prompt: str) -> None:
     try:
-        assert GenerationSettings.from_values({"prompt": prompt}).prompt == prompt
+        asked = GenerationSettings.from_values({"prompt": prompt, "prompt_syntax": "plain"})
+        assert asked.prompt == prompt
     except ValueError as error:
         assert "\n" not in str(error)
         assert not prompt.strip() or "\0" in prompt or any("\ud800" <= sign <= "\udfff" for sign in prompt)

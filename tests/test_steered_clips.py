@@ -200,7 +200,7 @@ def test_from_the_command_line_and_again(
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 0, result.output
     settings = read_record(tmp_path / "clip.mp4").settings
-    assert (settings.controlnet_scale, settings.controlnet_steps) == (0.8, (0.0, 0.7))
+    assert (settings.controlnet_scale, settings.controlnet_steps) == ((0.8,), ((0.0, 0.7),))
     assert dict(settings.sparse_images) == sparse["sparse_images"]
     again = CliRunner().invoke(main, ["rerun", str(tmp_path / "clip.mp4")])
     assert (again.exit_code, again.stdout.strip()) == (0, "identical")
@@ -214,6 +214,59 @@ def test_from_the_command_line_and_again(
     other = CliRunner().invoke(main, ["rerun", str(tmp_path / "clip.mp4"), "--controlnet", str(moved)])
     assert other.exit_code == 2
     assert "is not the controlnet of the record" in other.stderr
+
+
+@pytest.mark.full
+def test_several_from_the_command_line_and_again(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "controlnet", tmp_path / "second")
+    save_pictures(tmp_path / "depth", 5, seed=8)
+    words = [
+        "generate", "a red ball", "--model", str(folder / "model"),
+        "--controlnet", str(folder / "controlnet"), "--control-video", str(folder / "edges"),
+        "--controlnet", str(tmp_path / "second"), "--control-video", str(tmp_path / "depth"),
+        "--control-make", "none", "--control-make", "soft", "--controlnet-scale", "0.8",
+        "--controlnet-scale", "0.5", "--controlnet-steps", "0-0.7", "--controlnet-steps", "0.3-1",
+    ]  # fmt: skip
+    result = CliRunner().invoke(main, [*words, "-o", str(tmp_path / "clip.mp4")])
+    assert result.exit_code == 0, result.output
+    record = read_record(tmp_path / "clip.mp4")
+    assert record.settings.controlnet_scale == (0.8, 0.5) and record.settings.control_make == ("none", "soft")
+    numbered = {"controlnet.0", "controlnet.1", "control_video.0", "control_video.1"}
+    assert set(record.inputs) == numbered
+    again = CliRunner().invoke(main, ["rerun", str(tmp_path / "clip.mp4")])
+    assert (again.exit_code, again.stdout.strip()) == (0, "identical")
+    moved = (tmp_path / "second").rename(tmp_path / "elsewhere")
+    gone = CliRunner().invoke(main, ["rerun", str(tmp_path / "clip.mp4")])
+    assert (gone.exit_code, "which is not here; say where it is" in gone.stderr) == (2, True)
+    here = ["--controlnet", str(folder / "controlnet"), "--controlnet", str(moved)]
+    found = CliRunner().invoke(main, ["rerun", str(tmp_path / "clip.mp4"), *here])
+    assert (found.exit_code, found.stdout.strip()) == (0, "identical")
+    values = record.settings.model_dump() | {"controlnet": [str(folder / "controlnet"), str(moved)]}
+    assert (
+        GenerationSettings.from_values(values).job_id()
+        == record.settings.model_copy(
+            update={"controlnet": (str(folder / "controlnet"), str(moved))}
+        ).job_id()
+    )
+    batch = CliRunner().invoke(main, [*words, "--seeds", "0-1", "-o", str(tmp_path / "clips")])
+    assert batch.exit_code == 0, batch.output
+    row = json.loads((tmp_path / "clips" / "results.jsonl").read_text().splitlines()[0])
+    assert row["settings"]["controlnet_scale"] == [0.8, 0.5]
+
+
+def test_one_control_is_written_as_before() -> None:
+    """Records and ids of one ControlNet stay what they were when there could be only one."""
+    values = {
+        "controlnet": "a",
+        "control_video": "v",
+        "controlnet_steps": (0.0, 0.5),
+        "controlnet_scale": 0.5,
+    }
+    settings = GenerationSettings.from_values({"prompt": "a", **values})
+    plain = settings.model_dump(mode="json")
+    assert [plain[name] for name in values] == ["a", "v", [0.0, 0.5], 0.5]
+    assert settings.job_id() == "1c21718356c6"
+    assert GenerationSettings.from_values(plain) == settings
 
 
 @pytest.mark.full
@@ -232,6 +285,13 @@ def test_jobs_are_steered_too(folder: Path, controlled: dict[str, Any], tmp_path
     ("changes", "message"),
     [
         ({"controlnet": "x"}, "control_video is missing, but controlnet is set; name what it reads"),
+        ({"controlnet": ["x", "y"], "control_video": "v.mp4"},
+         "control_video names 1 for 2 ControlNets; give one for each, in their order"),
+        ({"controlnet": ["x", "y", "z"], "control_video": ["v", "v", "v"], "controlnet_scale": [1, 2]},
+         "controlnet_scale names 2 for 3 ControlNets; give one for each, in their order, or one for all"),
+        ({"controlnet": "x", "control_video": "v", "control_make": "lines"}, "control_make must be canny"),
+        ({"controlnet": "x", "control_video": "v", "controlnet_scale": [11]}, "controlnet_scale must be a"),
+        ({"controlnet": "x", "control_video": "v", "controlnet_steps": "0.6-0.2"}, "two shares from 0 to 1"),
         ({"sparsectrl": "x"}, "sparse_images is missing, but sparsectrl is set"),
         ({"controlnet": "FOLDER/controlnet", "control_video": "FOLDER/pictures"},
          "control_video .*/pictures has 2 frames, but num_frames is 5; set num_frames to 2 or less"),

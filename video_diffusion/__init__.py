@@ -3,7 +3,15 @@
 `from video_diffusion import TextToVideoPipeline` is the usual way in; nothing heavy is imported earlier.
 """
 
+import os
+import sys
 from typing import TYPE_CHECKING, Any
+
+TORCH_CAME_FIRST = "torch" in sys.modules and os.environ.get("OMP_WAIT_POLICY", "").upper() != "PASSIVE"
+"""Whether torch's threads spin while they wait: it was loaded before this package could say otherwise."""
+
+# 13.6 s of processor time for a clip instead of 2.7 where two other programs are busy on two cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
 

@@ -20,9 +20,9 @@ from diffusers.training_utils import EMAModel
 from einops import rearrange
 from torch import Tensor
 
+from embedded.muon import MuonWithAdamW, trapezoid
 from video_diffusion.procedural.render import paint
 from video_diffusion.procedural.scene import MOTIONS, SHAPES, Trajectory, World, sample_trajectory
-from video_diffusion.training.optimizer import MuonWithAdamW, trapezoid
 from video_diffusion.training.state import load_checkpoint, newest_checkpoint, save_checkpoint
 
 WORLD = World(shapes=SHAPES, motions=MOTIONS, two_objects_share=0.3)

@@ -28,12 +28,12 @@ from embedded.model import (
     save_embedded_model,
     word_tokenizer,
 )
+from embedded.muon import MuonWithAdamW, trapezoid
 from embedded.pool import LatentPool
 from video_diffusion.models import VideoUNet
 from video_diffusion.procedural.scene import Scene, World, caption, vocabulary
 from video_diffusion.training.loop import FoldedFrameAttention
 from video_diffusion.training.objective import stratified_timesteps, training_target
-from video_diffusion.training.optimizer import MuonWithAdamW, trapezoid
 from video_diffusion.training.state import load_checkpoint, newest_checkpoint, save_checkpoint
 
 CLIP_FRAMES = 16

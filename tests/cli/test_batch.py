@@ -1,6 +1,7 @@
 """`generate --jobs`: clips with rows, skipping, failures, shards, kills; on a tiny real model."""
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -42,6 +43,22 @@ def test_every_job_becomes_a_clip_a_record_and_a_row_and_is_made_once(tmp_path, 
     assert (again[0], sorted(again[1].splitlines())) == (0, sorted(out.splitlines()))
     assert "3 done (3 before)" in again[2]
     assert len(rows(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("flag", ["--check", "--dry-run", "--quiet"])
+def test_a_row_whose_model_cannot_be_used_ends_the_run_before_anything_is_made(
+    tmp_path, jobs, tiny_model, flag
+):
+    """Symptom: the other rows were made first, exit 1; `--dry-run` ended with 0."""
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_model, broken)
+    weights = broken / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    (tmp_path / "jobs.csv").write_text(f"prompt,model\na circle,\na red,{broken}\n")
+    code, out, err = run(*jobs, flag)
+    assert (code, out) == (3, "")
+    assert err.startswith(f"error: {tmp_path}/jobs.csv:3: {weights}: ") and len(err.splitlines()) == 1
+    assert not (tmp_path / "clips").exists()
 
 
 @pytest.mark.full

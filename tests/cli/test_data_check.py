@@ -76,7 +76,7 @@ def test_summary_rejects_and_sheet(folder: Path) -> None:
         "  1 clips cannot be used so",
     ]
     assert result.stderr.splitlines() == [
-        "rejected: silent.mp4: has no caption: no silent.txt",
+        "rejected: silent.mp4: has no caption: no silent.txt; --captionless takes it without",
         "not trained on: short: lasts 0.500 s, shorter than 16 frames at 8 fps (1.917 s); "
         "train on fewer frames or a higher fps, or loop short clips",
     ]

@@ -104,7 +104,7 @@ def test_a_config_that_was_written_runs_as_it_is(tiny_model: Path) -> None:
 
 def test_hostile_prompts_are_stored_verbatim_and_shown_escaped(tiny_model: Path) -> None:
     prompt = "a [/] \x1b[2J\u202e red\nçircle 漢"
-    result = generate(tiny_model, prompt, "-o", "c.mp4", "--sheet", "s.png")
+    result = generate(tiny_model, prompt, "-o", "c.mp4", "--sheet", "s.png", "--prompt-syntax", "plain")
     assert result.exit_code == 0, result.stderr
     assert read_record("c.mp4").settings.prompt == prompt
     shown = run("inspect", "c.mp4").stdout

@@ -96,6 +96,33 @@ def test_signals_end_a_run_in_one_line_and_leave_nothing(
     assert names(empty_folder) == set()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("gap", [0.0, 0.02, 0.1, 0.4])
+@pytest.mark.parametrize("at", [0.3, 0.8, 1.5, 2.5, 3.5])
+def test_two_quick_ctrl_c_show_no_traceback_wherever_the_program_is(
+    tiny_model: Path, empty_folder: Path, at: float, gap: float
+) -> None:
+    """Symptom: a traceback out of torch. While it loads, works, cleans up, and while Python itself ends."""
+    words = [sys.executable, "-m", "video_diffusion", *STOPPABLE, "--model", str(tiny_model)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        caught = int(next(line for line in status.splitlines() if line.startswith("SigCgt")).split()[1], 16)
+        if caught >> (signal.SIGTERM - 1) & 1:  # the program has begun
+            break
+        time.sleep(0.02)
+    time.sleep(at)
+    for _ in range(2):
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        time.sleep(gap)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode in {130, -signal.SIGINT}, stderr
+    assert b"Traceback" not in stderr and b"Exception ignored" not in stderr, stderr.decode()
+    assert not {"c.mp4", "c.json"} & names(empty_folder)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="watches /proc for the moment when torch is loaded")
 def test_kill_9_leaves_no_finished_name_and_the_next_run_works(tiny_model: Path, empty_folder: Path) -> None:
     process = started(tiny_model, empty_folder)

@@ -21,13 +21,13 @@ def test_unknown_words_are_named_with_the_known_ones(tiny_model: Path) -> None:
 
 def test_warnings_quote_no_more_than_the_beginning_of_a_long_word_or_end(tiny_model: Path) -> None:
     for prompt in ("x" * 5000, "red " * 1000):
-        result = generate(tiny_model, prompt, "-o", "c.mp4", "-q", "--overwrite")
+        result = generate(tiny_model, prompt, "-o", "c.mp4", "-q", "--overwrite", "--prompt-syntax", "plain")
         assert result.exit_code == 0
         assert 0 < max(len(line) for line in result.stderr.splitlines()) < 400
 
 
 def test_a_long_prompt_warns_of_what_is_lost(tiny_model: Path) -> None:
-    result = generate(tiny_model, "a red circle " * 4, "-o", "c.mp4", "-q")
+    result = generate(tiny_model, "a red circle " * 4, "-o", "c.mp4", "-q", "--prompt-syntax", "plain")
     assert result.exit_code == 0
     assert any(
         "dropped its end" in line and line.startswith("warning: ") for line in result.stderr.splitlines()

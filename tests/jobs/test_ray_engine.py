@@ -59,6 +59,46 @@ def actors(root):
     return found
 
 
+@pytest.fixture
+def cluster(monkeypatch):
+    """A head and three nodes with a core each, all on this machine."""
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # else actors starve beside whatever else runs here
+    utils = pytest.importorskip("ray.cluster_utils")
+    made = utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        yield made, [made.add_node(num_cpus=1) for _ in range(3)]
+    finally:
+        made.shutdown()
+
+
+def test_an_actor_a_node_and_the_driver_die_and_every_job_is_made_once(tmp_path, model, cluster):
+    """Symptom: the one process that counted attempts died at 47 of 64 rows, and the run with it."""
+    head, nodes = cluster
+    (tmp_path / "jobs.csv").write_text("prompt,seeds\na red circle,0-63\n")
+    words = command(model, tmp_path / "jobs.csv", tmp_path / "ray", "--engine", "ray", "--actors", "3")
+    environment = {**os.environ, "RAY_ADDRESS": head.address}
+
+    def start():
+        return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
+
+    process = start()
+    until(process, lambda: len(rows(tmp_path / "ray")) >= 8)
+    os.kill(actors(os.getpid())[0], signal.SIGKILL)
+    until(process, lambda: len(rows(tmp_path / "ray")) >= 20)
+    head.remove_node(nodes[0], allow_graceful=False)
+    until(process, lambda: len(rows(tmp_path / "ray")) >= 40)
+    process.kill()
+    process.communicate(timeout=PATIENCE)
+    again = start()
+    stderr = again.communicate(timeout=PATIENCE)[1]
+    assert again.returncode == 0, stderr
+    found = rows(tmp_path / "ray")
+    assert len(found) == len({row["job_id"] for row in found}) == 64
+    assert {row["status"] for row in found} == {"ok"}
+    assert len(list((tmp_path / "ray").glob("*.mp4"))) == 64
+    assert not list((tmp_path / "ray").glob(".*"))
+
+
 def until(process, condition):
     deadline = time.monotonic() + PATIENCE
     while not condition():

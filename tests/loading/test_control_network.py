@@ -1,12 +1,19 @@
 """ControlNets and SparseCtrl encoders that do not fit their image model are refused in one line."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from control_networks import published_sparse_control, tiny_controlnet, tiny_sparse_control
+from diffusers.models.controlnets.controlnet import ControlNetModel
+from motion_files import stored_bits
+from original_layout import original_unet, small_unet
 from safetensors.torch import save_file
+from tiny_models import randomised, tiny_vae
 from tiny_run import tiny_parts
 from tiny_xl import save_tiny_xl
+from torch import Tensor
 
 from video_diffusion.loading import (
     ModelLoadError,
@@ -16,6 +23,7 @@ from video_diffusion.loading import (
     load_model,
     load_sparse_control,
 )
+from video_diffusion.loading.weights_facts import describe_weights
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("width", "is for an image model that reads text of width 20, but this one's is 12"),
         ("blocks", r"has blocks of widths \(8, 24\), but this one's is \(8, 16\)"),
         ("shuffle", "this ControlNet shuffles content instead of placing it, which is not supported"),
-        ("sparse.safetensors", "a ControlNet must be a folder in diffusers' layout"),
+        ("sparse.safetensors", "holds no ControlNet; give its file or its folder. A SparseCtrl encoder's"),
     ],
 )
 def test_controlnets_for_another_model_are_refused(
@@ -74,8 +82,59 @@ def test_sparse_encoders_for_another_model_are_refused(
 
 
 @pytest.mark.full
-def test_sdxl_is_refused(tmp_path: Path) -> None:
+def test_one_for_another_kind_of_model_is_refused_for_sdxl(tmp_path: Path) -> None:
     tiny_controlnet().save_pretrained(tmp_path / "controlnet")
+    tiny_sparse_control("rgb").save_pretrained(tmp_path / "sparse")
     xl = load_model(str(save_tiny_xl(tmp_path / "xl")))
-    with pytest.raises(ModelLoadError, match="ControlNets for Stable Diffusion XL are not supported"):
-        load_controlnet(find_model(str(tmp_path / "controlnet")), xl)
+    for load, name in ((load_controlnet, "controlnet"), (load_sparse_control, "sparse")):
+        with pytest.raises(ModelLoadError, match="is not for Stable Diffusion XL, as this model is; use one"):
+            load(find_model(str(tmp_path / name)), xl)
+
+
+def original_controlnet(network: ControlNetModel, kind: str) -> dict[str, Tensor]:
+    """A ControlNet's tensors as its makers name them (`cldm.py`): half a U-Net, hints, zero convs."""
+    unet, state = small_unet(kind), network.state_dict()
+    unet.load_state_dict({name: state.get(name, own) for name, own in unet.state_dict().items()})
+    half = ("input_blocks.", "middle_block.", "time_embed.", "label_emb.")
+    tensors = {
+        name.removeprefix("model.diffusion_model."): tensor for name, tensor in original_unet(unet).items()
+    }
+    tensors = {name: tensor for name, tensor in tensors.items() if name.startswith(half)}
+    hints = {"conv_in": 0, "conv_out": 14} | {f"blocks.{number}": 2 * number + 2 for number in range(6)}
+    for part in ("weight", "bias"):
+        for ours, theirs in hints.items():
+            hint = state[f"controlnet_cond_embedding.{ours}.{part}"]
+            tensors[f"input_hint_block.{theirs}.{part}"] = hint
+        for number in range(len(network.controlnet_down_blocks)):
+            tensors[f"zero_convs.{number}.0.{part}"] = state[f"controlnet_down_blocks.{number}.{part}"]
+        tensors[f"middle_block_out.0.{part}"] = state[f"controlnet_mid_block.{part}"]
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl"])
+@pytest.mark.parametrize("layout", ["control_model.", "", "diffusers"])
+def test_a_controlnet_in_one_file_finds_every_tensor(tmp_path: Path, kind: str, layout: str) -> None:
+    unet = small_unet(kind)
+    network = randomised(ControlNetModel.from_unet(unet))
+    tensors = network.state_dict()
+    if layout != "diffusers":
+        tensors = {f"{layout}{name}": t for name, t in original_controlnet(network, kind).items()}
+    if layout == "control_model.":  # some hold the image model too
+        tensors["model.diffusion_model.out.2.weight"] = torch.zeros(4, 32, 3, 3)
+    save_file(tensors, tmp_path / "controlnet.safetensors")
+    eighth = tiny_vae(
+        block_out_channels=(4,) * 4, down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+    )  # fmt: skip
+    found = load_controlnet(
+        find_model(str(tmp_path / "controlnet.safetensors")), replace(tiny_parts(), unet=unet, vae=eighth)
+    )
+    assert stored_bits(found) == stored_bits(network)
+    assert describe_weights(tmp_path / "controlnet.safetensors")["kind"] == "ControlNet"
+    with pytest.raises(ModelLoadError, match=r"must have the shape|belong to another model|not part of"):
+        other = small_unet("sd2" if kind == "sd1" else "sd1")
+        load_controlnet(
+            find_model(str(tmp_path / "controlnet.safetensors")),
+            replace(tiny_parts(), unet=other, vae=eighth),
+        )

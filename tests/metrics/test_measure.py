@@ -28,6 +28,21 @@ def test_numpy_floats_lists_and_torch_in_any_type_give_the_same_answer():
     assert measure((as_torch / 255).double().requires_grad_(), 8).to_json() == expected
 
 
+def test_frames_larger_than_full_hd_are_measured_at_a_lower_size_and_the_report_says_so():
+    """Symptom: three frames of 4K took 3.9 GB."""
+    rng = np.random.default_rng(1)
+    small = np.repeat(np.repeat(rng.integers(0, 256, (3, 60, 120, 3), dtype=np.uint8), 10, 1), 10, 2)
+    large = np.repeat(np.repeat(small, 2, 1), 2, 2)
+    report = measure(large, 8, metrics=["motion", "mean_luma"])
+    assert (report.width, report.height) == (2400, 1200)
+    assert "frames reduced to 1200×600" in report.flow and "reduced to 1200×600" in report.table()
+    as_small = measure(small, 8, metrics=["motion", "mean_luma"])
+    assert "reduced" not in as_small.flow
+    assert {name: each.value for name, each in report.values.items()} == {
+        name: each.value for name, each in as_small.values.items()
+    }
+
+
 def test_floats_are_rounded_not_truncated():
     grey = np.full((2, 20, 24, 3), 99.6 / 255)
     assert measure(grey, 8).values["mean_luma"].value == pytest.approx(100, abs=1e-9)

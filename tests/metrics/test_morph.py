@@ -45,8 +45,9 @@ def test_points_that_step_to_and_fro_by_a_give_a():
     # the sides part towards the middle frame and close after it: ±a on alternate frames
     forward[0, ..., 0], backward[0, ..., 0] = side, -side
     forward[1, ..., 0], backward[1, ..., 0] = -side, side
+    luma = scene.astype(np.float32) @ np.float32([0.299, 0.587, 0.114])
     points = follow_points(
-        scene.astype(np.float32) @ np.float32([0.299, 0.587, 0.114]),
+        (luma, luma, luma),
         (backward[0], forward[0]),
         (forward[1], backward[1]),
     )
@@ -58,7 +59,7 @@ def test_points_that_step_to_and_fro_by_a_give_a():
     found = morphing(points)
     # pairs across the joint change by 2a and back: (2a + 2a − 0) / 4 = a; pairs within a side by 0
     assert 0 < np.nanmean(found.moved) * 96 / 256 < a
-    same = morphing(follow_points(scene[..., 1].astype(np.float32), (zero[0], zero[0]), (zero[1], zero[1])))
+    same = morphing(follow_points((luma, luma, luma), (zero[0], zero[0]), (zero[1], zero[1])))
     assert same.level == 0
 
 
@@ -67,15 +68,15 @@ def test_two_points_alone_give_exactly_a():
 
     place = np.float32([[10, 10], [40, 10]])
     tensor = np.float32([[1, 0, 0], [1, 0, 0]])
-    p, q = np.array([0]), np.array([1])
+    pair = (np.array([0]), np.array([1]), np.ones(1, np.float32))
     for before, after, expected in [(-0.5, -0.5, 0.25), (0.5, -0.5, 0), (-1, -0.2, 0.1)]:
         to_before, to_after = (np.float32([[0, 0], [step, 0]]) for step in (before, after))
         # q alone moves: the distance changes by −before over the first step and by after over the second; for
         # two points the steady growth is the whole change, so it is 0 where both have one sign
-        assert _to_and_fro(place, to_before, to_after, tensor, p, q) == pytest.approx(expected, abs=1e-6)
+        assert _to_and_fro(place, to_before, to_after, tensor, *pair) == pytest.approx(expected, abs=1e-6)
     across = np.float32([[0, 0, 1], [0, 0, 1]])
     assert np.isnan(
-        _to_and_fro(place, to_before, to_after, across, p, q)
+        _to_and_fro(place, to_before, to_after, across, *pair)
     ).all()  # gradients across the line see nothing
 
 
@@ -171,6 +172,25 @@ def test_noise_and_brightness_are_not_morphing():
     assert morph(DISTORTIONS["frame noise"].apply(pan, 16)).value < 0.08
     assert morph(DISTORTIONS["brightness flicker"].apply(pan, 24)).value < 0.12
     assert morph(DISTORTIONS["colour jitter"].apply(pan, 12)).value < 0.05
+
+
+def test_a_wobble_reads_the_same_whatever_the_size_of_the_thing():
+    """Pairs at four distances only: a square of 80 px read a third of one of 60 px."""
+    y, x = (np.mgrid[:128, :128] - 63.5) * 2
+    values = []
+    for half in (25, 30, 40, 50):
+        inside = [np.minimum(half + bulge - np.abs(x), half - bulge - np.abs(y)) / 2 for bulge in BULGES[:6]]
+        frames = 60 + 120 / (1 + np.exp(-np.clip(2.5 * np.stack(inside), -30, 30)))
+        values.append(morph(np.repeat(np.rint(frames)[..., None], 3, axis=-1).astype(np.uint8)).value)
+    assert max(values) < 1.25 * min(values)
+
+
+@pytest.mark.parametrize("speed", [0, 2])
+@pytest.mark.parametrize("strength", [8, 16, 24])
+def test_light_that_flickers_inside_a_border_is_not_morphing(strength, speed):
+    """The border comes and goes where nothing moved, and read 2.2 on a flat image."""
+    frames = moving_square([0] * 8, 128, speed)
+    assert morph(DISTORTIONS["local flicker"].apply(frames, strength)).value < 0.06
 
 
 def test_a_small_thing_that_morphs_on_still_texture_is_seen_in_its_cell():

@@ -42,7 +42,9 @@ def test_the_record_says_everything_as_json(pipeline: TextToVideoPipeline) -> No
     assert record["ai_generated"] is True
     none = {name for name, value in record["settings"].items() if value is None}
     assert none <= {
-        "motion_adapter", "context_length", "context_overlap", "init_video", "init_image", "strength",
+        "motion_adapter", "clip_skip", "lora_folder", "vae", "text_encoder", "extend", "refine",
+        "context_length",
+        "context_overlap", "init_video", "init_image", "strength",
         "image_hold", "guidance_interval", "ip_adapter", "controlnet", "control_video", "controlnet_steps",
         "sparsectrl", "quantize", "noise_video",
     }  # fmt: skip

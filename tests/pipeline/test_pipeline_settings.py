@@ -7,16 +7,12 @@ from typing import Any
 import pytest
 from red_ball import clip
 
-from video_diffusion import TextToVideoPipeline
+from video_diffusion import GenerationSettings, TextToVideoPipeline
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            {"num_frames": 10},
-            r"num_frames is 10 but this motion adapter knows 9 positions; set context_length \(--c",
-        ),
         ({"prompt_travel": {"4": "a"}}, "prompt_travel names frame 4, but the clip has 4 frames"),
         ({"motion_scale_travel": {"-5": 1}}, "motion_scale_travel names frame -5, but the clip has 4 frames"),
         (
@@ -32,6 +28,20 @@ def test_settings_the_model_cannot_follow_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         pipeline.generate([clip(**changes)])
+
+
+def test_a_clip_longer_than_the_model_is_made_in_windows_of_its_own_length_and_says_so(
+    pipeline: TextToVideoPipeline,
+) -> None:
+    with pytest.warns(UserWarning, match=r"num_frames 11 is more than this model .* windows of 4 frames"):
+        (unasked,) = pipeline.generate([clip(num_frames=11, context_overlap=2)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        (asked,) = pipeline.generate([clip(num_frames=11, context_length=4, context_overlap=2)])
+        one_pass = pipeline.resolve(clip(num_frames=9))
+    assert (unasked.frames_sha256, unasked.record["job_id"]) == (asked.frames_sha256, asked.record["job_id"])
+    assert unasked.settings.context_length == 4 and one_pass.context_length is None
+    assert pipeline.resolve(clip(num_frames=17, position_stretch=2.0)).context_length is None
 
 
 def test_settings_that_name_this_pipeline_are_fine(pipeline: TextToVideoPipeline, folder: Path) -> None:
@@ -99,3 +109,13 @@ def test_settings_without_effect_are_said(
 ) -> None:
     with pytest.warns(UserWarning, match=message):
         pipeline.resolve(clip(**changes))
+
+
+def test_too_few_steps_for_a_scheduler_are_warned_of_with_the_number_that_works() -> None:
+    """Symptom: four steps of `dpmpp_2m_karras` made garbage on the shipped model, and nothing was said."""
+    pipeline = TextToVideoPipeline.from_pretrained(device="cpu")
+    asked = {"prompt": "a red circle", "scheduler": "dpmpp_2m_karras", "num_inference_steps": 4}
+    with pytest.warns(UserWarning, match="4 is too few for dpmpp_2m_karras .* set it to 6 or more"):
+        pipeline.resolve(GenerationSettings.from_values(asked))
+    pipeline.resolve(GenerationSettings.from_values(asked | {"num_inference_steps": 6}))
+    pipeline.resolve(GenerationSettings.from_values(asked | {"scheduler": "heun"}))

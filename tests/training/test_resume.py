@@ -77,6 +77,8 @@ LORA = {"target": "motion_lora", "lora": {"rank": 2, "dropout": 0.2}}
     [
         {},
         LORA | {"latent_cache": False, "num_workers": 2},
+        pytest.param({"optimizer": {"name": "muon", "learning_rate": 1e-3}}, marks=pytest.mark.full),
+        pytest.param({"optimizer": {"name": "prodigy", "learning_rate": 1.0}}, marks=pytest.mark.full),
         pytest.param(
             {"validation": {"every": 2, "prompts": ["clip 1"]}, "clips": {"held_out": 1}}, marks=SLOW
         ),
@@ -86,7 +88,15 @@ LORA = {"target": "motion_lora", "lora": {"rank": 2, "dropout": 0.2}}
         ),
         pytest.param({"clips": {"image_fraction": 0.3}, "temporal_and": "attn2"}, marks=SLOW),
     ],
-    ids=["full", "lora, no cache, workers", "validated", "mixed noise, accumulated", "pictures, extras"],
+    ids=[
+        "full",
+        "lora, no cache, workers",
+        "muon",
+        "prodigy",
+        "validated",
+        "mixed noise, accumulated",
+        "pictures, extras",
+    ],
 )
 def test_dropped_and_resumed_is_unbroken(home: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     """Dropped twice, in the middle of an epoch and between checkpoints; steps since the last are repeated."""

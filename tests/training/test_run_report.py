@@ -1,14 +1,22 @@
 """The page of a run: losses as lines, the same clips over time, inert prompts, holes shown as holes."""
 
 import re
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
-from video_diffusion.training.report import REPORT_FILE, clip_rows, held_out_chart, loss_chart, write_report
+from video_diffusion.training.report import (
+    REPORT_FILE,
+    clip_rows,
+    held_out_chart,
+    loss_chart,
+    motion_chart,
+    write_report,
+)
 from video_diffusion.training.run_folder import RunFolder
-from video_diffusion.training.validation import Validation
+from video_diffusion.training.validation import Validation, what_changed
 from video_diffusion.video import write_video
 
 PROMPT = "</script><img src=x onerror=alert(1)> \x1b[2J"
@@ -80,3 +88,17 @@ def test_a_row_of_clips_has_first_last_and_some_between_and_tells_what_is_lost(t
     assert row["views"][0].facts["flicker"] == "—" and row["views"][0].facts["motion"] == "1.25"
     (row,) = clip_rows(steps[2:5], tmp_path)
     assert [view.problem for view in row["views"]] == ["", "The file is not there", ""]
+
+
+def test_the_distance_from_how_held_out_clips_move_is_a_line_with_its_interval(tmp_path: Path):
+    found = [
+        replace(
+            a_validation(tmp_path, step, None),
+            motion_distance={"distance": far, "low": far - 0.1, "high": far + 0.1, "p": 0.01},
+        )
+        for step, far in ((0, 0.8), (9, 0.2))
+    ]
+    assert len(motion_chart(found).lines) == 3
+    assert not motion_chart([a_validation(tmp_path, 10, None)]).lines
+    assert "move 0.800 before, 0.200 after" in what_changed(*found)
+    assert Validation.from_row(found[1].to_row()) == found[1]

@@ -23,7 +23,7 @@ from tiny_run import (
 )
 from torch import Tensor
 
-from video_diffusion.loading import ModelLoadError, load_model
+from video_diffusion.loading import ModelLoadError, load_loras, load_model
 from video_diffusion.loading.components import EXTRAS_FILE, apply_unet_extras
 from video_diffusion.loading.convert import convert
 from video_diffusion.loading.motion_weights import add_motion_lora, read_motion_lora
@@ -236,3 +236,48 @@ def test_another_domain_lora_is_another_run(tmp_path: Path) -> None:
     names = ("one", "moved", "two", "one:0.5")
     facts = [tiny_trainer(domain_lora=str(tmp_path / name)).target.domain_lora for name in names]
     assert facts[0] == facts[1] and len(set(facts)) == 3
+
+
+@pytest.mark.parametrize("target", ["motion_lora", "domain_lora"])
+def test_a_lora_can_be_continued_and_corrects_feed_forward_layers_where_asked(
+    target: str, tmp_path: Path
+) -> None:
+    lora = {"rank": 3, "alpha": 6.0, "target_modules": "attention_and_feed_forward"}
+    first = tiny_trainer(target=target, lora=lora)
+    assert any(".ff.net.0.proj.lora_A." in name for name in first.target.parameters)
+    list(first.steps(stop_at=2))
+    with first.averaged():
+        first.target.save(tmp_path)
+        learned = answer(first)
+    place = str(tmp_path / target)
+    again = tiny_trainer(target=target, lora=lora | {"init": place, "alpha": None})
+    torch.testing.assert_close(answer(again), learned, rtol=1e-5, atol=1e-6)
+    used = tiny_trainer()
+    assert not torch.allclose(answer(used), learned, atol=1e-4)
+    with load_loras(used.pipeline.parts, [(place, 1.0)]):
+        torch.testing.assert_close(answer(used), learned, rtol=1e-4, atol=1e-5)
+
+
+def test_a_lora_to_go_on_from_must_fit(tmp_path: Path) -> None:
+    first = tiny_trainer(target="motion_lora", lora={"rank": 3})
+    first.target.save(tmp_path)
+    place = str(tmp_path / "motion_lora")
+    for changes, told in (
+        ({"lora": {"rank": 4, "init": place}}, f"lora.rank is 4, but lora.init {place} has 3; set that"),
+        (
+            {"lora": {"rank": 3, "init": place, "target_modules": r".*\.ff\.net\.2"}},
+            "which this run does not; set target and lora.target_modules as it was trained",
+        ),
+        (
+            {"lora": {"rank": 3, "target_modules": "atn1"}},
+            "matches none of the .* linear layers; the nearest",
+        ),
+        (
+            {"target": "domain_lora", "lora": {"rank": 3, "init": place}},
+            "which this run does not; set target and lora.target_modules",
+        ),
+    ):
+        with pytest.raises(ValueError, match=told):
+            tiny_trainer(**({"target": "motion_lora"} | changes))
+    with pytest.raises(ValueError, match=r"lora.init goes with a target that is a LoRA, not temporal"):
+        tiny_trainer(lora={"init": place})

@@ -17,8 +17,9 @@ from video_diffusion.models import MotionAdapter
 from video_diffusion.pipeline import TextToVideoPipeline
 from video_diffusion.settings.training import OptimizerSettings
 from video_diffusion.training.clips import Weighted
-from video_diffusion.training.loop import NonFiniteLossError, Trainer, learning_rate_factor, make_optimizer
+from video_diffusion.training.loop import NonFiniteLossError, Trainer
 from video_diffusion.training.objective import draw_step
+from video_diffusion.training.optimizer import learning_rate_factor, make_optimizer
 from video_diffusion.training.run import check_tracker, make_accelerator
 
 

@@ -1,6 +1,7 @@
 """Validation: the same every time, apart from training, told in words."""
 
 import json
+import re
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -53,6 +54,15 @@ def test_clips_are_those_of_the_prompts_or_else_of_held_out_captions(tmp_path: P
     assert Validation.from_row(json.loads(json.dumps(made.to_row()))).measures == made.measures
 
 
+def test_four_clips_and_four_held_out_ones_have_a_distance_of_how_they_move(tmp_path: Path) -> None:
+    few = validator(tmp_path, ("clip 1", "clip 2", "clip 3", "clip 4"))
+    assert few.validate().motion_distance is None  # two clips are held out
+    some = Validator(few.trainer, few.settings, [memory_clips(4, "held")], tmp_path)
+    found = some.validate()
+    assert found.motion_distance is not None and 0 < found.motion_distance["p"] <= 1
+    assert some.validate().motion_distance == found.motion_distance
+
+
 def measured(
     *clips: tuple[float | None, float | None], step: int = 0, loss: float | None = 0.5
 ) -> Validation:
@@ -67,8 +77,9 @@ def measured(
 def test_the_change_is_told_in_words() -> None:
     first, later = measured((1.0, 1.0), (3.0, 1.0)), measured((2.0, 1.5), (4.0, 0.5), step=40, loss=0.25)
     assert what_changed(first, later) == (
-        "after 40 steps against step 0: held-out loss fell from 0.5 to 0.25 (-50%), "
-        "flicker rose from 2 to 3 levels (+50%), motion unchanged at 1 px/frame"
+        "after 40 steps against step 0: held-out loss fell from 0.5 to 0.25 (-50%); "
+        "flicker rose from 2 to 3 levels (+50%, 2 prompts, too few for an interval); "
+        "motion unchanged at 1 px/frame"
     )
     nothing = measured(loss=None)
     assert what_changed(nothing, nothing).startswith("nothing was measured")
@@ -77,13 +88,27 @@ def test_the_change_is_told_in_words() -> None:
 def test_a_clip_that_cannot_be_measured_any_more_moves_no_mean() -> None:
     first, later = measured((1.0, 1.0), (3.0, 5.0)), measured((1.0, None), (1.0, 6.0), step=8)
     told = what_changed(first, later)
-    assert "flicker fell from 2 to 1 levels (-50%), " in told
-    assert told.endswith("motion rose from 5 to 6 px/frame (+20%, 1 of 2 clips)")
+    assert "flicker fell from 2 to 1 levels (-50%, 2 prompts, too few for an interval); " in told
+    assert told.endswith(
+        "motion rose from 5 to 6 px/frame (+20%, 1 prompt, too few for an interval, 1 of 2 clips)"
+    )
     none = measured((1.0, None), step=8)
     assert what_changed(measured((None, 2.0)), none).endswith(
-        "flicker could be measured in no clip both before and after, "
+        "flicker could be measured in no clip both before and after; "
         "motion could be measured in no clip both before and after"
     )
+
+
+def test_a_difference_over_several_prompts_has_its_interval() -> None:
+    before = [(1.0 + number, 1.0) for number in range(6)]
+    after = [(value + 0.5 + 0.01 * number, 1.0) for number, (value, _) in enumerate(before)]
+    told = what_changed(measured(*before), measured(*after, step=9))
+    estimate, low, high = map(float, re.search(r"by (\S+) \[(\S+), (\S+)\] over 6 prompts", told).groups())
+    assert estimate == pytest.approx(0.525) and low < estimate < high
+    assert high - low < 0.1  # paired: the prompts' own spread, of 1.9, does not enter
+    losses = [replace(FOUND, step=step, losses={"a": 1.0 - step / 9, "b": 0.5 - step / 90, "c": 0.8})
+              for step in (0, 9)]  # fmt: skip
+    assert "held-out loss fell from 0.7667 to 0.4 (-48%, by -0.367 [" in what_changed(*losses)
 
 
 def test_held_out_clips_depend_on_their_ids_alone_and_can_be_used() -> None:

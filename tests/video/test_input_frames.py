@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from video_diffusion.video import VideoReadError, write_video
-from video_diffusion.video.images import fit, read_input_image, read_input_video
+from video_diffusion.video.images import Taken, fit, read_input_image, read_input_video
 
 FRAMES = np.arange(5 * 16 * 24 * 3, dtype=np.uint32).reshape(5, 16, 24, 3).astype(np.uint8)
 
@@ -31,6 +31,76 @@ def test_too_short_a_video_is_refused_with_the_way_out(clip: Path) -> None:
         ValueError, match=r"clip.mkv has 5 frames, but num_frames is 6; set num_frames to 5 or"
     ):
         read_input_video(clip, 6, 16, 24)
+
+
+def numbered(path: Path, fps: Fraction, count: int = 40) -> Path:
+    """A video whose every pixel tells the number of its frame."""
+    levels = np.arange(count, dtype=np.uint8)[:, None, None, None] * 6
+    frames = np.broadcast_to(levels, (count, 16, 24, 3)).copy()
+    write_video(path, frames, fps, codec=None if path.suffix == ".gif" else "libx264rgb", crf=None)
+    return path
+
+
+def numbers(frames: np.ndarray) -> list[int]:
+    return [round(float(level) / 6) for level in frames.mean(axis=(1, 2, 3))]
+
+
+@pytest.mark.parametrize(
+    ("own", "taken", "expected"),
+    [
+        ("32", Taken(Fraction(8)), [0, 4, 8, 12, 16]),
+        ("32", Taken(Fraction(8), start=0.5), [16, 20, 24, 28, 32]),
+        ("32", Taken(Fraction(8), stride=1), [0, 1, 2, 3, 4]),
+        ("32", Taken(Fraction(8), start=0.25, stride=3), [8, 11, 14, 17, 20]),
+        ("4", Taken(Fraction(8)), [0, 0, 1, 1, 2]),
+        ("30", Taken(Fraction(8)), [0, 4, 7, 11, 15]),
+        ("30000/1001", Taken(Fraction("29.97")), [0, 1, 2, 3, 4]),
+        ("8", Taken(Fraction(8)), [0, 1, 2, 3, 4]),
+    ],
+)
+def test_a_video_of_another_rate_was_played_slow(
+    tmp_path: Path, own: str, taken: Taken, expected: list[int]
+) -> None:
+    """Symptom: of a video of 30 fps an 8 fps clip took the first half second and stretched it."""
+    video = numbered(tmp_path / "in.mkv", Fraction(own))
+    assert numbers(read_input_video(video, 5, 16, 24, taken=taken)) == expected
+
+
+def test_what_was_taken_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    video = numbered(tmp_path / "in.mkv", Fraction(32))
+    with caplog.at_level("INFO", "video_diffusion"):
+        read_input_video(video, 5, 16, 24, taken=Taken(Fraction(32)))
+        assert not caplog.records
+        read_input_video(video, 5, 16, 24, taken=Taken(Fraction(8), start=0.5))
+        assert "5 frames taken from 0.5 to 1 s, at the clip's rate of 8 fps, its own is 32 fps" in caplog.text
+        read_input_video(video, 5, 16, 24, taken=Taken(Fraction(8), stride=2))
+        assert "5 frames taken from 0 to 0.25 s, one of every 2 frames" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("taken", "told"),
+    [
+        (
+            Taken(Fraction(8)),
+            r"has 10 frames at 8 fps, but .* 16; set num_frames to 10 or less, or video_stride to 1,",
+        ),
+        (
+            Taken(Fraction(8), 1.0),
+            r"has 2 frames from second 1 on at 8 fps, .* or video_start to less, or video_str",
+        ),
+        (
+            Taken(Fraction(8), 9.0, 1),
+            r"has 0 frames from second 9 on, but num_frames is 16; set video_start to less",
+        ),
+        (Taken(Fraction(8), stride=4), r"has 10 frames, taking every 4, .* less, or video_stride to less"),
+    ],
+)
+def test_too_little_of_a_video_is_refused_with_what_gives_more(
+    tmp_path: Path, taken: Taken, told: str
+) -> None:
+    video = numbered(tmp_path / "in.mkv", Fraction(32))
+    with pytest.raises(ValueError, match=told):
+        read_input_video(video, 16, 16, 24, taken=taken)
 
 
 def test_what_sticks_out_is_cut_evenly_and_said(clip: Path) -> None:

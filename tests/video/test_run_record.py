@@ -97,10 +97,16 @@ def test_a_large_record_fits_in_the_metadata(tmp_path: Path) -> None:
     st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1).filter(str.strip)
 )
 def test_any_prompt_survives_json_and_has_a_short_title(prompt: str) -> None:
-    record = a_record(prompt=prompt)
+    record = a_record(prompt=prompt, prompt_syntax="plain")
     assert RunRecord.from_json(record.to_json(), "here").settings.prompt == prompt
     assert RunRecord.from_json(record.tags()["video_diffusion"], "here") == record
     assert len(record.tags()["title"]) <= 200
+
+
+def test_a_record_from_before_prompts_had_a_syntax_is_read_as_it_was_made() -> None:
+    values = a_record(prompt="a (red) dot :)", prompt_syntax="plain").to_dict()
+    del values["settings"]["prompt_syntax"]
+    assert RunRecord.from_json(json.dumps(values), "here").settings.prompt_syntax == "plain"
 
 
 def test_sidecars_are_named_after_the_clip() -> None:

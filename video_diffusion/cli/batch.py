@@ -20,6 +20,7 @@ from video_diffusion.cli.terminal import CLIP_FAILED, MACHINE, MODEL, Terminated
 
 if TYPE_CHECKING:
     from video_diffusion.jobs import Job, JobSummary, Outcome, Shard
+    from video_diffusion.jobs.job_file import Row
 
 
 MOST = 1024
@@ -132,13 +133,20 @@ OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
         ("--jobs",),
         {"metavar": "FILE", "help": "Many clips: .txt .csv .tsv .json .jsonl .yaml, - is stdin."},
     ),
-    (("--shard",), {"metavar": "I/N", "help": "With --jobs: every N-th job from I (or by torchrun, SLURM)."}),
-    (("--batch-size",), {"metavar": "N", "help": "With --jobs: clips at once, or auto.  [default: auto]"}),
-    (("--check",), {"is_flag": True, "help": "With --jobs: check the file and stop."}),
-    (("--dry-run",), {"is_flag": True, "help": "With --jobs: show the jobs; times a clip of each kind."}),
-    (("--verify",), {"is_flag": True, "help": "With --jobs: read finished clips before skipping them."}),
-    (("--fail-fast",), {"is_flag": True, "help": "With --jobs: stop at the first failing job."}),
-    (("--engine",), {"metavar": "NAME", "help": "With --jobs: local, or ray (needs video-diffusion[ray])."}),
+    (("--seeds",), {"metavar": "SEEDS", "help": "One clip for each: 0-9 or 1,5,9-11; as with --jobs."}),
+    (("--shard",), {"metavar": "I/N", "help": "Of many clips: every N-th from I (or by torchrun, SLURM)."}),
+    (
+        ("--batch-size",),
+        {"metavar": "N", "help": "Of many clips: number at once, or auto.  [default: auto]"},
+    ),
+    (("--check",), {"is_flag": True, "help": "Of many clips: check the settings and stop."}),
+    (("--dry-run",), {"is_flag": True, "help": "Of many clips: show the jobs; times one of each kind."}),
+    (("--verify",), {"is_flag": True, "help": "Of many clips: read finished ones before skipping them."}),
+    (("--fail-fast",), {"is_flag": True, "help": "Of many clips: stop at the first that fails."}),
+    (
+        ("--engine",),
+        {"metavar": "NAME", "help": "Of many clips: local or ray (needs video-diffusion[ray])."},
+    ),
     (("--actors",), {"metavar": "N", "help": "With --engine ray: models in memory.  [default: one per GPU]"}),
 )
 
@@ -154,7 +162,9 @@ def refuse_without_jobs(flags: Mapping[str, Given]) -> None:
     """Refuses flags that mean nothing for a single clip."""
     for (name, *_), _ in OPTIONS:
         if flags.get(name.removeprefix("--").replace("-", "_")):
-            raise click.UsageError(f"{name}: works on many clips; give it together with --jobs FILE")
+            raise click.UsageError(
+                f"{name}: works on many clips; give it together with --jobs FILE or --seeds"
+            )
 
 
 def run_batch(
@@ -170,37 +180,39 @@ def run_batch(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Makes the clips of a job file; exits with 1 if one failed."""
+    """Makes the clips of a job file, or of several seeds; exits with 1 if one failed."""
     from video_diffusion.cli.batch_plan import check_machine, suffix_of
     from video_diffusion.jobs import check_jobs
 
-    if prompt is not None:
-        raise click.UsageError("PROMPT: cannot be given together with --jobs; put it into the file")
-    file = _from_stdin() if flags["jobs"] == "-" else Path(str(flags["jobs"]))
-    folder = Path(out or file.stem)
+    source, name = _source(prompt, out, flags)
+    folder = Path(out or name)
     batch_size = number_of("--batch-size", flags["batch_size"], has_auto=True)
     engine, num_actors = _engine(flags), number_of("--actors", flags["actors"])
     shard = shard_of(flags["shard"], quiet=quiet)
     suffix = suffix_of(encoding)
     base = layer_from(configs, assignments, flags)
     check_folder(folder)
-    summary = check_jobs(file, base)
+    summary = check_jobs(source, base)
     if summary.num_repeated and not quiet:
         say(_repeated(summary))
 
     from video_diffusion.cli.clip_run import warnings_as_lines
-    from video_diffusion.jobs import Pipelines, model_facts, read_jobs, run_jobs
+    from video_diffusion.jobs import Pipelines, check_models, model_facts, read_jobs, run_jobs
 
     for note in check_machine(summary, folder, encoding, suffix):
         warn(note)
+    pipelines = Pipelines()
+    needed = shard.pick(read_jobs(source, base, model_facts, suffix))
+    check_models(needed, folder, pipelines, len(summary.loads), overwrite=overwrite)
     if flags["check"]:
-        say(f"{file}: {summary.count} {'clip' if summary.count == 1 else 'clips'}, nothing wrong")
+        told = source if isinstance(source, Path) else "--seeds"
+        say(f"{told}: {summary.count} {'clip' if summary.count == 1 else 'clips'}, nothing wrong")
         return
-    jobs = _telling_unknown_words(shard.pick(read_jobs(file, base, model_facts, suffix)))
+    jobs = _telling_unknown_words(shard.pick(read_jobs(source, base, model_facts, suffix)))
     if flags["dry_run"]:
         from video_diffusion.cli.batch_plan import show_plan
 
-        show_plan(jobs, folder, as_json=as_json, overwrite=overwrite)
+        show_plan(jobs, folder, pipelines, as_json=as_json, overwrite=overwrite)
         return
     folder.mkdir(parents=True, exist_ok=True)
     how: dict[str, Any] = {
@@ -214,11 +226,11 @@ def run_batch(
 
         outcomes = run_jobs_on_ray(jobs, folder, num_actors=num_actors, **how)
     else:
-        outcomes = run_jobs(jobs, folder, Pipelines(), **how)
+        outcomes = run_jobs(jobs, folder, pipelines, **how)
     tally = Tally(len(range(shard.index, summary.count, shard.count)))
     stdout = sys.stdout
     # Ray tells of actors that died on stdout, where only paths and rows belong
-    with warnings_as_lines(), closing(outcomes), redirect_stdout(sys.stderr):
+    with warnings_as_lines(quiet), closing(outcomes), redirect_stdout(sys.stderr):
         try:
             for outcome in until_failure(outcomes, bool(flags["fail_fast"])):
                 tally.add(outcome)
@@ -231,6 +243,31 @@ def run_batch(
     if not quiet and not (tally.made or tally.num_failed):
         say(tally.line())
     tally.end()
+
+
+def _source(
+    prompt: str | None, out: str | None, flags: Mapping[str, Given]
+) -> tuple[Path | list["Row"], str]:
+    """The job file, or a row with the seeds of one prompt; and how their folder is called if nobody says."""
+    from video_diffusion.jobs.job_file import Row
+    from video_diffusion.settings.keyframes import earliest
+    from video_diffusion.video.files import slug
+    from video_diffusion.video.writer import PICTURES, SUFFIXES
+
+    if flags["jobs"] is None:
+        if flags.get("seed") is not None:
+            raise click.UsageError("--seeds: does not go with --seed; keep one of them")
+        if out is not None and Path(out).suffix.lower() in (*SUFFIXES, *PICTURES) and not Path(out).is_dir():
+            raise click.UsageError(f"--out: {out} names one clip, but --seeds makes several; name a folder")
+        words = {} if prompt is None else {"prompt": prompt}
+        title = prompt or earliest(flags.get("prompt_travel")) or "clips"
+        return [Row("--seeds", {**words, "seeds": flags["seeds"]})], slug(title)
+    if flags["seeds"] is not None:
+        raise click.UsageError("--seeds: makes clips of one prompt; with --jobs give the file a column seeds")
+    if prompt is not None:
+        raise click.UsageError("PROMPT: cannot be given together with --jobs; put it into the file")
+    file = _from_stdin() if flags["jobs"] == "-" else Path(str(flags["jobs"]))
+    return file, file.stem
 
 
 def _show(outcome: "Outcome", folder: Path, stdout: TextIO, *, as_json: bool) -> None:

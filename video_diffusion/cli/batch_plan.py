@@ -6,7 +6,6 @@ import time
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
 
 RECORD_BYTES = 20_000
-SIZE_FIELDS = ("num_frames", "height", "width", "fps")
 
 
 def suffix_of(encoding: EncodingFlags) -> str:
@@ -49,7 +47,8 @@ def check_machine(summary: "JobSummary", folder: Path, encoding: EncodingFlags, 
     """Whether every model and device is there, and every size can be stored; nothing is loaded."""
     from video_diffusion.jobs import model_facts
     from video_diffusion.loading import choose_device
-    from video_diffusion.settings import check_quantize
+    from video_diffusion.settings import check_quantize, windows_note
+    from video_diffusion.video.images import with_sources
 
     for where, settings in summary.inputs.values():
         with _told_with(where):
@@ -68,18 +67,17 @@ def check_machine(summary: "JobSummary", folder: Path, encoding: EncodingFlags, 
             check_quantize(name)
     notes: set[str] = set()
     needed = 0
-    for (model_name, adapter, *given), (where, count) in summary.shapes.items():
-        filled: dict[str, Any] = {
-            name: defaults[model_name, adapter].get(name) if value is None else value
-            for name, value in zip(SIZE_FIELDS, given, strict=True)
-        }
-        if None in filled.values():
-            continue  # such a model tells its size only when it is loaded
-        shape = (filled["num_frames"], filled["height"], filled["width"])
+    for where, asked, count in summary.shapes.values():
         with _told_with(where):
-            note = check_clip_fits(place, encoding, shape, Fraction(filled["fps"]))
+            filled = with_sources(asked).with_defaults(defaults[asked.model, asked.motion_adapter])
+        if filled.num_frames is None or filled.height is None or filled.width is None or filled.fps is None:
+            continue  # such a model tells its size only when it is loaded
+        shape = (filled.num_frames, filled.height, filled.width)
+        with _told_with(where):
+            note = check_clip_fits(place, encoding, shape, filled.fps)
         needed += count * clip_bytes(*shape)
-        notes |= {note} if note else set()
+        in_windows = windows_note(asked, filled)
+        notes |= {each for each in (note, in_windows and f"{where}: {in_windows}") if each}
     free = shutil.disk_usage(place.parent).free
     if needed > free:
         notes.add(f"these clips take up to {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free")
@@ -94,14 +92,13 @@ def clip_bytes(num_frames: int, height: int, width: int) -> int:
 @contextmanager
 def _told_with(where: str) -> Iterator[None]:
     """Puts the row before the message of what goes wrong inside."""
+    from video_diffusion.jobs.runner import told_with
+
     try:
-        yield
+        with told_with(where):
+            yield
     except click.UsageError as error:
         raise click.UsageError(f"{where}: {error.message}") from None
-    except OSError:
-        raise
-    except (ValueError, RuntimeError) as error:
-        raise type(error)(f"{where}: {error}") from error
 
 
 # `generate --jobs FILE --dry-run`: every job, and what all of them will take in time and on disk.
@@ -118,7 +115,9 @@ class Kind:
     count: int = 0
 
 
-def show_plan(jobs: Iterable["Job"], folder: Path, *, as_json: bool, overwrite: bool) -> None:
+def show_plan(
+    jobs: Iterable["Job"], folder: Path, pipelines: "Pipelines", *, as_json: bool, overwrite: bool
+) -> None:
     """Every job on stdout as its path (or a row); how many, how long and how large on stderr."""
     from video_diffusion.jobs import Results
     from video_diffusion.jobs.runner import finished_row
@@ -137,7 +136,7 @@ def show_plan(jobs: Iterable["Job"], folder: Path, *, as_json: bool, overwrite: 
             kinds.setdefault(job.batch_key, Kind(job)).count += 1
     if kinds:
         say(f"timing one clip of each of {min(len(kinds), PROBES)} kinds; --check only checks the file")
-    seconds, size = estimate(list(kinds.values()))
+    seconds, size = estimate(list(kinds.values()), pipelines)
     left = counted(total, "clip") + (f", {done} of them done" if done else "")
     free = shutil.disk_usage(existing_folder(folder)).free
     say(f"{left}, about {duration(seconds)}, at most {size / 1e6:.1f} MB ({free / 1e9:.1f} GB free)")
@@ -145,15 +144,13 @@ def show_plan(jobs: Iterable["Job"], folder: Path, *, as_json: bool, overwrite: 
         warn("the disk may be too small; what is made until it is full stays, and the run can be resumed")
 
 
-def estimate(kinds: list[Kind]) -> tuple[float, int]:
+def estimate(kinds: list[Kind], pipelines: "Pipelines") -> tuple[float, int]:
     """Seconds and bytes of all jobs.
 
     One clip of each of the most frequent kinds is made in two steps and timed; other kinds are scaled by
     their frames, pixels and steps. A kind that cannot be made counts nothing, with a warning.
     """
-    from video_diffusion.jobs import Pipelines
-
-    pipelines, seconds, size = Pipelines(), 0.0, 0
+    seconds, size = 0.0, 0
     per_work: list[float] = []
     with warnings_as_lines():
         for place, kind in enumerate(sorted(kinds, key=lambda kind: -kind.count)):

@@ -1,5 +1,6 @@
 """One clip from checked settings: the last cheap checks, the run with its progress, what is saved of it."""
 
+import logging
 import os
 import sys
 import warnings
@@ -10,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from video_diffusion.cli.outputs import EncodingFlags, check_clip_fits
-from video_diffusion.cli.terminal import MachineError, Progress, warn
+from video_diffusion.cli.terminal import MachineError, Progress, say, warn
 from video_diffusion.jobs.job import open_settings
 from video_diffusion.loading import find_ip_adapter, find_lora, parse_lora
 from video_diffusion.loading.sources import parse_hub_id
-from video_diffusion.settings import check_quantize, shown
+from video_diffusion.loading.weights import open_weights
+from video_diffusion.settings import check_quantize
 from video_diffusion.video import (
     choose_encoding,
     codec_problem,
@@ -23,6 +25,8 @@ from video_diffusion.video import (
     sidecar_path,
     working_codecs,
 )
+from video_diffusion.video.images import with_sources
+from video_diffusion.web import counted
 
 if TYPE_CHECKING:
     from video_diffusion.jobs import Pipelines
@@ -35,9 +39,9 @@ LARGER_MODEL = (
     "a larger model knows more, such as --model stable-diffusion-v1-5/stable-diffusion-v1-5 --motion-adapter "
     "guoyww/animatediff-motion-adapter-v1-5-3 from the Hugging Face hub (about 5 GB)"
 )
-HERE = {"embedded", "none"}
+HERE = {"embedded", "few-steps", "none"}
 FRAMES_OF = {"decode": "decoded frame", "measure": "measured frame"}
-SHOWN_WORDS = 60
+MAX_NOTES = 100  # different ones of a run
 NOISY_LIBRARIES = {"torch", "diffusers", "transformers", "huggingface_hub", "accelerate", "numpy"}
 
 
@@ -59,6 +63,7 @@ def check_before_loading(settings: "GenerationSettings", path: Path, encoding: E
         raise MachineError("--device: mps is Apple's GPU and this is not a Mac; use auto or cpu")
     if settings.device == "cpu" and settings.dtype == "float16":
         raise ValueError("--dtype: float16 on the CPU is slow and overflows; use bfloat16 or float32")
+    settings = with_sources(settings)
     names = (settings.model, settings.motion_adapter or "none")
     if not all(name in HERE or Path(name).exists() for name in names):
         return []  # a model on the hub tells its sizes only when it is fetched
@@ -72,6 +77,7 @@ def check_before_loading(settings: "GenerationSettings", path: Path, encoding: E
 def check_inputs(settings: "GenerationSettings") -> None:
     """Open the videos and images that the clip starts from, up to their first frame; find its adapters."""
     settings.check_image_prompt()
+    settings.check_prompt_words()
     for place in (settings.model, settings.motion_adapter, *settings.networks.values()):
         if place is not None and place not in HERE and not Path(place).expanduser().exists():
             parse_hub_id(place)
@@ -79,7 +85,9 @@ def check_inputs(settings: "GenerationSettings") -> None:
         next(iter(iter_frames(path)))
     if settings.ip_adapter is not None and Path(settings.ip_adapter).expanduser().exists():
         find_ip_adapter(settings.ip_adapter)
-    for entry in settings.loras:
+    for path in settings.used_embeddings.values():
+        open_weights(path)
+    for entry in settings.all_loras:
         find_lora(parse_lora(entry)[0])
 
 
@@ -104,13 +112,13 @@ def make_clip(
     low_memory: bool = False,
 ) -> Clip:
     """Loads the model, says which words it does not know, and makes the clip."""
-    with warnings_as_lines():
+    with warnings_as_lines(quiet=not show_progress):
         loading = Progress(quiet=not show_progress)
         loading.note(f"loading {settings.model}")
         try:
             from video_diffusion.jobs import Pipelines
 
-            pipeline = (pipelines or Pipelines()).get(settings, low_memory)
+            pipeline = (pipelines or Pipelines()).get(settings, low_memory, loading.bytes_read)
         finally:
             loading.clear()
         pipeline.accelerated = accelerated
@@ -189,7 +197,8 @@ def facts_line(video: "GeneratedVideo") -> str:
         measure = values[name]
         figure = f"{measure.value:.2f} {measure.unit}" if measure.value is not None else measure.status
         parts.append(f"{name} {figure}")
-    parts += [f"{own.num_frames} frames of {own.width}x{own.height} at {own.fps} fps", f"{own.scheduler}"]
+    frames = counted(len(video.frames), "frame")
+    parts += [f"{frames} of {own.width}x{own.height} at {own.fps} fps", f"{own.scheduler}"]
     parts += [f"{own.num_inference_steps} steps", f"guidance {own.guidance_scale:g}"]
     return " · ".join(parts)
 
@@ -203,7 +212,7 @@ def summary(video: "GeneratedVideo", path: Path, seconds: float) -> dict[str, An
         "record": str(sidecar_path(path)),
         "prompt": own.prompt,
         "seed": own.seed,
-        "num_frames": own.num_frames,
+        "num_frames": len(video.frames),
         "height": own.height,
         "width": own.width,
         "fps": float(own.fps),
@@ -216,9 +225,23 @@ def summary(video: "GeneratedVideo", path: Path, seconds: float) -> dict[str, An
     }
 
 
+class _Notes(logging.Handler):
+    """What this package tells besides, each line once."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self._told: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if text not in self._told and len(self._told) < MAX_NOTES:
+            self._told.add(text)
+            say(text)
+
+
 @contextmanager
-def warnings_as_lines() -> Iterator[None]:
-    """Warnings of this package become `warning:` lines; those of libraries are not the user's business."""
+def warnings_as_lines(quiet: bool = False) -> Iterator[None]:
+    """Warnings of this package become `warning:` lines, what it logs plain ones; libraries' are not shown."""
 
     def show(
         message: Warning | str,
@@ -231,21 +254,26 @@ def warnings_as_lines() -> Iterator[None]:
         if not NOISY_LIBRARIES & set(Path(filename).parts):
             warn(str(message).splitlines()[0])
 
+    log, notes = logging.getLogger("video_diffusion"), _Notes()
+    level = log.level
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = show
-        yield
+        if not quiet:
+            log.addHandler(notes)
+            log.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            log.removeHandler(notes)
+            log.setLevel(level)
 
 
 def warn_of_unknown_words(prompt: str, vocabulary: Collection[str]) -> None:
     """Says which words of the prompt mean nothing to the model, which ones do, and where more are known."""
-    from video_diffusion.text import unknown_words
+    from video_diffusion.text import unknown_words_note
 
-    unknown = unknown_words(prompt, vocabulary)
-    if not unknown:
-        return
-    words = ", ".join(shown(word) for word in unknown[:10])
-    known = ", ".join(sorted(vocabulary)[:SHOWN_WORDS])
-    more = f" and {len(vocabulary) - SHOWN_WORDS} more" if len(vocabulary) > SHOWN_WORDS else ""
-    warn(f"this model never learned {words}; the words it knows: {known}{more}; {LARGER_MODEL}")
+    note = unknown_words_note(prompt, vocabulary)
+    if note is not None:
+        warn(f"{note}; {LARGER_MODEL}")

@@ -4,13 +4,14 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from video_diffusion.cli.outputs import EncodingFlags, check_folder
+from video_diffusion.cli.recipes import complete_recipes, find_config
 from video_diffusion.cli.terminal import CLIP_FAILED, MODEL, Progress, Terminated, printable, say, warn
 
 if TYPE_CHECKING:
@@ -37,12 +38,13 @@ class RunFlags:
     fail_fast: bool
     overwrite: bool
     clip_model: str | None
+    reference: Path | None
     as_json: bool
     quiet: bool
 
 
 @click.command(epilog=EXAMPLES)
-@click.argument("sources", nargs=-1, metavar="[CONFIG.yaml]")
+@click.argument("sources", nargs=-1, metavar="[CONFIG.yaml]", shell_complete=complete_recipes("compare"))
 @click.option(
     "--grid", "grids", multiple=True, metavar="KEY=[A,B]", help="A setting and its values; repeatable."
 )
@@ -65,6 +67,7 @@ class RunFlags:
 @click.option("--fail-fast", is_flag=True, help="Stop at the first failing clip; nothing is compared.")
 @click.option("--overwrite", is_flag=True, help="Replace what is there.")
 @click.option("--clip-model", metavar="FOLDER", help="Local CLIP weights for prompt alignment.")
+@click.option("--reference", metavar="FOLDER", help="Do the clips of each setting move like these?")
 @click.option("--dry-run", is_flag=True, help="Show the clips, their time and disk.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
@@ -84,6 +87,7 @@ def compare(
     fail_fast: bool,
     overwrite: bool,
     clip_model: str | None,
+    reference: str | None,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
@@ -98,7 +102,14 @@ def compare(
     if folder.exists() and not folder.is_dir():
         raise click.UsageError(f"--out: {folder} is a file; name a folder")
     check_folder(folder)
-    flags = RunFlags(folder, shard, batch_size, verify, fail_fast, overwrite, clip_model, as_json, quiet)
+    if reference:
+        from video_diffusion.comparison.reference import check_reference
+
+        check_reference(Path(reference))
+    flags = RunFlags(
+        folder, shard, batch_size, verify, fail_fast, overwrite, clip_model,
+        Path(reference) if reference else None, as_json, quiet,
+    )  # fmt: skip
     if clips:
         _refuse_with_clips(
             {
@@ -140,7 +151,7 @@ def _design(
         )
     layer = Layer({})
     for name in sources:
-        layer = merge(layer, read_config(Path(name)))
+        layer = merge(layer, read_config(find_config(name, "compare")))
     for text in assignments:
         layer = read_assignment(layer, text)
     if grids and "arms" in layer.values:
@@ -179,7 +190,7 @@ def _run_design(design: "Design", flags: RunFlags, *, dry_run: bool) -> None:
     from video_diffusion.cli.clip_run import warnings_as_lines
     from video_diffusion.comparison.report import CONFIG
     from video_diffusion.comparison.run import collect, make_clips, plan, unique_jobs
-    from video_diffusion.jobs import JobSummary, Pipelines, model_facts
+    from video_diffusion.jobs import JobSummary, Pipelines, check_models, model_facts
     from video_diffusion.video import write_bytes
     from video_diffusion.web import counted
 
@@ -192,11 +203,12 @@ def _run_design(design: "Design", flags: RunFlags, *, dry_run: bool) -> None:
         overview.add(job.settings, job.where)
     for note in check_machine(overview, folder, EncodingFlags(), ".mp4"):
         warn(note)
-    own = list(shard.pick(jobs))
+    own, pipelines = list(shard.pick(jobs)), Pipelines()
+    check_models(own, folder, pipelines, len(overview.loads), overwrite=flags.overwrite)
     if dry_run:
         from video_diffusion.cli.batch_plan import show_plan
 
-        show_plan(own, folder, as_json=flags.as_json, overwrite=flags.overwrite)
+        show_plan(own, folder, pipelines, as_json=flags.as_json, overwrite=flags.overwrite)
         return
     meter = open_meter(flags.clip_model)
     folder.mkdir(parents=True, exist_ok=True)
@@ -204,7 +216,7 @@ def _run_design(design: "Design", flags: RunFlags, *, dry_run: bool) -> None:
     tally = Tally(len(own))
     with warnings_as_lines():
         outcomes = make_clips(
-            own, folder, Pipelines(), meter,
+            own, folder, pipelines, meter,
             batch_size=size, verify=flags.verify, overwrite=flags.overwrite,
         )  # fmt: skip
         try:
@@ -235,9 +247,15 @@ def _run_design(design: "Design", flags: RunFlags, *, dry_run: bool) -> None:
 
 def _finish(found: "Findings", flags: RunFlags) -> None:
     """Compares, writes the folder, and tells what was found on stdout."""
+    from video_diffusion.comparison.reference import motion_against
     from video_diffusion.comparison.report import with_earlier_looks, write_folder
     from video_diffusion.comparison.verdict import summarise
 
+    if flags.reference is not None:
+        labels = [arm.label for arm in found.arms]
+        sets = motion_against(flags.reference, labels, found.clips, flags.out)
+        command = f"{found.command} {shlex.join(['--reference', str(flags.reference)])}"
+        found = replace(found, sets=sets, reference=str(flags.reference), command=command)
     summary = summarise(with_earlier_looks(found, flags.out))
     written = write_folder(summary, flags.out)
     if flags.as_json:
@@ -273,6 +291,10 @@ def _lines(summary: "ComparisonSummary") -> list[str]:
         lines += [
             f"  {printable(each.arm)}: {each.words}: {printable(each.sentence)}" for each in summary.verdicts
         ]
+    if summary.sets:
+        from video_diffusion.comparison.reference import in_words
+
+        lines += [f"  {printable(each.arm)}: {in_words(each)}" for each in summary.sets]
     return lines + ([summary.power] if summary.power else [])
 
 
@@ -291,6 +313,7 @@ def _answer(summary: "ComparisonSummary", written: Sequence[Path]) -> dict[str, 
             }
             for each in summary.verdicts
         ],
+        "sets": [asdict(each) for each in summary.sets],
         "warnings": list(summary.warnings),
         "power": summary.power,
         "num_clips": sum(arm.num_clips for arm in summary.arms),

@@ -11,6 +11,7 @@ import click
 from video_diffusion.cli.terminal import say
 
 PICKLES = {".ckpt", ".pt", ".pth", ".bin"}
+PROMPT_FILES = {".yaml", ".yml", ".json"}
 _LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}")
 
 
@@ -48,15 +49,21 @@ def convert(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Write a motion adapter, a training run's adapter or a motion LoRA SRC to DST, in another layout.
+    """Write weights, or another program's prompt file, SRC to DST in another layout.
 
-    SRC is a file, a folder or a hub id. A LoRA on the image model (of a run of target domain_lora) keeps its
-    layout. An adapter in diffusers' layout is a folder; AnimateDiff's layout,
-    which ComfyUI's nodes and the original read, is a .safetensors file. Every number stays what it was.
+    SRC is a motion adapter, a training run or a motion LoRA: a file, a folder or a hub id. A LoRA on the
+    image model (of a run of target domain_lora) keeps its layout. An adapter in diffusers' layout is a
+    folder; AnimateDiff's layout, which ComfyUI's nodes and the original read, is a .safetensors file. Every
+    number stays what it was.
     A pickle of anything else that can be used here (a LoRA, an IP-Adapter, a SparseCtrl encoder, an image
-    model in one file) becomes safetensors in the layout that it has.
+    model in one file, an embedding) becomes safetensors in the layout that it has.
+    A prompt file of AnimateDiff (.yaml) or animatediff-cli-prompt-travel (.json) becomes settings or jobs in
+    YAML; stderr says of each of its fields whether it was kept, translated, or is not supported.
     """
     path = Path(destination)
+    if Path(source).suffix.lower() in PROMPT_FILES:
+        convert_prompt_file(source, path, overwrite=overwrite, as_json=as_json)
+        return
     if licence is not None and not _LICENCE.fullmatch(licence):
         raise click.UsageError(f"--license: must be a name such as apache-2.0 (given {licence!r})")
     if not card and (base_model is not None or licence is not None):
@@ -85,6 +92,31 @@ def convert(
         say(f"card: {conversion.write_card(source, written, base_model, licence, overwrite)}")
     shown = written / conversion.LORA_FILE if (written / conversion.LORA_FILE).is_file() else written
     click.echo(json.dumps(weights_facts.describe_weights(shown)) if as_json else str(written))
+
+
+def convert_prompt_file(source: str, path: Path, *, overwrite: bool, as_json: bool) -> None:
+    """Write a prompt file of another program as settings of one clip, or as jobs."""
+    from video_diffusion.jobs.published import convert_prompts, written
+    from video_diffusion.video import write_bytes
+
+    if path.suffix.lower() not in {".yaml", ".yml"}:
+        raise click.UsageError(f"DST: {path} must end with .yaml for a prompt file; name it so")
+    if path.exists() and not overwrite:
+        raise click.UsageError(f"DST: {path} exists; add --overwrite, or name another")
+    converted = convert_prompts(Path(source))
+    with folder_for(path):
+        write_bytes(path, written(converted, source).encode(), overwrite=overwrite)
+    count = len(converted.clips)
+    command = f"video-diffusion generate {'--config' if count == 1 else '--jobs'} {path}"
+    if as_json:
+        fates = {name: {"fate": fate, "about": about} for name, (fate, about) in converted.fates.items()}
+        facts = {"path": str(path), "program": converted.program, "num_clips": count, "fields": fates}
+        click.echo(json.dumps(facts | {"whole": converted.is_whole, "use": command}))
+        return
+    for name, (fate, about) in sorted(converted.fates.items(), key=lambda each: each[1][0]):
+        say(f"{fate}: {name}{f' ({about})' if about else ''}")
+    say(f"{count} {'clip' if count == 1 else 'clips'}; use: {command}")
+    click.echo(str(path))
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from video_diffusion.cli.terminal import Progress, printable, say, warn
 
 if TYPE_CHECKING:
     from video_diffusion.procedural import Scene, World
-    from video_diffusion.training.data.cutting import ClipPlan
+    from video_diffusion.training.data.cutting import ClipPlan, TooShort, Windows
     from video_diffusion.training.data.folder import FolderCheck
 
 
@@ -272,7 +272,7 @@ MOST_SHOWN = 20  # reasons on the terminal; the files have all
     help="Training clips from a clip: one, or all that fit side by side.",
 )  # fmt: skip
 @click.option(
-    "--too-short", type=click.Choice(["reject", "loop"]), default="reject", show_default=True,
+    "--too-short", type=click.Choice(["reject", "loop", "shorten"]), default="reject", show_default=True,
     help="What training does with clips shorter than it needs.",
 )  # fmt: skip
 @click.option("--repeat-frames", is_flag=True, help="Training takes clips of a lower rate too.")
@@ -283,6 +283,7 @@ MOST_SHOWN = 20  # reasons on the terminal; the files have all
 )  # fmt: skip
 @click.option("--workers", type=click.IntRange(0, 512), help="Processes; the default is one per processor.")
 @click.option("--allow-truncated", is_flag=True, help="Take videos that are cut off, as far as they go.")
+@click.option("--captionless", is_flag=True, help="Take videos without a caption too.")
 @click.option(
     "--strict",
     is_flag=True,
@@ -292,8 +293,9 @@ MOST_SHOWN = 20  # reasons on the terminal; the files have all
 @click.option("-q", "--quiet", is_flag=True, help="No progress, no list of rejects.")
 def check(
     folder: Path, wanted: str, list_file: Path | None, num_frames: int, fps: str, sizes: tuple[str, ...],
-    windows: str, too_short: str, repeat_frames: bool, allow_upscaling: bool, held_out: int | None,
-    workers: int | None, allow_truncated: bool, strict: bool, as_json: bool, quiet: bool,
+    windows: "Windows", too_short: "TooShort", repeat_frames: bool, allow_upscaling: bool,
+    held_out: int | None, workers: int | None, allow_truncated: bool, captionless: bool, strict: bool,
+    as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Decode every clip in FOLDER once and write the manifest that training reads.
 
@@ -313,14 +315,15 @@ def check(
     assert rate is not None, "None comes of None"
     buckets = [size_of(size) for size in sizes] or None
     done = FolderCheck(folder, find_source(folder, wanted, list_file))
-    _decode(done, default_workers() if workers is None else workers, allow_truncated, quiet)
+    workers = default_workers() if workers is None else workers
+    _decode(done, done.steps(workers, allow_truncated, captionless), quiet)
     plan = plan_clips(
         done.entries,
         num_frames=num_frames,
         fps=rate,
         sizes=buckets,
-        windows="all" if windows == "all" else "one",
-        too_short="loop" if too_short == "loop" else "reject",
+        windows=windows,
+        too_short=too_short,
         repeat_frames=repeat_frames,
         allow_upscaling=allow_upscaling,
     )
@@ -349,11 +352,10 @@ def check(
         raise click.ClickException(f"{folder}: {counts}; --strict allows none")
 
 
-def _decode(done: "FolderCheck", workers: int, allow_truncated: bool, quiet: bool) -> None:
-
+def _decode(done: "FolderCheck", steps: Iterable[tuple[int, int]], quiet: bool) -> None:
     progress = Progress(quiet, "file")
     try:
-        for number, total in done.steps(workers, allow_truncated):
+        for number, total in steps:
             progress.step(number, total)
         progress.clear()
         save_contact_sheet(done)
@@ -485,3 +487,68 @@ def check_drawable(world: "World", held_out: bool) -> None:
 
 def _plain(world: "World") -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(world).items()}
+
+
+@data.command()
+@click.argument("config", metavar="CONFIG")
+@click.option("-o", "--output", metavar="RUN", help="Folder of the run; its cache is filled.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One setting; repeatable.")
+@click.option("--device", metavar="NAME", help="auto, cpu, cuda, ...")
+@click.option("--workers", type=click.IntRange(0, 512), default=0, help="Processes that read clips ahead.")
+@click.option("--shard", default="0/1", show_default=True, metavar="I/N", help="Of N machines or GPUs.")
+@click.option("--dry-run", is_flag=True, help="Say what there is to do.")
+@click.option("-q", "--quiet", is_flag=True, help="Nothing on stderr but warnings and errors.")
+def encode(
+    config: str, output: str | None, assignments: tuple[str, ...], device: str | None, workers: int,
+    shard: str, dry_run: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """Encode the clips of a training before it begins, into the cache that it will read.
+
+    CONFIG, --output and --set as for `train`. Again, it encodes only what is missing.
+    """
+    from video_diffusion.cli.train import settings_from
+    from video_diffusion.jobs.job import parse_shard
+    from video_diffusion.training.clips import clip_size, encode_ahead, open_sources, plan_cache
+    from video_diffusion.training.run import load_pipeline, make_accelerator, open_caches
+
+    try:
+        part = parse_shard(shard)
+    except ValueError as error:
+        raise click.UsageError(f"--shard: {error}") from None
+    settings, folder = settings_from(config, (), output, assignments, {"device": device}, resume=False)
+    if not settings.latent_cache:
+        raise click.UsageError("CONFIG: latent_cache is false, so nothing is kept; set true or a folder")
+    pipeline = load_pipeline(settings, make_accelerator(settings))
+    caches = open_caches(settings, folder, pipeline.parts)
+    sources = open_sources(settings, pipeline.defaults)
+    _, height, width, _ = clip_size(settings.clips, pipeline.defaults)
+    scale, channels = pipeline.latent_scale, int(pipeline.parts.vae.config.latent_channels)
+    plan = plan_cache(sources, caches.latents, (channels, height // scale, width // scale))
+    if plan is None:
+        raise click.UsageError(
+            "CONFIG: windows may start at any frame, so no cache holds all of them; set clips.starts to a "
+            "number of places, or clips.random_start to false"
+        )
+    bound = settings.latent_cache_gb
+    if bound is not None and plan.num_bytes > bound * 1e9:
+        raise click.UsageError(
+            f"CONFIG: latent_cache_gb is {bound:g}, but all clips take {plan.num_bytes / 1e9:.2g} GB; raise "
+            "it"
+        )
+    if not quiet:
+        missing = len(plan.windows) - plan.num_there
+        say(f"{missing} of {len(plan.windows)} clips to encode, {plan.num_bytes / 1e9:.2g} GB in all")
+    if dry_run:
+        return
+    progress, problems = Progress(quiet, "clip"), 0
+    for done, total, problem in encode_ahead(plan, pipeline.parts, caches, workers, (part.index, part.count)):
+        progress.step(done, total)
+        if problem:
+            problems += 1
+            warn(problem)
+    progress.clear()
+    click.echo(str(caches.latents.folder.parent))
+    if problems:
+        raise click.ClickException(
+            f"{problems} clips cannot be read; `video-diffusion data check` says which"
+        )

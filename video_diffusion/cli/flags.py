@@ -10,6 +10,7 @@ import click
 from annotated_types import Ge, Le
 
 from video_diffusion.cli.outputs import size_of
+from video_diffusion.cli.recipes import complete_recipes, complete_setting, find_config
 from video_diffusion.settings import (
     SETTINGS,
     GenerationSettings,
@@ -40,7 +41,12 @@ def settings_options(command: Command) -> Command:
         "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One setting as YAML; repeatable."
     )(command)
     command = click.option(
-        "--config", "configs", multiple=True, metavar="FILE", help="YAML settings; later files win."
+        "--config",
+        "configs",
+        multiple=True,
+        metavar="FILE",
+        help="YAML settings, or a recipe's name such as animatediff-v3; later files win.",
+        shell_complete=complete_recipes("generate"),
     )(command)
     for name, setting in reversed(list(SETTINGS.items())):
         if name == "num_frames":  # beside it stands what sets two fields
@@ -48,7 +54,8 @@ def settings_options(command: Command) -> Command:
                 command
             )
         if setting.flags:
-            command = click.option(*setting.flags.split(), name, help=_help(name), **_kind(setting))(command)
+            how = _kind(setting) | {"shell_complete": complete_setting(name)}
+            command = click.option(*setting.flags.split(), name, help=_help(name), **how)(command)
     return command
 
 
@@ -91,7 +98,7 @@ def layer_from(configs: Sequence[str], assignments: Sequence[str], flags: Mappin
     """Lay the settings of files, `--set` texts and flags over each other; not yet checked."""
     layer = Layer({})
     for name in configs:
-        layer = merge(layer, read_config(Path(name)))
+        layer = merge(layer, read_config(find_config(name, "generate")))
     for assignment in assignments:
         layer = assign(layer, assignment)
     if flags.get("size") is not None:

@@ -63,12 +63,13 @@ def generate(
     Settings come from the model's defaults, then --config files, then --set, then flags. The clip's path goes
     to stdout; its seed, flicker, morph and motion to stderr. Beside clip.mp4 stands clip.json for `rerun`.
     """
-    if flags.get("jobs") is not None:
+    many = next((f"--{name}" for name in ("jobs", "seeds") if flags.get(name) is not None), None)
+    if many is not None:
         if low_memory:
-            raise click.UsageError("--low-memory: is for one clip; leave it out with --jobs")
+            raise click.UsageError(f"--low-memory: is for one clip; leave it out with {many}")
         for flag, given in (("--strip", strip), ("--sheet", sheet)):
             if given is not None:
-                raise click.UsageError(f"{flag}: draws one clip; leave it out with --jobs")
+                raise click.UsageError(f"{flag}: draws one clip; leave it out with {many}")
         encoding = EncodingFlags(codec, crf, pixel_format)
         run_batch(
             prompt, out, configs, assignments, flags, encoding,
@@ -83,7 +84,8 @@ def generate(
 
     codec = "png" if codec is None and (out or "").endswith("/") else codec
     encoding = EncodingFlags(codec, crf, pixel_format)
-    suffix = {"png": "", "libvpx-vp9": ".webm", "gif": ".gif", "webp": ".webp"}.get(codec or "", ".mp4")
+    suffixes = {"png": "", "image": ".png", "libvpx-vp9": ".webm", "gif": ".gif", "webp": ".webp"}
+    suffix = suffixes.get(codec or "", ".mp4")
     with reserved_name(out, f"{slug(settings.prompt)}-{settings.seed}", suffix) as name:
         path = check_clip_path(name, encoding, overwrite)
         strip_path = check_image_path(strip, "--strip", overwrite)

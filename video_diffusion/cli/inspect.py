@@ -105,6 +105,8 @@ def _clip(path: Path) -> dict[str, Any]:
 
 def _model_folder(folder: Path) -> dict[str, Any]:
     from video_diffusion.loading.weights import read_json
+    from video_diffusion.loading.weights_facts import base_of, fitting_families
+    from video_diffusion.settings.input_files import PARTS_OF_MODELS
     from video_diffusion.video import weights_sha256
 
     index = read_json(folder / "model_index.json")
@@ -112,10 +114,28 @@ def _model_folder(folder: Path) -> dict[str, Any]:
     components = {
         path.name: _component(path) for path in sorted(folder.iterdir()) if (path / "config.json").is_file()
     }
+    has_adapter = (folder / "motion_adapter" / "config.json").is_file()
+    unet = read_json(folder / "unet" / "config.json") if (folder / "unet" / "config.json").is_file() else {}
+    is_fused = unet.get("_class_name") == "UNetMotionModel"
+    base = base_of(unet)
+    facts: dict[str, Any] = {"base": base or "none of the published"}
+    if has_adapter or is_fused:
+        facts["temporal_layers"] = "its own"
+    else:
+        facts |= {
+            "temporal_layers": "none",
+            "fitting_motion_modules": fitting_families(base, unet.get("block_out_channels")),
+        }
+    lacking = [part for part in PARTS_OF_MODELS if not (folder / part).is_dir()]
+    flags = "".join(f" --{part.replace('_', '-')} PATH" for part in lacking)
+    adapter = "" if facts["temporal_layers"] == "its own" else " --motion-adapter ADAPTER"
     return {
         "kind": "model",
         "path": str(folder),
         "pipeline": index.get("_class_name"),
+        **facts,
+        "lacks": lacking or None,
+        "use": f"video-diffusion generate PROMPT --model {shlex.quote(str(folder))}{adapter}{flags}",
         "weights_sha256": weights_sha256(folder),
         "num_parameters": sum(part.get("num_parameters", 0) for part in components.values()),
         "generation_defaults": read_json(defaults) if defaults.is_file() else None,

@@ -1,5 +1,6 @@
 """The `video-diffusion` program: a table of verbs, imported only when one runs, and one way to end."""
 
+import _thread
 import difflib
 import importlib
 import os
@@ -91,10 +92,11 @@ class Program(click.Group):
             words.remove("--debug")
             debug = True
         _make_streams_safe()
-        # Threads that spin while they wait: 78 s for a clip instead of 1.6 s when one of 2 cores is busy.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         try:
-            with _ends_on_signals(), self.make_context(prog_name or "video-diffusion", words, **extra) as ctx:
+            with (
+                _ends_on_signals(restore=args is not None),
+                self.make_context(prog_name or "video-diffusion", words, **extra) as ctx,
+            ):
                 self.invoke(ctx)
             sys.stdout.flush()
             code = 0
@@ -126,12 +128,27 @@ def _make_streams_safe() -> None:
 
 
 @contextmanager
-def _ends_on_signals() -> Iterator[None]:
-    """First Ctrl-C, SIGTERM or closed terminal: clean up and end; a second one ends at once."""
+def _ends_on_signals(restore: bool) -> Iterator[None]:
+    """First Ctrl-C, SIGTERM or closed terminal: clean up and end; a second one ends at once.
+
+    Args:
+        restore: whether the process goes on after the program; else a Ctrl-C while it ends kills it, instead
+            of showing a traceback from wherever Python was.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)
         raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+
+    def unraisable(problem: "sys.UnraisableHookArgs") -> None:
+        """Interrupt once more where the first time struck in a destructor or callback, which drop errors."""
+        kind = problem.exc_type
+        if not issubclass(kind, KeyboardInterrupt | Terminated):
+            hook(problem)
+            return
+        number = signal.SIGINT if issubclass(kind, KeyboardInterrupt) else signal.SIGTERM
+        signal.signal(number, interrupt)
+        _thread.interrupt_main(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -139,12 +156,14 @@ def _ends_on_signals() -> Iterator[None]:
     # A run under nohup ignores SIGHUP and goes on doing so.
     numbers = [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)]
     wanted = {number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN}
+    hook, sys.unraisablehook = sys.unraisablehook, unraisable
     before = {number: signal.signal(number, interrupt) for number in wanted}
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler if restore else signal.SIG_DFL)
 
 
 def _close_stdout() -> int:

@@ -23,6 +23,7 @@ from video_diffusion.cli.terminal import MODEL, Progress, printable, say
 from video_diffusion.metrics import ALL_METRICS, features_of, set_distance
 from video_diffusion.metrics.report import SCHEMA_VERSION, ConsistencyReport, format_value
 from video_diffusion.video import atomic_path
+from video_diffusion.video.files import interrupts_held
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -407,7 +408,8 @@ def _measure_all(paths: Sequence[str], request: Request, jobs: int, quiet: bool)
 def _measure_apart(paths: Sequence[str], request: Request, jobs: int) -> Iterator[MeasuredClip]:
     """Measure in processes; a clip whose process dies is tried once more alone, then given up."""
     with _pool(jobs) as pool:
-        futures = [pool.submit(measure_file, path, request) for path in paths]
+        with interrupts_held():
+            futures = [pool.submit(measure_file, path, request) for path in paths]
         try:
             for path, future in zip(paths, futures, strict=True):
                 yield _result(path, future, request)
@@ -421,7 +423,9 @@ def _result(path: str, future: "Future[MeasuredClip]", request: Request) -> Meas
     except BrokenProcessPool:  # one process died and took the whole pool with it
         with _pool(1) as alone:
             try:
-                return alone.submit(measure_file, path, request).result()
+                with interrupts_held():
+                    again = alone.submit(measure_file, path, request)
+                return again.result()
             except BrokenProcessPool:
                 return MeasuredClip(
                     path, error=f"{path}: the process that measured it died; it may lack memory"

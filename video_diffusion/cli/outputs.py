@@ -107,7 +107,7 @@ def check_clip_fits(
         f"{path}/" if encoding.codec == "png" else path, encoding.codec, encoding.crf, encoding.pixel_format
     )
     try:
-        check_clip(chosen, width, height, fps)
+        check_clip(chosen, width, height, fps, num_frames)
     except FieldError as error:
         raise click.UsageError(f"{error.flag}{str(error).removeprefix(error.field)}") from None
     raw = num_frames * width * height * 3
@@ -190,7 +190,7 @@ def available_memory() -> int | None:
 def check_folder(folder: Path) -> None:
     """Whether clips can come into a folder that may not exist yet; nothing is made."""
     if folder.exists() and not folder.is_dir():
-        raise click.UsageError(f"--out: {folder} is a file; with --jobs it must be a folder")
+        raise click.UsageError(f"--out: {folder} is a file; many clips need a folder")
     if "\0" in str(folder):
         raise click.UsageError("--out: the name must be without NUL; rename it")
     existing = existing_folder(folder)

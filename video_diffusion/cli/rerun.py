@@ -22,8 +22,15 @@ if TYPE_CHECKING:
 @click.option("-o", "--out", metavar="NEW", help="Save the new clip too; with one CLIP only.")
 @click.option("--model", metavar="MODEL", help="Where the model is now; needed to fetch one from the hub.")
 @click.option("--motion-adapter", metavar="PATH", help="Where the motion adapter is now.")
+@click.option("--vae", metavar="PATH", help="Where the autoencoder is now.")
+@click.option("--text-encoder", metavar="PATH", help="Where the text encoder's model is now.")
 @click.option("--ip-adapter", metavar="PATH", help="Where the IP-Adapter is now.")
-@click.option("--controlnet", metavar="PATH", help="Where the ControlNet is now.")
+@click.option(
+    "--controlnet",
+    metavar="PATH",
+    multiple=True,
+    help="Where the ControlNet is now; of several each in order.",
+)
 @click.option("--sparsectrl", metavar="PATH", help="Where the SparseCtrl encoder is now.")
 @click.option("--device", metavar="NAME", help="Other than the recorded one.")
 @click.option("--overwrite", is_flag=True, help="Replace what is at NEW.")
@@ -34,8 +41,10 @@ def rerun(
     out: str | None,
     model: str | None,
     motion_adapter: str | None,
+    vae: str | None,
+    text_encoder: str | None,
     ip_adapter: str | None,
-    controlnet: str | None,
+    controlnet: tuple[str, ...],
     sparsectrl: str | None,
     device: str | None,
     overwrite: bool,
@@ -53,7 +62,10 @@ def rerun(
         raise click.UsageError(f"--out: saves one clip, but {len(clips)} are given; rerun them one by one")
     path = None if out is None else check_clip_path(out, EncodingFlags(), overwrite)
     records = [(clip, read_record(Path(clip))) for clip in clips]
-    networks = {"ip_adapter": ip_adapter, "controlnet": controlnet, "sparsectrl": sparsectrl}
+    networks: dict[str, str | tuple[str, ...] | None] = {
+        "vae": vae, "text_encoder": text_encoder, "ip_adapter": ip_adapter, "controlnet": controlnet,
+        "sparsectrl": sparsectrl,
+    }  # fmt: skip
     wanted = [settings_to_repeat(record, model, motion_adapter, device, networks) for _, record in records]
 
     from video_diffusion.cli import clip_run
@@ -112,7 +124,7 @@ def settings_to_repeat(
     model: str | None,
     motion_adapter: str | None,
     device: str | None,
-    networks: Mapping[str, str | None] = MappingProxyType({}),
+    networks: Mapping[str, str | tuple[str, ...] | None] = MappingProxyType({}),
 ) -> "GenerationSettings":
     """The recorded settings, with model, networks and device where they are now.
 
@@ -127,15 +139,20 @@ def settings_to_repeat(
         *((name, networks.get(name), None) for name in named("network")),
     ):
         recorded = getattr(record.settings, name)
-        if given is not None:
+        if given:
             changes[name] = f"{given}@{revision}" if revision and given == recorded else given
-        elif recorded not in {"embedded", "none", None} and not Path(recorded).exists():
-            flag = f"--{name.replace('_', '-')}"
-            raise click.UsageError(
-                f"{flag}: the record names {recorded}, which is not here; say where it is, "
-                f"or give {flag} {recorded} to fetch it"
-            )
-    for entry in record.settings.loras:
+            continue
+        for place in recorded if isinstance(recorded, tuple) else (recorded,):
+            if place not in {"embedded", "few-steps", "none", None} and not Path(place).exists():
+                flag = f"--{name.replace('_', '-')}"
+                raise click.UsageError(
+                    f"{flag}: the record names {place}, which is not here; say where it is, "
+                    f"or give {flag} {place} to fetch it"
+                )
+    embeds = next((name for name in record.inputs if name.endswith("_embeds")), None)
+    if embeds is not None:
+        raise click.UsageError(f"CLIP: was made from {embeds} given in Python; repeat that call instead")
+    for entry in record.settings.all_loras:
         if not any(Path(path).exists() for path in (entry, entry.rpartition(":")[0]) if path):
             raise click.UsageError(f"{entry}: the record names this LoRA, which is not here; put it there")
     if device is not None:
@@ -143,7 +160,12 @@ def settings_to_repeat(
     repeated = record.settings.from_values(record.settings.model_dump() | changes)
     for name, sha256 in repeated.input_sha256s().items():
         if name in record.inputs and record.inputs[name] != sha256:
-            path = repeated.input_files.get(name) or getattr(repeated, name.partition(".")[0])
+            setting, _, word = name.partition(".")
+            path = (
+                repeated.input_files.get(name)
+                or repeated.used_embeddings.get(word)
+                or getattr(repeated, setting)
+            )
             raise click.UsageError(f"{path}: is not the {name} of the record; put the file back that it was")
     return repeated
 

@@ -56,6 +56,14 @@ def _draw(text: str) -> None:
         click.echo(text, err=True, nl=False)
 
 
+def in_bytes(number: int) -> str:
+    """Bytes for people: 812 kB, 3.4 MB, 5.1 GB."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return f"{number / 1e3:.0f} kB"
+
+
 class Progress:
     """A bar with the step and the seconds left, on stderr, on terminals only; its clock starts at once.
 
@@ -65,6 +73,7 @@ class Progress:
     """
 
     WIDTH = 24
+    EVERY = 0.1  # seconds between two looks of what changes faster
 
     def __init__(self, quiet: bool = False, what: str = "step") -> None:
         self.what = what
@@ -95,6 +104,15 @@ class Progress:
         filled = self.WIDTH * done // total
         bar = "#" * filled + "-" * (self.WIDTH - filled)
         _draw(f"\r{self.what} {done}/{total} [{bar}] {left:4.0f} s left ")
+
+    def bytes_read(self, done: int, total: int) -> None:
+        """Shows how much of a model's files is read."""
+        if not self.shown or (done < total and time.monotonic() - self.last < self.EVERY):
+            return
+        self.last = time.monotonic()
+        filled = self.WIDTH * done // max(total, 1)
+        bar = "#" * filled + "-" * (self.WIDTH - filled)
+        _draw(f"\rloading [{bar}] {in_bytes(done)} of {in_bytes(total)} ")
 
     def clear(self) -> None:
         """Takes the bar away."""
@@ -177,6 +195,8 @@ def _machine(error: BaseException) -> tuple[int, str] | None:
         knobs = "make the clip smaller (--frames, --size), or add --low-memory"
         return MACHINE, f"out of memory ({_first_line(error)}); {knobs}"
     if isinstance(error, OSError):
+        if "No usable temporary directory" in str(error):
+            return MACHINE, f"{_first_line(error)}; set TMPDIR to a folder that can be written"
         where = f"{error.filename}: " if error.filename else ""
         return MACHINE, f"{where}{error.strerror or _first_line(error)}"
     return None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from video_diffusion.cli.recipes import complete_recipes, find_config
 from video_diffusion.cli.terminal import (
     INTERRUPTED,
     MACHINE,
@@ -38,7 +39,7 @@ OWN_FILES = {".lock", ".owner"}
 @click.command(
     epilog="Stop it with Ctrl-C; the same command with --resume goes on where it stopped, exactly."
 )
-@click.argument("config", required=False, metavar="[CONFIG]")
+@click.argument("config", required=False, metavar="[CONFIG]", shell_complete=complete_recipes("train"))
 @click.option("--data", multiple=True, metavar="DIR", help="Folder of clips; repeatable.")
 @click.option("-o", "--output", metavar="RUN", help="Folder of the run.  [default: runs/NAME OF CONFIG]")
 @click.option("--model", metavar="MODEL", help="'embedded', a folder or a hub id.")
@@ -84,7 +85,7 @@ def train(
     from video_diffusion.training.run_folder import CONFIG_FILE, RunFolder, owned
 
     with warnings_as_lines(), owned(folder) if main else nullcontext(RunFolder(folder)) as place:
-        from video_diffusion.training.run import open_run
+        from video_diffusion.training.run import cache_line, open_run
 
         started = time.monotonic()
         if main and not dry_run and not (folder / CONFIG_FILE).exists():
@@ -97,6 +98,8 @@ def train(
             raise ValueError(f"--strict: {run.sources.unused[0]}")
         if main and not quiet:
             say(plan_line(run))
+            if told := cache_line(run):
+                say(told)
         for line in (*passed_over(run, resume), *run.sources.unused) if main else ():
             warn(line)
         if dry_run:
@@ -167,7 +170,7 @@ def settings_from(
             )
         config = str(Path(output) / CONFIG_FILE)
     if config is not None:
-        layer = merge(layer, read_config(Path(config)))
+        layer = merge(layer, read_config(find_config(config, "train")))
     for assignment in assignments:
         layer = assign(layer, assignment)
     if data:
@@ -190,12 +193,10 @@ def check_folder(folder: Path, resume: bool) -> None:
     there = (
         {path.name for path in folder.iterdir() if path.name not in OWN_FILES} if folder.is_dir() else set()
     )
-    if "metrics.jsonl" in there or "checkpoints" in there:
-        if not resume:
-            raise click.UsageError(
-                f"--output: {folder} holds a run; --resume goes on with it, or name another"
-            )
-    elif there - {"config.yaml"}:
+    begun = there & {"metrics.jsonl", "checkpoints"} or there >= {"config.yaml", "cache"}
+    if begun and not resume:
+        raise click.UsageError(f"--output: {folder} holds a run; --resume goes on with it, or name another")
+    if not begun and there - {"config.yaml", "cache"}:
         raise click.UsageError(f"--output: {folder} holds other files; name a new or empty folder")
 
 

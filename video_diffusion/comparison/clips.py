@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from video_diffusion.comparison.alignment import ROW_KEY, PromptMeter, kinds_of
+from video_diffusion.comparison.reference import clips_in
 from video_diffusion.comparison.run import SERIES, as_row, clip_command, is_measured
 from video_diffusion.comparison.statistics import describe_arm
 from video_diffusion.comparison.summary import ClipMeasure, ClipResult
@@ -29,7 +30,6 @@ from video_diffusion.video import (
 from video_diffusion.web import counted
 
 ASSUMED_FPS = Fraction(8)
-MORE_SUFFIXES = (".avi", ".m4v", ".ts")
 
 
 @dataclass(frozen=True)
@@ -141,13 +141,7 @@ def findings(
 
 
 def _named_clips(label: str, folder: Path) -> list[FoundClip]:
-    files = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in {*SUFFIXES, *MORE_SUFFIXES}
-        and path.is_file()
-        and not path.name.startswith(".")
-    )
+    files = clips_in(folder)
     if not files:
         raise ConfigError(f"--clips {label}: {folder} holds no clip ({', '.join(SUFFIXES)})")
     names = [path.relative_to(folder).with_suffix("").as_posix() for path in files]

@@ -208,6 +208,31 @@ class ParetoPoint:
 
 
 @dataclass(frozen=True)
+class SetMotion:
+    """How far the clips of one arm are from a reference set in how they move (`metrics.set_distance`).
+
+    Attributes:
+        arm: its label.
+        distance: about 0, often below it, where both move alike; None where a set has too few clips.
+        low, high: its 95 % interval.
+        p: how likely sets at random would be as far apart.
+        paired: mean distance of clips from the reference of the same prompt or name; None where one has none.
+        num_clips, num_reference: that could be measured.
+        note: why there is no distance.
+    """
+
+    arm: str
+    distance: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+    paired: float | None
+    num_clips: int
+    num_reference: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class ClipMeasure:
     """One metric of one clip; `status` says why there is no value."""
 
@@ -280,6 +305,8 @@ class ComparisonSummary:
         created: UTC, ISO 8601.
         versions: of this program and its libraries.
         looks: sizes, such as "8 prompts × 2 seeds", at which earlier results of this comparison were seen.
+        sets: every arm against the reference set, if one was given.
+        reference: the folder of that set.
     """
 
     title: str
@@ -301,6 +328,8 @@ class ComparisonSummary:
     created: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     looks: tuple[str, ...] = ()
+    sets: tuple[SetMotion, ...] = ()
+    reference: str = ""
     schema_version: int = SCHEMA_VERSION
 
     def metric(self, name: str) -> MetricSummary | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from video_diffusion.comparison.reference import in_words
 from video_diffusion.comparison.statistics import GUARDS, HEADLINE
 from video_diffusion.comparison.summary import (
     Arm,
@@ -46,6 +47,9 @@ def markdown(summary: ComparisonSummary) -> str:
         metrics = [metric for metric in summary.metrics if metric.role in roles]
         if metrics:
             lines += [f"## {title}", "", *_table(summary, metrics), ""]
+    if summary.sets:
+        lines += [f"## Does it move like {_inline(summary.reference)}?", ""]
+        lines += [f"- {_inline(each.arm)}: {in_words(each)}" for each in summary.sets] + [""]
     lines += ["## How this was computed", "", *(f"- {_inline(note)}" for note in summary.notes)]
     lines += [f"- {_inline(summary.power)}"] if summary.power else []
     baseline, command = (" ".join(s.split()).replace("`", "'") for s in (summary.baseline, summary.command))

@@ -28,6 +28,7 @@ from video_diffusion.comparison.summary import (
     MetricSummary,
     Outcome,
     ParetoPoint,
+    SetMotion,
     Span,
     Verdict,
     arm_badges,
@@ -390,6 +391,7 @@ class Findings:
         kinds: metrics to compare, if their clips have them.
         versions: of this program and its libraries.
         looks: sizes at which earlier results of this comparison were seen.
+        sets, reference: see `ComparisonSummary`.
     """
 
     title: str
@@ -406,6 +408,8 @@ class Findings:
     kinds: tuple[Kind, ...] = KINDS
     versions: Mapping[str, str] = field(default_factory=dict)
     looks: tuple[str, ...] = ()
+    sets: tuple[SetMotion, ...] = ()
+    reference: str = ""
 
 
 def summarise(found: Findings) -> ComparisonSummary:
@@ -446,6 +450,8 @@ def summarise(found: Findings) -> ComparisonSummary:
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=found.versions,
         looks=found.looks,
+        sets=found.sets,
+        reference=found.reference,
     )
 
 

@@ -2,7 +2,7 @@
 
 from video_diffusion.jobs.job import Job, JobSummary, ModelFacts, Shard, check_jobs, model_facts, read_jobs
 from video_diffusion.jobs.results import Results
-from video_diffusion.jobs.runner import Outcome, Pipelines, run_jobs
+from video_diffusion.jobs.runner import Outcome, Pipelines, check_models, run_jobs
 
 __all__ = [
     "Job",
@@ -13,6 +13,7 @@ __all__ = [
     "Results",
     "Shard",
     "check_jobs",
+    "check_models",
     "model_facts",
     "read_jobs",
     "run_jobs",

@@ -23,6 +23,7 @@ from video_diffusion.settings import (
 )
 from video_diffusion.video import weights_sha256
 from video_diffusion.video.files import slug
+from video_diffusion.video.images import with_sources
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,10 @@ MAX_TOLD = 20  # rows that are named one by one
 BATCH_FIELDS = tuple(
     name for name in GenerationSettings.model_fields if name not in {"prompt", "negative_prompt", "seed"}
 )
+SHAPE_FIELDS = (
+    "model", "motion_adapter", "num_frames", "height", "width", "fps", "context_length", "freenoise",
+    "position_stretch", "extend", "refine",
+)  # fmt: skip
 _SEEDS = re.compile(r"(\d{1,19})(?:-(\d{1,19}))?")
 
 Facts = Callable[[str, str | None], ModelFacts]
@@ -113,6 +118,19 @@ class Job:
         return tuple(str(getattr(self.settings, name)) for name in BATCH_FIELDS)
 
 
+def loaded_by(settings: GenerationSettings) -> tuple[str | None, ...]:
+    """What of a clip's settings says which pipeline is loaded."""
+    return (
+        settings.model,
+        settings.motion_adapter,
+        settings.vae,
+        settings.text_encoder,
+        settings.dtype,
+        settings.quantize,
+        settings.device,
+    )
+
+
 @dataclass
 class JobSummary:
     """What a check of a whole job file found.
@@ -122,33 +140,39 @@ class JobSummary:
         repeated: "jobs.csv:7" for each row that asks for a clip a second time; at most 20 are kept.
         num_repeated: how many there are.
         models: every (model, motion adapter) that is asked for, and the row that asks first.
-        devices, quantize: likewise.
+        loads: every pipeline that has to be loaded, see `loaded_by`.
+        devices, quantize: as `models`.
         inputs: for files and adapters that clips start from, the first row that names them and its settings.
-        shapes: for every (model, motion adapter, frames, height, width, frames per second) that is asked
-            for, the first row and the number of jobs.
+        shapes: for everything that decides frames, their size and rate, the first row that asks for it, its
+            settings and the number of jobs.
     """
 
     count: int = 0
     repeated: list[str] = field(default_factory=list)
     num_repeated: int = 0
     models: dict[tuple[str, str | None], str] = field(default_factory=dict)
+    loads: set[tuple[str | None, ...]] = field(default_factory=set)
     devices: dict[str, str] = field(default_factory=dict)
     quantize: dict[str | None, str] = field(default_factory=dict)
     inputs: dict[tuple[Any, ...], tuple[str, GenerationSettings]] = field(default_factory=dict)
-    shapes: dict[tuple[Any, ...], tuple[str, int]] = field(default_factory=dict)
+    shapes: dict[tuple[Any, ...], tuple[str, GenerationSettings, int]] = field(default_factory=dict)
 
     def add(self, settings: GenerationSettings, where: str) -> None:
         """Notes what a job asks of models, devices and files."""
         model = (settings.model, settings.motion_adapter)
         self.models.setdefault(model, where)
+        self.loads.add(loaded_by(settings))
         self.devices.setdefault(settings.device, where)
         self.quantize.setdefault(settings.quantize, where)
-        files = (*settings.input_files.items(), *settings.networks.items(), *settings.loras)
+        files: tuple[Any, ...] = (
+            *settings.input_files.items(), *settings.networks.items(), *settings.loras, *settings.embeddings,
+            *settings.named_in_prompts,
+        )  # fmt: skip
         if files:
             self.inputs.setdefault(files, (where, settings))
-        shape = (*model, settings.num_frames, settings.height, settings.width, settings.fps)
-        first, count = self.shapes.get(shape, (where, 0))
-        self.shapes[shape] = first, count + 1
+        shape = tuple(getattr(settings, name) for name in SHAPE_FIELDS)
+        first, its_settings, count = self.shapes.get(shape, (where, settings, 0))
+        self.shapes[shape] = first, its_settings, count + 1
 
 
 class JobFileError(ConfigError):
@@ -165,11 +189,11 @@ class JobFileError(ConfigError):
         super().__init__("\n".join(self.problems))
 
 
-def check_jobs(path: Path, base: Layer | Mapping[str, Any]) -> JobSummary:
+def check_jobs(source: Path | Sequence[Row], base: Layer | Mapping[str, Any]) -> JobSummary:
     """Check every row of a job file against the settings; nothing but the ids is kept in memory.
 
     Args:
-        path: the file.
+        source: the file, or rows without one.
         base: settings for all rows, from flags and config files; rows win.
 
     Raises:
@@ -184,7 +208,7 @@ def check_jobs(path: Path, base: Layer | Mapping[str, Any]) -> JobSummary:
     seen: set[bytes] = set()
     problems: list[str] = []
     num_problems = 0
-    for row in read_rows(path):
+    for row in _rows(source):
         try:
             expanded = list(_expand(row, base))
         except ConfigError as error:
@@ -207,19 +231,19 @@ def check_jobs(path: Path, base: Layer | Mapping[str, Any]) -> JobSummary:
 
 
 def read_jobs(
-    path: Path, base: Layer | Mapping[str, Any], facts: Facts, suffix: str = ".mp4"
+    source: Path | Sequence[Row], base: Layer | Mapping[str, Any], facts: Facts, suffix: str = ".mp4"
 ) -> Iterator[Job]:
     """The jobs of a file in its order, each once.
 
     Args:
-        path: as in `check_jobs`.
+        source: as in `check_jobs`.
         base: as in `check_jobs`.
         facts: weights and defaults of a model; see `model_facts`.
         suffix: of the clips.
     """
     seen: set[str] = set()
     base = base if isinstance(base, Layer) else Layer(base)
-    for row in read_rows(path):
+    for row in _rows(source):
         for settings, name in _expand(row, base):
             job = make_job(settings, facts, row.where, name, suffix)
             if job.job_id not in seen:
@@ -227,12 +251,16 @@ def read_jobs(
                 yield job
 
 
+def _rows(source: Path | Sequence[Row]) -> Iterable[Row]:
+    return read_rows(source) if isinstance(source, Path) else source
+
+
 def make_job(
     settings: GenerationSettings, facts: Facts, where: str, name: str | None = None, suffix: str = ".mp4"
 ) -> Job:
     """A job from checked settings; `name` is used instead of the prompt in the clip's file name."""
     known = facts(settings.model, settings.motion_adapter)
-    resolved = settings.with_defaults(known.defaults)
+    resolved = with_sources(settings).with_defaults(known.defaults)
     job_id = resolved.job_id(known.identity)
     stem = slug(name if name is not None else settings.prompt, SLUG_BYTES)
     return Job(resolved, job_id, f"{stem}-{settings.seed}-{job_id}{suffix}", where)

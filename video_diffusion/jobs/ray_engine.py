@@ -1,13 +1,17 @@
 """Jobs on a pool of Ray actors with a model each, one per GPU; the same folder, the same rows.
 
-Whatever goes wrong with a job is caught inside the actor and becomes its row. If an actor itself dies, Ray
-starts another and gives it those jobs again; a job whose process died three times becomes a failed row.
+Whatever goes wrong with a job is caught inside the actor and becomes its row. If an actor itself dies, alone
+or with its node, another is started and gets those jobs again that it had not finished; a job whose process
+died three times becomes a failed row. All of that is counted here, in the process that the user started.
 """
 
 import json
 import logging
 import os
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import groupby, islice
 from pathlib import Path
@@ -28,19 +32,17 @@ from video_diffusion.settings import GenerationSettings
 from video_diffusion.video.files import remove_dead_parts
 
 MAX_ATTEMPTS = 3
-OBJECT_STORE_BYTES = 256_000_000  # it holds the texts of jobs and rows only
-# Ray reports usage to its makers, logs to the terminal and draws bars unless it is told not to.
+OBJECT_STORE_BYTES = 100_000_000  # texts of jobs and rows hardly need it
+# Ray reports usage to its makers and logs to the terminal unless it is told not to.
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DATA_LOG_LEVEL": "ERROR",
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 
 
 def check_ray() -> None:
-    """Whether Ray Data is installed."""
-    if find_spec("ray") is None or find_spec("pyarrow") is None:
+    """Whether Ray is installed."""
+    if find_spec("ray") is None:
         raise ValueError(
             "--engine: ray is not installed; pip install 'video-diffusion[ray]', or leave it out"
         )
@@ -97,26 +99,100 @@ def _spread(
     batch_size: int | None,
     encoding: Mapping[str, Any],
 ) -> Iterator[Outcome]:
+    """Hand batches to actors as they get ready; whoever dies is replaced, what it was making goes back."""
     gpus, cpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
     if gpus and (num_actors or 0) > gpus:
         raise ValueError(f"--actors: is {num_actors} but there are {gpus} GPUs; give at most {gpus}")
-    size = num_actors or gpus or 1
-    together = batch_size or (AT_MOST if gpus else 1)
-    texts = [json.dumps([_to_values(job) for job in batch]) for batch in _alike(jobs, together)]
-    attempts = ray.remote(num_cpus=0)(Attempts).remote()
-    rows = ray.data.from_items(texts, override_num_blocks=len(texts)).map(
-        JobActor,
-        fn_constructor_args=(str(folder.absolute()), attempts, batch_size, dict(encoding)),
-        compute=ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2),
+    before = {job_id: len(rows) for job_id, rows in Results(folder).finished().items()}
+    queue = deque(Attempt(batch) for batch in _alike(jobs, batch_size or (AT_MOST if gpus else 1)))
+    size = min(num_actors or gpus or 1, len(queue))
+    largest = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=1)
+    share = min(max(cpus // size, 1), largest) if cpus >= size else cpus / size
+    actor_class = ray.remote(
         num_gpus=1 if gpus else 0,
-        num_cpus=1 if gpus else max(cpus // size, 1) if cpus >= size else cpus / size,
-    )
-    by_id = {job.job_id: job for job in jobs}
-    for answer in rows.iter_rows():
-        for row in json.loads(answer["rows"]):
-            if "errno" in row:
-                raise OSError(row["errno"], os.strerror(row["errno"]), row["path"])
-            yield Outcome(by_id[row["job_id"]], row["status"], row)
+        num_cpus=1 if gpus else share,
+        max_restarts=0,
+        scheduling_strategy="SPREAD",
+    )(JobActor)
+    maker = ClipMaker(folder, Pipelines(), BatchSizes(1), None, encoding)
+    waiting: dict[Any, tuple[Any, Attempt | None]] = {}
+    deaths_at_start = 0
+
+    def start() -> None:
+        actor = actor_class.remote(str(folder.absolute()), batch_size, dict(encoding))
+        waiting[actor.ready.remote()] = actor, None
+
+    for _ in range(size):
+        start()
+    try:
+        while queue or any(batch is not None for _, batch in waiting.values()):
+            (answer,), _ = ray.wait(list(waiting), num_returns=1)
+            actor, batch = waiting.pop(answer)
+            try:
+                rows = json.loads(ray.get(answer))
+            except ray.exceptions.RayActorError as error:
+                ray.kill(actor)  # one that cannot be reached might still be at work
+                deaths_at_start += batch is None
+                if deaths_at_start > MAX_ATTEMPTS * size:
+                    raise RayFailedError(f"Ray's processes end before they begin ({_line(error)})") from None
+                if batch is not None:
+                    yield from _after_death(batch, maker, before, queue)
+                start()
+                continue
+            for row in rows:
+                if "errno" in row:
+                    raise OSError(row["errno"], os.strerror(row["errno"]), row["path"])
+                assert batch is not None
+                yield Outcome(batch.by_id[row["job_id"]], row["status"], row)
+            if queue:
+                batch = queue.popleft()
+                waiting[actor.make.remote(json.dumps([_to_values(job) for job in batch.jobs]))] = actor, batch
+    except ray.exceptions.RayError as error:
+        raise RayFailedError(f"the Ray cluster is gone ({_line(error)}); the same command goes on") from None
+    finally:
+        with suppress(Exception):  # with the cluster its actors are gone, too
+            for actor, _ in waiting.values():
+                ray.kill(actor)
+
+
+def _after_death(
+    batch: "Attempt", maker: ClipMaker, before: Mapping[str, int], queue: "deque[Attempt]"
+) -> Iterator[Outcome]:
+    """Tell what a process that died had finished; put the rest back one by one, two times at most."""
+    done = Results(maker.folder).finished()
+    for job in batch.jobs:
+        new = done.get(job.job_id, ())[before.get(job.job_id, 0) :]
+        row = finished_row(maker.folder / job.file, new)
+        if row is not None:
+            yield Outcome(job, "ok", {**row, "flags": row.get("flags", [])})
+        elif batch.number < MAX_ATTEMPTS:
+            queue.append(Attempt([job], batch.number + 1))
+        else:
+            reason = f"the process that made it died {MAX_ATTEMPTS} times, perhaps without memory"
+            yield maker.failed(job, RuntimeError(reason))
+
+
+def _line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+class RayFailedError(RuntimeError):
+    """Ray itself broke down; what is finished stays."""
+
+    exit_code = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Attempt:
+    """Jobs of one kind, and how often they were begun, this time included."""
+
+    jobs: list[Job]
+    number: int = 1
+
+    @property
+    def by_id(self) -> dict[str, Job]:
+        """The jobs by their ids."""
+        return {job.job_id: job for job in self.jobs}
 
 
 def _alike(jobs: list[Job], size: int) -> Iterator[list[Job]]:
@@ -126,61 +202,30 @@ def _alike(jobs: list[Job], size: int) -> Iterator[list[Job]]:
             yield batch
 
 
-class Attempts:
-    """Counts, outside the processes that may die, how often each job was begun."""
-
-    def __init__(self) -> None:
-        self._begun: dict[str, int] = {}
-
-    def begin(self, job_ids: list[str]) -> int:
-        """Counts one more attempt at these jobs, and returns the most that any of them has had."""
-        for job_id in job_ids:
-            self._begun[job_id] = self._begun.get(job_id, 0) + 1
-        return max(self._begun[job_id] for job_id in job_ids)
-
-
 class JobActor:
     """A process that keeps a model in memory and makes the jobs it is given.
 
     Args:
         folder: absolute.
-        attempts: handle of `Attempts`.
         batch_size, encoding: as in `run_jobs`.
     """
 
-    def __init__(self, folder: str, attempts: Any, batch_size: int | None, encoding: dict[str, Any]) -> None:
-        self._attempts = attempts
+    def __init__(self, folder: str, batch_size: int | None, encoding: dict[str, Any]) -> None:
         self._folder = Path(folder)
         self._maker = ClipMaker(self._folder, Pipelines(), BatchSizes(batch_size), None, encoding)
 
-    def __call__(self, item: dict[str, Any]) -> dict[str, str]:
-        """Rows of the jobs in `item`, as JSON; a fault of the machine is a row with "errno" and "path"."""
-        import ray  # noqa: PLC0415 - see above
+    def ready(self) -> str:
+        """Answer without rows, once the process is there."""
+        return "[]"
 
-        jobs = [_from_values(values) for values in json.loads(item["item"])]
-        attempt = ray.get(self._attempts.begin.remote([job.job_id for job in jobs]))
+    def make(self, jobs: str) -> str:
+        """Rows of jobs, both as JSON; a fault of the machine is a row with "errno" and "path"."""
+        asked = [_from_values(values) for values in json.loads(jobs)]
         try:
-            rows = [dict(outcome.row) for outcome in self._outcomes(jobs, attempt)]
+            rows = [dict(outcome.row) for outcome in finish(self._maker.make_alike(asked))]
         except OSError as error:
             rows = [{"errno": error.errno, "path": str(error.filename or self._folder)}]
-        return {"rows": json.dumps(rows)}
-
-    def _outcomes(self, jobs: list[Job], attempt: int) -> Iterator[Outcome]:
-        """What comes of jobs; those that an actor had begun and died over are looked at first."""
-        if attempt > 1:
-            done = Results(self._folder).finished()
-            for job in list(jobs):
-                row = finished_row(self._folder / job.file, done.get(job.job_id, ()))
-                if row is not None:
-                    jobs.remove(job)
-                    yield Outcome(job, "ok", {**row, "flags": []})
-        if attempt > MAX_ATTEMPTS:
-            reason = RuntimeError(
-                f"the process that made it died {MAX_ATTEMPTS} times, perhaps without memory"
-            )
-            yield from (self._maker.failed(job, reason) for job in jobs)
-        else:
-            yield from finish(self._maker.make_alike(jobs))
+        return json.dumps(rows)
 
 
 def _to_values(job: Job) -> dict[str, Any]:

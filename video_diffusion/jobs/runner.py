@@ -3,6 +3,7 @@
 import errno
 import os
 import time
+import warnings
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,13 +16,14 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 import numpy as np
 from jaxtyping import UInt8
 
-from video_diffusion.jobs.job import Job
+from video_diffusion.jobs.job import Job, loaded_by
 from video_diffusion.jobs.results import Results
 from video_diffusion.settings import GenerationSettings
 from video_diffusion.video import frames_sha256, read_video
 from video_diffusion.video.files import remove_dead_parts
 
 if TYPE_CHECKING:
+    from video_diffusion.loading import OnBytes
     from video_diffusion.pipeline import TextToVideoPipeline
     from video_diffusion.pipeline.video import DecodedVideo, GeneratedVideo
 
@@ -148,12 +150,15 @@ class Pipelines:
         self._pipeline: TextToVideoPipeline | None = None
         self._failed: dict[tuple[str | bool | None, ...], Exception] = {}
 
-    def get(self, settings: GenerationSettings, low_memory: bool = False) -> "TextToVideoPipeline":
+    def get(
+        self, settings: GenerationSettings, low_memory: bool = False, on_bytes: "OnBytes | None" = None
+    ) -> "TextToVideoPipeline":
         """The pipeline for these settings.
 
         Args:
             settings: name the model.
             low_memory: whether the pipeline spends time to save memory.
+            on_bytes: told while weights are read.
 
         Raises:
             ModelLoadError, DeviceError: it cannot be loaded.
@@ -161,14 +166,7 @@ class Pipelines:
         # imported here: a job file is checked, and skipped when all is done, without importing torch
         from video_diffusion.pipeline import TextToVideoPipeline  # noqa: PLC0415
 
-        key = (
-            settings.model,
-            settings.motion_adapter,
-            settings.dtype,
-            settings.quantize,
-            settings.device,
-            low_memory,
-        )
+        key = (*loaded_by(settings), low_memory)
         if key in self._failed:
             raise self._failed[key]
         if self._pipeline is None or key != self._key:
@@ -179,14 +177,57 @@ class Pipelines:
                     settings.motion_adapter,
                     settings.dtype,
                     own_device(settings.device),
+                    vae=settings.vae,
+                    text_encoder=settings.text_encoder,
                     low_memory=low_memory,
                     quantize=settings.quantize,
+                    on_bytes=on_bytes,
                 )
             except Exception as error:
                 self._failed[key] = error
                 raise
             self._key = key
         return self._pipeline
+
+
+def check_models(
+    jobs: Iterable[Job], folder: Path, pipelines: Pipelines, num_models: int, *, overwrite: bool = False
+) -> None:
+    """Load every model that is still needed, one after the other: before hours of clips, not amid them.
+
+    Args:
+        jobs: Read until all models are known.
+        folder: What is finished in it needs no model.
+        pipelines: The last one stays in it.
+        num_models: How many different ones there are, see `loaded_by`.
+        overwrite: Whether finished clips count as not there.
+
+    Raises:
+        ModelLoadError, DeviceError, ValueError: The first that cannot be used, with its row.
+    """
+    done = {} if overwrite else Results(folder).finished()
+    seen: set[tuple[str | None, ...]] = set()
+    for job in jobs:
+        key = loaded_by(job.settings)
+        if key in seen or finished_row(folder / job.file, done.get(job.job_id, ())) is not None:
+            continue
+        seen.add(key)
+        with told_with(job.where), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the run tells them
+            pipelines.get(job.settings)
+        if len(seen) == num_models:
+            return
+
+
+@contextmanager
+def told_with(where: str) -> Iterator[None]:
+    """Put the row before the message of what goes wrong inside."""
+    try:
+        yield
+    except OSError:
+        raise
+    except (ValueError, RuntimeError) as error:
+        raise type(error)(f"{where}: {error}") from error
 
 
 def own_device(name: str) -> str:

@@ -11,8 +11,15 @@ if TYPE_CHECKING:
     from video_diffusion.loading.adapters import LoadedIpAdapter, load_ip_adapter
     from video_diffusion.loading.control import load_controlnet, load_sparse_control
     from video_diffusion.loading.device import choose_device, choose_dtype, quantize_weights, save_memory
+    from video_diffusion.loading.embeddings import load_embedding
     from video_diffusion.loading.lora import LoadedLoras, load_loras
-    from video_diffusion.loading.model import ModelParts, load_model, save_model
+    from video_diffusion.loading.model import (
+        ModelParts,
+        load_model,
+        needs_float32,
+        save_model,
+        swap_motion_adapter,
+    )
     from video_diffusion.loading.motion import FAMILIES, MotionFamily, MotionFile, detect
     from video_diffusion.loading.motion_weights import read_motion_checkpoint, write_original_layout
     from video_diffusion.loading.sources import (
@@ -22,7 +29,7 @@ if TYPE_CHECKING:
         find_model,
         parse_lora,
     )
-    from video_diffusion.loading.weights import DeviceError, ModelLoadError
+    from video_diffusion.loading.weights import DeviceError, ModelLoadError, OnBytes
 
 __all__ = [
     "FAMILIES",
@@ -34,6 +41,7 @@ __all__ = [
     "ModelSource",
     "MotionFamily",
     "MotionFile",
+    "OnBytes",
     "choose_device",
     "choose_dtype",
     "detect",
@@ -41,15 +49,18 @@ __all__ = [
     "find_lora",
     "find_model",
     "load_controlnet",
+    "load_embedding",
     "load_ip_adapter",
     "load_loras",
     "load_model",
     "load_sparse_control",
+    "needs_float32",
     "parse_lora",
     "quantize_weights",
     "read_motion_checkpoint",
     "save_memory",
     "save_model",
+    "swap_motion_adapter",
     "write_original_layout",
 ]
 
@@ -63,6 +74,7 @@ _HOMES = {
     "ModelSource": "sources",
     "MotionFamily": "motion",
     "MotionFile": "motion",
+    "OnBytes": "weights",
     "choose_device": "device",
     "choose_dtype": "device",
     "detect": "motion",
@@ -70,15 +82,18 @@ _HOMES = {
     "find_lora": "sources",
     "find_model": "sources",
     "load_controlnet": "control",
+    "load_embedding": "embeddings",
     "load_ip_adapter": "adapters",
     "load_loras": "lora",
     "load_model": "model",
     "load_sparse_control": "control",
+    "needs_float32": "model",
     "parse_lora": "sources",
     "quantize_weights": "device",
     "read_motion_checkpoint": "motion_weights",
     "save_memory": "device",
     "save_model": "model",
+    "swap_motion_adapter": "model",
     "write_original_layout": "motion_weights",
 }
 

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.controlnets.controlnet_sparsectrl import SparseControlNetModel
 
 from video_diffusion.loading.components import build, fill, load_diffusers
-from video_diffusion.loading.model import ModelParts
-from video_diffusion.loading.motion import describe_sparse_layout
+from video_diffusion.loading.model import ModelParts, is_xl_unet
+from video_diffusion.loading.motion import controlnet_widths, describe_sparse_layout, is_motion_module
 from video_diffusion.loading.sources import ModelSource
 from video_diffusion.loading.weights import (
     ModelLoadError,
@@ -24,6 +25,7 @@ from video_diffusion.models import latent_scale
 from video_diffusion.models.control import normalise_each_frame
 from video_diffusion.models.temporal import SinusoidalPositions
 
+ORIGINAL_CONTROLNET = "control_model."
 NORM_SCOPES = ("frame", "clip")
 _SAME_AS_UNET = {
     "cross_attention_dim": "reads text of width",
@@ -36,7 +38,7 @@ def load_controlnet(source: ModelSource, parts: ModelParts) -> ControlNetModel:
     """Load a ControlNet for a model, in its precision, in evaluation mode on the CPU.
 
     Args:
-        source: A folder in diffusers' layout, see `find_model`.
+        source: A folder in diffusers' layout, or a file in that or in the original one; see `find_model`.
         parts: The model that it is to steer.
 
     Raises:
@@ -44,11 +46,9 @@ def load_controlnet(source: ModelSource, parts: ModelParts) -> ControlNetModel:
     """
     place = source.folder
     if place.is_file():
-        raise ModelLoadError(
-            f"{place}: a ControlNet must be a folder in diffusers' layout, with config.json, not one file; a "
-            "SparseCtrl encoder's file is given as sparsectrl"
-        )
-    network = load_diffusers(ControlNetModel, place, parts.unet.dtype, variant=source.variant)
+        network = _controlnet_from_file(place, parts)
+    else:
+        network = load_diffusers(ControlNetModel, place, parts.unet.dtype, variant=source.variant)
     _check_base(network.config, parts, place)
     if network.config.global_pool_conditions:
         raise ModelLoadError(
@@ -56,6 +56,37 @@ def load_controlnet(source: ModelSource, parts: ModelParts) -> ControlNetModel:
         )
     _check_images(network, 3, parts, place)
     return network
+
+
+def _controlnet_from_file(path: Path, parts: ModelParts) -> ControlNetModel:
+    """A ControlNet in one file. Its layout is that of the image model, but for what reads the images."""
+    from video_diffusion.loading.single_file import SingleFileLoader  # noqa: PLC0415  brings all converters
+
+    file = open_weights(path)
+    inside = any(name.startswith(ORIGINAL_CONTROLNET) for name in file.tensors)
+    names = {
+        name.removeprefix(ORIGINAL_CONTROLNET): name
+        for name in file.tensors
+        if name.startswith(ORIGINAL_CONTROLNET) or not inside
+    }
+    shapes = {name: file.tensors[stored].shape for name, stored in names.items()}
+    widths = controlnet_widths(shapes)
+    if not widths or is_motion_module(names):
+        raise ModelLoadError(
+            f"{path}: holds no ControlNet; give its file or its folder. A SparseCtrl encoder's file is given "
+            "as sparsectrl, temporal layers as motion_adapter"
+        )
+    stored = file.load(names.values())
+    tensors = {name: stored[own] for name, own in names.items()}
+    return SingleFileLoader(path, parts.unet.dtype, False, tensors).load(
+        lambda: ControlNetModel.from_unet(
+            parts.unet,
+            conditioning_embedding_out_channels=widths[1:],
+            conditioning_channels=widths[0],
+            load_weights_from_unet=False,
+        ),
+        lambda network: convert_controlnet_checkpoint(dict(tensors), network.config),
+    )
 
 
 def load_sparse_control(source: ModelSource, parts: ModelParts) -> SparseControlNetModel:
@@ -123,10 +154,9 @@ def _from_file(path: Path, dtype: torch.dtype) -> SparseControlNetModel:
 
 def _check_base(config: Mapping[str, Any], parts: ModelParts, place: Path) -> None:
     unet = parts.unet.config
-    if unet.addition_embed_type == "text_time":
+    if is_xl_unet(parts.unet) and config.get("addition_embed_type") != "text_time":
         raise ModelLoadError(
-            f"{place}: ControlNets for Stable Diffusion XL are not supported; use a model of Stable "
-            "Diffusion 1.x or 2.x"
+            f"{place}: is not for Stable Diffusion XL, as this model is; use one for the same base model"
         )
     for field, words in _SAME_AS_UNET.items():
         # A number for all blocks, or one for each; a list of equal numbers is one number.

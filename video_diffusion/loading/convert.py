@@ -14,6 +14,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from safetensors.torch import save_file
 
 from video_diffusion.loading.components import EXTRAS_FILE, quiet_libraries
+from video_diffusion.loading.embeddings import embedding_names
 from video_diffusion.loading.motion import describe_sparse_layout
 from video_diffusion.loading.motion_weights import (
     gather_motion_lora,
@@ -119,9 +120,12 @@ SAFE_AS: Mapping[str, str] = {
     "LoRA": "a LoRA on the image model, which needs no conversion; give it as a LoRA",
     "motion and image LoRA": "a LoRA on both models, which needs no conversion; give it as a LoRA",
     "IP-Adapter": "an IP-Adapter, which needs no conversion; give it as ip_adapter",
+    "embedding": "an embedding, which needs no conversion; give it as an embedding",
     "image model in one file": "an image model, which needs no conversion; give it as model",
 }
 """What keeps its layout: a pickle of these kinds becomes safetensors, and safetensors need nothing."""
+SAFE_NAMES = {"string_to_param.*": "emb_params"}
+"""How the web UI calls the vectors of an embedding in a pickle, and in safetensors."""
 
 
 def convert(
@@ -191,17 +195,18 @@ def _copy_safely(
         raise ModelLoadError(f"{file.path}: {SAFE_AS[kind]} as it is")
     into_folder = destination.suffix != ".safetensors"
     if into_folder and not (of_a_run and kind == "LoRA"):
-        article = "an" if kind[0] in "Ii" else "a"
+        article = "an" if kind[0] in "Iie" else "a"
         raise ValueError(
             f"DST must end with .safetensors for {article} {kind}, but is {destination}; name a file"
         )
     if kind == "SparseCtrl encoder":
         describe_sparse_layout(file.tensors, str(file.path))
-    # Image models carry counters and row numbers besides, which nobody reads.
+    # Image models and embeddings carry counters and row numbers besides, which nobody reads.
     numbers = [name for name, tensor in file.tensors.items() if tensor.dtype in FLOAT_TYPES]
+    carries_others = {"image model in one file": numbers, "embedding": embedding_names(file.tensors)}
     tensors = {
-        name: tensor.to(dtype or tensor.dtype).contiguous().clone()
-        for name, tensor in file.load(numbers if kind == "image model in one file" else None).items()
+        SAFE_NAMES.get(name, name): tensor.to(dtype or tensor.dtype).contiguous().clone()
+        for name, tensor in file.load(carries_others.get(kind)).items()
     }
     with atomic_path(destination, overwrite=overwrite) as part:
         if into_folder:

@@ -23,7 +23,7 @@ from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelW
 
 from video_diffusion.loading.components import quiet_libraries
 from video_diffusion.loading.model import ModelParts
-from video_diffusion.loading.motion_weights import PEFT_TAG, add_motion_lora, gather_motion_lora
+from video_diffusion.loading.motion_weights import PEFT_TAG, LowRank, add_motion_lora, gather_motion_lora
 from video_diffusion.loading.sources import find_lora
 from video_diffusion.loading.weights import ModelLoadError, StoredWeights, open_weights, reason_of
 from video_diffusion.models import MotionAdapter
@@ -194,6 +194,43 @@ def load_loras(parts: ModelParts, loras: Sequence[tuple[str, float]]) -> LoadedL
         loaded.unload()
         raise
     return loaded
+
+
+def read_lora(parts: ModelParts, name: str) -> dict[str, LowRank]:
+    """The corrections of a LoRA by layer: of the motion adapter if it is a motion LoRA, else of the U-Net.
+
+    Args:
+        parts: The model that it is for.
+        name: File, folder (also a training run's) or hub id.
+
+    Raises:
+        ModelLoadError: A file that is missing, damaged or no LoRA.
+    """
+    file = open_weights(find_lora(name))
+    tensors = file.load()
+    temporal = {key: tensor for key, tensor in tensors.items() if ".motion_modules." in key}
+    if temporal:
+        return gather_motion_lora(file, temporal)
+    loader = (
+        StableDiffusionLoraLoaderMixin if parts.text_encoder_2 is None else StableDiffusionXLLoraLoaderMixin
+    )
+    try:
+        state, alphas = loader.lora_state_dict(_with_prefixes(tensors), unet_config=parts.unet.config)
+    except Exception as error:  # whatever strange tensors lead to, deep inside the library
+        raise ModelLoadError(f"{file.path}: is no LoRA that can be read ({reason_of(error)})") from error
+    pairs = {}
+    for key, down in state.items():
+        layer, mark, _ = key.partition(".lora_A.weight" if ".lora_A." in key else ".lora.down.weight")
+        if not mark or not layer.startswith("unet."):
+            continue
+        up = state.get(key.replace("lora_A", "lora_B").replace("lora.down", "lora.up"))
+        if up is None or down.ndim != 2 or up.shape[-1] != len(down):
+            raise ModelLoadError(f"{file.path}: {layer} lacks one half of its change, or halves of one rank")
+        alpha = (alphas or {}).get(f"{layer}.alpha", len(down))
+        pairs[layer.removeprefix("unet.")] = LowRank(down.float(), up.float(), float(alpha) / len(down))
+    if not pairs:
+        raise ModelLoadError(f"{file.path}: holds no LoRA of an image U-Net; give a file or run that does")
+    return pairs
 
 
 def _text_encoders(parts: ModelParts) -> dict[str, CLIPTextModel | CLIPTextModelWithProjection]:

@@ -3,8 +3,8 @@
 import inspect
 import json
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, TypedDict
@@ -27,15 +27,16 @@ from video_diffusion.loading.components import (
     load_tokenizer,
     quiet_libraries,
 )
-from video_diffusion.loading.motion import detect
+from video_diffusion.loading.motion import MotionFile, detect
 from video_diffusion.loading.motion_weights import load_motion, split_motion_unet
-from video_diffusion.loading.sources import find_model
-from video_diffusion.loading.weights import ModelLoadError, read_json, reason_of
+from video_diffusion.loading.sources import ModelSource, find_model
+from video_diffusion.loading.weights import ModelLoadError, OnBytes, read_json, reason_of, telling_bytes
 from video_diffusion.models import MotionAdapter, temporal_places
 from video_diffusion.models.latents import VAE
 from video_diffusion.sampling.schedulers import trained_schedule
 from video_diffusion.settings import shown
-from video_diffusion.text import XlTextEncoders, encode_prompt, size_conditions
+from video_diffusion.settings.input_files import PARTS_OF_MODELS
+from video_diffusion.text import PLAIN, PromptReading, TextEncoders, size_conditions
 from video_diffusion.video import ModelIdentity, atomic_path, weights_sha256
 
 
@@ -50,8 +51,11 @@ class ModelParts:
             `generation_defaults.json`. Empty if the folder has none and the adapter is of no known family.
         identity: Names and hashes for the run record.
         tokenizer_2, text_encoder_2: Of SDXL models; None for others.
+        vae_name, text_encoder_name: Where these came from in place of the model's own; None is its own.
         quantize: How weights are stored in fewer bits, see `quantize_weights`; None as they were read.
         zeros_for_empty_prompt: Whether an empty prompt is all zeros, as SDXL was trained.
+        image_model: Noise schedule and defaults as they were before those of the motion adapter.
+        has_unet_extras: Whether the adapter changed the image U-Net (`temporal_and`).
     """
 
     tokenizer: CLIPTokenizer
@@ -65,7 +69,11 @@ class ModelParts:
     tokenizer_2: CLIPTokenizer | None = None
     text_encoder_2: CLIPTextModelWithProjection | None = None
     zeros_for_empty_prompt: bool = False
+    vae_name: str | None = None
+    text_encoder_name: str | None = None
     quantize: str | None = None
+    image_model: tuple[dict[str, Any], dict[str, Any]] | None = None
+    has_unet_extras: bool = False
 
     @property
     def networks(self) -> list[nn.Module]:
@@ -74,29 +82,32 @@ class ModelParts:
         return [part for part in parts if part is not None]
 
     def encode_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "b n d"]:
-        """Encode each prompt as this model's U-Net reads it."""
-        if self.text_encoder_2 is None:
-            return encode_prompt(prompts, self.tokenizer, self.text_encoder)
-        return self._xl_text_encoders.prompt_embeds(prompts)
+        """Encode each prompt as this model's U-Net reads it, every sign as a letter."""
+        return self.text_encoders.prompt_embeds(prompts)
 
-    def added_conditions(self, prompts: Sequence[str], height: int, width: int) -> dict[str, Tensor] | None:
+    def added_conditions(
+        self, prompts: Sequence[str], height: int, width: int, reading: PromptReading = PLAIN
+    ) -> dict[str, Tensor] | None:
         """Make what an SDXL U-Net reads besides the prompts' tokens; None for other models.
 
         Args:
             prompts: One for each video of the batch; of guidance's doubled batch the negative ones first.
             height: Pixels of the clip.
             width: Pixels of the clip.
+            reading: How the prompts are read.
         """
         if self.text_encoder_2 is None:
             return None
-        pooled = self._xl_text_encoders.pooled_embeds(prompts)
+        pooled = self.text_encoders.pooled_embeds(prompts, reading)
         return {"text_embeds": pooled, "time_ids": size_conditions(height, width, len(prompts)).to(pooled)}
 
     @property
-    def _xl_text_encoders(self) -> XlTextEncoders:
-        tokenizers = (self.tokenizer, self.tokenizer_2)
-        encoders = (self.text_encoder, self.text_encoder_2)
-        return XlTextEncoders(tokenizers, encoders, self.zeros_for_empty_prompt)
+    def text_encoders(self) -> TextEncoders:
+        """The text encoder, or SDXL's two, with their tokenizers."""
+        if self.tokenizer_2 is None or self.text_encoder_2 is None:
+            return TextEncoders([self.tokenizer], [self.text_encoder])
+        tokenizers, encoders = (self.tokenizer, self.tokenizer_2), (self.text_encoder, self.text_encoder_2)
+        return TextEncoders(tokenizers, encoders, self.zeros_for_empty_prompt)
 
 
 # From a folder in the layout of Stable Diffusion (XL too) or AnimateDiff.
@@ -118,6 +129,9 @@ KINDS: Mapping[str, Mapping[str, str]] = {
     "vae": {
         "AutoencoderKL": "diffusers.models.autoencoders.autoencoder_kl:AutoencoderKL",
         "AutoencoderTiny": "diffusers.models.autoencoders.autoencoder_tiny:AutoencoderTiny",
+        "AutoencoderKLTemporalDecoder": (
+            "diffusers.models.autoencoders.autoencoder_kl_temporal_decoder:AutoencoderKLTemporalDecoder"
+        ),
     },
     "unet": {
         "UNet2DConditionModel": "diffusers.models.unets.unet_2d_condition:UNet2DConditionModel",
@@ -133,6 +147,7 @@ SCHEDULE_RANGES = {
     "beta_end": (0, 1),
     "steps_offset": (0, MAX_TIMESTEPS),
 }
+MODEL_PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "motion_adapter")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 TIMESTEP_SPACINGS = ("leading", "linspace", "trailing")
 
@@ -150,7 +165,10 @@ def load_model(
     motion_adapter: str | None = None,
     dtype: torch.dtype = torch.float32,
     *,
+    vae: str | None = None,
+    text_encoder: str | None = None,
     allow_extra_weights: bool = False,
+    on_bytes: OnBytes | None = None,
 ) -> ModelParts:
     """Load a model by name, checking every file on the way; see `find_model` for names.
 
@@ -163,13 +181,18 @@ def load_model(
             noise schedule and usual settings stand in place of the image model's. What it trained of the
             image U-Net besides (`temporal_and`) comes with it.
         dtype: To convert the weights to.
+        vae: Another autoencoder: a folder, the folder of a model that has one, a file or a hub id.
+        text_encoder: Folder or hub id of a model whose text encoders and tokenizers are taken.
         allow_extra_weights: Whether tensors that the model does not have are left out instead of refused.
+        on_bytes: Told while weights are read.
 
     Raises:
         ModelLoadError: One line saying which file is wrong, and how.
     """
     source = find_model(model)
     folder = source.folder
+    vae_source = None if vae is None else find_model(vae)
+    text_source = None if text_encoder is None else find_model(text_encoder)
     switched_off = motion_adapter == NO_TEMPORAL_LAYERS
     adapter_source, motion = None, None
     if motion_adapter is not None and not switched_off:  # looked at before anything large is loaded
@@ -177,19 +200,33 @@ def load_model(
         motion = detect(adapter_source.adapter_folder, variant=adapter_source.variant)
     defaults = read_defaults(folder / DEFAULTS_FILE) if (folder / DEFAULTS_FILE).is_file() else {}
     options: Options = {"dtype": dtype, "allow_extra": allow_extra_weights, "variant": source.variant}
-    if folder.is_file():
-        from video_diffusion.loading.single_file import load_single_file  # noqa: PLC0415  brings all converters
+    given = {"vae": vae_source, "text_encoder": text_source}
+    with telling_bytes(on_bytes, _places_read(source, given, motion)):
+        if folder.is_file():
+            from video_diffusion.loading.single_file import load_single_file  # noqa: PLC0415  brings all converters
 
-        components, adapter = load_single_file(folder, dtype, allow_extra=allow_extra_weights), None
-    else:
-        components, adapter = _load_folder(folder, options)
-    unet = components["unet"]
+            components, adapter = (
+                load_single_file(folder, dtype, given, allow_extra=allow_extra_weights),
+                None,
+            )
+        else:
+            components, adapter = _load_folder(folder, options, given)
+        unet = components["unet"]
+        if vae_source is not None:
+            components["vae"] = load_vae(vae_source, unet, dtype, allow_extra=allow_extra_weights)
+        if text_source is not None:
+            own = options | {"variant": text_source.variant}
+            components |= _load_text_encoders(text_source.folder, is_xl_unet(unet), own)
+        trained = None if motion is None else load_motion(motion, dtype, allow_extra=allow_extra_weights)
+    has_extras = False
+    image_model = (dict(components["scheduler_config"]), dict(defaults))
     identity = ModelIdentity(
         name=source.name, weights_sha256=weights_sha256(source.folder), revision=source.revision
     )
-    if adapter_source is not None and motion is not None:
-        adapter = load_motion(motion, dtype, allow_extra=allow_extra_weights)
-        if (motion.path / EXTRAS_FILE).is_file():
+    if adapter_source is not None and motion is not None and trained is not None:
+        adapter = trained
+        has_extras = (motion.path / EXTRAS_FILE).is_file()
+        if has_extras:
             apply_unet_extras(unet, motion.path / EXTRAS_FILE)
         components["scheduler_config"] |= motion.schedule
         defaults |= motion.defaults
@@ -206,12 +243,139 @@ def load_model(
             stacklevel=3,
         )
         adapter = MotionAdapter.for_unet(unet, norm_scope="clip")
-    parts = ModelParts(**components, motion_adapter=adapter, defaults=defaults, identity=identity)
+    parts = ModelParts(
+        **components,
+        motion_adapter=adapter,
+        defaults=defaults,
+        identity=identity,
+        vae_name=vae,
+        text_encoder_name=text_encoder,
+        image_model=image_model,
+        has_unet_extras=has_extras,
+    )
     _check_fit(parts, folder)
     return parts
 
 
-def _load_folder(folder: Path, options: Options) -> tuple[dict[str, Any], MotionAdapter | None]:
+def swap_motion_adapter(parts: ModelParts, motion_adapter: str) -> ModelParts:
+    """The same model with other temporal layers, as `load_model` would load it, the rest not loaded again.
+
+    Args:
+        parts: The model; it stays as it is.
+        motion_adapter: As for `load_model`; not None.
+
+    Raises:
+        ModelLoadError: It does not fit, or one of the two comes with a changed image U-Net.
+        ValueError: The weights are quantised.
+    """
+    if parts.quantize is not None:
+        raise ValueError("motion_adapter does not go with quantize here; load the model again with it")
+    own = parts.image_model or (dict(parts.scheduler_config), dict(parts.defaults))
+    scheduler_config, defaults = own
+    hashed: dict[str, Any] = {"motion_adapter_sha256": None}
+    has_extras = parts.has_unet_extras
+    if motion_adapter == NO_TEMPORAL_LAYERS:
+        positions = {"max_num_frames": parts.motion_adapter.max_num_frames}
+        adapter = MotionAdapter.for_unet(parts.unet, norm_scope="clip", **positions)
+        nn.Module.to(adapter, dtype=parts.unet.dtype)
+    else:
+        source = find_model(motion_adapter)
+        motion = detect(source.adapter_folder, variant=source.variant)
+        has_extras |= (motion.path / EXTRAS_FILE).is_file()
+        adapter = load_motion(motion, parts.unet.dtype)
+        scheduler_config, defaults = scheduler_config | motion.schedule, defaults | motion.defaults
+        hashed = {"motion_adapter_sha256": weights_sha256(motion.path)}
+    if has_extras:
+        raise ModelLoadError(
+            f"{motion_adapter}: this adapter, or the one before it, came with a changed image U-Net "
+            "(temporal_and); load the model again with it"
+        )
+    swapped = replace(
+        parts,
+        motion_adapter=adapter,
+        scheduler_config=scheduler_config,
+        defaults=defaults,
+        identity=parts.identity.model_copy(update={"motion_adapter": motion_adapter, **hashed}),
+        image_model=own,
+    )
+    _check_fit(swapped, Path(parts.identity.name))
+    return swapped
+
+
+def _places_read(
+    source: ModelSource, given: Mapping[str, ModelSource | None], motion: MotionFile | None
+) -> Iterator[Path]:
+    """Files and folders of components whose weights will be read."""
+    for part in (source.folder,) if source.folder.is_file() else MODEL_PARTS:
+        if isinstance(part, Path):
+            yield part
+        elif given.get(part.removesuffix("_2")) is None and (part != "motion_adapter" or motion is None):
+            yield source.folder / part
+    for name, other in given.items():
+        if other is not None:
+            parts = [other.folder / part for part in PARTS_OF_MODELS[name] if (other.folder / part).is_dir()]
+            yield from parts or [other.folder]
+    if motion is not None:
+        yield motion.path
+
+
+def needs_float32(parts: ModelParts, dtype: torch.dtype | None) -> bool:
+    """Whether an autoencoder overflows in a precision: SDXL's own in float16, as its configuration says."""
+    is_xl = parts.text_encoder_2 is not None
+    return dtype == torch.float16 and is_xl and bool(getattr(parts.vae.config, "force_upcast", True))
+
+
+def is_xl_unet(unet: UNet2DConditionModel) -> bool:
+    """Whether an image U-Net is of Stable Diffusion XL's kind."""
+    return unet.config.addition_embed_type == "text_time"
+
+
+def load_vae(
+    source: ModelSource, unet: UNet2DConditionModel, dtype: torch.dtype, *, allow_extra: bool = False
+) -> VAE:
+    """Load an autoencoder for an image U-Net, from diffusers' folder or a file in the original layout.
+
+    Args:
+        source: See `find_model`; of a whole model's folder its `vae` is taken.
+        unet: Of the model. A file does not say how latents are scaled; the U-Net's kind does.
+        dtype: To convert to; float16 is too narrow for SDXL's, unless its configuration says otherwise.
+        allow_extra: Whether surplus tensors are left out instead of refused.
+
+    Raises:
+        ModelLoadError: One line saying which file or tensor is wrong.
+    """
+    place = source.folder / "vae" if (source.folder / "vae").is_dir() else source.folder
+    if place.is_file():
+        from video_diffusion.loading.single_file import load_vae_file  # noqa: PLC0415  brings all converters
+
+        return load_vae_file(place, dtype, "sdxl" if is_xl_unet(unet) else "sd1", allow_extra=allow_extra)
+    config = read_json(place / "config.json")
+    named = config.get("_class_name", "AutoencoderKL")
+    if named not in KINDS["vae"]:
+        raise ModelLoadError(f"{place}: must be a {' or '.join(KINDS['vae'])}, but names {shown(named)}")
+    needs_range = is_xl_unet(unet) and config.get("force_upcast", True)
+    dtype = torch.float32 if needs_range and dtype == torch.float16 else dtype
+    kind = resolve_name(KINDS["vae"][named])
+    return load_diffusers(kind, place, dtype, allow_extra=allow_extra, variant=source.variant)
+
+
+def _load_text_encoders(folder: Path, is_xl: bool, options: Options) -> dict[str, Any]:
+    """The text encoders and tokenizers of a model's folder, by their field of `ModelParts`."""
+    index = read_json(folder / "model_index.json")
+    components = {}
+    for number in ("", "_2") if is_xl else ("",):
+        encoder, tokenizer = f"text_encoder{number}", f"tokenizer{number}"
+        if not (folder / encoder).is_dir():
+            flag = "one with --text-encoder (text_encoder), the folder of a model that has it"
+            raise ModelLoadError(f"{folder}: holds no {encoder}; give {flag}")
+        components[tokenizer] = load_tokenizer(_kind(tokenizer, index, folder), folder / tokenizer)
+        components[encoder] = load_text_encoder(_kind(encoder, index, folder), folder / encoder, **options)
+    return components
+
+
+def _load_folder(
+    folder: Path, options: Options, given: Mapping[str, ModelSource | None]
+) -> tuple[dict[str, Any], MotionAdapter | None]:
     """All components of a folder by their field of `ModelParts`, and its temporal layers if it has some."""
     file = folder / "model_index.json"
     index = read_json(file)
@@ -229,19 +393,17 @@ def _load_folder(folder: Path, options: Options) -> tuple[dict[str, Any], Motion
         kind = _kind("motion_adapter", index, folder)
         adapter = load_diffusers(kind, folder / "motion_adapter", **options)
     is_xl = named in XL_PIPELINES
-    vae_options = options
-    if is_xl and options["dtype"] == torch.float16:  # where SDXL's own autoencoder overflows, and says so
-        needs_range = read_json(folder / "vae" / "config.json").get("force_upcast", True)
-        vae_options = {**options, "dtype": torch.float32 if needs_range else torch.float16}
-    components: dict[str, Any] = {
-        "unet": unet,
-        "vae": load_diffusers(_kind("vae", index, folder), folder / "vae", **vae_options),
-        "scheduler_config": scheduler_config,
-    }
-    for number in ("", "_2") if is_xl else ("",):
-        encoder, tokenizer = f"text_encoder{number}", f"tokenizer{number}"
-        components[tokenizer] = load_tokenizer(_kind(tokenizer, index, folder), folder / tokenizer)
-        components[encoder] = load_text_encoder(_kind(encoder, index, folder), folder / encoder, **options)
+    components: dict[str, Any] = {"unet": unet, "scheduler_config": scheduler_config}
+    if given["vae"] is None:
+        if not (folder / "vae").is_dir():
+            raise ModelLoadError(
+                f"{folder}: holds no autoencoder; give one with --vae (vae), a folder or file"
+            )
+        _kind("vae", index, folder)
+        own = ModelSource(str(folder), folder, variant=options["variant"])
+        components["vae"] = load_vae(own, unet, options["dtype"], allow_extra=options["allow_extra"])
+    if given["text_encoder"] is None:
+        components |= _load_text_encoders(folder, is_xl, options)
     if is_xl:
         components["zeros_for_empty_prompt"] = bool(index.get("force_zeros_for_empty_prompt", True))
     return components, adapter

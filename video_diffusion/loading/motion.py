@@ -479,3 +479,25 @@ def describe_sparse_layout(tensors: Mapping[str, StoredTensor], where: str) -> S
             stack.append(shapes[f"{_CONDITION}blocks.{2 * len(stack) - 1}.weight"][0])
         config["conditioning_embedding_out_channels"] = tuple(stack)
     return SparseLayout("rgb" if is_simple else "scribble", config, stored_names, bool(tables))
+
+
+# ControlNets in one file, told from others by what reads their images.
+
+
+_HINT = (
+    ("input_hint_block.{}.weight", range(0, 32, 4)),  # as published first; the last one is not of this row
+    ("controlnet_cond_embedding.blocks.{}.weight", range(1, 16, 2)),
+)
+
+
+def controlnet_widths(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+    """Channels of the images that a ControlNet reads, then of its layers that make them smaller; or none."""
+    original = "input_hint_block.0.weight" in shapes
+    first = shapes.get(
+        "input_hint_block.0.weight" if original else "controlnet_cond_embedding.conv_in.weight"
+    )
+    if first is None:
+        return ()
+    pattern, numbers = _HINT[0] if original else _HINT[1]
+    names = [pattern.format(number) for number in (numbers[1:] if original else numbers)]
+    return first[1], first[0], *(shapes[name][0] for name in names if name in shapes)

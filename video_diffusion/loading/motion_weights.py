@@ -303,6 +303,10 @@ def _parsed(name: str) -> tuple[str, str | None]:
 def _written_name(layer: str, part: str, layout: str) -> str:
     if layout == "diffusers":
         return f"unet.{layer}.lora_{'A' if part == 'down' else 'B'}.weight"
+    if ".attention_blocks." not in layer and ".attn" not in layer:
+        raise ModelLoadError(
+            f"AnimateDiff's layout holds corrections of attention alone, not of {layer}; use --to diffusers"
+        )
     (name,) = original_names(f"{layer}.weight")
     attention, _, projection = name.removesuffix(".weight").replace(".to_out.0", ".to_out").rpartition(".")
     return f"{attention}.processor.{projection}_lora.{part}.weight"

@@ -29,6 +29,7 @@ from video_diffusion.loading.components import Network, build, fill, load_tokeni
 from video_diffusion.loading.single_file_config import (
     OPEN_CLIP,
     SINGLE_FILE_KINDS,
+    VAE,
     lacking_parts,
     open_clip_config,
     single_file_kind,
@@ -85,6 +86,11 @@ def _cached(sources: tuple[tuple[str, str], ...]) -> Iterator[Path]:
 
 
 _PREFIXES = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conditioner.embedders.")
+_VAE_PARTS = tuple(f"{VAE}{part}." for part in ("encoder", "decoder", "quant_conv", "post_quant_conv"))
+PART_FLAGS = {
+    "vae": "an autoencoder with --vae (vae), a folder or file",
+    "text_encoder": "a text encoder with --text-encoder (text_encoder), the folder of a model that has one",
+}
 _SCHEDULER: Mapping[str, Any] = {
     "_class_name": "DDIMScheduler",
     "num_train_timesteps": 1000,
@@ -99,8 +105,17 @@ _SCHEDULER: Mapping[str, Any] = {
 }
 
 
-def load_single_file(path: Path, dtype: torch.dtype, *, allow_extra: bool = False) -> dict[str, Any]:
-    """Load an image model: fields of `ModelParts`, all but the temporal layers, defaults and identity."""
+def load_single_file(
+    path: Path, dtype: torch.dtype, given: Mapping[str, object], *, allow_extra: bool = False
+) -> dict[str, Any]:
+    """Load an image model: fields of `ModelParts`, all but the temporal layers, defaults and identity.
+
+    Args:
+        path: The file.
+        dtype: To convert to.
+        given: "vae" and "text_encoder" are left out where this holds something for them.
+        allow_extra: Whether surplus tensors are left out instead of refused.
+    """
     file = open_weights(path)
     kind = single_file_kind(file.tensors)
     if kind is None:
@@ -109,63 +124,105 @@ def load_single_file(path: Path, dtype: torch.dtype, *, allow_extra: bool = Fals
             f"{path}: must be an image model of {known} in its original layout; "
             f"`video-diffusion inspect {path.name}` says what it is"
         )
-    lacking = lacking_parts(file.tensors)
+    lacking = {part: what for part, what in lacking_parts(file.tensors).items() if given[part] is None}
     if lacking:
+        flags = " and ".join(PART_FLAGS[part] for part in lacking)
         raise ModelLoadError(
-            f"{path}: holds no {' and no '.join(lacking)}, only the rest of an image model; give a "
-            "checkpoint that has all parts, or a whole model's folder in diffusers' layout"
+            f"{path}: holds no {' and no '.join(lacking.values())}, only the rest of an image model; give "
+            f"{flags}, or a checkpoint that has all parts"
         )
     shapes = {name: tensor.shape for name, tensor in file.tensors.items() if name.startswith(_PREFIXES)}
-    tokenizers = {"tokenizer": find_tokenizer(path, kind)}
-    if kind == "sdxl":
-        tokenizers["tokenizer_2"] = find_tokenizer(path, kind, second=True)
+    tokenizers = {}
+    if given["text_encoder"] is None:
+        tokenizers["tokenizer"] = find_tokenizer(path, kind)
+        if kind == "sdxl":
+            tokenizers["tokenizer_2"] = find_tokenizer(path, kind, second=True)
+    first = second = vae_fields = None
     try:
-        unet_fields, vae_fields = unet_config(shapes, kind), vae_config(shapes, kind)
-        first = open_clip_config(shapes, kind) if kind == "sd2" else text_config(shapes, kind)
-        second = open_clip_config(shapes, kind) if kind == "sdxl" else None
+        unet_fields = unet_config(shapes, kind)
+        if given["vae"] is None:
+            vae_fields = vae_config(shapes, kind)
+        if given["text_encoder"] is None:
+            first = open_clip_config(shapes, kind) if kind == "sd2" else text_config(shapes, kind)
+            second = open_clip_config(shapes, kind) if kind == "sdxl" else None
     except (KeyError, IndexError, ZeroDivisionError) as error:
         raise ModelLoadError(f"{path}: lacks the tensor {error} of its kind; download it again") from None
-    loader = _Loader(
+    loader = SingleFileLoader(
         path, dtype, allow_extra, file.load([n for n in shapes if not n.endswith("position_ids")])
     )
     tensors = loader.tensors
-    parts = {
+    parts: dict[str, Any] = {
         **tokenizers,
         "unet": loader.load(
             lambda: UNet2DConditionModel(**unet_fields),
             lambda unet: convert_ldm_unet_checkpoint(tensors, unet.config),
         ),
-        "vae": loader.load(
-            lambda: AutoencoderKL(**vae_fields),
-            lambda vae: convert_ldm_vae_checkpoint(tensors, vae.config),
-            needs_range=kind == "sdxl",
-        ),
-        "text_encoder": loader.load(
+    }
+    if kind == "sdxl":
+        parts["zeros_for_empty_prompt"] = True
+    if vae_fields is not None:
+        parts["vae"] = loader.load_vae(vae_fields, kind)
+    if first is not None:
+        parts["text_encoder"] = loader.load(
             lambda: CLIPTextModel(CLIPTextConfig(**first)),
             lambda encoder: (
                 convert_open_clip_checkpoint(encoder, dict(tensors), OPEN_CLIP[kind])
                 if kind == "sd2"
                 else convert_ldm_clip_checkpoint(tensors)
             ),
-        ),
-    }
+        )
     if second is not None:
         parts["text_encoder_2"] = loader.load(
             lambda: CLIPTextModelWithProjection(CLIPTextConfig(**second)),
             lambda encoder: convert_open_clip_checkpoint(encoder, dict(tensors), OPEN_CLIP[kind]),
         )
-        parts["zeros_for_empty_prompt"] = True
     return {**parts, "scheduler_config": _scheduler_config(path, kind, file.tensors)}
 
 
+def load_vae_file(path: Path, dtype: torch.dtype, kind: str, *, allow_extra: bool = False) -> AutoencoderKL:
+    """Load an autoencoder that is one file in the original layout, alone or within a whole model.
+
+    Args:
+        path: The file.
+        dtype: To convert to.
+        kind: Of the image model, a key of `SINGLE_FILE_KINDS`; decides how latents are scaled.
+        allow_extra: Whether surplus tensors are left out instead of refused.
+    """
+    file = open_weights(path)
+    alone = not any(name.startswith(VAE) for name in file.tensors)
+    names = {
+        name if not alone else f"{VAE}{name}": name for name in file.tensors if alone or name.startswith(VAE)
+    }
+    names = {name: stored for name, stored in names.items() if name.startswith(_VAE_PARTS)}
+    shapes = {name: file.tensors[stored].shape for name, stored in names.items()}
+    try:
+        fields = vae_config(shapes, kind)
+    except (KeyError, IndexError):
+        raise ModelLoadError(
+            f"{path}: holds no autoencoder in Stable Diffusion's layout; give such a file, or a folder in "
+            "diffusers' layout with config.json"
+        ) from None
+    stored_tensors = file.load(names.values())
+    tensors = {name: stored_tensors[stored] for name, stored in names.items()}
+    return SingleFileLoader(path, dtype, allow_extra, tensors).load_vae(fields, kind)
+
+
 @dataclass(frozen=True)
-class _Loader:
+class SingleFileLoader:
     """Builds components and fills them with diffusers' conversions of a file's tensors."""
 
     path: Path
     dtype: torch.dtype
     allow_extra: bool
     tensors: Mapping[str, Tensor]
+
+    def load_vae(self, fields: Mapping[str, Any], kind: str) -> AutoencoderKL:
+        """Load the autoencoder that has these fields."""
+        return self.load(
+            lambda: AutoencoderKL(**fields),
+            lambda vae: convert_ldm_vae_checkpoint(self.tensors, vae.config),
+            needs_range=kind == "sdxl",
+        )
 
     def load(
         self,

@@ -63,15 +63,17 @@ SD1_HEADS = 8
 SCALING = {"sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.13025}
 
 
-def lacking_parts(tensors: Mapping[str, StoredTensor]) -> list[str]:
+def lacking_parts(tensors: Mapping[str, StoredTensor]) -> dict[str, str]:
     """What a whole image model has and a file of a known kind does not, as some are published."""
     parts = {
-        "autoencoder (first_stage_model.…)": (VAE,),
-        "text encoder (cond_stage_model.…)": (*CLIP.values(), *OPEN_CLIP.values()),
+        "vae": ("autoencoder (first_stage_model.…)", (VAE,)),
+        "text_encoder": ("text encoder (cond_stage_model.…)", (*CLIP.values(), *OPEN_CLIP.values())),
     }
-    return [
-        part for part, prefixes in parts.items() if not any(name.startswith(prefixes) for name in tensors)
-    ]
+    return {
+        part: words
+        for part, (words, prefixes) in parts.items()
+        if not any(name.startswith(prefixes) for name in tensors)
+    }
 
 
 def unet_config(shapes: Shapes, kind: str) -> dict[str, Any]:

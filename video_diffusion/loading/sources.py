@@ -20,6 +20,8 @@ from video_diffusion.loading.weights import (
 from video_diffusion.settings.input_files import encoder_folders, ip_adapter_weights
 
 EMBEDDED = Path(__file__).parents[1] / "embedded"
+SHIPPED = {"embedded": EMBEDDED, "few-steps": EMBEDDED / "few_steps"}
+"""What comes with the package: a model, and temporal layers for it that need four steps."""
 
 _HUB_ID = re.compile(
     r"(?P<id>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})"
@@ -89,18 +91,17 @@ def find_model(name: str) -> ModelSource:
     """Find a model, or a motion adapter, by name; the network is used for a hub id only.
 
     Args:
-        name: "embedded", a folder, a weights file, or a hub id such as "owner/model", "owner/model@revision",
-            "owner/model:fp16" (a variant of the weights) or "owner/model/file.safetensors".
+        name: "embedded", "few-steps", a folder, a weights file, or a hub id such as "owner/model",
+            "owner/model@revision", "owner/model:fp16" (a variant of the weights) or
+            "owner/model/file.safetensors".
 
     Raises:
         ModelLoadError: There is no such model, or it cannot be fetched; each reason has its own sentence.
     """
-    if name == "embedded":
-        if not (EMBEDDED / "model_index.json").is_file():
-            raise ModelLoadError(
-                f"{EMBEDDED}: the embedded model is not part of this installation; install it again"
-            )
-        return ModelSource(name, EMBEDDED)
+    if name in SHIPPED:
+        if not SHIPPED[name].is_dir():
+            raise ModelLoadError(f"{SHIPPED[name]}: is not part of this installation; install it again")
+        return ModelSource(name, SHIPPED[name])
     path = Path(name).expanduser()
     if path.is_dir():
         return ModelSource(name, path)

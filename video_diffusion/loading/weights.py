@@ -8,7 +8,9 @@ Anybody may have written these files, so every value is looked at before it is b
 import json
 import shlex
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -74,6 +76,56 @@ def json_object(text: bytes | str, where: str) -> dict[str, Any]:
     return values
 
 
+OnBytes = Callable[[int, int], None]
+"""Told how many bytes of weights are read so far, and of how many."""
+
+
+@dataclass
+class _Reading:
+    on_bytes: OnBytes
+    total: int
+    done: int = 0
+
+
+_READING: ContextVar[_Reading | None] = ContextVar("reading", default=None)
+
+
+@contextmanager
+def telling_bytes(on_bytes: OnBytes | None, places: Iterable[Path]) -> Iterator[None]:
+    """Tell of each tensor that is read inside the block.
+
+    Args:
+        on_bytes: None tells nobody.
+        places: What will be read: files, and folders of components. A component that is stored in two
+            precisions counts with the larger one.
+    """
+    if on_bytes is None:
+        yield
+        return
+    token = _READING.set(_Reading(on_bytes, sum(_stored_bytes(place) for place in places)))
+    try:
+        yield
+    finally:
+        _READING.reset(token)
+
+
+def _stored_bytes(place: Path) -> int:
+    if place.is_file():
+        return place.stat().st_size
+    by_variant: dict[str, int] = {}
+    for file in place.glob("*.safetensors"):
+        variant = "fp16" if ".fp16" in file.name else ""
+        by_variant[variant] = by_variant.get(variant, 0) + file.stat().st_size
+    return max(by_variant.values(), default=0)
+
+
+def _tell_read(num_bytes: int) -> None:
+    reading = _READING.get()
+    if reading is not None:
+        reading.done += num_bytes
+        reading.on_bytes(min(reading.done, reading.total), reading.total)
+
+
 @dataclass(frozen=True)
 class StoredTensor:
     """What a file says about one of its tensors."""
@@ -114,7 +166,9 @@ class StoredWeights:
             tensors = {}
             for file in self.files:
                 with safe_open(file, "pt") as opened:
-                    tensors |= {name: opened.get_tensor(name) for name in opened.keys() if name in wanted}  # noqa: SIM118
+                    for name in wanted.intersection(opened.keys()):
+                        tensors[name] = opened.get_tensor(name)
+                        _tell_read(tensors[name].nbytes)
         for name, tensor in tensors.items():
             if not tensor.is_floating_point():
                 raise ModelLoadError(

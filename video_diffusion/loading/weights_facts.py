@@ -1,11 +1,12 @@
 """What a weights file or folder is and how to use it, from its tensors' names and shapes; takes no torch."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
 
+from video_diffusion.loading.embeddings import WIDTHS, embedding_names, is_embedding
 from video_diffusion.loading.motion import (
     FAMILIES,
     MotionFamily,
@@ -26,6 +27,13 @@ from video_diffusion.video import weights_sha256
 
 _BASES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
 
+HINTS = ("input_hint_block.0.weight", "controlnet_cond_embedding.conv_in.weight")
+UNET_WIDTHS = {
+    "Stable Diffusion 1.x": (320, 640, 1280, 1280),
+    "Stable Diffusion 2.x": (320, 640, 1280, 1280),
+    "Stable Diffusion XL": (320, 640, 1280),
+}
+
 
 def kind_of_weights(tensors: Mapping[str, StoredTensor]) -> str:
     """Name what some tensors are, by their names and shapes."""
@@ -41,11 +49,14 @@ def kind_of_weights(tensors: Mapping[str, StoredTensor]) -> str:
             if num_temporal
             else "LoRA"
         )
-    if is_sparse_control(names):
-        return "SparseCtrl encoder"
-    if single_file_kind(tensors) is not None:
-        return "image model in one file"
-    return "motion module" if is_motion_module(names) else "weights"
+    kinds = {
+        "SparseCtrl encoder": is_sparse_control(names),
+        "ControlNet": any(name.endswith(HINTS) for name in names),
+        "image model in one file": single_file_kind(tensors) is not None,
+        "embedding": is_embedding(tensors),
+        "motion module": is_motion_module(names),
+    }
+    return next((kind for kind, is_one in kinds.items() if is_one), "weights")
 
 
 def describe_weights(path: Path, *, allow_pickle: bool = False) -> dict[str, Any]:
@@ -59,7 +70,9 @@ def describe_weights(path: Path, *, allow_pickle: bool = False) -> dict[str, Any
     describe = {
         "IP-Adapter": _ip_adapter,
         "SparseCtrl encoder": _sparse_control,
+        "ControlNet": _controlnet,
         "image model in one file": _base_model,
+        "embedding": _embedding,
     }.get(kind, _lora)
     return {
         "path": str(path),
@@ -140,13 +153,47 @@ def _sparse_control(path: Path, tensors: Mapping[str, StoredTensor]) -> dict[str
     }
 
 
+def _controlnet(path: Path, tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:
+    widths = {tensor.shape[-1] for name, tensor in tensors.items() if name.endswith("attn2.to_k.weight")}
+    place = shlex.quote(str(path))
+    return {
+        "base": next((_BASES[width] for width in widths if width in _BASES), None),
+        "use": _use(f"--model MODEL --controlnet {place} --control-video FRAMES", path),
+    }
+
+
 def _base_model(path: Path, tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:
     kind, lacking = single_file_kind(tensors), lacking_parts(tensors)
+    flags = "".join(f" --{part.replace('_', '-')} PATH" for part in lacking)
+    base = None if kind is None else SINGLE_FILE_KINDS[kind].title
     return {
-        "base": None if kind is None else SINGLE_FILE_KINDS[kind].title,
-        "lacks": lacking or None,
-        "use": None if lacking else _use(f"--model {shlex.quote(str(path))} --motion-adapter ADAPTER", path),
+        "base": base,
+        "temporal_layers": "none",
+        "fitting_motion_modules": fitting_families(base),
+        "lacks": list(lacking.values()) or None,
+        "use": _use(f"--model {shlex.quote(str(path))} --motion-adapter ADAPTER{flags}", path),
     }
+
+
+def fitting_families(base: str | None, block_out_channels: Sequence[int] | None = None) -> list[str] | None:
+    """Titles of the published motion modules for an image model; None if it is of no known kind.
+
+    Args:
+        base: See `base_of`.
+        block_out_channels: Of its U-Net; None takes for granted that they are the base's own.
+    """
+    if base is None or (
+        block_out_channels is not None and tuple(block_out_channels) != UNET_WIDTHS.get(base)
+    ):
+        return None
+    return [family.title for family in FAMILIES.values() if family.base == base] or ["none"]
+
+
+def base_of(unet: Mapping[str, Any]) -> str | None:
+    """Name the kind of Stable Diffusion that an image U-Net's configuration is of; None if it is none."""
+    base = _BASES.get(unet.get("cross_attention_dim") or 0)
+    is_xl = unet.get("addition_embed_type") == "text_time"
+    return base if is_xl == (base == "Stable Diffusion XL") and unet.get("in_channels") == 4 else None
 
 
 def _ip_adapter(path: Path, tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:
@@ -159,6 +206,20 @@ def _ip_adapter(path: Path, tensors: Mapping[str, StoredTensor]) -> dict[str, An
         "base": _BASES.get(found.text_width),
         "num_tokens": found.num_tokens,
         "use": None if found.kind == "face" else use,
+    }
+
+
+def _embedding(path: Path, tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:
+    names = embedding_names(tensors) or ()
+    shapes = [tensors[name].shape for name in names]
+    token = names[0] if names[0].startswith("<") else None
+    place = shlex.quote(str(path) if token is None else f"{path}={token}")
+    return {
+        "base": WIDTHS.get(shapes[-1][-1]),
+        "num_vectors": 1 if len(shapes[0]) == 1 else shapes[0][0],
+        "widths": [shape[-1] for shape in shapes],
+        "word": token or path.stem,
+        "use": _use(f"--embedding {place}", path),
     }
 
 

@@ -1,5 +1,6 @@
 """The walk along a clip: feeds frames to the metrics, finds the cuts, and closes with a report."""
 
+import math
 import os
 from array import array
 from collections import deque
@@ -10,10 +11,11 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Any, TypeVar
 
+import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from video_diffusion.metrics.flow import FlowMethod, Rgb
+from video_diffusion.metrics.flow import FlowMethod, Rgb, SuppliedFlow
 from video_diffusion.metrics.report import (
     Accumulator,
     ClipFacts,
@@ -108,6 +110,11 @@ TICK, CENTISECOND = 0.002 + 1e-9, 0.01 + 1e-9
 Answer = TypeVar("Answer")
 HORIZON = 256
 """Cuts are judged against the medians of up to 512 pairs around them; a shorter clip against its own."""
+
+
+MAX_PIXELS = 2048 * 1152
+"""Larger frames are measured at a half, a third, … of their size, so that memory stays bounded."""
+MAX_LARGE_THREADS = 1
 
 
 def idle_cores() -> int:
@@ -208,8 +215,10 @@ class Measurement:
         }
         self._find_cuts = not one_shot and any(each.needs_shots for each in self._accumulators)
         self._covers = bool(self._find_cuts or self._by_view[Pair] or self._by_view[Triple])
-        self._delay = threads if threads > 1 else 0
-        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+        self._threads, self._delay = threads, 0
+        self._pool: ThreadPoolExecutor | None = None
+        self._shown_size: tuple[int, int] | None = None
+        self._shrink = 1
         self._on_triple = on_triple
         self._steps: deque[_Step] = deque()
         self._looks_before: Future[_Looks] | None = None
@@ -231,6 +240,22 @@ class Measurement:
         self._change = Series()
         self._shown_change = Series()
 
+    def _begin(self, height: int, width: int) -> None:
+        """Choose threads and measured size by the first frame: a pair takes some 200 bytes a pixel."""
+        self._shown_size = height, width
+        is_large = height * width > MAX_PIXELS and not isinstance(self._flow, SuppliedFlow)
+        self._shrink = math.ceil(math.sqrt(height * width / MAX_PIXELS)) if is_large else 1
+        threads = min(self._threads, MAX_LARGE_THREADS) if is_large else self._threads
+        if threads > 1:
+            self._pool, self._delay = ThreadPoolExecutor(threads), threads
+
+    def _reduced(self, rgb: Rgb) -> UInt8[np.ndarray, "rows columns 3"]:
+        """Average whole blocks of pixels of a frame that is too large to be measured as it is."""
+        if self._shrink == 1:
+            return rgb
+        height, width = (max(side // self._shrink, 1) for side in rgb.shape[:2])
+        return np.asarray(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA))
+
     def _distinct_from(self, index: int) -> int:
         while index in self._held:
             index += 1
@@ -238,7 +263,9 @@ class Measurement:
 
     def add(self, index: int, time: float, rgb: Rgb) -> None:
         """Take frame `index`, shown at `time` seconds; a jump in `index` means that frames were left out."""
-        frame, shown = Frame(index, time, rgb), self._last_shown
+        if self._shown_size is None:
+            self._begin(*rgb.shape[:2])
+        frame, shown = Frame(index, time, self._reduced(rgb)), self._last_shown
         follows = shown is not None and index == shown.index + 1
         self._complete = self._complete and (follows or shown is None)
         self._unbroken = self._unbroken and follows
@@ -246,7 +273,7 @@ class Measurement:
         self._shown_spacing.add(time)
         change = None
         if shown is not None and follows:
-            change = mean_absolute_difference(shown.rgb, rgb)
+            change = mean_absolute_difference(shown.rgb, frame.rgb)
             self._shown_change.add(index, change)
         self._last_shown = frame
         if self._unbroken and index in self._held:
@@ -351,13 +378,15 @@ class Measurement:
             window_starts=self._window_starts,
             shown_change=self._shown_change,
         )
-        height, width = self._last_frame.rgb.shape[:2]
+        assert self._shown_size is not None
+        (height, width), measured = self._shown_size, self._last_frame.rgb.shape
+        reduced = f", frames reduced to {measured[1]}×{measured[0]}" if self._shrink > 1 else ""
         return ConsistencyReport(
             num_frames=len(self._frame_numbers) if num_frames is None else num_frames,
             fps=fps,
             width=width,
             height=height,
-            flow=self._flow.name,
+            flow=self._flow.name + reduced,
             frame_numbers=self._measured_frames(),
             values={
                 metric.name: self._measure(metric, accumulator, clip, keep_series)

@@ -27,7 +27,10 @@ from video_diffusion.metrics.report import (
 from video_diffusion.metrics.views import Cells, Frame, Pair, Triple, cell_means, luma
 
 REACH = (6, 10, 16, 24)
-"""Distances of pairs in cells."""
+"""Distances of pairs in cells, where points are many."""
+NEAREST, FARTHEST = 5.5, 32.0
+"""In cells: all pairs as far apart as this where points are few, so that no size of a thing is missed."""
+MOST_PAIRS = 100_000
 MOST_UNEXPLAINED = 8.0
 """In px at 256: what a point that flow finds in neither neighbour is given at most."""
 FEWEST_IN_CELL = 2
@@ -44,9 +47,21 @@ def _half_of_pairs(cell: float) -> tuple[tuple[int, int], ...]:
     return tuple(dict.fromkeys(steps))
 
 
-def _pairs(counts: Bool[np.ndarray, "rows columns"], cell: float) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the points p and q of all pairs, among the cells that count."""
+def _pairs(
+    counts: Bool[np.ndarray, "rows columns"], cell: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Numbers of the points p and q of pairs, among the cells that count, and the share of each pair.
+
+    All pairs of few points, each ring of distances with an equal share; of many points those of `REACH`.
+    """
     rows, columns = counts.shape
+    few = int(counts.sum())
+    if few * (few - 1) <= 2 * MOST_PAIRS:
+        y, x = (each.astype(np.float32) for each in np.nonzero(counts))
+        p, q = np.triu_indices(few, 1)
+        distance = np.hypot(x[q] - x[p], y[q] - y[p]) / np.float32(cell)
+        near = (distance >= NEAREST) & (distance <= FARTHEST)
+        return p[near], q[near], 1 / distance[near]
     number = np.cumsum(counts.ravel()).reshape(counts.shape) - 1
     first, second = [], []
     for right, down in _half_of_pairs(cell):
@@ -57,7 +72,8 @@ def _pairs(counts: Bool[np.ndarray, "rows columns"], cell: float) -> tuple[np.nd
         both = counts[here] & counts[there]
         first.append(number[here][both])
         second.append(number[there][both])
-    return np.concatenate([*first, np.empty(0, int)]), np.concatenate([*second, np.empty(0, int)])
+    p, q = (np.concatenate([*ends, np.empty(0, int)]) for ends in (first, second))
+    return p, q, np.ones(len(p), dtype=np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +128,7 @@ def _to_and_fro(
     tensor: Float32[np.ndarray, "points 3"],
     p: np.ndarray,
     q: np.ndarray,
+    share: np.ndarray,
 ) -> Float32[np.ndarray, "points"]:
     """M of each point: weighted mean over its pairs of (|s₀| + |s₁| − |s₀ + s₁|) / 4, NaN without pairs."""
     x, y = np.ascontiguousarray(place.T)
@@ -124,6 +141,7 @@ def _to_and_fro(
         weight *= e_x * e_x * t_xx[end] + 2 * e_x * e_y * t_xy[end] + e_y * e_y * t_yy[end]
     weight *= weight
     seen = weight > LEAST_WEIGHT
+    weight *= share
     p, q, weight, distance, here_x, here_y = (each[seen] for each in (p, q, weight, distance, here_x, here_y))
     steps = []
     for motion, sign in ((to_before, -1), (to_after, 1)):

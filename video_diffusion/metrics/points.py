@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, Int
 
 from video_diffusion.metrics.flow import Flow, Plane
 
@@ -20,6 +20,8 @@ STEEP, STEEP_IN_NOISE = 3.0, 0.9
 """Gradient of a point: levels per pixel, or times the noise over the variance of the blur."""
 WINDOWS = (16.0, 5.0, 2.0, 0.8)
 RIDGE = 0.03
+PATCH, SAME_LOOK = 3, 0.9
+"""Reach of the patches whose correlation tells that a point stands and only its light changed."""
 Grid: TypeAlias = Float32[np.ndarray, "rows columns"]
 
 
@@ -151,7 +153,7 @@ class PointMotion:
         to_after: to the frame after.
         tensor: of normals (xx, xy, yy) in the narrowest window.
         believed: towards both neighbours.
-        neither: steep, inside both neighbours, and believed towards neither.
+        neither: steep, inside both neighbours, believed towards neither, and seen in neither where it stood.
         error: the smaller of the two round trips along the normal, in pixels.
         scale: pixels at 256 per pixel.
         cell: side of a cell in pixels.
@@ -168,27 +170,63 @@ class PointMotion:
     cell: float
 
 
-def follow_points(plane: Plane, to_before: tuple[Flow, Flow], to_after: tuple[Flow, Flow]) -> PointMotion:
+def _patches(plane: Plane, place: Int[np.ndarray, "points 2"]) -> Float32[np.ndarray, "points pixels"]:
+    """Surroundings of 7 × 7 pixels less their mean, of length 1 where they show anything at all."""
+    side = np.arange(-PATCH, PATCH + 1)
+    rows = np.clip(place[:, 1, None, None] + side[:, None], 0, plane.shape[0] - 1)
+    columns = np.clip(place[:, 0, None, None] + side[None, :], 0, plane.shape[1] - 1)
+    found = plane[rows, columns].reshape(len(place), len(side) ** 2)
+    found = found - found.mean(axis=1, keepdims=True)
+    length = np.sqrt((found * found).sum(axis=1, keepdims=True))
+    return found / np.where(length > 1, length, np.float32(np.inf))
+
+
+def _only_lit(
+    place: Float32[np.ndarray, "points 2"],
+    centre: Plane,
+    neighbours: Sequence[tuple[Plane, Float32[np.ndarray, "points 2"]]],
+) -> Bool[np.ndarray, "points"]:
+    """Whether points look the same in a neighbour but for contrast and its sign, in place or moved along.
+
+    Where light flickers inside a border, an edge comes and goes that flow finds nowhere: nothing moved.
+    """
+    here = place.astype(np.intp)
+    looks, same = _patches(centre, here), np.zeros(len(place), dtype=bool)
+    for plane, motion in neighbours:
+        for step in (np.zeros_like(here), np.rint(motion).astype(np.intp)):
+            same |= np.abs((looks * _patches(plane, here + step)).sum(axis=1)) > SAME_LOOK
+    return same
+
+
+def follow_points(
+    planes: tuple[Plane, Plane, Plane], to_before: tuple[Flow, Flow], to_after: tuple[Flow, Flow]
+) -> PointMotion:
     """Choose the points of a frame and follow them both ways.
 
     Args:
-        plane: luma of the middle frame.
+        planes: luma of the frame before, of the middle one and of the one after.
         to_before: flow to the frame before on the middle grid, and its way back.
         to_after: the same to the frame after.
     """
-    grid = steepest_points(plane)
+    grid = steepest_points(planes[1])
     before, after = (flow_along_normals(grid, *flows) for flows in (to_before, to_after))
     believed = before.believed & after.believed
     normal = grid.normal * believed[..., None]
     (motion_before, motion_after), tensor = motion_from_normals(normal, [before.along, after.along])
-    shorter = min(plane.shape)
+    neither = grid.steep & before.misses & after.misses
+    neither[neither] = ~_only_lit(
+        grid.place[neither],
+        planes[1],
+        [(planes[0], motion_before[neither]), (planes[2], motion_after[neither])],
+    )
+    shorter = min(planes[1].shape)
     return PointMotion(
         grid=grid,
         to_before=motion_before,
         to_after=motion_after,
         tensor=tensor,
         believed=believed,
-        neither=grid.steep & before.misses & after.misses,
+        neither=neither,
         error=np.minimum(before.error, after.error),
         scale=256 / shorter,
         cell=max(1.0, shorter / POINT_CELLS),

@@ -5,6 +5,7 @@ the rows of one shot in order, some time later, when it is known where the cuts 
 a cut, and a clip of any length needs the images of three frames.
 """
 
+import html
 import math
 from abc import ABC, abstractmethod
 from array import array
@@ -120,6 +121,11 @@ class Measure:
     details: Mapping[str, float]
     note: str
 
+    @property
+    def told(self) -> str:
+        """The value with its unit, or why there is none."""
+        return self.status if self.value is None else f"{self.value:.4g} {self.unit}"
+
     def to_json(self, series: bool = True) -> dict[str, Any]:
         """Return plain JSON values; NaN and infinity become None. `series=False` leaves the long list out."""
         plain: dict[str, Any] = {
@@ -173,6 +179,23 @@ class ConsistencyReport:
         # a mapping proxy cannot be pickled, and worker processes send reports
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         return type(self), tuple((values | {"values": dict(self.values)}).values())
+
+    def __repr__(self) -> str:
+        told = (
+            f"{name} {self.values[name].told}"
+            for name in ("flicker", "morph", "motion")
+            if name in self.values
+        )
+        return f"<ConsistencyReport of {self.num_frames} frames: {', '.join(told)}>"
+
+    def _repr_html_(self) -> str:
+        """The measures as a table."""
+        rows = "".join(
+            f"<tr><td>{html.escape(each.group)}</td><td>{html.escape(name)}</td>"
+            f"<td>{html.escape(each.told)}</td><td>{html.escape(each.note)}</td></tr>"
+            for name, each in self.values.items()
+        )
+        return f"<table><tr><th>group</th><th>measure</th><th>value</th><th></th></tr>{rows}</table>"
 
     def to_json(self, series: bool = True) -> dict[str, Any]:
         """Return a dictionary of plain JSON values, for `json.dumps` or a run record."""

@@ -288,9 +288,8 @@ class Triple:
     def points(self) -> PointMotion:
         """Points on edges of the centre frame, followed both ways."""
         before, after = self.before, self.after
-        return follow_points(
-            self.centre.luma, (before.backward, before.forward), (after.forward, after.backward)
-        )
+        planes = (before.first.luma, self.centre.luma, after.second.luma)
+        return follow_points(planes, (before.backward, before.forward), (after.forward, after.backward))
 
     @computed_once
     def residual(self) -> Residual:

@@ -10,6 +10,7 @@ from video_diffusion.models.control import (
 from video_diffusion.models.latents import (
     computing_device,
     decode_latents,
+    decodes_in_time,
     encode_frames,
     latent_scale,
     usual_chunk_size,
@@ -30,6 +31,7 @@ __all__ = [
     "check_blocks",
     "computing_device",
     "decode_latents",
+    "decodes_in_time",
     "encode_frames",
     "latent_scale",
     "temporal_blocks",

@@ -6,7 +6,7 @@ computing; here is only how they run along frames.
 
 from collections.abc import Mapping, Sequence
 from types import MethodType
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
@@ -45,6 +45,9 @@ def _normalise_each_frame(
 Residuals: TypeAlias = tuple[Sequence[Tensor], Tensor]
 """For every skip connection of a U-Net, and for its mid block; frames folded into the batch."""
 
+AddedConditions: TypeAlias = Mapping[str, Any]
+"""What SDXL's networks read besides the prompt's tokens: one item for each video."""
+
 Timestep: TypeAlias = Shaped[Tensor, ""]
 
 
@@ -58,8 +61,12 @@ class FrameControl(Protocol):
         timestep: Timestep,
         prompt_embeds: PromptEmbeds,
         frame_numbers: Int[Tensor, " f"],
+        added: AddedConditions | None = None,
     ) -> Residuals | None:
-        """Say what to add in one pass over some frames of a clip; None is nothing."""
+        """Say what to add in one pass over some frames of a clip; None is nothing.
+
+        `added` is for networks that read it, as SDXL's do.
+        """
         ...
 
 
@@ -83,6 +90,7 @@ class PictureControl:
         timestep: Timestep,
         prompt_embeds: PromptEmbeds,
         frame_numbers: Int[Tensor, " f"],
+        added: AddedConditions | None = None,
     ) -> Residuals:
         """Say what to add; see `FrameControl`."""
         images = to_float(self.images[frame_numbers.tolist()]).to(latents)
@@ -92,8 +100,17 @@ class PictureControl:
             _of_each_frame(prompt_embeds, latents.shape[2]),
             repeat(images, "f c h w -> (b f) c h w", b=len(latents)),
             conditioning_scale=self.scale,
+            added_cond_kwargs=self._added(added, latents.shape[2]),
             return_dict=False,
         )
+
+    def _added(self, added: AddedConditions | None, num_frames: int) -> dict[str, Tensor] | None:
+        if added is None or self.network.config.addition_embed_type != "text_time":
+            return None
+        return {name: repeat(added[name], "b d -> (b f) d", f=num_frames) for name in XL_CONDITIONS}
+
+
+XL_CONDITIONS = ("text_embeds", "time_ids")
 
 
 class SparseControl:
@@ -124,6 +141,7 @@ class SparseControl:
         timestep: Timestep,
         prompt_embeds: PromptEmbeds,
         frame_numbers: Int[Tensor, " f"],
+        added: AddedConditions | None = None,
     ) -> Residuals | None:
         """Say what to add; see `FrameControl`."""
         seen = [place for place, frame in enumerate(frame_numbers.tolist()) if frame in self.images]
@@ -167,11 +185,12 @@ class ControlWithin:
         timestep: Timestep,
         prompt_embeds: PromptEmbeds,
         frame_numbers: Int[Tensor, " f"],
+        added: AddedConditions | None = None,
     ) -> Residuals | None:
         """Say what to add; see `FrameControl`."""
         if not self.lowest <= float(timestep) <= self.highest:
             return None
-        return self.control(latents, timestep, prompt_embeds, frame_numbers)
+        return self.control(latents, timestep, prompt_embeds, frame_numbers, added)
 
 
 def _of_each_frame(prompt_embeds: PromptEmbeds, num_frames: int) -> Float[Tensor, "bf n d"]:
@@ -208,7 +227,8 @@ class ControlledUNet:
         if self.video_unet.one_by_one and len(latents) > 1:
             own = {"timestep": timestep, "prompt_embeds": prompt_embeds, "frame_numbers": frame_numbers}
             return one_by_one(self, latents, conditions | own)
-        asked = (control(latents, timestep, prompt_embeds, frame_numbers) for control in self.controls)
+        added: Any = conditions.get("added_cond_kwargs")
+        asked = (control(latents, timestep, prompt_embeds, frame_numbers, added) for control in self.controls)
         found = [residuals for residuals in asked if residuals is not None]
         if found:
             downs, mids = zip(*found, strict=True)

@@ -80,7 +80,7 @@ class ClipDenoiser:
         settings: Resolved, of all videos.
         prompt_embeds: Of each video, or of each of its frames.
         negative_embeds: Likewise; None if guidance is off.
-        input_latents: Of the picture or video that the clips start from, if there is one.
+        input_latents: Of the picture, video or known frames that the clips start from, if there are some.
         scheduler_config: The model's own.
         controls: What steers the clips frame by frame, if anything does.
         conditions: Further arguments of the model, for guidance's doubled batch where guidance is on.
@@ -116,8 +116,7 @@ class ClipDenoiser:
         else:
             model = self._windowed = Windowed(model, windows)
         if video_unet.motion_adapter.conv_in is not None:
-            assert input_latents is not None  # `resolve` has seen to it
-            model = WithPicture(model, input_latents, likeness(settings.num_frames, settings.image_hold))
+            model = _with_picture(model, input_latents, settings)
         guidance_scale = changing.pop("guidance_scale", numbers_along_frames(settings, "guidance_scale"))
         if changing:
             model = AlongSteps(model, changing)
@@ -144,6 +143,10 @@ class ClipDenoiser:
             hold = USUAL_IMAGE_HOLD if settings.image_hold is None else settings.image_hold
             weights = hold ** torch.arange(settings.num_frames, dtype=torch.float64)
             self.guided = Anchored(self.guided, input_latents, weights, NoiseLevels(scheduler_config))
+        if settings.extend is not None:
+            assert input_latents is not None
+            held_frames = (torch.arange(settings.num_frames) < settings.extend_overlap).double()
+            self.guided = Anchored(self.guided, input_latents, held_frames, NoiseLevels(scheduler_config))
 
     def close(self) -> None:
         """Take off what a speed level put on the model."""
@@ -155,6 +158,17 @@ class ClipDenoiser:
         """First frames of the windows of the last step; none if the clip was one window."""
         starts = self._windows.starts(0) if self._windowed is None else self._windowed.window_starts
         return starts if len(starts) > 1 else ()
+
+
+def _with_picture(model: Any, input_latents: Latents | None, settings: ResolvedSettings) -> WithPicture:
+    """Let a PIA model see the picture that it animates; of a clip that goes on, the last frame there."""
+    assert input_latents is not None  # `plan` has seen to it
+    alike = likeness(settings.num_frames, settings.image_hold)
+    if settings.extend is None:
+        return WithPicture(model, input_latents, alike)
+    held = settings.extend_overlap
+    alike = torch.cat([alike[:1].expand(held - 1), alike[: settings.num_frames - held + 1]])
+    return WithPicture(model, input_latents[:, :, held - 1 : held].expand_as(input_latents), alike)
 
 
 def _over_steps(settings: ResolvedSettings, scheduler_config: Mapping[str, Any]) -> dict[str, StepNumbers]:

@@ -3,20 +3,31 @@
 import math
 import warnings
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from video_diffusion.loading import ModelParts
-from video_diffusion.models import MotionAdapter, check_blocks, latent_scale, usual_chunk_size
-from video_diffusion.sampling import ContextWindows, guidance_is_off, steps_done
+from video_diffusion.models import (
+    MotionAdapter,
+    check_blocks,
+    decodes_in_time,
+    latent_scale,
+    usual_chunk_size,
+)
+from video_diffusion.sampling import ContextWindows, guidance_is_off, steps_done, too_few_steps
 from video_diffusion.settings import (
     CHANGING_NUMBERS,
     GenerationSettings,
     ResolvedSettings,
+    embedding_files,
     ignored_settings,
+    stretched_positions,
+    windows_note,
 )
+from video_diffusion.video.images import with_sources
 
 FREENOISE_WINDOW = 16  # frames, as in its paper
 
@@ -43,6 +54,8 @@ def plan(
     own = {
         "model": parts.identity.name,
         "motion_adapter": parts.identity.motion_adapter,
+        "vae": parts.vae_name,
+        "text_encoder": parts.text_encoder_name,
         "dtype": str(parts.unet.dtype).removeprefix("torch."),
         "quantize": parts.quantize,
         "device": str(device),
@@ -53,6 +66,7 @@ def plan(
                 f"{field} is {getattr(asked, field)!r} but this pipeline was loaded with {own[field]!r}; "
                 "leave it out, or load another pipeline"
             )
+    asked = with_sources(asked)
     values = dict(asked.with_defaults(defaults)) | own
     scale = latent_scale(parts.vae)
     for field in ("height", "width"):
@@ -62,8 +76,9 @@ def plan(
                 f"set it to {values[field] // scale * scale}"
             )
     if values["decode_chunk_size"] is None:
-        itemsize = parts.vae.dtype.itemsize
-        values["decode_chunk_size"] = usual_chunk_size(values["height"], values["width"], itemsize)
+        values["decode_chunk_size"] = usual_chunk_size(
+            values["height"], values["width"], parts.vae.dtype.itemsize, decodes_in_time(parts.vae)
+        )
     if values["compile"] and compiler_problem is not None:
         warnings.warn(
             f"compile is ignored: {compiler_problem}; leave it out, or put that right", stacklevel=3
@@ -79,8 +94,18 @@ def plan(
         numbers_along_steps(resolved, name)
     for name in ("motion_scale_blocks", "motion_effect_blocks"):
         check_blocks(name, dict(getattr(resolved, name)), parts.motion_adapter)
-    for note in (*_without_effect(asked, resolved), *ignored_settings(asked)):
-        warnings.warn(note, stacklevel=3)
+    fewest = too_few_steps(resolved.scheduler, resolved.num_inference_steps, parts.scheduler_config)
+    if fewest is not None:
+        warnings.warn(
+            f"num_inference_steps {resolved.num_inference_steps} is too few for {resolved.scheduler} with "
+            f"this model, and clips go wrong; set it to {fewest} or more, or take another scheduler",
+            stacklevel=3,
+        )
+    in_windows = windows_note(asked, resolved)
+    windowed = asked.model_copy(update={"context_length": resolved.context_length})
+    for note in (in_windows, *_without_effect(asked, resolved), *ignored_settings(windowed)):
+        if note is not None:
+            warnings.warn(note, stacklevel=3)
     return resolved
 
 
@@ -137,16 +162,27 @@ def has_temporal_guidance(settings: ResolvedSettings) -> bool:
 
 def _check_inputs(settings: ResolvedSettings, parts: ModelParts) -> None:
     """Refuse inputs that this model does not take, or that do not go together."""
-    if parts.motion_adapter.conv_in is not None and settings.init_image is None:
+    has_picture = settings.init_image is not None or settings.extend is not None
+    if parts.motion_adapter.conv_in is not None and not has_picture:
         raise ValueError(
             f"motion_adapter {parts.identity.motion_adapter or parts.identity.name} is a PIA adapter, which "
             "animates a picture; set init_image to one"
         )
-    if settings.freeinit > 1 and settings.init_video is not None:
-        raise ValueError(
-            f"freeinit {settings.freeinit} does not go with init_video, which it would wash out; drop one"
-        )
+    for name in ("init_video", "refine"):
+        if settings.freeinit > 1 and getattr(settings, name) is not None:
+            raise ValueError(
+                f"freeinit {settings.freeinit} does not go with {name}, which it would wash out; drop one"
+            )
+    if settings.extend is not None:
+        if settings.extend_overlap >= settings.num_frames:
+            raise ValueError(
+                f"extend_overlap is {settings.extend_overlap}, but num_frames, which counts them too, is "
+                f"{settings.num_frames}; set it to {settings.num_frames - 1} or less"
+            )
+        if settings.loop or settings.context_schedule == "uniform_looped":
+            raise ValueError("loop does not go with extend, whose clip begins before what is made; drop one")
     settings.check_image_prompt()
+    settings.check_prompt_words()
     if settings.noise_video is not None and settings.noise_type != "independent":
         raise ValueError(
             f"noise_video does not go with noise_type {settings.noise_type}; set noise_type to independent"
@@ -166,7 +202,7 @@ def _check_length(settings: ResolvedSettings, adapter: MotionAdapter) -> None:
                 f"{known} positions; set it to {known} or less"
             )
         return
-    most = int((known - 1) * settings.position_stretch + 1e-9) + 1  # the last row of the stretched table
+    most = stretched_positions(known, settings.position_stretch)
     if longest > most:
         name = "num_frames" if settings.context_length is None else "context_length"
         raise ValueError(
@@ -181,7 +217,7 @@ def _check_speed(settings: ResolvedSettings) -> None:
     if not settings.speed:
         return
     for name in ("guidance_interval", "controlnet", "sparsectrl"):
-        if getattr(settings, name) is not None:
+        if getattr(settings, name):
             raise ValueError(
                 f"speed is {settings.speed} but {name} is set, and they do not go together; drop one"
             )
@@ -199,6 +235,10 @@ def _without_effect(asked: GenerationSettings, resolved: ResolvedSettings) -> It
         yield "prompt is ignored where prompt_travel says what frame 0 shows; leave one of them out"
     if (asked.negative_prompt or asked.negative_prompt_travel) and not has_guidance(resolved):
         yield "negative_prompt is ignored at guidance_scale 1, which switches guidance off"
+    unused = asked.embedding_files.keys() - asked.used_embeddings.keys()
+    for entry in asked.embeddings:
+        if not Path(entry).is_dir() and unused & embedding_files([entry]).keys():
+            yield f"embeddings gives {entry}, whose word no prompt holds; write it into one, or leave it out"
     if asked.temporal_guidance and not has_temporal_guidance(resolved):
         yield "temporal_guidance is ignored without temporal layers or with one frame; leave it out"
     alpha_counts = resolved.noise_type in {"mixed", "progressive"} or resolved.noise_video is not None

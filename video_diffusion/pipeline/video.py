@@ -1,5 +1,8 @@
 """A clip once its frames are there: measures and record, and the encoding of all three."""
 
+import base64
+import html
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -7,14 +10,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from video_diffusion.metrics import ConsistencyReport, measure
-from video_diffusion.settings import ResolvedSettings
+from video_diffusion.settings import ResolvedSettings, shown
 from video_diffusion.video import (
     MeasuredValue,
     ModelIdentity,
@@ -23,6 +26,11 @@ from video_diffusion.video import (
     record_beside,
     write_video,
 )
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from video_diffusion.sampling import DenoisingStep
 
 OnFrame = Callable[[str, int, int], None]
 """Told after each frame the stage ("decode" or "measure"), how many frames are done, and of how many."""
@@ -45,6 +53,36 @@ class GeneratedVideo:
     report: ConsistencyReport
     run_record: RunRecord
     latents: Float[Tensor, "1 _ f _ _"] | None = None
+
+    def __repr__(self) -> str:
+        own, flicker = self.settings, self.report.values["flicker"]
+        measured = "" if flicker.value is None else f", flicker {flicker.value:.2f} {flicker.unit}"
+        return (
+            f"<GeneratedVideo {shown(own.prompt, 40)}: {len(self.frames)} frames of {own.width}x{own.height} "
+            f"at {float(own.fps):g} fps, seed {own.seed}{measured}>"
+        )
+
+    def _repr_html_(self) -> str:
+        """The clip, playing, and its measures."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "clip.mp4"
+            write_video(path, self.frames, self.settings.fps, None)
+            data = base64.b64encode(path.read_bytes()).decode()
+        own = self.settings
+        width = max(own.width, min(256, own.width * 4))
+        return (
+            f'<figure><video src="data:video/mp4;base64,{data}" width="{width}" controls autoplay loop muted '
+            f"playsinline></video><figcaption>{html.escape(own.prompt)}, seed {own.seed}</figcaption>"
+            "</figure>"
+            f"{self.report._repr_html_()}"
+        )
+
+    @property
+    def images(self) -> "list[Image.Image]":
+        """The frames as PIL's images."""
+        from PIL import Image  # noqa: PLC0415  only who asks for them needs it
+
+        return [Image.fromarray(frame) for frame in self.frames]
 
     @property
     def record(self) -> dict[str, Any]:
@@ -117,6 +155,43 @@ class DecodedVideo:
 
 
 @contextmanager
+def progress_bars(
+    shown_at_all: bool, on_step: "Callable[[DenoisingStep], None] | None", on_frame: OnFrame | None
+) -> "Iterator[tuple[Callable[[DenoisingStep], None] | None, OnFrame | None]]":
+    """Show bars of steps and frames, as tqdm draws them in a notebook or a terminal, and tell others too."""
+    if not shown_at_all:
+        yield on_step, on_frame
+        return
+    from tqdm.auto import tqdm  # noqa: PLC0415  only Python callers see bars
+
+    bars: dict[str, Any] = {}
+
+    def count(what: str, done: int, total: int) -> None:
+        bar = bars.get(what)
+        if bar is None or done <= bar.n:
+            for other in bars.values():
+                other.close()
+            bar = bars[what] = tqdm(total=total, desc=what)
+        bar.update(done - bar.n)
+
+    def step_done(step: "DenoisingStep") -> None:
+        count("denoise", step.index, step.num_steps)
+        if on_step is not None:
+            on_step(step)
+
+    def frame_done(stage: str, done: int, total: int) -> None:
+        count(stage, done, total)
+        if on_frame is not None:
+            on_frame(stage, done, total)
+
+    try:
+        yield step_done, frame_done
+    finally:
+        for bar in bars.values():
+            bar.close()
+
+
+@contextmanager
 def timed(timings: dict[str, float], stage: str, num_clips: int = 1) -> Iterator[None]:
     """Note how many seconds a stage takes per clip."""
     started = time.perf_counter()
@@ -142,6 +217,7 @@ def make_record(
 ) -> RunRecord:
     """Write down what made a clip."""
     hashes = {name: value for name, value in model.model_dump().items() if name.endswith("sha256")}
+    hashes |= {name: value for name, value in (inputs or {}).items() if name.endswith("_embeds")}
     if model.motion_adapter == "none":  # temporal layers switched off have no weights to be hashed
         hashes["motion_adapter"] = "none"
     return RunRecord(

@@ -34,6 +34,7 @@ from video_diffusion.sampling.schedulers import (
     start_run,
     steps_done,
     timesteps_between,
+    too_few_steps,
 )
 from video_diffusion.sampling.windows import ContextWindows, Windowed
 
@@ -73,4 +74,5 @@ __all__ = [
     "steps_done",
     "temporal_guidance",
     "timesteps_between",
+    "too_few_steps",
 ]

@@ -19,6 +19,8 @@ Scheduler: TypeAlias = SchedulerMixin
 
 # diffusers' own stand-in for alphas_cumprod = 0, no signal, where a noise level must be finite.
 SMALLEST_ALPHAS_CUMPROD = 2.0**-24
+LARGEST_SIGMA = 80.0
+"""Standard deviations of noise over signal beyond which nothing is seen (Karras et al. 2022, table 1)."""
 
 
 @dataclass(frozen=True)
@@ -27,21 +29,25 @@ class SchedulerRow:
 
     Attributes:
         name: Of its class.
-        file: Of diffusers, without "scheduling_"; it is imported when it is first asked for, since some bring
-            half a second of scipy along.
+        file: Of diffusers, without "scheduling_", or a module of this package, with its dots; it is imported
+            when it is first asked for, since some bring half a second of scipy along.
         settings: To change.
+        fewest_steps: That end where more would, from pure noise; measured in `docs/schedulers.md`.
     """
 
     name: str
     file: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    fewest_steps: int = 1
 
     @property
     def scheduler(self) -> type[Scheduler]:
         """The class itself."""
-        return getattr(import_module(f"diffusers.schedulers.scheduling_{self.file}"), self.name)
+        module = self.file if "." in self.file else f"diffusers.schedulers.scheduling_{self.file}"
+        return getattr(import_module(module), self.name)
 
 
+FROM_NOISE = "video_diffusion.sampling.from_noise"
 DPM = ("DPMSolverMultistepScheduler", "dpmsolver_multistep")
 DPMPP: dict[str, Any] = {"solver_order": 2, "solver_type": "midpoint", "use_karras_sigmas": False}
 
@@ -52,10 +58,13 @@ SCHEDULERS: Mapping[str, SchedulerRow] = {
     "ddpm": SchedulerRow("DDPMScheduler", "ddpm"),
     "euler": SchedulerRow("EulerDiscreteScheduler", "euler_discrete", {"use_karras_sigmas": False}),
     "euler_a": SchedulerRow("EulerAncestralDiscreteScheduler", "euler_ancestral_discrete"),
-    "heun": SchedulerRow("HeunDiscreteScheduler", "heun_discrete", {"use_karras_sigmas": False}),
+    "heun": SchedulerRow("HeunFromNoiseScheduler", FROM_NOISE, {"use_karras_sigmas": False}),
     "dpmpp_2m": SchedulerRow(*DPM, DPMPP | {"algorithm_type": "dpmsolver++"}),
     "dpmpp_2m_karras": SchedulerRow(
-        *DPM, DPMPP | {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True}
+        "KarrasFromNoiseScheduler",
+        FROM_NOISE,
+        DPMPP | {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True},
+        fewest_steps=6,
     ),
     # DPM-Solver++ SDE in its multistep form ("2M SDE"): of diffusers' single-step forms one needs torchsde
     # and the other knows no timestep spacing.
@@ -135,6 +144,19 @@ class NoiseLevels:
     def last_alphas_cumprod(self) -> float:
         """The squared share of signal at the noisiest timestep."""
         return float(self._table[-1])
+
+
+def is_pure_noise(alphas_cumprod: float) -> bool:
+    """Tell whether nothing can be seen at that share of signal."""
+    return alphas_cumprod < 1 / (1 + LARGEST_SIGMA**2)
+
+
+def too_few_steps(name: str, num_inference_steps: int, config: Mapping[str, Any]) -> int | None:
+    """Tell how many steps a scheduler needs from pure noise, where it is given fewer; else None."""
+    fewest = SCHEDULERS[name].fewest_steps
+    if num_inference_steps >= fewest or not is_pure_noise(NoiseLevels(config).last_alphas_cumprod):
+        return None
+    return fewest
 
 
 # The steps of one run: a fresh scheduler and the timesteps at which the model is asked.

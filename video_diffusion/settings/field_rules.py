@@ -1,9 +1,11 @@
-"""What single settings accept: names to choose from, texts that can be stored, exact frame rates, sizes."""
+"""What single settings declare and accept: names to choose from, texts, exact frame rates, sizes."""
 
+import math
 import re
+from dataclasses import dataclass
 from fractions import Fraction
 from importlib.util import find_spec
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, PlainSerializer
 
@@ -18,8 +20,37 @@ QuantizeName = Literal["int8"]
 NoiseType = Literal["independent", "mixed", "progressive", "constant"]
 ContextSchedule = Literal["uniform", "uniform_looped", "static", "even", "batched"]
 ContextFuse = Literal["pyramid", "flat", "linear"]
+RefineUpscale = Literal["frames", "latents"]
 PromptBlend = Literal["lerp", "slerp"]
 FrequencyFilter = Literal["butterworth", "gaussian", "ideal", "box"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the declaration of a field says besides its type, range and description.
+
+    Attributes:
+        flags: On the command line, the usual one first; none if only files and `--set` can set it.
+        metavar: Of the flag's value; empty for a switch.
+        each: What a repeatable flag takes one value for: a frame, step, block, range of frames, or item.
+        pixels: Whether it can change the pixels; what changes timing, rounding or memory only cannot.
+        in_id: Whether it always counts in a job's id. Later settings count only where they change something,
+            so that ids stay.
+        none_means: What None stands for, where that may also be said and changes nothing.
+        names: What it names: a file or folder that the clip starts from, one for each of some frames, a
+            network beside the model, LoRAs or embeddings. Ids then hold the content of what is used, not the
+            place.
+        needs: Settings of which one must be set, or this one changes nothing.
+    """
+
+    flags: str = ""
+    metavar: str = ""
+    each: Literal["", "frame", "step", "block", "range", "item"] = ""
+    pixels: bool = True
+    in_id: bool = False
+    none_means: Any = None
+    names: Literal["", "input", "frame inputs", "network", "loras", "embeddings"] = ""
+    needs: tuple[str, ...] = ()
 
 
 def parse_interval(value: object) -> tuple[float, float] | None:
@@ -149,3 +180,70 @@ Fps = Annotated[
     BeforeValidator(parse_fps),
     PlainSerializer(lambda fps: None if fps is None else str(fps), return_type=str | None),
 ]
+
+
+# Settings that hold one value or several, such as a ControlNet and its scale: one is written without a list.
+
+
+MAX_CONTROLS = 8
+ControlMake = Literal["canny", "soft", "none"]
+
+
+def _one_or_more(value: object, alone: bool) -> tuple[Any, ...]:
+    """What is written as one value (`alone`), as a list or not at all."""
+    values = () if value is None else (value,) if alone else value
+    if not isinstance(values, list | tuple):
+        raise ValueError("must be one value or a list of them")
+    if len(values) > MAX_CONTROLS:
+        raise ValueError(f"must be at most {MAX_CONTROLS}, not {len(values)}")
+    return tuple(values)
+
+
+def check_paths(value: object) -> tuple[str, ...]:
+    """Paths or names: one as a text, several as a list."""
+    paths = _one_or_more(value, isinstance(value, str))
+    if not all(isinstance(path, str) for path in paths):
+        raise ValueError("must be a path, or a list of paths")
+    return tuple(str(check_path(path)) for path in paths)
+
+
+def check_scales(value: object) -> tuple[float, ...]:
+    """Numbers from 0 to 10: one for all, or a list."""
+    scales = []
+    for each in _one_or_more(value, isinstance(value, int | float | str)):
+        try:
+            scale = math.nan if isinstance(each, bool) else float(each)
+        except (TypeError, ValueError):
+            scale = math.nan
+        if not 0 <= scale <= 10:
+            raise ValueError("must be a finite number from 0 to 10, or a list of them")
+        scales.append(scale)
+    if not scales:
+        raise ValueError("must be a finite number from 0 to 10, or a list of them")
+    return tuple(scales)
+
+
+def check_intervals(value: object) -> tuple[tuple[float, float], ...]:
+    """Shares as of `parse_interval`: one interval, or a list of them."""
+    is_pair = isinstance(value, list | tuple) and len(value) == 2 and isinstance(value[0], int | float)
+    intervals = (parse_interval(each) for each in _one_or_more(value, is_pair or isinstance(value, str)))
+    return tuple(interval for interval in intervals if interval is not None)
+
+
+def check_makes(value: object) -> tuple[str, ...]:
+    """Names of what is drawn: one, or a list."""
+    names = _one_or_more(value, isinstance(value, str))
+    if not set(names) <= set(get_args(ControlMake)):
+        raise ValueError(f"must be {', '.join(get_args(ControlMake))}, or a list of these")
+    return names
+
+
+def _plainly(values: tuple[Any, ...]) -> Any:
+    return None if not values else values[0] if len(values) == 1 else list(values)
+
+
+_PLAINLY = PlainSerializer(_plainly)
+Paths = Annotated[tuple[str, ...], BeforeValidator(check_paths), _PLAINLY]
+Scales = Annotated[tuple[float, ...], BeforeValidator(check_scales), _PLAINLY]
+Intervals = Annotated[tuple[tuple[float, float], ...], BeforeValidator(check_intervals), _PLAINLY]
+ControlMakes = Annotated[tuple[ControlMake, ...], BeforeValidator(check_makes), _PLAINLY]

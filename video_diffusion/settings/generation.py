@@ -4,48 +4,39 @@ Each setting is declared once, here: its type and range, what it means, its flag
 identity. Flags, `--help`, the JSON schema, `docs/settings.md`, job ids and the list of input files follow.
 """
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     field_validator,
-    model_validator,
 )
 
 from video_diffusion.settings.field_rules import (
     ContextFuse,
     ContextSchedule,
+    ControlMakes,
     DtypeName,
     Fps,
     FrequencyFilter,
     Interval,
+    Intervals,
     NoiseType,
-    PromptBlend,
+    Paths,
     QuantizeName,
+    RefineUpscale,
+    Scales,
     SchedulerName,
+    Setting,
     Size,
     check_device,
     check_name,
-    check_path,
-    check_prompt,
-    check_text,
+    parse_size,
 )
-from video_diffusion.settings.input_files import (
-    check_loras,
-    content_sha256,
-    ip_adapter_sha256s,
-    lora_identity,
-    network_sha256,
-)
+from video_diffusion.settings.identity import VIDEOS, IdentifiedSettings, declarations, idle_values
 from video_diffusion.settings.keyframes import (
     BlockFactors,
     FileKeyframes,
@@ -54,11 +45,10 @@ from video_diffusion.settings.keyframes import (
     ImageRanges,
     MotionKeyframes,
     MotionSteps,
-    TextKeyframes,
-    earliest,
     place_images,
 )
-from video_diffusion.settings.layers import Layer, validate
+from video_diffusion.settings.layers import ConfigError, Layer, shown, validate
+from video_diffusion.settings.prompts import File, Name
 
 if TYPE_CHECKING:
     from pydantic import ValidationInfo
@@ -66,84 +56,22 @@ else:
     ValidationInfo = Any  # a protocol that no runtime check can ask for
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What the declaration of a field says besides its type, range and description.
-
-    Attributes:
-        flags: On the command line, the usual one first; none if only files and `--set` can set it.
-        metavar: Of the flag's value; empty for a switch.
-        each: What a repeatable flag takes one value for: a frame, step, block, range of frames, or item.
-        pixels: Whether it can change the pixels; what changes timing, rounding or memory only cannot.
-        in_id: Whether it always counts in a job's id. Later settings count only where they change something,
-            so that ids stay.
-        none_means: What None stands for, where that may also be said and changes nothing.
-        names: What it names: a file or folder that the clip starts from, one for each of some frames, a
-            network beside the model, or LoRAs. Ids then hold the content, not the place.
-        needs: Settings of which one must be set, or this one changes nothing.
-    """
-
-    flags: str = ""
-    metavar: str = ""
-    each: Literal["", "frame", "step", "block", "range", "item"] = ""
-    pixels: bool = True
-    in_id: bool = False
-    none_means: Any = None
-    names: Literal["", "input", "frame inputs", "network", "loras"] = ""
-    needs: tuple[str, ...] = ()
-
-
-Text = Annotated[str, AfterValidator(check_text)]
-Name = Annotated[str | None, AfterValidator(check_name)]
-File = Annotated[str | None, AfterValidator(check_path)]
-AN_INPUT = ("init_video", "init_image")
+INPUTS = ("init_video", "init_image", "extend", "refine")
+AN_INPUT = ("init_video", "init_image", "refine")
 WINDOWS = ("context_length", "freenoise")
 
 
-class GenerationSettings(BaseModel):
+def stretched_positions(known: int, position_stretch: float) -> int:
+    """Tell how many frames a table of so many positions makes in one pass."""
+    return int((known - 1) * position_stretch + 1e-9) + 1
+
+
+class GenerationSettings(IdentifiedSettings):
     """Frozen settings of one clip, as asked; None is the model's own default (`generation_defaults.json`).
 
     What each field means stands in its description; `docs/settings.md` lists them.
     """
 
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        allow_inf_nan=False,
-        protected_namespaces=(),
-        defer_build=True,  # `--help` shows the declarations and checks nothing
-    )
-
-    prompt_travel: Annotated[
-        TextKeyframes,
-        Field(
-            description="What the clip shows from a frame on, blended between. `prompt` holds at frame 0 "
-            "unless this says otherwise, and may be left out. A frame is a number from 0, one counted from "
-            "the end (-1 is the last), or a share of the clip with a point (0.5 is the middle)."
-        ),
-        Setting("--prompt", "FRAME: TEXT", each="frame"),
-    ] = ()
-    negative_prompt_travel: Annotated[
-        TextKeyframes,
-        Field(description="The same for the negative prompt."),
-        Setting("--negative-travel", "FRAME: TEXT", each="frame"),
-    ] = ()
-    prompt_head: Annotated[
-        Text,
-        Field(description="What every prompt of the clip begins with. A space goes between."),
-        Setting("--prompt-head", "TEXT"),
-    ] = ""
-    prompt_tail: Annotated[
-        Text,
-        Field(description="What every prompt of the clip ends with."),
-        Setting("--prompt-tail", "TEXT"),
-    ] = ""
-    prompt_blend: Annotated[
-        PromptBlend,
-        Field(description="How embeddings go from one prompt to the next, in a straight line or on an arc."),
-        Setting("--prompt-blend", "NAME"),
-    ] = "lerp"
     guidance_scale_travel: Annotated[
         GuidanceKeyframes,
         Field(
@@ -209,17 +137,6 @@ class GenerationSettings(BaseModel):
         ),
         Setting("--position-stretch", "X"),
     ] = 1.0
-    prompt: Annotated[
-        str,
-        AfterValidator(check_prompt),
-        Field(description="What the clip shows. Never empty, stored verbatim."),
-        Setting(in_id=True),
-    ]
-    negative_prompt: Annotated[
-        Text,
-        Field(description="What to stay away from."),
-        Setting("--negative-prompt", "TEXT", in_id=True),
-    ] = ""
     seed: Annotated[
         int,
         Field(
@@ -269,6 +186,19 @@ class GenerationSettings(BaseModel):
             "off."
         ),
         Setting("--motion-adapter", "PATH", in_id=True),
+    ] = None
+    vae: Annotated[
+        Name,
+        Field(
+            description="Another autoencoder: a folder, file or hub id. SVD's temporal decoder sees "
+            "neighbouring frames, against flicker."
+        ),
+        Setting("--vae", "PATH", names="network"),
+    ] = None
+    text_encoder: Annotated[
+        Name,
+        Field(description="A model's folder or hub id to take text encoders and tokenizers from."),
+        Setting("--text-encoder", "PATH", names="network"),
     ] = None
     dtype: Annotated[
         DtypeName,
@@ -322,7 +252,7 @@ class GenerationSettings(BaseModel):
             ge=2,
             le=4096,
             description="Frames of a context window, for clips of any length. None makes the clip "
-            "in one pass.",
+            "in one pass, or in windows of the model's own length where it knows fewer frames.",
         ),
         Setting("--context-length", "N"),
     ] = None
@@ -390,13 +320,49 @@ class GenerationSettings(BaseModel):
         Field(description="Begin with an image."),
         Setting("--init-image", "FILE", names="input"),
     ] = None
+    extend: Annotated[
+        File,
+        Field(
+            description="A clip to go on from: its last frames are held, and what is made follows it in one "
+            "file, at its size and rate."
+        ),
+        Setting("--extend", "CLIP", names="input"),
+    ] = None
+    extend_overlap: Annotated[
+        int,
+        Field(ge=1, le=256, description="Frames that are held of it, the first of `num_frames`."),
+        Setting("--extend-overlap", "N", needs=("extend",)),
+    ] = 4
+    refine: Annotated[
+        File,
+        Field(
+            description="A clip to make larger in a second pass. Open settings are its frames and rate, and "
+            "twice its size."
+        ),
+        Setting("--refine", "CLIP", names="input"),
+    ] = None
+    refine_upscale: Annotated[
+        RefineUpscale,
+        Field(description="What is made larger first: its frames, or the latents that they are encoded to."),
+        Setting("--refine-upscale", "NAME", needs=("refine",)),
+    ] = "frames"
+    video_start: Annotated[
+        float,
+        Field(ge=0, le=14_400, description="Seconds into its videos at which a clip's frames begin."),
+        Setting("--video-start", "SECONDS", needs=VIDEOS),
+    ] = 0.0
+    video_stride: Annotated[
+        int | None,
+        Field(ge=1, le=1000, description="Take every n-th frame of its videos. None: at the clip's rate."),
+        Setting("--video-stride", "N", needs=VIDEOS),
+    ] = None
     strength: Annotated[
         float | None,
         Field(
             ge=0.001,
             le=1,
             description="How much of the input is made anew. 1 leaves next to nothing of it; "
-            "None is 0.6 for a video and 0.75 for an image.",
+            "None is 0.6 for a video, 0.75 for an image and 0.4 for a second pass.",
         ),
         Setting("--strength", "X", needs=AN_INPUT),
     ] = None
@@ -415,12 +381,6 @@ class GenerationSettings(BaseModel):
         ),
         Setting("--image-hold", "X", needs=("init_image",)),
     ] = None
-    loras: Annotated[
-        tuple[str, ...],
-        BeforeValidator(check_loras),
-        Field(description="A LoRA on temporal layers or on the image model, with its weight; repeatable."),
-        Setting("--lora", "PATH[:WEIGHT]", each="item", names="loras"),
-    ] = ()
     speed: Annotated[
         int,
         BeforeValidator(lambda level: 0 if level == "exact" else level),
@@ -466,25 +426,33 @@ class GenerationSettings(BaseModel):
         Setting("--ip-scale", "X", needs=("ip_adapter",)),
     ] = 0.7
     controlnet: Annotated[
-        Name,
-        Field(description="A ControlNet, which steers every frame."),
-        Setting("--controlnet", "PATH", names="network"),
-    ] = None
+        Paths,
+        Field(description="A ControlNet, which steers every frame; repeatable, each with what follows."),
+        Setting("--controlnet", "PATH", each="item", names="network"),
+    ] = ()
     control_video: Annotated[
-        File,
+        Paths,
         Field(validate_default=True, description="Its edges, depth or poses: a video or image folder."),
-        Setting("--control-video", "FILE", names="input", needs=("controlnet",)),
-    ] = None
+        Setting("--control-video", "FILE", each="item", names="input", needs=("controlnet",)),
+    ] = ()
+    control_make: Annotated[
+        ControlMakes,
+        Field(
+            description="What is drawn of the video first: canny edges, soft lines, or none; one for each "
+            "ControlNet, or for all."
+        ),
+        Setting("--control-make", "NAME", each="item", needs=("controlnet",)),
+    ] = ()
     controlnet_scale: Annotated[
-        float,
-        Field(ge=0, le=10, description="How strongly it steers. 1 is as trained."),
-        Setting("--controlnet-scale", "X", needs=("controlnet",)),
-    ] = 1.0
+        Scales,
+        Field(description="How strongly it steers, 0 to 10. 1 is as trained; one for each, or for all."),
+        Setting("--controlnet-scale", "X", each="item", needs=("controlnet",)),
+    ] = (1.0,)
     controlnet_steps: Annotated[
-        Interval,
-        Field(description="Share of the steps it works in, e.g. 0-0.6."),
-        Setting("--controlnet-steps", "START-END", needs=("controlnet",)),
-    ] = None
+        Intervals,
+        Field(description="Share of the steps it works in, e.g. 0-0.6; one for each ControlNet, or for all."),
+        Setting("--controlnet-steps", "START-END", each="item", needs=("controlnet",)),
+    ] = ()
     sparsectrl: Annotated[
         Name,
         Field(description="A SparseCtrl encoder, which steers some frames."),
@@ -508,15 +476,6 @@ class GenerationSettings(BaseModel):
         Setting("--quantize", "NAME"),
     ] = None  # fmt: skip
 
-    @model_validator(mode="before")
-    @classmethod
-    def _prompt_of_travel(cls, values: Any) -> Any:
-        """A clip whose prompts are all given by frame begins with the first of them."""
-        if not isinstance(values, Mapping) or "prompt" in values:
-            return values
-        first = earliest(values.get("prompt_travel"))
-        return values if first is None else {**values, "prompt": first}
-
     @field_validator("guidance_scale_steps", "motion_scale_steps", "motion_effect_steps")
     @classmethod
     def _check_one_axis(cls, steps: tuple[Any, ...], info: ValidationInfo) -> tuple[Any, ...]:
@@ -533,19 +492,32 @@ class GenerationSettings(BaseModel):
                 raise ValueError(f"does not go with {name}; keep one of them")
         return quantize
 
-    @field_validator("init_image")
+    @field_validator(*INPUTS[1:])
     @classmethod
-    def _check_one_input(cls, image: str | None, info: ValidationInfo) -> str | None:
-        if image is not None and info.data.get("init_video") is not None:
-            raise ValueError("does not go with init_video; keep one of them")
-        return image
+    def _check_one_input(cls, path: str | None, info: ValidationInfo) -> str | None:
+        other = next((name for name in INPUTS if info.data.get(name) is not None), None)
+        if path is not None and other is not None:
+            raise ValueError(f"does not go with {other}; keep one of them")
+        return path
 
     @field_validator("control_video", "sparse_images")
     @classmethod
     def _check_control(cls, given: Any, info: ValidationInfo) -> Any:
         network = "controlnet" if info.field_name == "control_video" else "sparsectrl"
-        if not given and info.data.get(network) is not None:
+        if not given and info.data.get(network):
             raise ValueError(f"is missing, but {network} is set; name what it reads, or drop both")
+        return given
+
+    @field_validator("control_video", "control_make", "controlnet_scale", "controlnet_steps")
+    @classmethod
+    def _check_count(cls, given: tuple[Any, ...], info: ValidationInfo) -> tuple[Any, ...]:
+        num_networks = len(info.data.get("controlnet", ()))
+        for_all = 0 if info.field_name == "control_video" else 1
+        if num_networks and len(given) not in {num_networks, for_all, 0}:
+            rule = "give one for each, in their order" + (", or one for all" if for_all else "")
+            raise ValueError(
+                f"names {len(given)} for {num_networks} ControlNet{'s' if num_networks > 1 else ''}; {rule}"
+            )
         return given
 
     @field_validator("context_overlap")
@@ -569,40 +541,23 @@ class GenerationSettings(BaseModel):
         """Check keyword values.
 
         Args:
-            values: By field name.
+            values: By field name, or by the name of the flag: `steps`, `frames`, `lora`, `size`.
 
         Raises:
             ValueError: One line with the setting, its rule and the value given.
+
+        >>> GenerationSettings.from_values({"prompt": "a red circle", "steps": 8, "size": "64x48"})
+        GenerationSettings(prompt='a red circle', height=48, width=64, num_inference_steps=8)
         """
-        return validate(cls, Layer(values))
+        return validate(cls, Layer(by_field_name(values)))
 
-    @property
-    def all_prompts(self) -> tuple[str, ...]:
-        """Every text that says what the clip shows, each once."""
-        texts = (self.prompt_head, self.prompt, *(text for _, text in self.prompt_travel), self.prompt_tail)
-        return tuple(dict.fromkeys(text for text in texts if text))
-
-    @property
-    def input_files(self) -> dict[str, str]:
-        """Images and videos that the clip starts from, by the setting that names them."""
-        paths = {name: getattr(self, name) for name in named("input")}
-        for name in named("frame inputs"):
-            paths |= {f"{name}.{frame}": path for frame, path in getattr(self, name)}
-        return {name: path for name, path in paths.items() if path is not None}
-
-    @property
-    def networks(self) -> dict[str, str]:
-        """Networks beside the model, by the setting that names them."""
-        found = {name: getattr(self, name) for name in named("network")}
-        return {name: place for name, place in found.items() if place is not None}
-
-    def input_sha256s(self) -> dict[str, str]:
-        """Hashes of these files and of networks' weights, as far as they can be read."""
-        hashes = {name: content_sha256(path) for name, path in self.input_files.items()}
-        hashes |= {name: network_sha256(path) for name, path in self.networks.items()}
-        if self.ip_adapter is not None:  # and of its image encoder
-            hashes |= ip_adapter_sha256s(self.ip_adapter)
-        return {name: sha256 for name, sha256 in hashes.items() if sha256 is not None}
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """What is not left at its default, the prompt first."""
+        yield "prompt", self.prompt
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if name != "prompt" and value != field.default:
+                yield name, value
 
     def check_image_prompt(self) -> None:
         """Refuse images without an IP-Adapter, one without images, and frames that the clip does not have.
@@ -618,83 +573,68 @@ class GenerationSettings(BaseModel):
             place_images("ip_image", self.ip_image, self.num_frames)
 
     def with_defaults(self, defaults: Mapping[str, Any]) -> "GenerationSettings":
-        """Fill every None from `model_defaults`; names that are no settings are ignored."""
-        left_open = [name for name in type(self).model_fields if getattr(self, name) is None]
-        return self.model_copy(update={name: defaults[name] for name in left_open if name in defaults})
-
-    def canonical_json(self) -> str:
-        """Sorted keys, no spaces, fractions as text: equal settings give equal bytes."""
-        return _canonical(self.model_dump(mode="json"))
-
-    def job_id(self, model_identity: Mapping[str, Any] | None = None) -> str:
-        """First 12 hex digits of the SHA-256 of everything that changes the pixels.
+        """Fill every None from a model's defaults; a clip too long for one pass gets context windows.
 
         Args:
-            model_identity: Hashes of the weights, if known; then the model's name does not count.
+            defaults: Checked, see `model_defaults`; names that are no settings are ignored.
         """
-        idle = without_effect()
-        values = {
-            name: value
-            for name, value in self.model_dump(mode="json").items()
-            if name in PIXEL_FIELDS and not (name in idle and value in (None, idle[name]))
-        }
-        sha256s = self.input_sha256s()
-        by_frame = {
-            name: {frame: sha256s.get(f"{name}.{frame}", path) for frame, path in values[name].items()}
-            for name in named("frame inputs")
-            if name in values
-        }
-        values = {**values, **sha256s, **by_frame}
-        if "loras" in values:
-            values["loras"] = [lora_identity(entry) for entry in self.loras]
-        if model_identity is not None:
-            values |= {"model": dict(model_identity), "motion_adapter": None}
-        return hashlib.sha256(_canonical(values).encode()).hexdigest()[:12]
+        left_open = [name for name in type(self).model_fields if getattr(self, name) is None]
+        filled = {name: defaults[name] for name in left_open if name in defaults}
+        if self.context_length is None and not self.freenoise and "max_num_frames" in defaults:
+            num_frames = filled.get("num_frames", self.num_frames)
+            at_once = stretched_positions(defaults["max_num_frames"], self.position_stretch)
+            if num_frames is not None and num_frames > at_once >= 2:
+                filled["context_length"] = min(defaults.get("num_frames", at_once), at_once)
+        return self.model_copy(update=filled)
 
 
-SETTINGS: Mapping[str, Setting] = {
-    name: next(part for part in field.metadata if isinstance(part, Setting))
-    for name, field in GenerationSettings.model_fields.items()
-}
+SETTINGS = declarations(GenerationSettings)
 """The declaration of every field."""
 
 PIXEL_FIELDS = tuple(name for name, setting in SETTINGS.items() if setting.pixels)
 """What a clip's pixels depend on."""
 
 
-@cache
 def without_effect() -> Mapping[str, Any]:
-    """Values at which pixel fields change nothing; they then do not count in a job's id."""
-    defaults = GenerationSettings(prompt="-").model_dump(mode="json")
-    return {
-        name: defaults[name] if SETTINGS[name].none_means is None else SETTINGS[name].none_means
-        for name in PIXEL_FIELDS
-        if not SETTINGS[name].in_id
+    """Values at which pixel fields change nothing; see `idle_values`."""
+    return idle_values(GenerationSettings)
+
+
+@cache
+def flag_names() -> Mapping[str, str]:
+    """Fields by the names of their flags, where these are others: "steps" is num_inference_steps."""
+    names = {
+        flag.removeprefix("--").replace("-", "_"): name
+        for name, setting in SETTINGS.items()
+        for flag in setting.flags.split()
     }
+    return {flag: name for flag, name in names.items() if flag not in SETTINGS}
 
 
-def named(kind: Literal["input", "frame inputs", "network", "loras"]) -> tuple[str, ...]:
+def by_field_name(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by the names of the fields, from these and from the names of flags.
+
+    Raises:
+        ConfigError: A setting is given under two names, or the size is none.
+    """
+    found: dict[str, Any] = {}
+    for given, value in values.items():
+        named_here = {flag_names().get(given, given): value}
+        if given == "size":
+            try:
+                width, height = value if isinstance(value, tuple) else parse_size(value)
+            except ValueError as error:
+                raise ConfigError(f"size {error} (given {shown(value)})") from None
+            named_here = {"width": width, "height": height}
+        twice = named_here.keys() & found.keys()
+        if twice:
+            raise ConfigError(f"{given} gives {min(twice)} a second time; keep one of them")
+        found |= named_here
+    return found
+
+
+def named(
+    kind: Literal["input", "frame inputs", "network", "loras", "embeddings"],
+) -> tuple[str, ...]:
     """The settings that name files or networks of one kind."""
     return tuple(name for name, setting in SETTINGS.items() if setting.names == kind)
-
-
-def ignored_settings(settings: GenerationSettings) -> Iterator[str]:
-    """Say of each setting that is asked for and changes nothing what it needs."""
-    for name, setting in SETTINGS.items():
-        is_default = getattr(settings, name) == GenerationSettings.model_fields[name].default
-        if (
-            setting.needs
-            and not is_default
-            and not any(getattr(settings, needed) for needed in setting.needs)
-        ):
-            yield f"{name} is ignored without {' or '.join(setting.needs)}; set that too, or leave it out"
-    if settings.freenoise and (settings.loop or settings.context_schedule != "uniform"):
-        yield "loop and context_schedule are ignored by freenoise, whose windows never move"
-    # uniform_looped turns a clip of one window, too
-    one_window = settings.context_length is None and not settings.freenoise
-    if one_window and settings.context_schedule not in {"uniform", "uniform_looped"}:
-        yield "context_schedule is ignored without context_length; set that too, or leave it out"
-
-
-def _canonical(values: Mapping[str, Any]) -> str:
-    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -2,13 +2,18 @@
 
 import hashlib
 import time
+from collections.abc import Sequence
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 from video_diffusion.settings.field_rules import check_path
+from video_diffusion.settings.layers import nearest
 
+NETWORK_FILES = ("*.safetensors", "config.json")
+PARTS_OF_MODELS = {"vae": ("vae",), "text_encoder": ("text_encoder", "text_encoder_2")}
 LORA_FOLDERS = ("motion_lora", "domain_lora")  # in a training run
-MAX_LORAS = 32
+MAX_ITEMS = 32
 
 
 def content_sha256(path: str) -> str | None:
@@ -24,12 +29,26 @@ def content_sha256(path: str) -> str | None:
         return None
 
 
-def network_sha256(name: str) -> str | None:
-    """SHA-256 of a weights file, or of a folder's configuration and safetensors; None if it is not here."""
+def is_folder(path: str) -> bool:
+    """Tell whether a video is a folder of images, which has no rate of its own."""
+    try:
+        return Path(path).expanduser().is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def network_sha256(name: str, setting: str = "") -> str | None:
+    """SHA-256 of a weights file, or of a folder's configuration and safetensors; None if it is not here.
+
+    Of a whole model's folder only the parts count that the setting takes from it.
+    """
     place = Path(name).expanduser()
     if not place.is_dir():
         return content_sha256(name)
-    files = sorted({*place.glob("*.safetensors"), *place.glob("config.json")})
+    folders = [place / part for part in PARTS_OF_MODELS.get(setting, ()) if (place / part).is_dir()] or [
+        place
+    ]
+    files = sorted({file for each in folders for kind in NETWORK_FILES for file in each.glob(kind)})
     hashes = [(file.name, content_sha256(str(file))) for file in files]
     if not files or None in dict(hashes).values():
         return None
@@ -56,14 +75,74 @@ def lora_identity(entry: str) -> str:
         return entry
 
 
-def check_loras(value: object) -> tuple[str, ...]:
-    """LoRAs as texts "PATH" or "PATH:WEIGHT"; one text alone is one LoRA."""
+def check_items(value: object) -> tuple[str, ...]:
+    """Files with what belongs to each, "PATH:WEIGHT" or "PATH=WORD", as texts; one alone is a list of one."""
     entries = (value,) if isinstance(value, str) else value
     if not isinstance(entries, list | tuple) or not all(isinstance(each, str) for each in entries):
         raise ValueError("must be a list of texts such as style.safetensors:0.8")
-    if len(entries) > MAX_LORAS:
-        raise ValueError(f"must be at most {MAX_LORAS}, not {len(entries)}")
+    if len(entries) > MAX_ITEMS:
+        raise ValueError(f"must be at most {MAX_ITEMS}, not {len(entries)}")
     return tuple(str(check_path(each)) for each in entries)
+
+
+# LoRAs and embeddings that prompts name.
+
+
+WEIGHT_SUFFIXES = (".safetensors", ".pt", ".bin", ".ckpt", ".pth")
+MAX_FOLDER_FILES = 10_000
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The weights files in a folder and the folders inside it, in order; safetensors come first."""
+    files = islice((file for file in folder.rglob("*") if file.suffix in WEIGHT_SUFFIXES), MAX_FOLDER_FILES)
+    return sorted(files, key=lambda file: (WEIGHT_SUFFIXES.index(file.suffix), str(file)))
+
+
+def find_in_folder(folder: str, name: str) -> Path:
+    """Find the LoRA that a prompt names, with or without its suffix, in a folder or in folders inside it.
+
+    Raises:
+        ValueError: There is no such file, or no such folder.
+    """
+    place = Path(folder).expanduser()
+    if not place.is_dir():
+        raise ValueError(f"lora_folder {folder} is not a folder; name one that holds LoRAs")
+    files = _weight_files(place)
+    for file in files:
+        if name in {file.stem, file.name, file.relative_to(place).as_posix().rpartition(".")[0]}:
+            return file
+    known = nearest(name, [file.stem for file in files][:20]) if files else "; it holds no weights files"
+    raise ValueError(f"prompt names the LoRA {name!r}, which is not in lora_folder {folder}{known}")
+
+
+def embedding_files(entries: Sequence[str]) -> dict[str, str]:
+    """Take "FILE", "FILE=WORD" and folders apart: the file of each word, words in lower case.
+
+    Raises:
+        ValueError: A word that no prompt can hold, or one word for two files.
+    """
+    found: dict[str, str] = {}
+    for entry in entries:
+        path, equals, word = entry.rpartition("=")
+        if not equals or Path(entry).expanduser().exists():
+            path, word = entry, ""
+        place = Path(path).expanduser()
+        if place.is_dir() and word:
+            raise ValueError(
+                f"embeddings has {entry}, one word for a folder; leave the word out, or name a file"
+            )
+        own: dict[str, str] = {}
+        for file in _weight_files(place) if place.is_dir() else [place]:
+            own.setdefault((word or file.stem).lower(), str(file))
+        for name in [name for name in own if set(name) & set("()[]:,\\") or name != name.strip() or not name]:
+            if not place.is_dir():
+                raise ValueError(f"embeddings has the word {name!r}; it has no brackets, colons or commas")
+            del own[name]  # a file of the folder that no prompt can name
+        twice = found.keys() & own.keys()
+        if twice:
+            raise ValueError(f"embeddings gives the word {min(twice)!r} twice; name one of them FILE=WORD")
+        found |= own
+    return found
 
 
 def file_sha256(path: Path) -> str:

@@ -149,7 +149,7 @@ def _sentence(model: type[BaseModel], error: ErrorDetails) -> str:
     if error["type"] == "missing":
         return f"{name} is missing; give it"
     if error["type"] == "value_error":
-        return f"{name} {error['ctx']['error']}{given}"
+        return f"{name} {error['ctx']['error']}{given}" if path else str(error["ctx"]["error"])
     known = fields.get(str(path[-1])) if path else None
     rule = _rule(known.annotation, known.metadata) if known is not None else ""
     return f"{name} must be {rule}{given}" if rule else f"{name}: {error['msg']}{given}"

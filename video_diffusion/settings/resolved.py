@@ -1,24 +1,38 @@
-"""What a model will do: settings with nothing left open, and the defaults that fill them."""
+"""What a model will do: settings with nothing left open, the defaults that fill them, notes on both."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from video_diffusion.settings.field_rules import NoiseType, SchedulerName
-from video_diffusion.settings.generation import GenerationSettings
+from video_diffusion.settings.field_rules import ControlMake, NoiseType, SchedulerName
+from video_diffusion.settings.generation import AN_INPUT, SETTINGS, GenerationSettings
 from video_diffusion.settings.keyframes import along_frames, place_keyframes, whole_frames
 from video_diffusion.settings.layers import Layer, validate
 
 CHANGING_NUMBERS = ("guidance_scale", "motion_scale", "motion_effect")
 """Settings whose value may change along the frames or over the steps."""
 USUAL_NUM_FRAMES = 16
+USUAL_POSITIONS = 32  # of temporal layers that were not trained
 USUAL_SIDE = 64  # latents, where the U-Net's configuration names no size
 USUAL_VIDEO_STRENGTH = 0.6
 USUAL_IMAGE_STRENGTH = 0.75
+USUAL_REFINE_STRENGTH = 0.4
 # What neither the user nor a model's folder says; the size is the U-Net's own.
-COMMON_DEFAULTS: Mapping[str, Any] = {
+COMMON_DEFAULTS: dict[str, Any] = {
     "fps": 8, "num_inference_steps": 25, "guidance_scale": 7.5, "scheduler": "ddim",
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ControlSettings:
+    """One ControlNet's place, the video that it reads, what is drawn of that first, its scale and steps."""
+
+    network: str
+    video: str
+    make: ControlMake
+    scale: float
+    steps: tuple[float, float] | None
 
 
 class ResolvedSettings(GenerationSettings):
@@ -50,20 +64,23 @@ class ResolvedSettings(GenerationSettings):
 
     @property
     def made_together(self) -> str:
-        """What clips must agree on to be made together: everything but prompts and seeds."""
-        return self.model_dump_json(exclude={"prompt", "negative_prompt", "seed"})
+        """What clips must agree on to be made together: all but prompts and seeds, and the prompts' LoRAs."""
+        shared = self.model_dump_json(exclude={"prompt", "negative_prompt", "seed"})
+        return f"{shared} {self.all_loras}"
 
     @property
     def input_strength(self) -> float:
         """How much of the way from noise is gone where the clip starts from an input."""
         if self.strength is not None:
             return self.strength
+        if self.refine is not None:
+            return USUAL_REFINE_STRENGTH
         return USUAL_IMAGE_STRENGTH if self.init_video is None else USUAL_VIDEO_STRENGTH
 
     @property
     def run(self) -> tuple[int, float, bool]:
         """Steps, strength and whether these steps are enforced, as `start_run` takes them."""
-        if self.init_video is None and self.init_image is None:
+        if not any(getattr(self, name) is not None for name in AN_INPUT):
             return self.num_inference_steps, 1.0, False
         return self.num_inference_steps, self.input_strength, self.enforce_steps
 
@@ -104,6 +121,24 @@ class ResolvedSettings(GenerationSettings):
         keyframes = place_keyframes(f"{name}_steps", steps, num_steps, getattr(self, name), "step")
         return along_frames(keyframes, num_steps)
 
+    @property
+    def controls(self) -> tuple["ControlSettings", ...]:
+        """What steers every frame, in order; a value given once holds for all."""
+
+        def spread(values: tuple[Any, ...], usual: Any) -> tuple[Any, ...]:
+            values = values or (usual,)
+            return values * len(self.controlnet) if len(values) == 1 else values
+
+        each = zip(
+            self.controlnet,
+            self.control_video,
+            spread(self.control_make, "none"),
+            spread(self.controlnet_scale, 1.0),
+            spread(self.controlnet_steps, None),
+            strict=True,
+        )
+        return tuple(ControlSettings(*values) for values in each)
+
     def sparse_frames(self) -> dict[int, str]:
         """The images for a SparseCtrl encoder by frame.
 
@@ -122,6 +157,8 @@ def model_defaults(
 ) -> Mapping[str, Any]:
     """What settings are where they are left open: what is usual, the networks' sizes, the model's own.
 
+    `max_num_frames`, which is no setting, is how many frames the temporal layers know.
+
     Args:
         unet: Configuration of the image U-Net; empty if it is not known before the model is loaded.
         vae: Of the autoencoder, likewise.
@@ -132,13 +169,13 @@ def model_defaults(
     Raises:
         ConfigError: A value of its own that no clip can have.
     """
-    found = dict(COMMON_DEFAULTS)
+    longest = motion_adapter.get("motion_max_seq_length", USUAL_POSITIONS)
+    found = COMMON_DEFAULTS | {"max_num_frames": longest}
     levels = vae.get("block_out_channels") or vae.get("encoder_block_out_channels")
     if unet and levels:
         side = unet.get("sample_size") or USUAL_SIDE
         height, width = (side, side) if isinstance(side, int) else side
         scale = 2 ** (len(levels) - 1)
-        longest = motion_adapter.get("motion_max_seq_length", USUAL_NUM_FRAMES)
         found |= {
             "num_frames": min(USUAL_NUM_FRAMES, longest),
             "height": height * scale,
@@ -151,3 +188,32 @@ def model_defaults(
         GenerationSettings, Layer({"prompt": "-", **known}, {(name,): where for name in (*known, "prompt")})
     )
     return found | {name: getattr(checked, name) for name in known}
+
+
+def windows_note(asked: GenerationSettings, filled: GenerationSettings) -> str | None:
+    """Say that a clip gets context windows that nobody asked for; None if it does not."""
+    length = filled.context_length
+    if length is None or asked.context_length is not None:
+        return None
+    return (
+        f"num_frames {filled.num_frames} is more than this model makes in one pass, so it is made in windows "
+        f"of {length} frames (context_length)"
+    )
+
+
+def ignored_settings(settings: GenerationSettings) -> Iterator[str]:
+    """Say of each setting that is asked for and changes nothing what it needs."""
+    for name, setting in SETTINGS.items():
+        is_default = getattr(settings, name) == GenerationSettings.model_fields[name].default
+        if (
+            setting.needs
+            and not is_default
+            and not any(getattr(settings, needed) for needed in setting.needs)
+        ):
+            yield f"{name} is ignored without {' or '.join(setting.needs)}; set that too, or leave it out"
+    if settings.freenoise and (settings.loop or settings.context_schedule != "uniform"):
+        yield "loop and context_schedule are ignored by freenoise, whose windows never move"
+    # uniform_looped turns a clip of one window, too
+    one_window = settings.context_length is None and not settings.freenoise
+    if one_window and settings.context_schedule not in {"uniform", "uniform_looped"}:
+        yield "context_schedule is ignored without context_length; set that too, or leave it out"

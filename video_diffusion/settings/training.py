@@ -20,6 +20,15 @@ def _as_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _check_regex(pattern: str | None) -> str | None:
+    if pattern is not None:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"is no regular expression ({error}); see Python's re") from None
+    return pattern
+
+
 Text = Annotated[str, AfterValidator(check_text)]
 Prompt = Annotated[str, AfterValidator(check_prompt)]
 
@@ -53,13 +62,18 @@ class ClipSettings(BaseModel):
         aspect_buckets: Sizes of other aspects and the same area are used too, each clip in the nearest.
         image_fraction: Share of one-frame clips among the batches; they do not train temporal layers.
         random_start: A window may start anywhere in its file; False takes the first place every time.
+        starts: Places, evenly spread, at which a window may start, so that all encodings can be kept; None
+            is every frame.
         windows: One clip of each file in an epoch, or as many as fit side by side.
-        too_short: Whether files shorter than a clip are left out or start over at their end.
+        too_short: Whether files shorter than a clip are left out, start over at their end, or are cut to half
+            the frames, a quarter and so on; batches then hold clips of one length.
         flip: Mirror every other clip; captions that say left or right then lie.
         repeat_frames: Take files of a lower rate too, whose frames are then shown several times.
         allow_upscaling: Take files of a smaller size too, which are then blurred.
         held_out: Clips of each folder kept from training to measure the loss on; None is a sixteenth, at most
             16.
+        caption_prefix: Put before every caption, such as "in the manner of zky, "; clips without a caption
+            get it as their caption.
     """
 
     model_config = FROZEN
@@ -71,12 +85,14 @@ class ClipSettings(BaseModel):
     aspect_buckets: bool = False
     image_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     random_start: bool = True
+    starts: Annotated[int | None, Field(ge=1, le=4096)] = None
     windows: Literal["one", "all"] = "one"
-    too_short: Literal["reject", "loop"] = "reject"
+    too_short: Literal["reject", "loop", "shorten"] = "reject"
     flip: bool = False
     repeat_frames: bool = False
     allow_upscaling: bool = False
     held_out: Annotated[int | None, Field(ge=0)] = None
+    caption_prefix: Text | None = None
 
 
 class LoraSettings(BaseModel):
@@ -86,6 +102,9 @@ class LoraSettings(BaseModel):
         rank: Of each correction.
         alpha: The correction counts alpha / rank times; None is rank: once.
         dropout: Share of its input features dropped while training.
+        target_modules: The layers corrected: attention, attention_and_feed_forward, or a regular expression
+            that matches their whole names.
+        init: A LoRA of the same rank to go on from, as file, run or hub id; None begins with no correction.
     """
 
     model_config = FROZEN
@@ -93,6 +112,13 @@ class LoraSettings(BaseModel):
     rank: Annotated[int, Field(ge=1, le=1024)] = 16
     alpha: Annotated[float | None, Field(gt=0)] = None
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    target_modules: Annotated[str, AfterValidator(_check_regex)] = "attention"
+    init: Text | None = None
+
+    @property
+    def factor(self) -> float:
+        """How many times the correction counts."""
+        return 1.0 if self.alpha is None else self.alpha / self.rank
 
 
 class LossSettings(BaseModel):
@@ -127,20 +153,22 @@ class LossSettings(BaseModel):
 
 
 class OptimizerSettings(BaseModel):
-    """AdamW and its rate.
+    """The optimizer and its rate.
 
     Attributes:
-        name: adamw, or adamw_8bit for less memory (needs bitsandbytes and a GPU).
+        name: adamw; adamw_8bit for less memory (needs bitsandbytes and a GPU); muon, which turns matrices by
+            Muon and the rest by AdamW; or any other of pytorch-optimizer's that can be resumed exactly, such
+            as prodigy (at a learning_rate of 1) or lion.
         learning_rate: At its peak.
         schedule: Of diffusers' `get_scheduler`.
         warmup_steps: Over which the rate rises from zero.
-        beta1, beta2, epsilon, weight_decay: Of AdamW.
+        beta1, beta2, epsilon, weight_decay: Of AdamW, and of others that have them.
         max_grad_norm: Gradients longer than this are shortened to it; None leaves them.
     """
 
     model_config = FROZEN
 
-    name: Literal["adamw", "adamw_8bit"] = "adamw"
+    name: Annotated[str, Field(pattern="^[a-z0-9_]{2,40}$")] = "adamw"
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
     schedule: ScheduleName = "constant_with_warmup"
     warmup_steps: Annotated[int, Field(ge=0)] = 0
@@ -230,8 +258,11 @@ FREE_SETTINGS = frozenset(
         "shard_frozen",
         "num_workers",
         "latent_cache",
+        "latent_cache_gb",
         "device",
         "log_with",
+        "log_name",
+        "activation_offload",
         "output",
         "license",
     }
@@ -240,14 +271,8 @@ FREE_SETTINGS = frozenset(
 # Names of files: a continuation must find the same content, under whatever name.
 NAMES = frozenset({"data", "model", "motion_adapter", "domain_lora"})
 
-
-def _check_regex(pattern: str | None) -> str | None:
-    if pattern is not None:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ValueError(f"is no regular expression ({error}); see Python's re") from None
-    return pattern
+# Only says where the weights of step 0 came from.
+BEGINNINGS = frozenset({"lora.init"})
 
 
 def _as_sources(value: object) -> object:
@@ -281,12 +306,17 @@ class TrainingSettings(BaseModel):
         ema_decay: Of the running average of the trained weights, which is what is saved for use; 0 is off.
         mixed_precision: no, bf16 or fp16.
         gradient_checkpointing: Recompute activations, temporal layers included: less memory, more time.
+        activation_offload: Keep what the backward pass needs in the computer's memory instead of the GPU's:
+            less of it there, more time.
         shard_frozen: Split the frozen image U-Net over the processes (FSDP), if it is too large for one GPU.
         device: "auto" takes a GPU if there is one.
         num_workers: Processes that read clips ahead; 0 reads in the training process.
         latent_cache: Keep encoded clips and captions on disk: true in the run's folder, a path there, where
             other runs may share it.
+        latent_cache_gb: The oldest encodings of clips go when all of them take more than so many gigabytes;
+            None keeps all.
         log_with: A tracker of accelerate, such as tensorboard; None writes metrics.jsonl alone.
+        log_name: Of the run there; None is its folder's.
         output: Folder of the run; the command line's --output wins.
         license: Of the trained weights, for the model card; None leaves it open.
     """
@@ -312,13 +342,16 @@ class TrainingSettings(BaseModel):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     gradient_checkpointing: bool = False
+    activation_offload: bool = False
     shard_frozen: bool = False
     device: Text = "auto"
     num_workers: Annotated[int, Field(ge=0, le=64)] = 0
     latent_cache: bool | Text = True
+    latent_cache_gb: Annotated[float | None, Field(gt=0)] = None
     validation: ValidationSettings = ValidationSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     log_with: Text | None = None
+    log_name: Text | None = None
     output: Text | None = None
     license: Text | None = None
 
@@ -332,6 +365,11 @@ class TrainingSettings(BaseModel):
             raise ValueError(
                 "objective distil trains target temporal, whose adapter carries the student's schedule, "
                 "without domain_lora and shard_frozen; leave them out, or set objective denoise"
+            )
+        if self.lora.init is not None and self.target == "temporal":
+            raise ValueError(
+                "lora.init goes with a target that is a LoRA, not temporal; set target motion_lora or "
+                "domain_lora, or begin with other temporal layers by motion_adapter"
             )
         if self.temporal_and is not None and self.target != "temporal":
             raise ValueError(
@@ -359,7 +397,7 @@ class TrainingSettings(BaseModel):
         """The settings that a continuation of the run must share, dotted names to plain values."""
         plain = self.model_dump(mode="json")
         kept = {name: value for name, value in plain.items() if name not in FREE_SETTINGS | NAMES}
-        return dict(_flat(kept))
+        return {name: value for name, value in _flat(kept) if name not in BEGINNINGS}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -1,25 +1,25 @@
-"""Prompts to embeddings, as Stable Diffusion and SDXL read them; words a small model has never seen."""
+"""A model's text encoders, one or SDXL's two; words that a small model has never seen."""
 
 import re
-import warnings
 from collections.abc import Collection, Sequence
-from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.models.clip.modeling_clip import (
-    CLIPTextModel,
-    CLIPTextModelOutput,
-    CLIPTextModelWithProjection,
-)
-from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
 from video_diffusion.settings import shown
-
-Tokenizer: TypeAlias = CLIPTokenizer
-TextEncoder: TypeAlias = CLIPTextModel | CLIPTextModelWithProjection
+from video_diffusion.text.prompts import (
+    PLAIN,
+    Chunk,
+    PromptReading,
+    TextEncoder,
+    Tokenizer,
+    encode_chunks,
+    num_tokens_of,
+    plain_chunks,
+    run_encoder,
+    split_chunks,
+)
 
 
 def encode_prompt(
@@ -27,82 +27,95 @@ def encode_prompt(
 ) -> Float[Tensor, "b n d"]:
     """Encode each prompt to the text encoder's last hidden states, as Stable Diffusion reads them.
 
-    Every prompt is padded to the encoder's full length; the empty prompt is what guidance steers away from
-    when there is no negative prompt. A prompt that is too long is cut, with a warning that quotes what was
-    lost.
+    Every sign is a letter, and every prompt is padded to the encoder's full length; the empty prompt is what
+    guidance steers away from when there is no negative prompt. A prompt that is too long is cut, with a
+    warning that quotes what was lost.
 
     Args:
         prompts: One for each video.
         tokenizer: Made for the text encoder.
         text_encoder: Its dtype and device are those of the result.
     """
-    return _encoded(prompts, tokenizer, text_encoder).last_hidden_state
+    return TextEncoders([tokenizer], [text_encoder]).prompt_embeds(prompts)
 
 
-def _encoded(
-    prompts: Sequence[str], tokenizer: Tokenizer, text_encoder: TextEncoder, with_hidden_states: bool = False
-) -> CLIPTextModelOutput | BaseModelOutputWithPooling:
-    """What a text encoder makes of prompts, padded to its full length; warns of prompts that are too long."""
-    num_tokens = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
-    for prompt in dict.fromkeys(prompts):
-        kept = tokenizer(prompt, max_length=num_tokens, truncation=True).input_ids
-        # A length that no prompt reaches: without one, transformers prints a warning of its own.
-        whole = tokenizer(prompt, max_length=2**30, truncation=True).input_ids
-        if len(whole) > len(kept):
-            lost = tokenizer.decode(whole[num_tokens - 1 : -1]).strip()
-            warnings.warn(
-                f"prompt has {len(whole) - 2} tokens but this text encoder reads {num_tokens - 2}; "
-                f"dropped its end: {shown(lost)}; shorten it",
-                stacklevel=3,
-            )
-    tokens = tokenizer(
-        list(prompts), padding="max_length", max_length=num_tokens, truncation=True, return_tensors="pt"
-    )
-    reads_mask = getattr(text_encoder.config, "use_attention_mask", False)
-    with torch.no_grad():
-        return text_encoder(
-            tokens.input_ids.to(text_encoder.device),
-            attention_mask=tokens.attention_mask.to(text_encoder.device) if reads_mask else None,
-            output_hidden_states=with_hidden_states,
-        )
+class TextEncoders:
+    """The text encoder of a model, or the two of an SDXL model (Podell et al. 2023, section 2.1).
 
-
-# Prompts as Stable Diffusion XL reads them: two text encoders side by side, and one vector for the whole.
-
-
-class XlTextEncoders:
-    """The two text encoders of an SDXL model (Podell et al. 2023, section 2.1).
-
-    A U-Net reads the second last hidden states of both, one behind the other, and besides the second one's
-    projection of the whole prompt.
+    Of two, a U-Net reads the second last hidden states of both, one behind the other, and besides the second
+    one's projection of the whole prompt.
 
     Args:
-        tokenizers: Of the first and the second.
-        text_encoders: A `CLIPTextModel` and a `CLIPTextModelWithProjection`.
+        tokenizers: One for each encoder.
+        text_encoders: A `CLIPTextModel`, and of SDXL a `CLIPTextModelWithProjection`.
         zeros_for_empty: Whether the empty prompt is all zeros instead of what the encoders make of it, as
             SDXL was trained (`force_zeros_for_empty_prompt`).
     """
 
     def __init__(
-        self, tokenizers: Sequence[Tokenizer], text_encoders: Sequence[TextEncoder], zeros_for_empty: bool
+        self,
+        tokenizers: Sequence[Tokenizer],
+        text_encoders: Sequence[TextEncoder],
+        zeros_for_empty: bool = False,
     ) -> None:
         self.tokenizers = tuple(tokenizers)
         self.text_encoders = tuple(text_encoders)
         self.zeros_for_empty = zeros_for_empty
 
-    def prompt_embeds(self, prompts: Sequence[str]) -> Float[Tensor, "b n d"]:
-        """Encode each prompt, token by token; the widths of both encoders add up."""
-        both = zip(self.tokenizers, self.text_encoders, strict=True)
-        hidden = [
-            _encoded(prompts, tokenizer, encoder, with_hidden_states=True).hidden_states[-2]
-            for tokenizer, encoder in both
-        ]
-        return self._emptied(torch.cat(hidden, dim=-1), prompts)
+    @property
+    def chunk_tokens(self) -> int:
+        """Tokens that a chunk has in the result, its start and end included."""
+        return num_tokens_of(*self._pairs[0])
 
-    def pooled_embeds(self, prompts: Sequence[str]) -> Float[Tensor, "b d"]:
-        """Encode each prompt as a whole."""
-        pooled = _encoded(prompts, self.tokenizers[1], self.text_encoders[1]).text_embeds
-        return self._emptied(pooled, prompts)
+    def num_chunks(self, prompts: Sequence[str], reading: PromptReading = PLAIN) -> int:
+        """Count the chunks of the longest of some prompts."""
+        if reading.syntax == "plain":
+            return 1
+        return max(len(self._chunks([prompt], reading, 0)[0]) for prompt in prompts)
+
+    def prompt_embeds(
+        self,
+        prompts: Sequence[str],
+        reading: PromptReading = PLAIN,
+        num_chunks: int | None = None,
+        name: str = "prompt",
+    ) -> Float[Tensor, "b n d"]:
+        """Encode each prompt, token by token; the widths of two encoders add up.
+
+        Args:
+            prompts: One for each video.
+            reading: Syntax, layer and embeddings.
+            num_chunks: Of each in the result, at least those of the longest one; None is these.
+            name: Which text it is, for warnings.
+        """
+        is_xl = len(self.text_encoders) > 1
+        embeds = []
+        for number, (tokenizer, encoder) in enumerate(self._pairs):
+            chunks = self._chunks(prompts, reading, number, name)
+            count = num_chunks or max(map(len, chunks))
+            embeds.append(encode_chunks(chunks, count, tokenizer, encoder, reading, is_xl))
+        return self._emptied(torch.cat(embeds, dim=-1), prompts)
+
+    def pooled_embeds(self, prompts: Sequence[str], reading: PromptReading = PLAIN) -> Float[Tensor, "b d"]:
+        """Encode each prompt as a whole: its first chunk, without weights."""
+        number = len(self.text_encoders) - 1
+        tokenizer, encoder = self._pairs[number]
+        first = [chunks[0] for chunks in self._chunks(prompts, reading, number)]
+        return self._emptied(run_encoder(first, tokenizer, encoder, False).text_embeds, prompts)
+
+    @property
+    def _pairs(self) -> list[tuple[Tokenizer, TextEncoder]]:
+        return list(zip(self.tokenizers, self.text_encoders, strict=True))
+
+    def _chunks(
+        self, prompts: Sequence[str], reading: PromptReading, number: int, name: str = "prompt"
+    ) -> list[list[Chunk]]:
+        """The chunks of each prompt for one of the encoders."""
+        tokenizer, encoder = self._pairs[number]
+        length = num_tokens_of(tokenizer, encoder) - 2
+        if reading.syntax == "plain":
+            return [[chunk] for chunk in plain_chunks(prompts, tokenizer, length, name)]
+        return [split_chunks(prompt, tokenizer, length, reading, number) for prompt in prompts]
 
     def _emptied(self, embeds: Tensor, prompts: Sequence[str]) -> Tensor:
         if not self.zeros_for_empty:
@@ -140,3 +153,17 @@ def unknown_words(prompt: str, vocabulary: Collection[str]) -> list[str]:
         return []
     words = dict.fromkeys(_WORD.findall(prompt.lower()))
     return [word for word in words if word not in vocabulary]
+
+
+SHOWN_WORDS = 60
+
+
+def unknown_words_note(prompt: str, vocabulary: Collection[str]) -> str | None:
+    """Say which words of a prompt mean nothing to a model, and which ones do; None if it knows all."""
+    unknown = unknown_words(prompt, vocabulary)
+    if not unknown:
+        return None
+    words = ", ".join(shown(word) for word in unknown[:10])
+    known = ", ".join(sorted(vocabulary)[:SHOWN_WORDS])
+    more = f" and {len(vocabulary) - SHOWN_WORDS} more" if len(vocabulary) > SHOWN_WORDS else ""
+    return f"this model never learned {words}; the words it knows: {known}{more}"

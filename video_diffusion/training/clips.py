@@ -3,7 +3,8 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from itertools import islice
@@ -29,7 +30,7 @@ from video_diffusion.training.data import (
     read_manifest,
 )
 from video_diffusion.training.data.cutting import aspect_buckets, held_out_ids
-from video_diffusion.training.data.dataset import LatentCache, module_sha256
+from video_diffusion.training.data.dataset import LatentCache, SampledClip, module_sha256
 from video_diffusion.training.data.manifest import ClipChangedError
 from video_diffusion.video import VideoReadError
 
@@ -55,7 +56,7 @@ class Clips(Protocol):
         """One clip: a pure function of the draw."""
         ...
 
-    def buckets(self, pictures: bool = False) -> Mapping[tuple[int, int], Sequence[int]]:
+    def buckets(self, pictures: bool = False) -> Mapping[tuple[int, ...], Sequence[int]]:
         """The items of each size (width, height), which alone can share a batch."""
         ...
 
@@ -89,7 +90,7 @@ class MemoryClips:
             frames, name = frames[number : number + 1], f"{name}#{number}"
         return {"frames": frames, "caption": self.captions[draw.item], "id": name, "key": name}
 
-    def buckets(self, pictures: bool = False) -> Mapping[tuple[int, int], Sequence[int]]:
+    def buckets(self, pictures: bool = False) -> Mapping[tuple[int, ...], Sequence[int]]:
         """All items under the one size."""
         height, width = self.frames[0].shape[-2:]
         return {(width, height): range(len(self.frames))}
@@ -219,10 +220,14 @@ class EncodingCaches:
     Args:
         folder: May be shared by any number of runs.
         parts: What encodes.
+        max_gb: Of the clips' encodings, in 10^9 bytes; None keeps all.
     """
 
-    def __init__(self, folder: Path, parts: ModelParts) -> None:
-        self.latents = LatentCache(folder / "latents", module_sha256(parts.vae), str(parts.vae.dtype))
+    def __init__(self, folder: Path, parts: ModelParts, max_gb: float | None = None) -> None:
+        max_bytes = None if max_gb is None else int(max_gb * 1e9)
+        self.latents = LatentCache(
+            folder / "latents", module_sha256(parts.vae), str(parts.vae.dtype), max_bytes
+        )
         readers = [(parts.tokenizer, parts.text_encoder), (parts.tokenizer_2, parts.text_encoder_2)]
         facts = [
             module_sha256(each, *_vocabulary(tokenizer)) for tokenizer, each in readers if each is not None
@@ -250,7 +255,33 @@ class ClipEncoder:
         chunk_size: int = 16,
     ) -> None:
         self.parts, self.read_again, self.caches, self.chunk_size = parts, read_again, caches, chunk_size
+        self.device = parts.unet.device
         self._kept: dict[str, Tensor] = {}
+        self._used = {"vae": True, "text": True}
+
+    def rest(self) -> None:
+        """Send what has encoded nothing since the last call away from the device, where memory is dear."""
+        for kind, used in self._used.items():
+            if not used:
+                self._move(kind, torch.device("cpu"))
+        self._used = dict.fromkeys(self._used, False)
+
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Inside, autoencoder and text encoders are on the device."""
+        for kind in self._used:
+            self._use(kind)
+        yield
+
+    def _use(self, kind: str) -> None:
+        self._used[kind] = True
+        self._move(kind, self.device)
+
+    def _move(self, kind: str, device: torch.device) -> None:
+        parts = self.parts
+        for module in [parts.vae] if kind == "vae" else [parts.text_encoder, parts.text_encoder_2]:
+            if module is not None and module.device != device:
+                module.to(device)
 
     def encode(self, items: Sequence[Item]) -> tuple[list[Item], Float[Tensor, "b *k c f h w"]]:
         """The clips' latents, float32, on the CPU; and the clips themselves, some of them replaced."""
@@ -286,6 +317,7 @@ class ClipEncoder:
             return item, kept
         if "frames" not in item:
             item = self.read_again(item)
+        self._use("vae")
         latents = encode_frames(self.parts.vae, item["frames"].float() / 255, self.chunk_size)
         latents = latents.float().cpu().contiguous()
         if self.caches:
@@ -297,7 +329,12 @@ class ClipEncoder:
         if key not in self._kept:
             if len(self._kept) >= MAX_KEPT_CAPTIONS:
                 self._kept.pop(next(iter(self._kept)))
-            made = self.caches.captions.get_or_encode(key, encode) if self.caches else encode()
+            made = self.caches.captions.get(key) if self.caches else None
+            if made is None:
+                self._use("text")
+                made = encode()
+                if self.caches:
+                    self.caches.captions.put(key, made)
             self._kept[key] = made.detach().cpu()
         return self._kept[key]
 
@@ -348,22 +385,33 @@ def open_sources(
     training, held_out, num_held_out = list[Weighted](), list[Clips](), list[int]()
     unused, captions, may_miss = list[str](), list[str](), list[int]()
     hashes, counts = dict[str, str](), dict[str, int]()
-    for number, source in enumerate(settings.data):
-        entries = read_manifest(source.path)
-        captions += [entry.caption for entry in entries]
-        root = Path(source.path)
-        clips = _dataset(entries, root, settings, defaults, is_cached=is_cached)
-        unused += _unused(root, clips)
-        apart = held_out_ids(clips.plan, settings.clips.held_out)
-        if apart:
-            rest = [entry for entry in entries if entry.id not in apart]
-            clips = _dataset(rest, root, settings, defaults, is_cached=is_cached)
-            those = [entry for entry in entries if entry.id in apart]
+    folders = [(Path(source.path), read_manifest(source.path)) for source in settings.data]
+    apart = _held_out(folders, settings, defaults, unused)
+    apart_files = {entry.sha256 for (_, entries), ids in zip(folders, apart, strict=True)
+                   for entry in entries if entry.id in ids}  # fmt: skip
+    for number, (source, (root, listed), ids) in enumerate(zip(settings.data, folders, apart, strict=True)):
+        entries = [_captioned(entry, settings.clips.caption_prefix) for entry in listed]
+        captions += [entry.caption for entry in entries if entry.caption]
+        rest = [entry for entry in entries if entry.sha256 not in apart_files]
+        shared = len(entries) - len(rest) - len(ids)
+        if shared > 0:
+            unused.append(
+                f"{root}: {shared} clips are left out, since a clip that is held out comes from the same "
+                "file or from a copy of it"
+            )
+        if not rest:
+            raise ValueError(
+                f"{root}: every clip shares its file with one that is held out, so none is left to train on; "
+                "set clips.held_out to 0"
+            )
+        clips = _dataset(rest, root, settings, defaults, is_cached=is_cached)
+        if ids:
+            those = [entry for entry in entries if entry.id in ids]
             held_out.append(_dataset(those, root, settings, defaults, held_out=True))
         training.append(Weighted(clips, source.weight))
-        num_held_out.append(len(apart))
+        num_held_out.append(len(ids))
         may_miss.append(source.may_miss(len({entry.path for entry in entries})))
-        hashes[f"folder_{number}"] = f"{manifest_sha256(entries)}, weight {source.weight:g}"
+        hashes[f"folder_{number}"] = f"{manifest_sha256(listed)}, weight {source.weight:g}"
         counts[f"{source.path}"] = len(clips)
     return Sources(
         training=tuple(training),
@@ -375,6 +423,33 @@ def open_sources(
         unused=tuple(unused),
         captions=tuple(captions),
     )
+
+
+def _held_out(
+    folders: Sequence[tuple[Path, Sequence[ClipEntry]]],
+    settings: TrainingSettings,
+    defaults: Mapping[str, Any],
+    unused: list[str],
+) -> list[frozenset[str]]:
+    """The ids of each folder's clips that are held out; what cannot be used is noted besides."""
+    found = []
+    for root, entries in folders:
+        clips = _dataset(entries, root, settings, defaults)
+        unused += _unused(root, clips)
+        ids = held_out_ids(clips.plan, settings.clips.held_out)
+        files = {entry.sha256 for entry in entries if entry.id in ids}
+        if ids and files >= {entry.sha256 for entry in entries} and settings.clips.held_out is None:
+            unused.append(f"{root}: no clip is held out, since all of them come from the same few files")
+            ids = frozenset()
+        found.append(ids)
+    return found
+
+
+def _captioned(entry: ClipEntry, prefix: str | None) -> ClipEntry:
+    """An entry whose caption begins with a prefix; of a clip without a caption, that is all of it."""
+    if prefix is None:
+        return entry
+    return replace(entry, caption=f"{prefix}{entry.caption}" if entry.caption else prefix.rstrip(" ,"))
 
 
 def _unused(folder: Path, clips: ClipDataset) -> list[str]:
@@ -422,6 +497,7 @@ def _dataset(
         sizes,
         seed=settings.seed,
         random_start=clips.random_start and not held_out,
+        starts=clips.starts,
         flip=clips.flip and not held_out,
         is_cached=is_cached,
         too_short=clips.too_short,
@@ -429,3 +505,95 @@ def _dataset(
         repeat_frames=clips.repeat_frames,
         allow_upscaling=clips.allow_upscaling,
     )
+
+
+# Encodings made before the training, so that it never waits for a video.
+
+
+@dataclass(frozen=True)
+class CachePlan:
+    """What the encodings of all clips that a run may draw take.
+
+    Attributes:
+        windows: Data set and clip of each.
+        num_there: Of these, how many are kept already.
+        bytes_each: Of one, about.
+    """
+
+    windows: tuple[tuple[ClipDataset, SampledClip], ...]
+    num_there: int
+    bytes_each: int
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all of them, about."""
+        return self.bytes_each * len(self.windows)
+
+
+def plan_cache(sources: Sources, cache: LatentCache, latent_shape: tuple[int, int, int]) -> CachePlan | None:
+    """The clips of a run whose encodings can all be kept; None if windows may start at any frame.
+
+    Args:
+        sources: Of the run.
+        cache: Where they are, or will be.
+        latent_shape: Channels, height and width of one frame's.
+    """
+    datasets = [each.clips for each in sources.training] + list(sources.held_out)
+    found = [each for each in datasets if isinstance(each, ClipDataset)]
+    if len(found) < len(datasets):
+        return None
+    if any(each.starts is None and each.num_windows > len(each) * (1 + each.flip) for each in found):
+        return None
+    windows = tuple((each, clip) for each in found for clip in each.windows())
+    frames = max(each.num_frames for each in found)
+    size = 4 * frames * latent_shape[0] * latent_shape[1] * latent_shape[2] + ENTRY_BYTES
+    return CachePlan(windows, sum(clip.content_key in cache for _, clip in windows), size)
+
+
+ENTRY_BYTES = 300  # of an entry beside its numbers
+
+
+class _Windows(Dataset[Item]):
+    """Clips that are still to be encoded, read by a `DataLoader`'s workers."""
+
+    def __init__(self, windows: Sequence[tuple[ClipDataset, SampledClip]]) -> None:
+        self.windows = windows
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, number: int) -> Item:
+        dataset, clip = self.windows[number]
+        item = {"key": clip.content_key, "id": clip.entry.id, "caption": clip.entry.caption}
+        try:
+            return {**item, "frames": torch.from_numpy(dataset.read(clip))}
+        except (ClipChangedError, VideoReadError, OSError) as error:
+            return {**item, "problem": str(error)}
+
+
+def encode_ahead(
+    plan: CachePlan,
+    parts: ModelParts,
+    caches: EncodingCaches,
+    num_workers: int = 0,
+    shard: tuple[int, int] = (0, 1),
+) -> Iterator[tuple[int, int, str]]:
+    """Encode what is missing, yielding (done, of how many, what is wrong with this clip if anything is).
+
+    Args:
+        plan: From `plan_cache`.
+        parts: The model; its autoencoder is where it shall compute.
+        caches: Where encodings are kept.
+        num_workers: Processes that read clips ahead.
+        shard: (i, n): take every n-th clip from the i-th on.
+    """
+    index, count = shard
+    missing = [pair for pair in plan.windows if pair[1].content_key not in caches.latents][index::count]
+    encoder = ClipEncoder(parts, lambda item: item, caches)
+    items = DataLoader(_Windows(missing), batch_size=None, num_workers=num_workers)
+    with torch.no_grad():
+        for done, item in enumerate(items, start=1):
+            if "problem" not in item:
+                encoder.encode([item])
+                encoder.prompts([item["caption"]])
+            yield done, len(missing), str(item.get("problem", ""))

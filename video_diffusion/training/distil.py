@@ -260,7 +260,7 @@ class KnotClips:
             )
         return {"knots": knots.float(), "caption": prompt, "id": f"teacher {number}"}
 
-    def buckets(self, pictures: bool = False) -> Mapping[tuple[int, int], Sequence[int]]:
+    def buckets(self, pictures: bool = False) -> Mapping[tuple[int, ...], Sequence[int]]:
         """All items under the one size."""
         return {self.size: range(len(self.prompts))}
 

@@ -1,7 +1,7 @@
 """The fine-tuning loop: a model, its trained parameters and their optimizer, and a generator of steps."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +10,10 @@ import torch
 from accelerate import Accelerator
 from diffusers.models.attention_processor import Attention
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from einops import rearrange
 from torch import Tensor, nn
+from torch.autograd.graph import save_on_cpu
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn import functional
@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from video_diffusion.acceleration import kernels
 from video_diffusion.acceleration.accelerate import Swaps
 from video_diffusion.pipeline import TextToVideoPipeline
-from video_diffusion.settings.training import LossSettings, OptimizerSettings, TrainingSettings
+from video_diffusion.settings.training import LossSettings, TrainingSettings
 from video_diffusion.training.clips import ClipEncoder, ClipMix, EncodingCaches, Item, Weighted, read_ahead
 from video_diffusion.training.distil import KnotObjective, record_schedule, trailing
 from video_diffusion.training.objective import (
@@ -33,51 +33,10 @@ from video_diffusion.training.objective import (
     draw_step,
     training_scheduler,
 )
+from video_diffusion.training.optimizer import learning_rate_factor, make_optimizer
 from video_diffusion.training.targets import Target, record_noise, set_temporarily
 
 MAX_OVERFLOWS = 20  # steps in a row that fp16 may lose before a run is given up
-
-
-def make_optimizer(parameters: Sequence[nn.Parameter], settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """AdamW over the trained parameters."""
-    more: dict[str, Any] = {
-        "lr": settings.learning_rate,
-        "betas": (settings.beta1, settings.beta2),
-        "eps": settings.epsilon,
-        "weight_decay": settings.weight_decay,
-    }
-    if settings.name == "adamw":
-        return torch.optim.AdamW(parameters, **more)
-    try:
-        from bitsandbytes.optim import (  # type: ignore[import-not-found]  # optional, needs a GPU  # noqa: PLC0415
-            AdamW8bit,
-        )
-    except ImportError:
-        raise ValueError(
-            "optimizer.name adamw_8bit needs bitsandbytes, which is not installed; install it on a machine "
-            "with a GPU, or set adamw"
-        ) from None
-    return AdamW8bit(parameters, **more)
-
-
-def learning_rate_factor(
-    settings: OptimizerSettings, num_steps: int, optimizer: torch.optim.Optimizer
-) -> Callable[[int], float]:
-    """The learning rate at each step over its peak, as a function of the updates done before it.
-
-    diffusers' schedules, entered one step late and ending one step later, so that neither the first step nor
-    the last is taken with a rate of zero.
-    """
-    schedule = get_scheduler(
-        settings.schedule,
-        optimizer,
-        num_warmup_steps=settings.warmup_steps,
-        num_training_steps=num_steps + 1,
-    )
-    for group in optimizer.param_groups:  # which the schedule has set to its first value
-        group["lr"] = settings.learning_rate
-    factor = schedule.lr_lambdas[0]
-    return lambda done: float(factor(done + 1))
 
 
 # The frozen image U-Net split over the processes of a run, so that each holds only its share of it.
@@ -334,6 +293,7 @@ class Trainer:
                 with nullcontext() if last else accelerator.no_sync(self._model):
                     total += self._backward(items, latents, draws[place : place + len(items)], turns)
                 seen += [(str(item["id"]), item["source"], tuple(item["lost"])) for item in items]
+        self.encoder.rest()
         grad_norm = self._clip()
         loss_value = float(accelerator.reduce(total, "mean"))
         if accelerator.scaler is None and not (_finite(loss_value) and _finite(grad_norm)):
@@ -377,7 +337,8 @@ class Trainer:
         self, items: Sequence[Item], latents: Tensor, draws: Sequence[ItemDraws], turns: int
     ) -> Tensor:
         """Add the gradients of one piece of the batch, and return its share of the loss."""
-        with self._fastest_attention(latents.shape[-3]):
+        offload = save_on_cpu() if self.settings.activation_offload else nullcontext()
+        with self._fastest_attention(latents.shape[-3]), offload:
             loss = self.losses(items, draws, self._model, latents).mean() / turns
             # A one-frame clip reaches no temporal layer; every process must still take part.
             self.accelerator.backward(loss if loss.requires_grad else loss + 0 * self._any_parameter())

@@ -1,82 +1,181 @@
-"""Muon for weight matrices and AdamW for everything else, with one warm-up and decay for both."""
+"""Optimizers by name, what they remember, and the learning rate at each step."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable
+import difflib
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
+from diffusers.optimization import get_scheduler
 from torch import Tensor, nn
 
+from video_diffusion.settings.training import OptimizerSettings
 
-class MuonWithAdamW:
-    """Steps a model's matrices by Muon, convolution kernels flattened, and its other parameters by AdamW.
+# Keys of an optimizer's groups that the settings decide; whatever else stands there, a step may have changed.
+DECIDED = frozenset({"params", "lr", "initial_lr", "betas", "eps", "weight_decay"})
 
-    torch's own Muon takes two-dimensional parameters only, so each kernel is stepped through a flat parameter
-    that shares its
-    storage. Source: Jordan et al. 2024 (Muon), as shipped in torch.optim.
 
-    Args:
-        modules: What to train; parameters without `requires_grad` are left alone.
-        muon_lr: Peak rate for matrices.
-        adamw_lr: Peak rate for vectors and embeddings.
+def make_optimizer(parameters: Sequence[nn.Parameter], settings: OptimizerSettings) -> torch.optim.Optimizer:
+    """The optimizer of a name: PyTorch's AdamW, or one of pytorch-optimizer's.
+
+    Raises:
+        ValueError: A name nobody knows, a package that is missing, or an optimizer that cannot be resumed.
     """
-
-    def __init__(self, modules: Iterable[nn.Module], muon_lr: float = 3e-3, adamw_lr: float = 2e-3) -> None:
-        matrices: list[nn.Parameter] = []
-        others: list[nn.Parameter] = []
-        for module in modules:
-            embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
-            for parameter in module.parameters():
-                if parameter.requires_grad:
-                    is_matrix = parameter.ndim >= 2 and id(parameter) not in embeddings
-                    (matrices if is_matrix else others).append(parameter)
-        self.parameters = matrices + others
-        self._matrices = matrices
-        self._flat = [nn.Parameter(matrix.detach().view(matrix.shape[0], -1)) for matrix in matrices]
-        self.muon = torch.optim.Muon(self._flat, lr=muon_lr, weight_decay=0.0)
-        self.adamw = torch.optim.AdamW(others, lr=adamw_lr, betas=(0.9, 0.98), weight_decay=0.0)
-        self._peaks = (muon_lr, adamw_lr)
-
-    def step(self, lr_factor: float, max_grad_norm: float = 1.0) -> float:
-        """Clip, step and clear the gradients; returns their norm before clipping.
-
-        `lr_factor` in [0, 1] scales both peak rates.
-        """
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, max_grad_norm)
-        for matrix, flat in zip(self._matrices, self._flat, strict=True):
-            flat.grad = None if matrix.grad is None else matrix.grad.view_as(flat)
-        for optimizer, peak in zip((self.muon, self.adamw), self._peaks, strict=True):
-            optimizer.param_groups[0]["lr"] = peak * lr_factor
-            optimizer.step()
-        for parameter in self.parameters:
-            parameter.grad = None
-        return float(norm)
-
-    def state_tensors(self) -> dict[str, Tensor]:
-        """The optimizers' state as named tensors, for a safetensors file."""
-        tensors = {}
-        for name, optimizer in (("muon", self.muon), ("adamw", self.adamw)):
-            for index, state in optimizer.state_dict()["state"].items():
-                for key, value in state.items():
-                    tensors[f"{name}.{index}.{key}"] = torch.as_tensor(value).clone()
-        return tensors
-
-    def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Take back what `state_tensors` gave."""
-        for name, optimizer in (("muon", self.muon), ("adamw", self.adamw)):
-            state: dict[int, dict[str, Tensor]] = {}
-            for full_name, value in tensors.items():
-                owner, index, key = full_name.split(".", 2)
-                if owner == name:
-                    state.setdefault(int(index), {})[key] = value
-            optimizer.load_state_dict(
-                {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
-            )
+    numbers: dict[str, Any] = {
+        "lr": settings.learning_rate,
+        "betas": (settings.beta1, settings.beta2),
+        "eps": settings.epsilon,
+        "weight_decay": settings.weight_decay,
+    }
+    match settings.name:
+        case "adamw":
+            return torch.optim.AdamW(parameters, **numbers)
+        case "adamw_8bit":
+            try:
+                from bitsandbytes.optim import (  # type: ignore[import-not-found]  # needs a GPU  # noqa: PLC0415
+                    AdamW8bit,
+                )
+            except ImportError:
+                raise ValueError(
+                    "optimizer.name adamw_8bit needs bitsandbytes, which is not installed; install it on a "
+                    "machine with a GPU, or set adamw"
+                ) from None
+            return AdamW8bit(parameters, **numbers)
+    chosen = _class_of(settings.name)
+    _check_resumable(settings.name, chosen, numbers)
+    return _build(chosen, parameters, numbers)
 
 
-def trapezoid(step: int, num_steps: int, warmup: int = 25, decay_share: float = 0.4) -> float:
-    """Learning-rate factor: linear warm-up, constant, then linear to zero over the last `decay_share`."""
-    decay_start = num_steps * (1 - decay_share)
-    rise = min(1.0, (step + 1) / warmup)
-    fall = 1.0 if step < decay_start else max(0.0, (num_steps - step) / (num_steps - decay_start))
-    return rise * fall
+def _class_of(name: str) -> Callable[..., torch.optim.Optimizer]:
+    try:
+        import pytorch_optimizer  # noqa: PLC0415  an extra that only these names need
+    except ImportError:
+        raise ValueError(
+            f"optimizer.name {name} needs pytorch-optimizer, which is not installed; "
+            "pip install 'video-diffusion[train]', or set adamw"
+        ) from None
+    known = ["adamw", "adamw_8bit", *pytorch_optimizer.get_supported_optimizers()]
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or ["adamw", "muon", "prodigy"]
+        raise ValueError(
+            f"optimizer.name must be one that pytorch-optimizer knows, not {name!r}; {', '.join(near)}, say"
+        )
+    chosen: Callable[..., torch.optim.Optimizer] = pytorch_optimizer.load_optimizer(name)
+    return chosen
+
+
+def _build(
+    chosen: Callable[..., torch.optim.Optimizer],
+    parameters: Sequence[nn.Parameter],
+    numbers: Mapping[str, Any],
+) -> torch.optim.Optimizer:
+    if hasattr(chosen, "_muon_state_keys"):  # matrices by Muon, the rest by the AdamW beside it, at one rate
+        shared = {name: numbers[name] for name in ("lr", "weight_decay")}
+        groups = [
+            {"params": [each for each in parameters if each.ndim >= 2], **shared, "use_muon": True},
+            {"params": [each for each in parameters if each.ndim < 2], **numbers, "use_muon": False},
+        ]
+        return chosen([group for group in groups if group["params"]])
+    usual = {name: each.default for name, each in inspect.signature(chosen).parameters.items()}
+    taken = {name: value for name, value in numbers.items() if name in usual}
+    if len(usual.get("betas") or ()) == 3:  # a third that the settings do not have
+        taken["betas"] = (*numbers["betas"], usual["betas"][2])
+    return chosen(parameters, **taken)
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What an optimizer remembers: its tensors by name, and the numbers beside them as plain values."""
+    whole = optimizer.state_dict()
+    places = {
+        f"{index}.{key}": value for index, kept in whole["state"].items() for key, value in kept.items()
+    }
+    places |= {
+        f"group {number}.{key}": value
+        for number, group in enumerate(whole["param_groups"])
+        for key, value in group.items()
+        if key not in DECIDED and isinstance(value, Tensor | float | int)
+    }
+    tensors = {place: value.cpu().clone() for place, value in places.items() if isinstance(value, Tensor)}
+    return tensors, {place: value for place, value in places.items() if place not in tensors}
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]
+) -> None:
+    """Give an optimizer back what `optimizer_state` found; rates and the like stay as the settings say."""
+    state: dict[int, dict[str, Any]] = {}
+    groups = optimizer.state_dict()["param_groups"]
+    for place, value in {**tensors, **plain}.items():
+        owner, key = place.split(".", 1)
+        if owner.startswith("group "):
+            groups[int(owner.removeprefix("group "))][key] = value
+        else:
+            state.setdefault(int(owner), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _check_resumable(
+    name: str, chosen: Callable[..., torch.optim.Optimizer], numbers: Mapping[str, Any]
+) -> None:
+    """Refuse an optimizer whose state, put into words and back, does not go on to the same bits."""
+
+    def begin() -> tuple[list[nn.Parameter], torch.optim.Optimizer]:
+        values = torch.linspace(-1, 1, 32).reshape(4, 8)
+        parameters = [nn.Parameter(values.clone()), nn.Parameter(values[0].clone())]
+        return parameters, _build(chosen, parameters, numbers)
+
+    def step(parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, number: int) -> None:
+        for parameter in parameters:
+            parameter.grad = torch.sin(parameter.detach() * (number + 2))
+        optimizer.step()
+
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            whole, one = begin()
+            step(whole, one, 0)
+            step(whole, one, 1)
+            tensors, plain = optimizer_state(one)
+            kept = [parameter.detach().clone() for parameter in whole]
+            step(whole, one, 2)
+            torch.manual_seed(1)
+            resumed, other = begin()
+            restore_optimizer(other, tensors, json.loads(json.dumps(plain)))
+            with torch.no_grad():
+                for parameter, value in zip(resumed, kept, strict=True):
+                    parameter.copy_(value)
+            step(resumed, other, 2)
+        same = all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True))
+        why = "a resumed run would not be the unbroken one"
+    except Exception as error:
+        same, why = (
+            False,
+            f"of gradients and a saved state alone it cannot go on ({str(error).splitlines()[0][:100]})",
+        )
+    if same and hasattr(one, "eval"):
+        same, why = False, "it keeps two sets of weights and is to be told which to use"
+    if not same:
+        raise ValueError(
+            f"optimizer.name {name} cannot be used here: {why}; set adamw, muon, prodigy, lion or another"
+        )
+
+
+def learning_rate_factor(
+    settings: OptimizerSettings, num_steps: int, optimizer: torch.optim.Optimizer
+) -> Callable[[int], float]:
+    """The learning rate at each step over its peak, as a function of the updates done before it.
+
+    diffusers' schedules, entered one step late and ending one step later, so that neither the first step nor
+    the last is taken with a rate of zero.
+    """
+    schedule = get_scheduler(
+        settings.schedule,
+        optimizer,
+        num_warmup_steps=settings.warmup_steps,
+        num_training_steps=num_steps + 1,
+    )
+    for group in optimizer.param_groups:  # which the schedule has set to its first value
+        group["lr"] = settings.learning_rate
+    factor = schedule.lr_lambdas[0]
+    return lambda done: float(factor(done + 1))

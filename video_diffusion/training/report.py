@@ -26,7 +26,7 @@ from video_diffusion.web import (
 
 CARD_FILE = "README.md"
 NO_LICENSE = "not stated, the base model and the clips have their own"
-MEASURES = ("flicker", "motion", "warp_ssim", "sharpness")
+MEASURES = ("flicker", "morph", "motion", "warp_ssim", "sharpness")
 
 
 def model_card(
@@ -138,6 +138,9 @@ def _measure_rows(validations: Sequence[Validation]) -> list[str]:
         for name in MEASURES
         if any(each.measures.get(name) is not None for each in chosen)
     ]
+    if any(each.motion_distance for each in chosen):
+        distances = [each.motion_distance["distance"] if each.motion_distance else None for each in chosen]
+        rows.append("| motion against held-out clips | " + " | ".join(map(_number, distances)) + " |")
     if len(chosen) == 2:
         rows += ["", what_changed(*chosen) + "."]
     return rows
@@ -158,7 +161,6 @@ def _plain(text: str) -> str:
 TEMPLATES = Path(__file__).parent / "templates"
 REPORT_FILE = "report.html"
 MAX_COLUMNS = 6
-SHOWN = ("flicker", "motion", "warp_ssim", "sharpness")
 QUARTERS = ("least noise", "some noise", "much noise", "most noise")
 
 
@@ -174,7 +176,11 @@ def write_report(run: RunFolder, title: str, facts: Mapping[str, str]) -> Path:
             "title": title,
             "lead": lead,
             "facts": dict(facts),
-            "charts": [chart for chart in (loss_chart(rows), held_out_chart(validations)) if chart.lines],
+            "charts": [
+                chart
+                for chart in (loss_chart(rows), held_out_chart(validations), motion_chart(validations))
+                if chart.lines
+            ],
             "clips": clip_rows(validations, run.folder),
         },
         styles=("training.css",),
@@ -206,6 +212,17 @@ def held_out_chart(validations: Sequence[Validation]) -> LineChart:
     return draw_line_chart("Held-out loss by noise level", lines, x_label="step", y_label="loss")
 
 
+def motion_chart(validations: Sequence[Validation]) -> LineChart:
+    """How far the clips are from the held-out ones in how they move: about 0 where both move alike."""
+    known = [(each.step, each.motion_distance) for each in validations if each.motion_distance]
+    lines = [
+        Line(name, [(step, found[name]) for step, found in known], faint=name != "distance")
+        for name in ("distance", "low", "high")
+    ]
+    title = "Motion of the clips against held-out ones"
+    return draw_line_chart(title, lines if known else [], x_label="step", y_label="distance of sets")
+
+
 def clip_rows(validations: Sequence[Validation], folder: Path) -> list[dict[str, Any]]:
     """One row for each prompt and seed, one cell for each validation: the first, the last, some between."""
     chosen = _spread([each for each in validations if each.clips])
@@ -222,7 +239,7 @@ def clip_rows(validations: Sequence[Validation], folder: Path) -> list[dict[str,
 
 
 def _view(step: int, clip: Mapping[str, Any]) -> ClipView:
-    shown = {name.replace("_", " "): number(clip["measures"].get(name)) for name in SHOWN}
+    shown = {name.replace("_", " "): number(clip["measures"].get(name)) for name in MEASURES}
     size = clip.get("size", {})
     return ClipView(
         title=f"step {step}" if step else "before training",

@@ -14,12 +14,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
-from video_diffusion.loading import choose_device, load_model
+from video_diffusion.loading import ModelParts, choose_device, load_model
 from video_diffusion.loading.motion import ZERO_TERMINAL_SNR
 from video_diffusion.pipeline import TextToVideoPipeline
 from video_diffusion.settings.training import TrainingSettings
 from video_diffusion.text import unknown_words
-from video_diffusion.training.clips import EncodingCaches, Sources, open_sources
+from video_diffusion.training.clips import EncodingCaches, Sources, clip_size, open_sources, plan_cache
 from video_diffusion.training.data.manifest import ClipChangedError
 from video_diffusion.training.distil import KnotClips, OnClip, teachers_clips
 from video_diffusion.training.loop import NonFiniteLossError, Trainer, TrainingStep
@@ -28,11 +28,13 @@ from video_diffusion.training.report import CARD_FILE, model_card, write_report
 from video_diffusion.training.run_folder import RunFolder
 from video_diffusion.training.state import Facts, agreement, load_state, newest_checkpoint, save_state
 from video_diffusion.training.targets import check_target
-from video_diffusion.training.validation import Validation, Validator, validations_of
-from video_diffusion.video import VideoReadError, write_bytes
+from video_diffusion.training.validation import Validation, Validator, validations_of, what_changed
+from video_diffusion.video import VideoReadError, read_video, write_bytes
 
 # The others wait while the first process validates and saves.
 LONGEST_WAIT = timedelta(hours=2)
+# How trackers are told that the channels of frames come last.
+LAYOUT = {"tensorboard": {"dataformats": "NHWC"}}
 
 
 def make_accelerator(settings: TrainingSettings, folder: Path | None = None) -> Accelerator:
@@ -214,10 +216,7 @@ def open_run(
     pipeline = load_pipeline(settings, accelerator)
     parts, caches = pipeline.parts, None
     if settings.latent_cache:
-        cache_folder = (
-            folder.folder / "cache" if settings.latent_cache is True else Path(settings.latent_cache)
-        )
-        caches = EncodingCaches(cache_folder, parts)
+        caches = open_caches(settings, folder.folder, parts)
     is_cached = None if caches is None else caches.latents.__contains__
     sources = open_sources(settings, pipeline.defaults, is_cached)
     record_words(pipeline, sources.captions)
@@ -240,6 +239,33 @@ def open_run(
     trainer.broken_steps = frozenset(row["step"] for row in rows if "not_finite" in row)
     validator.num_failed = sum("error" in row.get("validation", ()) for row in rows)
     return run
+
+
+def open_caches(settings: TrainingSettings, folder: Path, parts: ModelParts) -> EncodingCaches:
+    """Where the encodings of a run are kept: in its folder, or where the settings say."""
+    place = Path(settings.latent_cache) if isinstance(settings.latent_cache, str) else folder / "cache"
+    return EncodingCaches(place, parts, settings.latent_cache_gb)
+
+
+def cache_line(run: Run) -> str:
+    """What keeping the encodings of all clips takes; empty where nothing is kept, or nothing to be told."""
+    trainer, settings = run.trainer, run.trainer.settings
+    caches = trainer.encoder.caches
+    if caches is None or settings.objective == "distil":
+        return ""
+    _, height, width, _ = clip_size(settings.clips, trainer.pipeline.defaults)
+    scale, channels = trainer.pipeline.latent_scale, int(trainer.pipeline.parts.vae.config.latent_channels)
+    plan = plan_cache(run.sources, caches.latents, (channels, height // scale, width // scale))
+    bound = f", the oldest go beyond {settings.latent_cache_gb:g} GB" if settings.latent_cache_gb else ""
+    if plan is None:
+        return (
+            "latent cache: windows may start at any frame, so it never holds all; clips.starts or "
+            f"clips.random_start: false would let it{bound}"
+        )
+    return (
+        f"latent cache: {len(plan.windows)} clips of {plan.bytes_each / 1e3:.0f} kB, "
+        f"{plan.num_bytes / 1e9:.2g} GB in all, {plan.num_there} are there{bound}"
+    )
 
 
 def load_pipeline(settings: TrainingSettings, accelerator: Accelerator) -> TextToVideoPipeline:
@@ -309,7 +335,8 @@ def _begin(run: Run) -> "DivergenceWatch":
     if run.changes:
         run.save()  # so that the next sitting need not be allowed them again
     if settings.log_with is not None:
-        trainer.accelerator.init_trackers("training", {k: str(v) for k, v in settings.binding().items()})
+        name = settings.log_name or run.folder.folder.resolve().name
+        trainer.accelerator.init_trackers(name, {k: str(v) for k, v in settings.binding().items()})
     trainer.accelerator.wait_for_everyone()
     return watch
 
@@ -389,9 +416,27 @@ def _validate(run: Run, wants_to_stop: Callable[[], bool]) -> None:
             measures = {"held_out_loss": found.held_out_loss, **found.measures}
             logged = {f"validation/{name}": value for name, value in measures.items() if value is not None}
             accelerator.log(logged, step=found.step)
+            _show_to_trackers(run, found)
             if run.saved_at == found.step > 0:
                 run.describe()
     accelerator.wait_for_everyone()
+
+
+def _show_to_trackers(run: Run, found: Validation) -> None:
+    """Give trackers that show pictures the frames of each validation clip, and all of them what changed."""
+    accelerator = run.trainer.accelerator
+    if not accelerator.trackers:
+        return
+    validations = run.validations()
+    if len(validations) > 1:
+        accelerator.log({"what changed": what_changed(validations[0], validations[-1])}, step=found.step)
+    for tracker in accelerator.trackers:
+        if not hasattr(tracker, "log_images"):
+            continue
+        for clip in found.clips:
+            frames = read_video(run.folder.folder / clip["file"]).frames
+            named = {f"validation/{clip['prompt']} {clip['seed']}": frames}
+            tracker.log_images(named, step=found.step, **LAYOUT.get(tracker.name, {}))
 
 
 def _finite(value: float) -> float | None:

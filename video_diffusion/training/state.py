@@ -20,6 +20,7 @@ from video_diffusion.settings import shown
 from video_diffusion.settings.input_files import file_sha256
 from video_diffusion.settings.training import TrainingSettings
 from video_diffusion.training.loop import Trainer
+from video_diffusion.training.optimizer import optimizer_state, restore_optimizer
 from video_diffusion.video import atomic_path
 
 MANIFEST = "manifest.json"
@@ -164,9 +165,9 @@ def save_state(trainer: Trainer, checkpoints: Path, facts: Facts, keep: int | No
     groups: dict[str, dict[str, Tensor]] = {
         # Copies: while they are written, the parameters themselves have their averaged values.
         "trained": {name: p.detach().cpu().clone() for name, p in trainer.target.parameters.items()},
-        "optimizer": _optimizer_tensors(trainer.raw_optimizer),
     }
-    counters: Facts = {"seconds": seconds, "skipped": trainer.num_skipped}
+    groups["optimizer"], plain = optimizer_state(trainer.raw_optimizer)
+    counters: Facts = {"seconds": seconds, "skipped": trainer.num_skipped, "optimizer": plain}
     if trainer.ema is not None:
         shadow = zip(names, trainer.ema.shadow_params, strict=True)
         groups["average"] = {name: tensor.cpu() for name, tensor in shadow}
@@ -205,7 +206,7 @@ def load_state(
         for name, parameter in trainer.target.parameters.items():
             parameter.copy_(groups["trained"][name])
     if "optimizer.name" not in changed:  # else its moments begin anew
-        _load_optimizer(trainer.raw_optimizer, groups["optimizer"])
+        restore_optimizer(trainer.raw_optimizer, groups["optimizer"], there.get("optimizer", {}))
     if trainer.ema is not None:  # one that was switched on now begins with the weights as they are
         device, average = trainer.accelerator.device, groups.get("average", groups["trained"])
         shadow = [average[name].to(device) for name in trainer.target.parameters]
@@ -220,19 +221,3 @@ def load_state(
         trainer.accelerator.scaler.load_state_dict(there["scaler"])
     trainer.step, trainer.num_skipped = step, int(there.get("skipped", 0))
     return float(there["seconds"]), tuple(changed.values())
-
-
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    return {
-        f"{index}.{name}": torch.as_tensor(value).cpu().clone()
-        for index, state in optimizer.state_dict()["state"].items()
-        for name, value in state.items()
-    }
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for full_name, value in tensors.items():
-        index, name = full_name.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

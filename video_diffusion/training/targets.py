@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,14 +13,20 @@ from torch import Tensor, nn
 
 from video_diffusion.loading import ModelParts, load_loras, parse_lora
 from video_diffusion.loading.components import EXTRAS_FILE
+from video_diffusion.loading.lora import read_lora
+from video_diffusion.loading.motion_weights import LowRank
 from video_diffusion.models import MotionAdapter
 from video_diffusion.settings.training import LoraSettings, TrainingSettings
 
 ADAPTER_FOLDER, MOTION_LORA_FOLDER, DOMAIN_LORA_FOLDER = "motion_adapter", "motion_lora", "domain_lora"
 LORA_FILE = "pytorch_lora_weights.safetensors"
-TEMPORAL_ATTENTION = r".*\.attn[12]\.to_(q|k|v|out\.0)"
-SPATIAL_ATTENTION = r".*\.attn[12]\.to_(q|k|v|out\.0)"
+ATTENTION = r".*\.attn[12]\.to_(q|k|v|out\.0)"
+LORA_LAYERS = {
+    "attention": ATTENTION,
+    "attention_and_feed_forward": rf"{ATTENTION}|.*\.ff\.net\.(0\.proj|2)",
+}
 NUM_NAMED = 5
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def check_target(name: str) -> None:
@@ -64,9 +70,9 @@ class Target:
                 if settings.temporal_and is not None:
                     extras = matching_parameters(parts.unet, settings.temporal_and)
             case "motion_lora":
-                add_lora(parts.motion_adapter, TEMPORAL_ATTENTION, settings.lora, settings.seed)
+                add_lora(parts, parts.motion_adapter, settings.lora, settings.seed)
             case "domain_lora":
-                add_lora(parts.unet, SPATIAL_ATTENTION, settings.lora, settings.seed)
+                add_lora(parts, parts.unet, settings.lora, settings.seed)
         for parameter in extras.values():
             parameter.requires_grad_(True)
         self.extras = extras
@@ -76,6 +82,8 @@ class Target:
             for name, parameter in module.named_parameters()
             if parameter.requires_grad
         }
+        if settings.mixed_precision != "no":
+            halve_frozen(parts.unet, HALVES[settings.mixed_precision])
 
     @property
     def trained_module(self) -> nn.Module:
@@ -96,30 +104,85 @@ class Target:
                 _save_lora(self.parts.unet, self.settings, folder / DOMAIN_LORA_FOLDER)
 
 
+@torch.no_grad()
+def halve_frozen(unet: nn.Module, dtype: torch.dtype) -> None:
+    """Keep the frozen matrices and kernels of the image U-Net in half precision.
+
+    Under autocast each product would round them so anyway: the numbers stay the same, the memory halves.
+    """
+    for parameter in unet.parameters():
+        if not parameter.requires_grad and parameter.ndim >= 2:
+            parameter.data = parameter.data.to(dtype)
+
+
 def matching_parameters(unet: nn.Module, pattern: str) -> dict[str, nn.Parameter]:
     """The parameters of the image U-Net whose name a regular expression finds (`re.search`)."""
     named = dict(unet.named_parameters())
     found = {name: parameter for name, parameter in named.items() if re.search(pattern, name)}
-    if found:
-        return found
-    near = difflib.get_close_matches(
-        re.sub(r"[\\^$*+?()\[\]{}|]", "", pattern), [str(name) for name in named], n=NUM_NAMED, cutoff=0.0
-    )
-    raise ValueError(
-        f"temporal_and {pattern!r} matches none of the {len(named)} parameters of the image U-Net; the "
-        f"nearest are {', '.join(near)}"
+    if not found:
+        raise _nothing_matches("temporal_and", pattern, list(named), "parameters of the image U-Net")
+    return found
+
+
+def _nothing_matches(setting: str, pattern: str, names: Sequence[str], what: str) -> ValueError:
+    plain = re.sub(r"[\\^$*+?()\[\]{}|]", "", pattern)
+    near = difflib.get_close_matches(plain, names, n=NUM_NAMED, cutoff=0.0)
+    return ValueError(
+        f"{setting} {pattern!r} matches none of the {len(names)} {what}; the nearest are {', '.join(near)}"
     )
 
 
-def add_lora(module: nn.Module, layers: str, lora: LoraSettings, seed: int) -> None:
-    """Put LoRA layers, the identity at first, into the linear layers whose names match."""
+def add_lora(parts: ModelParts, module: nn.Module, lora: LoraSettings, seed: int) -> None:
+    """Put LoRA layers, the identity or those of `lora.init` at first, into a module's linear layers.
+
+    Raises:
+        ValueError: `lora.target_modules` names no layer, or `lora.init` has another rank or other layers.
+    """
     from peft import LoraConfig, inject_adapter_in_model  # noqa: PLC0415  an extra that only LoRA needs
 
-    alpha = lora.rank if lora.alpha is None else lora.alpha
-    config = LoraConfig(r=lora.rank, lora_alpha=alpha, lora_dropout=lora.dropout, target_modules=layers)
+    layers = LORA_LAYERS.get(lora.target_modules, lora.target_modules)
+    linear = [name for name, each in module.named_modules() if isinstance(each, nn.Linear)]
+    chosen = {name for name in linear if re.fullmatch(layers, name)}
+    if not chosen:
+        raise _nothing_matches("lora.target_modules", layers, linear, "linear layers")
+    pairs = {} if lora.init is None else _lora_to_go_on_from(parts, lora, module, chosen)
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha or lora.rank,
+        lora_dropout=lora.dropout,
+        target_modules=layers,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(config, module)
+    parameters = dict(module.named_parameters())
+    with torch.no_grad():
+        for layer, pair in pairs.items():
+            parameters[f"{layer}.lora_A.default.weight"].copy_(pair.down)
+            parameters[f"{layer}.lora_B.default.weight"].copy_(pair.up * (pair.scale / lora.factor))
+
+
+def _lora_to_go_on_from(
+    parts: ModelParts, lora: LoraSettings, module: nn.Module, chosen: Collection[str]
+) -> dict[str, LowRank]:
+    """The corrections of `lora.init`, which must fit those that are to be trained."""
+    assert lora.init is not None
+    pairs = read_lora(parts, lora.init)
+    other = sorted(pairs.keys() - chosen)
+    if other:
+        raise ValueError(
+            f"lora.init {lora.init} corrects {other[0]} (and {len(other) - 1} more), which this run does "
+            "not; set target and lora.target_modules as it was trained"
+        )
+    sizes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+    for layer, pair in pairs.items():
+        if len(pair.down) != lora.rank:
+            raise ValueError(
+                f"lora.rank is {lora.rank}, but lora.init {lora.init} has {len(pair.down)}; set that"
+            )
+        if sizes[f"{layer}.weight"] != (len(pair.up), pair.down.shape[1]):
+            raise ValueError(f"lora.init {lora.init} is of another model: {layer} has other sizes there")
+    return pairs
 
 
 def lora_tensors(module: nn.Module, factor: float) -> dict[str, Tensor]:
@@ -186,6 +249,5 @@ def record_noise(adapter: MotionAdapter, settings: TrainingSettings) -> None:
 
 
 def _save_lora(module: nn.Module, settings: TrainingSettings, folder: Path) -> None:
-    alpha = settings.lora.rank if settings.lora.alpha is None else settings.lora.alpha
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(lora_tensors(module, alpha / settings.lora.rank), folder / LORA_FILE, {"format": "pt"})
+    save_file(lora_tensors(module, settings.lora.factor), folder / LORA_FILE, {"format": "pt"})

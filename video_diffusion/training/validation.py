@@ -3,14 +3,16 @@
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from video_diffusion.comparison.statistics import bootstrap_interval
+from video_diffusion.metrics import MOTION_FEATURES, features_of, measure, set_distance
 from video_diffusion.settings import GenerationSettings
 from video_diffusion.settings.training import ValidationSettings
 from video_diffusion.training.clips import Clips, Item
@@ -22,8 +24,11 @@ from video_diffusion.video import VideoReadError
 from video_diffusion.video.files import slug
 
 NUM_QUARTILES = 4
-NUM_OWN_PROMPTS = 2
+NUM_OWN_PROMPTS = 4
+FEWEST_FOR_INTERVAL = 3
 MAX_ERROR = 300  # characters
+FEWEST_OF_A_SET, MOST_OF_A_SET = 4, 64
+"""Clips for a distance of sets; of more held-out clips the first are enough."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,10 @@ class Validation:
         quartiles: The same by quarter of the noise schedule, least noise first.
         measures: Means over the clips, by name of the metric; None where none could be measured.
         clips: File (relative to the run), prompt, seed and measures of each clip.
+        losses: Of each held-out clip, by its id.
         error: Why nothing was found; empty if something was.
+        motion_distance: How far the set of clips is from the held-out clips in how they move
+            (`metrics.set_distance`, its interval and p); None with fewer than 4 clips on a side.
     """
 
     step: int
@@ -44,13 +52,17 @@ class Validation:
     quartiles: tuple[float, ...]
     measures: Mapping[str, float | None]
     clips: tuple[Mapping[str, Any], ...]
+    losses: Mapping[str, float] = field(default_factory=dict)
     error: str = ""
+    motion_distance: Mapping[str, float] | None = None
 
     def to_row(self) -> dict[str, Any]:
         """As a row of metrics.jsonl."""
         found = {name: value for name, value in vars(self).items() if name != "step"}
         if not self.error:
             del found["error"]
+        if self.motion_distance is None:
+            del found["motion_distance"]
         return {"step": self.step, "validation": found}
 
     @classmethod
@@ -63,7 +75,9 @@ class Validation:
             tuple(values["quartiles"]),
             values["measures"],
             tuple(values["clips"]),
+            values.get("losses", {}),
             values.get("error", ""),
+            values.get("motion_distance"),
         )
 
 
@@ -98,6 +112,8 @@ class Validator:
     ) -> None:
         self.trainer, self.settings, self.run = trainer, settings, run
         self._items: dict[tuple[int, int], Item | None] = {}
+        self._motions: list[np.ndarray] = []
+        self._held_out_motions: list[np.ndarray] | None = None
         self.num_failed = 0
         self._wants_to_stop: Callable[[], bool] = lambda: False
         self.held_out = [(clips, number) for clips in held_out for number in range(len(clips))]
@@ -108,18 +124,22 @@ class Validator:
         A failure is a `Validation` with its error. None if somebody wanted to stop.
         """
         trainer, self._wants_to_stop = self.trainer, wants_to_stop
-        on_gpu = trainer.accelerator.device.type != "cpu"
-        precision = trainer.accelerator.autocast() if on_gpu else nullcontext()
         try:
-            with trainer.averaged(), torch.no_grad(), precision:
-                quartiles = self._quartiles()
+            with (
+                trainer.averaged(),
+                trainer.encoder.awake(),
+                torch.no_grad(),
+                trainer.accelerator.autocast(),
+            ):
+                quartiles, losses = self._held_out_losses()
                 clips = self._clips()
+                motion_distance = self._motion_distance()
         except ValidationStopped:
             return None
         except Exception as error:  # whatever it is, the training is worth more
             self.num_failed += 1
             told = " ".join(str(error).split())[:MAX_ERROR] or type(error).__name__
-            return Validation(trainer.step, None, (), {}, (), told)
+            return Validation(trainer.step, None, (), {}, (), error=told)
         names = dict.fromkeys(name for clip in clips for name in clip["measures"])
         return Validation(
             step=trainer.step,
@@ -127,15 +147,17 @@ class Validator:
             quartiles=quartiles,
             measures={name: _mean([clip["measures"].get(name) for clip in clips]) for name in names},
             clips=clips,
+            losses=losses,
+            motion_distance=motion_distance,
         )
 
     def _check_stop(self, _: object = None) -> None:
         if self._wants_to_stop():
             raise ValidationStopped
 
-    def _quartiles(self) -> tuple[float, ...]:
-        """Held-out loss in each quarter of the noise schedule, at noise levels that never change."""
-        losses = []
+    def _held_out_losses(self) -> tuple[tuple[float, ...], dict[str, float]]:
+        """Held-out loss in each quarter of the noise schedule, and of each clip; levels never change."""
+        losses = dict[str, np.ndarray]()
         at_once = 1 if self.num_failed else NUM_QUARTILES
         for place, (clips, number) in enumerate(self.held_out):
             self._check_stop()
@@ -153,8 +175,12 @@ class Validator:
                 )
                 for first in range(0, NUM_QUARTILES, at_once)
             ]
-            losses.append(torch.cat(parts).double().cpu().numpy())
-        return tuple(float(value) for value in np.mean(losses, axis=0)) if losses else ()
+            losses[f"{place} {item['id']}"] = torch.cat(parts).double().cpu().numpy()
+        if not losses:
+            return (), {}
+        quartiles = np.mean(list(losses.values()), axis=0)
+        means = {name: float(each.mean()) for name, each in losses.items()}
+        return tuple(map(float, quartiles)), means
 
     def _item(self, clips: Clips, number: int) -> Item | None:
         """A held-out clip, read once and kept: its frames are needed again and again; None if it is gone."""
@@ -172,10 +198,12 @@ class Validator:
         if self.settings.prompts is not None:
             return self.settings.prompts
         items = [self._item(clips, number) for clips, number in self.held_out]
-        return tuple(dict.fromkeys(str(item["caption"]) for item in items if item))[:NUM_OWN_PROMPTS]
+        captions = [str(item["caption"]) for item in items if item and item["caption"]]
+        return tuple(dict.fromkeys(captions))[:NUM_OWN_PROMPTS]
 
     def _clips(self) -> tuple[Mapping[str, Any], ...]:
         made = []
+        self._motions = []
         folder = self.run / "validation" / f"step-{self.trainer.step:08d}"
         folder.mkdir(parents=True, exist_ok=True)
         pipeline = self.trainer.pipeline
@@ -196,6 +224,7 @@ class Validator:
                 path = folder / f"{number:02d}-{slug(prompt)}-{seed}.mp4"
                 if self.trainer.accelerator.is_main_process:
                     video.save(path)
+                self._motions += motion_of(video.frames, video.report.fps)
                 measures = {name: measure.value for name, measure in video.report.values.items()}
                 file = path.relative_to(self.run).as_posix()
                 num_frames, height, width, _ = video.frames.shape
@@ -206,6 +235,20 @@ class Validator:
         finally:
             pipeline.parts = parts
         return tuple(made)
+
+    def _motion_distance(self) -> Mapping[str, float] | None:
+        """How the clips of this validation move, against the held-out ones; None where there are too few."""
+        if len(self._motions) < FEWEST_OF_A_SET or len(self.held_out) < FEWEST_OF_A_SET:
+            return None
+        if self._held_out_motions is None:
+            items = [self._item(clips, number) for clips, number in self.held_out[:MOST_OF_A_SET]]
+            fps = Fraction(self.trainer.settings.clips.fps or 8)
+            shown = [item["frames"] for item in items if item is not None and "frames" in item]
+            self._held_out_motions = [motion for frames in shown for motion in motion_of(frames, fps)]
+        if len(self._held_out_motions) < FEWEST_OF_A_SET:
+            return None
+        found = set_distance(np.array(self._motions), np.array(self._held_out_motions))
+        return {"distance": found.distance, "low": found.low, "high": found.high, "p": found.p}
 
     def _request(self, prompt: str, seed: int) -> GenerationSettings:
         training = self.trainer.settings.clips
@@ -229,6 +272,12 @@ class Validator:
         return GenerationSettings.from_values({"prompt": prompt, "seed": seed, **given})
 
 
+def motion_of(frames: Any, fps: Fraction) -> list[np.ndarray]:
+    """The 80 numbers of how a clip moves, in a list that is empty where it is too short."""
+    found = features_of(measure(frames, fps, metrics=[MOTION_FEATURES], one_shot=True))
+    return [] if found is None else [found]
+
+
 def held_out_draws(seed: int, place: int) -> list[ItemDraws]:
     """One noise level in each quarter of the schedule, and noise, for held-out clip number `place`.
 
@@ -244,44 +293,72 @@ def held_out_draws(seed: int, place: int) -> list[ItemDraws]:
 
 
 def what_changed(first: Validation, last: Validation) -> str:
-    """Say in words how the last validation differs from the first: held-out loss, flicker, motion.
+    """Say in words how the last validation differs from the first: held-out loss, flicker, morph, motion.
 
-    Measures are compared over the clips that have them in both, so that a clip that can no longer be measured
-    moves no mean.
+    Both saw the same clips, prompts and noise, so each is compared with itself, and the mean difference has
+    the interval of `comparison.statistics`: over held-out clips, or over prompts and their seeds.
     """
     parts = []
-    if first.held_out_loss is not None and last.held_out_loss is not None:
-        parts.append(_change("held-out loss", first.held_out_loss, last.held_out_loss))
-    for name, unit in (("flicker", "levels"), ("motion", "px/frame")):
+    shared = [(value, last.losses[name]) for name, value in first.losses.items() if name in last.losses]
+    if shared:
+        parts.append(
+            _change("held-out loss", [shared[at : at + 1] for at in range(len(shared))], "", "clips")
+        )
+    elif first.held_out_loss is not None and last.held_out_loss is not None:  # of an older version
+        parts.append(_change("held-out loss", [[(first.held_out_loss, last.held_out_loss)]], "", ""))
+    for name, unit in (("flicker", " levels"), ("morph", " px/frame at 256"), ("motion", " px/frame")):
         pairs = _pairs(first, last, name)
-        known = [(one, other) for one, other in pairs if one is not None and other is not None]
+        known = [[pair for pair in row if None not in pair] for row in pairs.values()]
+        known = [row for row in known if row]
         if known:
-            before, after = (float(value) for value in np.mean(known, axis=0))
-            share = "" if len(known) == len(pairs) else f"{len(known)} of {len(pairs)} clips"
-            parts.append(_change(name, before, after, unit, share))
-        elif any(value is not None for pair in pairs for value in pair):
+            parts.append(_change(name, known, unit, "prompts", sum(map(len, pairs.values()))))
+        elif any(value is not None for row in pairs.values() for pair in row for value in pair):
             parts.append(f"{name} could be measured in no clip both before and after")
+    if first.motion_distance is not None and last.motion_distance is not None:
+        before, after = (each["distance"] for each in (first.motion_distance, last.motion_distance))
+        parts.append(f"distance from how held-out clips move {before:.3f} before, {after:.3f} after")
     if not parts:
         return "nothing was measured: there were neither held-out clips nor validation prompts"
-    return f"after {last.step} steps against step {first.step}: " + ", ".join(parts)
+    return f"after {last.step} steps against step {first.step}: " + "; ".join(parts)
 
 
-def _pairs(first: Validation, last: Validation, name: str) -> list[tuple[float | None, float | None]]:
-    """A measure of each clip that both validations made, before and after."""
+def _pairs(first: Validation, last: Validation, name: str) -> dict[str, list[tuple[Any, Any]]]:
+    """A measure before and after, by prompt, of each clip that both validations made."""
     before, after = (
         {(clip["prompt"], clip["seed"]): clip["measures"].get(name) for clip in each.clips}
         for each in (first, last)
     )
-    return [(before[key], after[key]) for key in before if key in after]
+    found: dict[str, list[tuple[Any, Any]]] = {}
+    for prompt, seed in before:
+        if (prompt, seed) in after:
+            found.setdefault(prompt, []).append((before[prompt, seed], after[prompt, seed]))
+    return found
 
 
-def _change(name: str, before: float, after: float, unit: str = "", note: str = "") -> str:
-    share = f"{(after - before) / abs(before):+.0%}" if before and before != after else ""
-    notes = ", ".join(text for text in (share, note) if text)
-    more = (f" {unit}" if unit else "") + (f" ({notes})" if notes else "")
+def _change(
+    name: str,
+    rows: Sequence[Sequence[tuple[float, float]]],
+    unit: str,
+    what: str,
+    num_pairs: int | None = None,
+) -> str:
+    """A mean before and after, the difference with its interval, and over how many it is."""
+    flat = np.array([pair for row in rows for pair in row], np.float64)
+    before, after = map(float, flat.mean(axis=0))
     if before == after:
-        return f"{name} unchanged at {after:.4g}{more}"
-    return f"{name} {'fell' if after < before else 'rose'} from {before:.4g} to {after:.4g}{more}"
+        return f"{name} unchanged at {after:.4g}{unit}"
+    notes = [f"{(after - before) / abs(before):+.0%}"] if before else []
+    if len(rows) >= FEWEST_FOR_INTERVAL:
+        differences = [np.array([then - now for now, then in row]) for row in rows]
+        found = bootstrap_interval(differences, np.random.default_rng(0))
+        notes.append(f"by {found.estimate:.3g} [{found.low:.3g}, {found.high:.3g}] over {len(rows)} {what}")
+    elif what:
+        notes.append(f"{len(rows)} {what if len(rows) > 1 else what[:-1]}, too few for an interval")
+    if num_pairs not in {None, len(flat)}:
+        notes.append(f"{len(flat)} of {num_pairs} clips")
+    verb = "fell" if after < before else "rose"
+    told = f" ({', '.join(notes)})" if notes else ""
+    return f"{name} {verb} from {before:.4g} to {after:.4g}{unit}{told}"
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

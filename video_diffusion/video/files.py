@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import stat
 import sys
 import unicodedata
@@ -279,3 +280,19 @@ def _is_word(sign: str) -> bool:
 def _starts_with_mark(name: str) -> bool:
     """A combining mark alone would attach itself to whatever stands before the name."""
     return unicodedata.category(name[0])[0] == "M"
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Ctrl-C reaches every process of a terminal: those that begin here never see it, and show no traceback.
+
+    The one that began them sees it at the end of the block, and ends them.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

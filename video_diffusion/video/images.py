@@ -1,36 +1,173 @@
 """Images that clips start from, and images made of clips: contact sheet and filmstrip."""
 
+import atexit
+import hashlib
 import importlib.util
+import logging
+import shutil
+import tempfile
 import unicodedata
 import warnings
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache, lru_cache
+from itertools import islice
 from pathlib import Path
+from typing import Any, Literal
 
+import cv2
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from video_diffusion.settings import GenerationSettings, parse_fps
 from video_diffusion.video.files import write_bytes
-from video_diffusion.video.reader import iter_frames
+from video_diffusion.video.reader import Frame, FrameSource, iter_frames, open_video
 from video_diffusion.video.writer import image_bytes
+
+LOG = logging.getLogger("video_diffusion")
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Which frames of a video a clip starts from.
+
+    Attributes:
+        fps: Of the clip; None counts frames instead of their times.
+        start: Seconds into the video.
+        stride: Frames of the video to one of the clip; None goes by their times.
+    """
+
+    fps: Fraction | None = None
+    start: float = 0.0
+    stride: int | None = None
+
+    def frames(self, source: FrameSource) -> Iterator[Frame]:
+        """Pick frames; one that is held longer is taken more than once."""
+        start = Fraction(self.start)
+        if self.stride is not None or self.fps is None or source.fps is None:
+            slack = Fraction(1, 4) / (source.fps or 1)
+            begun = (frame for frame in source.frames if frame.time + slack >= start)
+            yield from islice(begun, 0, None, self.stride or 1)
+            return
+        # A container's clock rounds: a frame counts from a quarter of its time before it is to be seen.
+        count, held, slack = 0, None, Fraction(1, 4) / source.fps
+        for frame in source.frames:
+            while held is not None and start + count / self.fps + slack < frame.time:
+                yield held
+                count += 1
+            held = frame
+        while held is not None and start + count / self.fps + slack < held.time + 1 / source.fps:
+            yield held
+            count += 1
+
+    def said(self, source: FrameSource, times: Sequence[Fraction]) -> str | None:
+        """Say what was taken, in words; None where it is the first frames one by one, at the clip's rate."""
+        same_rate = True
+        if self.fps is not None and source.fps is not None:
+            same_rate = abs(float(self.fps / source.fps) - 1) < 0.01
+        if same_rate and not self.start and self.stride in {None, 1}:
+            return None
+        rate = f", its own is {float(source.fps):g} fps" if source.fps is not None else ""
+        how = f"every frame{rate}" if self.stride == 1 else f"one of every {self.stride} frames{rate}"
+        if self.stride is None:
+            how = f"at the clip's rate of {float(self.fps or 0):g} fps{rate}"
+        return f"{len(times)} frames taken from {float(times[0]):.3g} to {float(times[-1]):.3g} s, {how}"
+
+
+ONE_BY_ONE = Taken()
 
 
 def read_input_video(
-    path: Path | str, num_frames: int, height: int, width: int, setting: str = "init_video"
+    path: Path | str,
+    num_frames: int,
+    height: int,
+    width: int,
+    setting: str = "init_video",
+    taken: Taken = ONE_BY_ONE,
 ) -> UInt8[np.ndarray, "f h w 3"]:
-    """Read the first frames of a clip, at the size asked for."""
-    frames = []
-    for frame in iter_frames(path):
-        frames.append(fit(frame.pixels, height, width))
-        if len(frames) == 1:
-            _warn_of_cut(f"{setting} {path}", frame.pixels.shape, height, width)
-        if len(frames) == num_frames:
-            return np.stack(frames)
-    raise ValueError(
-        f"{setting} {path} has {len(frames)} frames, but num_frames is {num_frames}; "
-        f"set num_frames to {len(frames)} or less"
+    """Read frames of a video, by default its first ones, at the size asked for."""
+    frames: list[UInt8[np.ndarray, "h w 3"]] = []
+    times: list[Fraction] = []
+    near = Fraction(taken.start) if taken.start else None
+    with open_video(path, fps=taken.fps, near=near) as source:
+        for frame in islice(taken.frames(source), num_frames):
+            frames.append(fit(frame.pixels, height, width))
+            times.append(frame.time)
+            if len(frames) == 1:
+                _warn_of_cut(f"{setting} {path}", frame.pixels.shape, height, width)
+        if len(frames) < num_frames:
+            raise ValueError(f"{setting} {path} {_too_few(taken, source, len(frames), num_frames)}")
+        note = taken.said(source, times)
+    if note is not None:
+        LOG.info("%s %s: %s", setting, path, note)
+    return np.stack(frames)
+
+
+def _too_few(taken: Taken, source: FrameSource, count: int, num_frames: int) -> str:
+    """Tell how many frames there are, how they were counted, and what gives more."""
+    how, less = "", [f"num_frames to {count} or less"] if count else []
+    if taken.start:
+        how, less = f" from second {taken.start:g} on", [*less, "video_start to less"]
+    if taken.stride is not None:
+        how += f", taking every {taken.stride}" if taken.stride > 1 else ""
+        less += ["video_stride to less"] if taken.stride > 1 else []
+    elif taken.fps is not None and source.fps is not None and source.fps > taken.fps:
+        how += f" at {float(taken.fps):g} fps"
+        less += ["video_stride to 1, which takes every frame"]
+    return f"has {count} frames{how}, but num_frames is {num_frames}; set {', or '.join(less)}"
+
+
+def with_sources(asked: GenerationSettings) -> GenerationSettings:
+    """Fill in what settings leave open and a clip that they go on from, or refine, says: size, rate, frames.
+
+    Raises:
+        VideoReadError: The clip cannot be read.
+        ValueError: It is extended at another size than its own, or has a size that no clip can have.
+    """
+    name = "extend" if asked.extend is not None else "refine"
+    path = getattr(asked, name)
+    if path is None:
+        return asked
+    place = Path(path).expanduser()
+    key = (path, place.stat().st_mtime_ns, place.stat().st_size) if place.exists() else (path, 0, 0)
+    height, width, fps = _size_and_rate(*key)
+    found: dict[str, Any] = {"fps": fps}
+    if name == "extend":
+        size = width if asked.width is None else asked.width, height if asked.height is None else asked.height
+        if size != (width, height):
+            raise ValueError(
+                f"extend {path} is {width}x{height}, but the clip shall be {size[0]}x{size[1]}; leave the "
+                "size out, or make it that large first with refine"
+            )
+        if width % 8 or height % 8 or min(width, height) < 16:
+            raise ValueError(
+                f"extend {path} is {width}x{height}, but sides must be multiples of 8; crop it first"
+            )
+        found |= {"height": height, "width": width}
+    else:
+        found |= {"height": 2 * height // 8 * 8, "width": 2 * width // 8 * 8}
+        if asked.num_frames is None:
+            found["num_frames"] = _num_frames(*key)
+    return asked.model_copy(
+        update={field: value for field, value in found.items() if getattr(asked, field) is None}
     )
+
+
+@lru_cache(maxsize=64)
+def _size_and_rate(path: str, changed: int, size: int) -> tuple[int, int, Fraction | None]:
+    with open_video(path) as source:
+        try:
+            fps = parse_fps(source.fps)
+        except ValueError:  # such as an animation's average
+            fps = None
+        return source.height, source.width, fps
+
+
+@lru_cache(maxsize=64)
+def _num_frames(path: str, changed: int, size: int) -> int:
+    return sum(1 for _ in iter_frames(path))
 
 
 def read_input_image(
@@ -57,6 +194,32 @@ def fit(pixels: UInt8[np.ndarray, "h_in w_in 3"], height: int, width: int) -> UI
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC, box))
 
 
+SOFT_BLUR = 1.0  # pixels
+CANNY_THRESHOLDS = 100, 200  # of OpenCV's gradient, as annotators of published ControlNets take by default
+BRIGHT = 99.5  # percent of a clip's gradients that are drawn below full white
+
+
+def draw_lines(
+    frames: UInt8[np.ndarray, "f h w 3"], kind: Literal["canny", "soft"]
+) -> UInt8[np.ndarray, "f h w 3"]:
+    """Draw white lines on black where frames have edges: hard ones (Canny 1986), or soft by their steepness.
+
+    Soft lines are the gradient's magnitude after a slight blur, on one scale for the clip, so that they do
+    not flicker with the brightest edge of a frame.
+    """
+    greys = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
+    if kind == "canny":
+        lines = np.stack([cv2.Canny(grey, *CANNY_THRESHOLDS) for grey in greys])
+    else:
+        blurred = [cv2.GaussianBlur(grey.astype(np.float32), (0, 0), SOFT_BLUR) for grey in greys]
+        steepness = np.stack(
+            [np.hypot(cv2.Scharr(each, -1, 1, 0), cv2.Scharr(each, -1, 0, 1)) for each in blurred]
+        )
+        full = float(np.percentile(steepness, BRIGHT)) or float(steepness.max()) or 1.0
+        lines = (255 * (steepness / full).clip(0, 1)).round().astype(np.uint8)
+    return np.repeat(lines[..., None], 3, axis=-1)
+
+
 def _warn_of_cut(what: str, shape: tuple[int, ...], height: int, width: int) -> None:
     rows, columns = shape[:2]
     kept = min(height / rows, width / columns) / max(height / rows, width / columns)
@@ -65,6 +228,81 @@ def _warn_of_cut(what: str, shape: tuple[int, ...], height: int, width: int) -> 
             f"{what} is {columns}x{rows}; {100 * (1 - kept):.0f} % of it is cut off to fit {width}x{height}",
             stacklevel=4,
         )
+
+
+# Images that Python holds, as the files that settings name.
+
+
+@cache
+def _input_folder() -> Path:
+    """Where they lie; it goes when the program ends."""
+    folder = Path(tempfile.mkdtemp(prefix="video-diffusion-inputs-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def as_input_file(value: object) -> object:
+    """Write an image, or the frames of a video, to a temporary file and return its path; a path stays.
+
+    Args:
+        value: PIL's image, NumPy's array `h w c` or `f h w c`, torch's tensor `c h w` or `f c h w`, uint8 or
+            float in [0, 1], or a list of images. Anything else is returned as it is.
+
+    Raises:
+        ValueError: An array of another shape or type.
+    """
+    if isinstance(value, list | tuple) and value and not isinstance(value[0], str | Path):
+        frames = [_pixels(each) for each in value]
+        if any(frame.ndim != 3 for frame in frames):
+            raise ValueError("must be a list of images, each of rows, columns and channels")
+        return _written(frames)
+    if isinstance(value, Path):
+        return str(value)
+    if not (isinstance(value, Image.Image | np.ndarray) or hasattr(value, "detach")):
+        return value
+    pixels = _pixels(value)
+    return _written([pixels] if pixels.ndim == 3 else list(pixels), alone=pixels.ndim == 3)
+
+
+def _pixels(value: Any) -> UInt8[np.ndarray, "*frames h w 3"]:
+    """One image or several as 8-bit RGB."""
+    if isinstance(value, Image.Image):
+        return np.asarray(value.convert("RGB"))
+    is_tensor = hasattr(value, "detach")
+    array = np.asarray(value.detach().cpu().float() if is_tensor else value)
+    if is_tensor and value.dtype.is_floating_point is False:
+        array = array.astype(np.uint8)
+    if array.ndim in {3, 4} and is_tensor:
+        array = np.moveaxis(array, -3, -1)
+    if array.ndim not in {3, 4} or array.shape[-1] not in {1, 3, 4} or 0 in array.shape:
+        rule = "(channels, rows, columns)" if is_tensor else "(rows, columns, channels)"
+        raise ValueError(
+            f"must be an image {rule}, or frames of them, but has the shape {tuple(value.shape)}"
+        )
+    if np.issubdtype(array.dtype, np.floating):
+        if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
+            raise ValueError("must be in [0, 1] where it is floating point; divide by 255, or give uint8")
+        array = np.rint(array * 255)
+    elif array.dtype != np.uint8:
+        raise ValueError(f"must be uint8, or floating point in [0, 1], but is {array.dtype}")
+    return array.astype(np.uint8)[..., :3] if array.shape[-1] > 1 else array.astype(np.uint8).repeat(3, -1)
+
+
+def _written(frames: Sequence[UInt8[np.ndarray, "h w 3"]], alone: bool = False) -> str:
+    """A picture, or a folder of numbered ones, named by its content."""
+    digest = hashlib.sha256()
+    for frame in frames:
+        digest.update(repr(frame.shape).encode() + np.ascontiguousarray(frame).tobytes())
+    place = _input_folder() / digest.hexdigest()[:16]
+    if alone:
+        path = place.with_suffix(".png")
+        if not path.exists():
+            Image.fromarray(frames[0]).save(path)
+        return str(path)
+    place.mkdir(exist_ok=True)
+    for number, frame in enumerate(frames):
+        Image.fromarray(frame).save(place / f"{number:05}.png")
+    return str(place)
 
 
 # Pictures of clips: a contact sheet with its flicker curve, and the filmstrip from noise to picture.

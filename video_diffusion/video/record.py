@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from video_diffusion.settings import GenerationSettings, Layer, file_sha256, shown, validate
 from video_diffusion.video.files import atomic_path
@@ -122,6 +122,13 @@ class RunRecord(BaseModel):
     platform: Text = Field(default_factory=platform.platform)
     created: Text = ""
     notes: list[Text] = Field(default_factory=list)
+
+    @field_validator("settings", mode="before")
+    @classmethod
+    def _read_old_prompts(cls, settings: Any) -> Any:
+        """Before `prompt_syntax` was written down, every sign of a prompt was read as text."""
+        is_old = isinstance(settings, Mapping) and "prompt_syntax" not in settings
+        return {**settings, "prompt_syntax": "plain"} if is_old else settings
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; fps as text such as "30000/1001"."""

@@ -1,4 +1,4 @@
-"""Frames to MP4, MOV, MKV, WebM, GIF, animated WebP or a folder of PNGs: whole and verified, or not at all.
+"""Frames to MP4, MOV, MKV, WebM, GIF, animated WebP, a folder of PNGs or one image: whole, or not at all.
 
 Colours are converted to BT.709 limited range and tagged as that. Chroma is sampled where the tag says it is
 (left, the default of H.264): ffmpeg's own default puts it off by half a pixel. Read accurately, a smooth
@@ -28,6 +28,8 @@ from video_diffusion.video.files import atomic_path
 from video_diffusion.video.reader import VideoReadError, iter_frames
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".gif", ".webp")
+PICTURES = (".png", ".jpg", ".jpeg")
+"""What a clip of one frame may be written as; a WebP of one frame is a picture too."""
 PIXEL_FORMATS = ("yuv420p", "yuv444p")
 
 
@@ -44,6 +46,7 @@ class Codec:
         arguments: further ffmpeg arguments.
         max_fps: the fastest timing the file can hold.
         max_side: pixels.
+        max_frames: that a file holds; None is any number.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Codec:
     arguments: tuple[str, ...] = ()
     max_fps: int = 1000
     max_side: int = 16384
+    max_frames: int | None = None
 
 
 # Palettes are made per frame with ordered dither: 33.6 dB where one palette for the clip has 28.7 dB, and
@@ -74,9 +78,10 @@ CODECS = {
         Codec("gif", (".gif",), arguments=("-vf", _GIF_FILTER, "-loop", "0"), max_fps=50),
         Codec("webp", (".webp",), max_side=16383),
         Codec("png", ()),
+        Codec("image", PICTURES, max_frames=1),
     )
 }  # fmt: skip
-_DEFAULT_CODEC = {".webm": "libvpx-vp9", ".gif": "gif", ".webp": "webp"}
+_DEFAULT_CODEC = {".webm": "libvpx-vp9", ".gif": "gif", ".webp": "webp"} | dict.fromkeys(PICTURES, "image")
 
 
 class Encoding(NamedTuple):
@@ -90,7 +95,7 @@ class Encoding(NamedTuple):
     @property
     def lossless(self) -> bool:
         """Whether the file gives the very frames back."""
-        return self.codec.name in {"libx264rgb", "png"}
+        return self.codec.name in {"libx264rgb", "png"} or self.suffix == ".png"
 
 
 def choose_encoding(
@@ -114,9 +119,9 @@ def choose_encoding(
         codec = "png"
     if codec == "png" and suffix not in SUFFIXES:
         chosen = CODECS["png"]
-    elif suffix not in SUFFIXES:
+    elif suffix not in (*SUFFIXES, *PICTURES):
         given = f"{suffix!r}" if suffix else "no suffix"
-        ways = f"use {', '.join(SUFFIXES)}, or end the name in / for a folder of PNGs"
+        ways = f"use {', '.join(SUFFIXES)}, {PICTURES[0]} for one frame, or a name that ends in /"
         raise FieldError("out", f"the suffix of {str(path)!r} names no format ({given}); {ways}")
     else:
         chosen = CODECS[codec or _DEFAULT_CODEC.get(suffix, "libx264")]
@@ -136,13 +141,20 @@ def choose_encoding(
     return Encoding(chosen, suffix, chosen.crf if crf is None else crf, pixel_format or default_format)
 
 
-def check_clip(encoding: Encoding, width: int, height: int, fps: Fraction) -> None:
-    """Whether frames of this size and rate can be written without changing them.
+def check_clip(encoding: Encoding, width: int, height: int, fps: Fraction, num_frames: int = 1) -> None:
+    """Whether frames of this number, size and rate can be written without changing them.
 
     Raises:
-        ValueError: an odd side for yuv420p, a side the format cannot hold, or a rate it cannot keep.
+        ValueError: an odd side for yuv420p, a side the format cannot hold, a rate it cannot keep, or more
+            frames than it holds.
     """
     codec = encoding.codec
+    if codec.max_frames is not None and num_frames > codec.max_frames:
+        raise FieldError(
+            "out",
+            f"out: {encoding.suffix} is one picture, but the clip has {num_frames} frames; set num_frames to "
+            "1 (--frames 1), or name a clip such as clip.mp4",
+        )
     if encoding.pixel_format == "yuv420p" and (width % 2 or height % 2):
         other = (
             "use even sides" if len(codec.pixel_formats) == 1 else "use even sides or pixel_format yuv444p"
@@ -185,6 +197,7 @@ _TAG = ",setparams=color_primaries=bt709:color_trc=bt709:colorspace=bt709:range=
 _MUXERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm", ".gif": "gif"}
 _MOVIE_FLAGS = ("-movflags", "+faststart+use_metadata_tags")
 WEBP_QUALITY = 90
+JPEG_QUALITY = 95
 
 
 class VideoWriteError(RuntimeError):
@@ -208,7 +221,8 @@ def write_video(
     """Write a clip under a temporary name, reads it back, counts its frames, and only then names it `path`.
 
     Args:
-        path: its suffix chooses the format; a name ending in "/" is a folder of PNGs.
+        path: its suffix chooses the format; a name ending in "/" is a folder of PNGs; one frame may go into
+            a picture.
         frames: RGB.
         fps: kept exactly, except that GIF and WebP count in 1/100 and 1/1000 s.
         metadata: tags such as `RunRecord.tags()`; GIF, WebP and PNG keep none.
@@ -219,14 +233,14 @@ def write_video(
         before_naming: Called when the clip is whole, right before it takes its name.
 
     Raises:
-        ValueError: an unknown format, or a size or rate that it cannot hold.
+        ValueError: an unknown format, or a number of frames, size or rate that it cannot hold.
         FileExistsError: see `overwrite`.
         VideoWriteError: the encoder died (with its last lines) or lost frames.
         OSError: no space, no permission, over the file-size limit.
     """
     encoding = choose_encoding(path, codec, crf, pixel_format)
     num_frames, height, width, _ = frames.shape
-    check_clip(encoding, width, height, fps)
+    check_clip(encoding, width, height, fps, num_frames)
     if num_frames == 0:
         raise ValueError("frames holds 0 frames; a clip needs at least one")
     path = Path(path)
@@ -239,6 +253,9 @@ def write_video(
     with atomic_path(path, verify=verify, overwrite=overwrite) as part:
         if encoding.codec.name == "png":
             _write_pngs(part, frames)
+        elif encoding.codec.name == "image":
+            quality = {} if encoding.suffix == ".png" else {"quality": JPEG_QUALITY, "subsampling": 0}
+            part.write_bytes(image_bytes(frames[0], encoding.suffix, **quality))
         elif encoding.codec.name == "webp":
             _write_webp(part, frames, fps)
         else:
@@ -248,7 +265,7 @@ def write_video(
 def codec_problem(name: str) -> str | None:
     """Why a codec of the table does not work here, found by writing two small frames; None if it does."""
     suffixes = CODECS[name].suffixes
-    frames = np.full((2, 32, 48, 3), 96, np.uint8)
+    frames = np.full((CODECS[name].max_frames or 2, 32, 48, 3), 96, np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         try:
             write_video(

@@ -235,7 +235,7 @@ def test_cogvideo_folders(tmp_path: Path) -> None:
     done = check(tmp_path)
     assert (captions(done), done.source.format) == ({"videos/sub/a": "of a"}, "cogvideo")
     assert reasons(done) == {
-        "videos/b.mp4": "has no caption: no labels/b.txt",
+        "videos/b.mp4": "has no caption: no labels/b.txt; --captionless takes it without",
         "labels/c.txt": "is a caption without a clip in videos/",
     }
 

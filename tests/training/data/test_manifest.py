@@ -56,7 +56,7 @@ ROW = json.loads(json.dumps({**asdict(ENTRY), "fps": "24"}))
         ({**ROW, "path": "/etc/passwd"}, "path must stay inside its folder"),
         ({**ROW, "path": "a\\..\\b.mp4"}, "path must stay inside its folder"),
         ({**ROW, "path": "."}, "path must stay inside its folder"),
-        ({**ROW, "caption": " "}, "caption must be a text (given ' ')"),
+        ({**ROW, "caption": 3}, "caption must be a text (given 3)"),
         ({**ROW, "sha256": "12"}, "sha256 is not 64 hexadecimal digits"),
         ({**ROW, "num_frames": 0}, "num_frames must be a whole number from 1 (given 0)"),
         ({**ROW, "num_frames": True}, "num_frames must be a whole number"),

@@ -15,10 +15,11 @@ from jaxtyping import UInt8
 from video_diffusion.training.data.manifest import ClipEntry
 from video_diffusion.video import VideoReadError, open_video
 
-TooShort = Literal["reject", "loop"]
+TooShort = Literal["reject", "loop", "shorten"]
 Windows = Literal["one", "all"]
 Size = tuple[int, int]
 ON_TIME = 0.005  # seconds
+FEWEST_FRAMES = 4  # of a clip that is shorter than the others
 FPS_SLACK = Fraction(101, 100)  # 23.976 may be sampled at 24: one frame in a thousand repeats
 _FUZZ = 1e-5  # seconds; the manifest keeps microseconds
 
@@ -32,6 +33,7 @@ class PlannedClip:
         segment: number of this stretch of the entry, from 0; always 0 where an entry gives one clip.
         first, last: earliest and latest start of the window, seconds of the file.
         size: width and height of the frames that training sees.
+        num_frames: of the window: fewer than asked for where the entry is shorter and is not left out for it.
         looped: the entry is shorter than the window and starts over at its end.
     """
 
@@ -40,6 +42,7 @@ class PlannedClip:
     first: float
     last: float
     size: Size
+    num_frames: int
     looped: bool = False
 
 
@@ -79,6 +82,7 @@ def plan_clips(
 ) -> ClipPlan:
     """Plans the clips of an epoch; `ClipDataset` reads exactly these, and `data check` counts them."""
     _check(num_frames, fps, sizes)
+    counts = _shorter(num_frames) if too_short == "shorten" else [num_frames]
     clips: list[PlannedClip] = []
     pictures: list[PlannedClip] = []
     unusable: list[Unusable] = []
@@ -87,29 +91,51 @@ def plan_clips(
         frame = entry.end - entry.start if entry.fps is None else float(1 / entry.fps)
         reason = None if allow_upscaling else _too_small(entry, size)
         if reason is None:
-            pictures.append(PlannedClip(entry, 0, entry.start, entry.end - frame, size))
+            pictures.append(PlannedClip(entry, 0, entry.start, entry.end - frame, size, 1))
         if entry.is_picture and reason is None:
             continue
         if reason is None and not repeat_frames:
             reason = _too_slow(entry, fps)
-        span = float((num_frames - 1) / fps)
-        room = entry.end - frame - entry.start - span
-        if reason is None and room < -_FUZZ and too_short == "reject":
-            reason = _too_short(entry, num_frames, fps)
+        rooms = {count: entry.end - frame - entry.start - float((count - 1) / fps) for count in counts}
+        length = next((count for count in counts if rooms[count] >= -_FUZZ), None)
+        if reason is None and length is None and too_short != "loop":
+            reason = _too_short(entry, counts[-1], fps)
         if reason is not None:
             unusable.append(Unusable(entry, reason))
-        elif room < -_FUZZ:
-            clips.append(PlannedClip(entry, 0, entry.start, entry.start, size, looped=True))
+        elif length is None:
+            clips.append(PlannedClip(entry, 0, entry.start, entry.start, size, num_frames, looped=True))
         else:
-            clips.extend(_segments(entry, max(room, 0.0), num_frames, fps, windows, size))
+            clips.extend(_segments(entry, max(rooms[length], 0.0), length, fps, windows, size))
     return ClipPlan(tuple(clips), tuple(pictures), tuple(unusable))
 
 
-def sample_times(clip: PlannedClip, num_frames: int, fps: Fraction, position: float) -> tuple[float, ...]:
-    """When the frames of a training clip are shown, in seconds of its file."""
-    rate = float(clip.entry.fps or 1)
-    places = int((clip.last - clip.first + _FUZZ) * rate) + 1
-    start = clip.first + min(int(position * places), places - 1) / rate
+def _shorter(num_frames: int) -> list[int]:
+    """The lengths that clips too short for the first may have: its halves, down to four frames."""
+    found = [num_frames]
+    while found[-1] // 2 >= FEWEST_FRAMES:
+        found.append(found[-1] // 2)
+    return found
+
+
+def num_starts(clip: PlannedClip, starts: int | None) -> int:
+    """At how many places a window may start: frames of the file, or as many of them as `starts` allows."""
+    places = int((clip.last - clip.first + _FUZZ) * float(clip.entry.fps or 1)) + 1
+    return places if starts is None else min(places, starts)
+
+
+def sample_times(
+    clip: PlannedClip, num_frames: int, fps: Fraction, position: float, starts: int | None = None
+) -> tuple[float, ...]:
+    """When the frames of a training clip are shown, in seconds of its file.
+
+    `position` in [0, 1) chooses where the window starts; `starts` places, evenly spread, are all there are.
+    """
+    rate, places = float(clip.entry.fps or 1), num_starts(clip, None)
+    count = num_starts(clip, starts)
+    place = min(int(position * count), count - 1)
+    if count < places:
+        place = round(place * (places - 1) / (count - 1)) if count > 1 else 0
+    start = clip.first + place / rate
     times = [start + float(index / fps) for index in range(num_frames)]
     if clip.looped:
         length = clip.entry.end - clip.entry.start
@@ -153,7 +179,7 @@ def _segments(
 ) -> list[PlannedClip]:
     """Stretches of equal length, each with room for a window; all windows start on whole frames."""
     if windows == "one" or entry.fps is None:
-        return [PlannedClip(entry, 0, entry.start, entry.start + room, size)]
+        return [PlannedClip(entry, 0, entry.start, entry.start + room, size, num_frames)]
     rate = float(entry.fps)
     places = int((room + _FUZZ) * rate)  # a window may start at frames 0 to places
     window = float(num_frames / fps) * rate  # in frames of the file
@@ -163,7 +189,8 @@ def _segments(
     for index in range(count):
         first = min(math.ceil(index * step - _FUZZ * rate), places)
         last = max(first, min(int(index * step + step - window + _FUZZ * rate), places))
-        found.append(PlannedClip(entry, index, entry.start + first / rate, entry.start + last / rate, size))
+        start, end = entry.start + first / rate, entry.start + last / rate
+        found.append(PlannedClip(entry, index, start, end, size, num_frames))
     return found
 
 
@@ -202,7 +229,10 @@ HELD_OUT_SHARE = 16  # one in so many, up to the number above
 
 
 def held_out_ids(plan: ClipPlan, num_held_out: int | None) -> frozenset[str]:
-    """Which clips are kept apart: by the hash of their ids, whatever their order."""
+    """Which clips are kept apart: by the hash of their ids, whatever their order.
+
+    Training leaves out, besides, whatever comes from the same file as one of them, or from a copy of it.
+    """
     usable = {clip.entry.id for clip in plan.clips}
     wanted = min(len(usable) // HELD_OUT_SHARE, MAX_HELD_OUT) if num_held_out is None else num_held_out
     if wanted and wanted >= len(usable):

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -24,6 +24,7 @@ from video_diffusion.training.data.cutting import (
     TooShort,
     Windows,
     frames_at,
+    num_starts,
     plan_clips,
     sample_times,
 )
@@ -91,6 +92,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
         hash_files: each file is compared with the manifest before its first reading in a process, by size and
             time; True reads all of its bytes for that.
         is_cached: asked with an item's key; where it says yes, the file is not read.
+        starts: places, evenly spread, at which a window may start in its stretch; None allows every frame.
         too_short, windows, repeat_frames, allow_upscaling: as `plan_clips`.
 
     Attributes:
@@ -110,6 +112,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
         *,
         seed: int = 0,
         random_start: bool = True,
+        starts: int | None = None,
         flip: bool = False,
         hash_files: bool = False,
         is_cached: Callable[[str], bool] | None = None,
@@ -119,7 +122,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
         allow_upscaling: bool = False,
     ) -> None:
         self.root, self.num_frames, self.fps = Path(root), num_frames, fps
-        self.seed, self.random_start, self.flip = seed, random_start, flip
+        self.seed, self.random_start, self.starts, self.flip = seed, random_start, starts, flip
         self.hash_files, self.is_cached = hash_files, is_cached
         self.plan = plan_clips(
             entries,
@@ -166,9 +169,25 @@ class ClipDataset(Dataset[dict[str, Any]]):
         position, side = float(rng.random()), float(rng.random())
         flipped = self.flip and side < 0.5
         # A picture of a video is its frame at any time.
-        num_frames = 1 if draw.picture else self.num_frames
-        times = sample_times(planned, num_frames, self.fps, position if self.random_start else 0.0)
+        starts = None if draw.picture else self.starts
+        position = position if self.random_start else 0.0
+        times = sample_times(planned, planned.num_frames, self.fps, position, starts)
         return SampledClip(planned.entry, times, planned.size, flipped)
+
+    @property
+    def num_windows(self) -> int:
+        """How many `windows` there are."""
+        places = (num_starts(clip, self.starts) if self.random_start else 1 for clip in self.plan.clips)
+        return sum(places) * (2 if self.flip else 1)
+
+    def windows(self) -> Iterator[SampledClip]:
+        """Every clip that an epoch may ever draw, pictures apart; each once."""
+        for planned in self.plan.clips:
+            count = num_starts(planned, self.starts) if self.random_start else 1
+            for place in range(count):
+                times = sample_times(planned, planned.num_frames, self.fps, place / count, self.starts)
+                for flipped in (False, True) if self.flip else (False,):
+                    yield SampledClip(planned.entry, times, planned.size, flipped)
 
     def read(self, clip: SampledClip) -> UInt8[np.ndarray, "f c h w"]:
         """Verifies, decodes, resizes and crops the frames of a clip.
@@ -186,11 +205,11 @@ class ClipDataset(Dataset[dict[str, Any]]):
             frames = frames[:, :, ::-1]
         return np.ascontiguousarray(rearrange(frames, "f h w c -> f c h w"))
 
-    def buckets(self, pictures: bool = False) -> dict[Size, list[int]]:
-        """The items of each size, which alone can share a batch."""
-        found: dict[Size, list[int]] = {}
+    def buckets(self, pictures: bool = False) -> dict[tuple[int, ...], list[int]]:
+        """The items of each width, height and number of frames, which alone can share a batch."""
+        found: dict[tuple[int, ...], list[int]] = {}
         for item, planned in enumerate(self.plan.pictures if pictures else self.plan.clips):
-            found.setdefault(planned.size, []).append(item)
+            found.setdefault((*planned.size, planned.num_frames), []).append(item)
         return found
 
 
@@ -209,7 +228,7 @@ def _commonest(plan: ClipPlan) -> str:
 class Buckets(Protocol):
     """What an order asks of a data set; `ClipDataset` is one."""
 
-    def buckets(self, pictures: bool = False) -> Mapping[Size, Sequence[int]]:
+    def buckets(self, pictures: bool = False) -> Mapping[tuple[int, ...], Sequence[int]]:
         """The items of each size, which alone can share a batch."""
         ...
 
@@ -313,10 +332,14 @@ class LatentCache:
         encoder: what encodes, exactly: `module_sha256` of the VAE, or of the text encoder and its tokenizer's
             name together.
         dtype: what the encoder computes in, which decides the last bits.
+        max_bytes: of all its files; beyond, the oldest go. None keeps all.
     """
 
-    def __init__(self, folder: Path | str, encoder: str, dtype: str = "float32") -> None:
+    def __init__(
+        self, folder: Path | str, encoder: str, dtype: str = "float32", max_bytes: int | None = None
+    ) -> None:
         self.folder, self._facts = Path(folder), [_FORMAT, encoder, dtype]
+        self.max_bytes, self._room = max_bytes, 0
 
     def get_or_encode(self, key: str, encode: Callable[[], Tensor]) -> Tensor:
         """The kept tensor, or else what `encode` returns, which is then kept: the same bits, on the CPU."""
@@ -340,7 +363,32 @@ class LatentCache:
         path, name = self._place(key)
         value = value.detach().cpu().contiguous()
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, save({"value": value}, {"name": name, "sha256": _sha256(value)}))
+        content = save({"value": value}, {"name": name, "sha256": _sha256(value)})
+        if self.max_bytes is not None:
+            if len(content) > self._room:
+                self._room = self._make_room(self.max_bytes, len(content))
+            if len(content) > self._room:
+                return
+            self._room -= len(content)
+        write_bytes(path, content)
+
+    def _make_room(self, max_bytes: int, wanted: int) -> int:
+        """Take the oldest entries away until a tenth is free; returns the bytes that may be written now.
+
+        Other processes may do the same at the same time, and each overlooks what the others write meanwhile.
+        """
+        found = []
+        for path in self.folder.glob("*/*.safetensors"):
+            with suppress(OSError):
+                facts = path.stat()
+                found.append((facts.st_mtime_ns, facts.st_size, path))
+        used = sum(size for _, size, _ in found)
+        for _, size, path in sorted(found):
+            if used + max(wanted, max_bytes // 10) <= max_bytes:
+                break
+            path.unlink(missing_ok=True)
+            used -= size
+        return max_bytes - used
 
     def __contains__(self, key: str) -> bool:
         """Whether there is an entry, without reading it; for `ClipDataset`'s `is_cached`."""

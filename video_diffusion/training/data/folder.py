@@ -122,17 +122,19 @@ class Claims:
         candidates: one for each clip, in the order of the source; read once.
         num_absent: rows of a published list whose videos are not here; complete after reading.
         num_pictures: pictures without a caption of their own, such as thumbnails; likewise.
+        captionless: videos without a caption are taken too.
     """
 
     source: Source
     candidates: Iterator[Candidate]
+    captionless: bool = False
     num_absent: int = 0
     num_pictures: int = 0
 
 
-def read_claims(root: Path, source: Source) -> Claims:
+def read_claims(root: Path, source: Source, captionless: bool = False) -> Claims:
     """The clips that a source names, and what lies in the folder without being named."""
-    claims = Claims(source, iter(()))
+    claims = Claims(source, iter(()), captionless)
     readers: dict[str, Callable[[Path, Claims], Iterator[Candidate]]] = {
         "pairs": _pairs,
         "metadata": _metadata,
@@ -150,7 +152,7 @@ def _pairs(root: Path, claims: Claims) -> Iterator[Candidate]:
     pictures = {name for name in names if is_picture(name)}
     captioned = {name for name in pictures if f"{stem(name)}.txt" in names and stem(name) not in videos}
     claims.num_pictures = len(pictures) - len(captioned)
-    yield from _with_text_beside(root, sorted(clips | captioned), names, lambda name: f"{name}.txt")
+    yield from _with_text_beside(claims, root, sorted(clips | captioned), names, lambda name: f"{name}.txt")
     stems = {stem(name) for name in clips | captioned}
     for name in sorted(names):
         alone = name.endswith(".txt") and stem(name) not in stems
@@ -159,7 +161,7 @@ def _pairs(root: Path, claims: Claims) -> Iterator[Candidate]:
 
 
 def _with_text_beside(
-    root: Path, clips: list[str], names: set[str], text_of: Callable[[str], str]
+    claims: Claims, root: Path, clips: list[str], names: set[str], text_of: Callable[[str], str]
 ) -> Iterator[Candidate]:
     sharing: dict[str, list[str]] = {}
     for name in clips:
@@ -170,8 +172,11 @@ def _with_text_beside(
         if others:
             problem = f"shares the caption {text} with {others[0]}; one caption belongs to one clip"
             yield Candidate(name, None, text, problem=problem)
+        elif text not in names and claims.captionless:
+            yield Candidate(name, "", name)
         elif text not in names:
-            yield Candidate(name, None, name, problem=f"has no caption: no {text}")
+            problem = f"has no caption: no {text}; --captionless takes it without"
+            yield Candidate(name, None, name, problem=problem)
         else:
             yield _read(root, name, text)
 
@@ -198,6 +203,9 @@ def _metadata(root: Path, claims: Claims) -> Iterator[Candidate]:
             continue
         named.add(plain_path(root, name))
         caption = row.values.get("text") if row.values.get("text") is not None else row.values.get("caption")
+        if claims.captionless and caption in {None, ""}:
+            yield Candidate(plain_path(root, name), "", row.where)
+            continue
         yield row.candidate(plain_path(root, name), caption)
     for name in files_in(root):
         if is_video(name) and name not in named:
@@ -221,7 +229,7 @@ def _cogvideo(root: Path, claims: Claims) -> Iterator[Candidate]:
         names = set(files_in(root))
         clips = sorted(name for name in names if name.startswith("videos/") and is_video(name))
         yield from _with_text_beside(
-            root, clips, names, lambda name: f"labels{name.removeprefix('videos')}.txt"
+            claims, root, clips, names, lambda name: f"labels{name.removeprefix('videos')}.txt"
         )
         videos = {stem(name).removeprefix("videos/") for name in clips}
         for name in sorted(names):
@@ -294,9 +302,11 @@ class FolderCheck:
     num_absent: int = 0
     num_pictures: int = 0
 
-    def steps(self, num_workers: int, allow_truncated: bool = False) -> Iterator[tuple[int, int]]:
+    def steps(
+        self, num_workers: int, allow_truncated: bool = False, captionless: bool = False
+    ) -> Iterator[tuple[int, int]]:
         """Does the work, yielding (files done, files in all); writes manifest and rejects at the end."""
-        claims = read_claims(self.root, self.source)
+        claims = read_claims(self.root, self.source, captionless)
         candidates, self.rejects = settle(self.root, claims.candidates)
         self.rejects += linked_folders(self.root)
         self.num_absent, self.num_pictures = claims.num_absent, claims.num_pictures

@@ -34,7 +34,7 @@ class ClipEntry:
         num_frames: as decoded, between `start` and `end`.
         fps: the average rate of its real timestamps; None for a single picture.
         width, height: upright, in pixels.
-        caption: as its source has it, without white space around it; never empty.
+        caption: as its source has it, without white space around it; empty where the check allowed that.
         start, end: seconds of the file; frames with start <= time < end belong to the clip.
         num_bytes, mtime_ns: of the file when it was checked; see `check_unchanged`.
     """
@@ -134,7 +134,7 @@ def _entry(line: bytes) -> ClipEntry:
         fps=None if row["fps"] is None else Fraction(_text(row, "fps")),
         width=_count(row, "width", least=1),
         height=_count(row, "height", least=1),
-        caption=_text(row, "caption"),
+        caption=_text(row, "caption", may_be_empty=True),
         start=_seconds(row, "start"),
         end=_seconds(row, "end"),
         num_bytes=_count(row, "num_bytes", least=1),
@@ -149,9 +149,9 @@ def _entry(line: bytes) -> ClipEntry:
     return entry
 
 
-def _text(row: dict[str, Any], name: str) -> str:
+def _text(row: dict[str, Any], name: str, may_be_empty: bool = False) -> str:
     value = row[name]
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or not (may_be_empty or value.strip()):
         raise ValueError(f"{name} must be a text (given {shown(value)})")
     value.encode()  # a lone surrogate is no text
     return value

@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import os
-import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -17,6 +16,7 @@ from typing import Any
 from video_diffusion.settings.input_files import file_sha256
 from video_diffusion.training.data.cutting import ON_TIME
 from video_diffusion.video import VideoReadError, open_video, write_bytes
+from video_diffusion.video.files import interrupts_held
 
 _CLOCK = Fraction(1, 1000)  # seconds, of Matroska and others
 _SAME_RATE = Fraction(1, 500)  # a declared rate that is this close to the measured one is the exact one
@@ -81,11 +81,6 @@ def probe(root: Path, task: Task) -> Probe:
         return replace(base, problem=str(error).removeprefix(f"{path}").lstrip(": "))
     except MemoryError:
         return replace(base, problem="needs more memory than there is; make it smaller")
-
-
-def ignore_interrupts() -> None:
-    """Ctrl-C reaches every process of a terminal; the one that started the others ends them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _decoded(path: Path, task: Task, base: Probe) -> Probe:
@@ -232,13 +227,14 @@ class ProbeRun:
     ) -> Iterator[tuple[Task, Probe]]:
         """Takes from the end of `waiting` until all is done or a process died: `suspects` were in work."""
         context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(num_workers, context, ignore_interrupts)
+        pool = ProcessPoolExecutor(num_workers, context)
         running: dict[Future[Probe], Task] = {}
         try:
             while waiting or running:
                 while waiting and len(running) < 2 * num_workers:
                     task = waiting.pop()
-                    running[pool.submit(probe, self.root, task)] = task
+                    with interrupts_held():
+                        running[pool.submit(probe, self.root, task)] = task
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     found = future.result()
