@@ -33,6 +33,7 @@ class Plant:
     values: Mapping[str, Any] = field(default_factory=dict)
     crf: int | None = None
     jitter: float = 0.0
+    is_local: bool = False
     lora: float = 0.0
 
 
@@ -53,17 +54,17 @@ PLANTS = (
         ("prompt travel",),
         {"prompt_travel": dict(zip(map(str, range(12)), 6 * [PROMPT, BLUE], strict=True))},
     ),
-    Plant("two steps", ("steps and scheduler",), {"num_inference_steps": 2}),
+    Plant("a decoder that adds noise", ("decoder",), jitter=6.0, is_local=True),
     Plant("guidance 20 and crf 40", ("guidance", "encoder"), {"guidance_scale": 20.0}, crf=40),
 )  # fmt: skip
 
 
 class JitteringPipelines(Pipelines):
-    """Pipelines whose decoder makes every frame lighter or darker, by what is in it."""
+    """Pipelines whose decoder makes every frame, or every pixel, lighter or darker by chance."""
 
-    def __init__(self, levels: float) -> None:
+    def __init__(self, levels: float, is_local: bool) -> None:
         super().__init__()
-        self.levels = levels
+        self.levels, self.is_local = levels, is_local
 
     def get(self, settings: GenerationSettings, low_memory: bool = False) -> TextToVideoPipeline:
         pipeline = super().get(settings, low_memory)
@@ -73,8 +74,12 @@ class JitteringPipelines(Pipelines):
         return pipeline
 
     def _jitter(self, module: nn.Module, inputs: object, images: Tensor) -> Tensor:
-        drawn = [zlib.crc32(image.numpy().tobytes()) / 2**31 - 1 for image in images]
-        return images + torch.tensor(drawn)[:, None, None, None] * self.levels / 127.5
+        noise = []
+        for image in images:
+            generator = torch.Generator().manual_seed(zlib.crc32(image.numpy().tobytes()))
+            shape = image.shape if self.is_local else (1, 1, 1)
+            noise.append((2 * torch.rand(shape, generator=generator) - 1).expand(image.shape))
+        return images + torch.stack(noise) * self.levels / 127.5
 
 
 def diagnosed(
@@ -83,7 +88,7 @@ def diagnosed(
     """Plant a cause and diagnose the clip."""
     folder.mkdir(parents=True, exist_ok=True)
     asked: dict[str, Any] = {"prompt": prompt, "seed": seeds[0], "device": "cpu", **values, **plant.values}
-    pipelines = JitteringPipelines(plant.jitter)
+    pipelines = JitteringPipelines(plant.jitter, plant.is_local)
     if plant.lora:
         file = folder / "noisy.safetensors"
         if not file.exists():
@@ -102,7 +107,7 @@ def diagnosed(
         assert found is not None and found.crf == plant.crf  # x264 tells
         encoder = found
     subject = Subject(settings, seeds, clip, encoder)
-    diagnosis = Diagnosis(subject, folder, pipelines, PromptMeter(), 3600)
+    diagnosis = Diagnosis(subject, folder, pipelines, PromptMeter(), 3600.0)
     for _ in diagnosis.steps():
         pass
     return find(diagnosis.seen, subject)

@@ -45,6 +45,7 @@ class Effect:
         ratio: Of a fault, the mean over seeds of log((changed + c) / (as it is + c)), with c the least that
             is seen of it: seeds differ by factors, not by amounts, and what cannot be seen counts little.
         num_seeds: With a number on both sides.
+        num_fallen: Of them, where a fault falls by what can be seen.
     """
 
     as_it_is: float
@@ -53,6 +54,7 @@ class Effect:
     relative: float | None
     ratio: Span | None
     num_seeds: int
+    num_fallen: int = 0
 
     @property
     def falls(self) -> bool:
@@ -202,7 +204,8 @@ def _effect(
         least = FAULTS[name]
         logs = [math.log((max(y, 0.0) + least) / (max(x, 0.0) + least)) for x, y in both]
         ratio = _span(logs, f"{what} {name} ratio")
-    return Effect(before, after, span, relative, ratio, len(both))
+    fallen = sum(x - y >= FAULTS.get(name, math.inf) for x, y in both)
+    return Effect(before, after, span, relative, ratio, len(both), fallen)
 
 
 def _span(values: Sequence[float | None], what: str) -> Span | None:
@@ -223,8 +226,9 @@ def _value(clip: ClipResult, name: str) -> float | None:
 def _gains(effects: Mapping[str, Effect], part: Part) -> tuple[str, ...]:
     """Faults that fall, at every seed as far as the interval tells, by enough to be seen; the largest first.
 
-    Seams are those of windows: what else hides them is not their cause. Mixed latents blur, and so hide more
-    than flicker: of them nothing else counts.
+    Seams are those of windows: what else hides them is not their cause. Each is held against the other frames
+    of its own clip, so that half of the seeds are enough. Mixed latents blur, and so hide more than flicker:
+    of them nothing else counts.
     """
     found = [
         fault
@@ -232,7 +236,7 @@ def _gains(effects: Mapping[str, Effect], part: Part) -> tuple[str, ...]:
         if (effect := effects.get(fault)) is not None
         and (fault != "seam_excess" or part == "window seams")
         and (fault == "flicker" or part != "denoiser")
-        and effect.falls
+        and (2 * effect.num_fallen >= effect.num_seeds if fault == "seam_excess" else effect.falls)
         and -effect.difference.estimate >= floor
         and -(effect.relative or -1.0) >= LEAST_SHARE
     ]

@@ -69,11 +69,12 @@ def _additions(own: GenerationSettings) -> Iterator[Change]:
             for entry in own.loras:
                 rest = [other for other in own.loras if other != entry]
                 yield Change("LoRA", f"without {entry.rpartition('/')[2]}", {"loras": rest})
-    if own.controlnet is not None:
-        values: dict[str, Any] = {"controlnet": None, "control_video": None, "controlnet_steps": None}
-        yield Change("ControlNet", "ControlNet off", {**values, "controlnet_scale": 1.0}, 0.7)
+    if own.controlnet:
+        off: dict[str, Any] = {"controlnet": [], "control_video": [], "control_make": []}
+        label = "ControlNet off" if len(own.controlnet) == 1 else "ControlNets off"
+        yield Change("ControlNet", label, {**off, "controlnet_steps": [], "controlnet_scale": [1.0]}, 0.7)
     if own.sparsectrl is not None:
-        values = {"sparsectrl": None, "sparse_images": {}, "sparsectrl_scale": 1.0}
+        values: dict[str, Any] = {"sparsectrl": None, "sparse_images": {}, "sparsectrl_scale": 1.0}
         yield Change("ControlNet", "SparseCtrl off", values, 0.7)
     if own.ip_adapter is not None:
         yield Change("IP-Adapter", "IP-Adapter off", {"ip_adapter": None, "ip_image": {}, "ip_scale": 0.7})

@@ -24,6 +24,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 SHOWN = ("flicker", "morph", "drift", *GUARDS)
 """Columns of the table."""
 GLYPH = (4.0, 128.0)
+IMPROVES = (*FAULTS, "prompt_alignment")
+"""Measures in which better is better; more motion or sharpness than the clip has is merely more."""
 WORST_FRAMES = 3
 USUAL_FPS = 8
 
@@ -155,7 +157,7 @@ def _cell(name: str, effect: Effect, scale: Any) -> Cell:
     tone = ""
     if span.low is not None and span.high is not None and (span.low > 0 or span.high < 0):
         is_better = (span.estimate < 0) == (name in FAULTS)
-        tone = "good" if is_better else "bad"
+        tone = "bad" if not is_better else "good" if name in IMPROVES else ""
     glyph = None
     interval = "one seed"
     if span.low is not None and span.high is not None:
@@ -252,6 +254,7 @@ def write_pixels(path: Path, folder: Path) -> tuple[list[str], dict[str, Any], l
         VideoReadError: The clip cannot be read.
     """
     video = read_video(path)
+    folder.mkdir(parents=True, exist_ok=True)
     fps = video.fps or Fraction(USUAL_FPS)
     encoder = encoder_of(path)
     crf = encoder.crf if encoder is not None else None
@@ -286,7 +289,6 @@ def write_pixels(path: Path, folder: Path) -> tuple[list[str], dict[str, Any], l
         "notes": video.notes, "view": with_images(view, folder), "measures": measures,
         "versions": library_versions(),
     }  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
     page = render_page(TEMPLATES, "pixels.html", values, styles=("diagnosis.css",))
     write_page(folder / PAGE, page)
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)

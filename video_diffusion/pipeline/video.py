@@ -52,7 +52,7 @@ class GeneratedVideo:
     settings: ResolvedSettings
     report: ConsistencyReport
     run_record: RunRecord
-    latents: Float[Tensor, "one channels f rows columns"] | None = None
+    latents: Float[Tensor, "1 _ f _ _"] | None = None
 
     def __repr__(self) -> str:
         own, flicker = self.settings, self.report.values["flicker"]
@@ -130,7 +130,7 @@ class DecodedVideo:
     window_starts: Sequence[int]
     timings: Mapping[str, float]
     facts: Mapping[str, Any]
-    latents: Float[Tensor, "one channels f rows columns"] | None = None
+    latents: Float[Tensor, "1 _ f _ _"] | None = None
 
     def measured(self, on_frame: OnFrame | None = None) -> GeneratedVideo:
         """Measure the frames and write the record."""
