@@ -30,6 +30,7 @@ def test_alternation_by_a_levels(num_frames, size):
     got = values(report)
     assert got["raw_flicker"] == pytest.approx(2 * a / 255, rel=1e-12)
     assert got["flicker"] == pytest.approx(a, rel=1e-6)
+    assert report.values["flicker"].details["undithered"] == pytest.approx(a, rel=1e-5)
     assert got["luma_flicker"] == pytest.approx(a, rel=1e-6)
     assert report.values["luma_flicker"].details["cells_rms"] == pytest.approx(a, rel=1e-5)
     assert report.values["luma_flicker"].details["max_cell"] == pytest.approx(a, rel=1e-5)
@@ -120,3 +121,12 @@ def test_a_quarter_of_the_picture_alternating_by_a_levels(num_frames):
 def test_psnr_is_capped():
     assert psnr(0.0) == 100
     assert psnr(255.0**2) == 0
+
+
+def test_a_dither_pattern_that_jumps_is_flicker_of_its_own_but_hardly_undithered():
+    """A chequer of ±6 levels that turns over in every frame, as the pattern of a palette does."""
+    chequer = np.where(np.indices((48, 64)).sum(axis=0) % 2, 6, -6)[..., np.newaxis]
+    signs = np.where(np.arange(8) % 2, 1, -1)[:, None, None, None]
+    flicker = measure_still((still([0] * 8, (48, 64)) + signs * chequer).astype(np.uint8)).values["flicker"]
+    assert flicker.value == pytest.approx(6, rel=1e-6)
+    assert flicker.details["undithered"] < 0.05

@@ -24,6 +24,7 @@ from video_diffusion.metrics.morph import morphing
 from video_diffusion.metrics.shots import HeldFrames
 from video_diffusion.video import (
     Frame,
+    PALETTE_NOTE,
     FrameSource,
     ReadLimits,
     RecordError,
@@ -290,6 +291,11 @@ def _measure_source(
     report = measurement.report(source.fps or Fraction(8), num_frames, request.keep_series)
     if report.held_frames:
         source.note(report.held_note())
+    undithered = report.values["flicker"].details.get("undithered") if "flicker" in report.values else None
+    if PALETTE_NOTE in source.notes and undithered is not None:
+        source.note(
+            f"flicker without the pattern of the palette: {undithered:.3g} levels (detail undithered)"
+        )
     return MeasuredClip(
         path=path,
         report=report,

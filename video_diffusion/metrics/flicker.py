@@ -38,25 +38,31 @@ class RawFlicker(SeriesAccumulator):
         return Reading(value, clip.status(len(self.series)), self.series, details=details)
 
 
-class Flicker(SeriesAccumulator):
+class Flicker(Accumulator):
     """Mean over frames of the second difference along the flow, in 8-bit levels (see `residual`).
 
     ±a levels on alternate frames give a; a constant pan and a steady fade give 0. The detail `p95` is the
-    95th percentile over frames. With coverage below one half the number still stands, because unexplained
-    change counts in it, and the status says `unmeasurable`: most of it is then change that no motion
-    explains rather than flicker on known motion.
+    95th percentile over frames; `undithered` is the flicker of change averaged over its surroundings, in
+    which the pattern of a dithered palette (GIF) cancels, and noise of single pixels with it. With coverage
+    below one half the number still stands, because unexplained change counts in it, and the status says
+    `unmeasurable`: most of it is then change that no motion explains rather than flicker on known motion.
     """
 
     view = Triple
 
-    def look(self, view: Triple) -> float:
-        """Return the flicker at the centre frame."""
-        return view.residual.level
+    def __init__(self) -> None:
+        self.series = Series()
+        self._undithered = 0.0
 
-    def add(self, index: int, row: float) -> None:
-        """Remember the number, unless no pixel counted."""
-        if np.isfinite(row):
-            super().add(index, row)
+    def look(self, view: Triple) -> tuple[float, float]:
+        """Return the flicker at the centre frame, and that of change averaged over its surroundings."""
+        return view.residual.level, view.residual.smooth_level
+
+    def add(self, index: int, row: tuple[float, float]) -> None:
+        """Remember the numbers, unless no pixel counted."""
+        if np.isfinite(row[0]):
+            self.series.add(index, row[0])
+            self._undithered += row[1]
 
     def result(self, clip: ClipFacts) -> Reading:
         """Return the mean over frames."""
@@ -68,7 +74,10 @@ class Flicker(SeriesAccumulator):
             status=clip.status(len(self.series), coverage),
             series=self.series,
             coverage=coverage,
-            details={"p95": float(np.percentile(self.series.values, 95))},
+            details={
+                "p95": float(np.percentile(self.series.values, 95)),
+                "undithered": self._undithered / len(self.series),
+            },
         )
 
 

@@ -17,6 +17,9 @@ LUMA = (0.299, 0.587, 0.114)
 CELLS = 8
 """Local measures cut the picture into 8 × 8 cells, fewer where a side has fewer pixels."""
 
+DITHER = 1.5
+"""Standard deviation in pixels of what evens out ordered and error-diffusion dithering."""
+
 Cells: TypeAlias = Float64[np.ndarray, "rows columns"]
 
 
@@ -43,12 +46,15 @@ class Residual:
             valid.
         level: mean of `magnitude` over the pixels that count; NaN when none does.
         unexplained: share of the pixels that count whose flow is valid in neither direction.
+        smooth_level: as `level`, of the explained change averaged over its surroundings (Gaussian, `DITHER`
+            pixels), in which the pattern of a dithered palette cancels.
     """
 
     magnitude: Float32[np.ndarray, "h w"]
     signed_luma: Float32[np.ndarray, "h w"]
     level: float
     unexplained: float
+    smooth_level: float = float("nan")
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,8 +88,11 @@ def second_difference_residual(before: Neighbour, centre: Levels, after: Neighbo
     neither = ~(before.valid | after.valid)
     counted = ~neither | before.inside | after.inside
     unexplained = neither & counted
+    smooth = np.abs(cv2.GaussianBlur(signed, (0, 0), DITHER, borderType=cv2.BORDER_REFLECT_101))
+    smooth[~counted] = 0
     if unexplained.any():
         magnitude[unexplained] = _unexplained_change(before, centre, after, unexplained)
+        smooth[unexplained] = magnitude[unexplained]
 
     count = int(np.count_nonzero(counted))
     total = sum(cv2.sumElems(magnitude)[:3])
@@ -93,6 +102,7 @@ def second_difference_residual(before: Neighbour, centre: Levels, after: Neighbo
         signed_luma=luma(signed),
         level=total / (3 * count) if count else float("nan"),
         unexplained=np.count_nonzero(unexplained) / count if count else float("nan"),
+        smooth_level=sum(cv2.sumElems(smooth)[:3]) / (3 * count) if count else float("nan"),
     )
 
 

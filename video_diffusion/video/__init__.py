@@ -2,6 +2,7 @@
 
 from video_diffusion.video.files import atomic_path, remove_dead_parts, write_bytes
 from video_diffusion.video.reader import (
+    PALETTE_NOTE,
     Frame,
     FrameSource,
     ReadLimits,
@@ -38,6 +39,7 @@ from video_diffusion.video.writer import (
 )
 
 __all__ = [
+    "PALETTE_NOTE",
     "CODECS",
     "SUFFIXES",
     "Frame",
