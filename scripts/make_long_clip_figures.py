@@ -172,6 +172,26 @@ class Figures:
             "input-image", clips, labels, "a red circle ... on a white background, from a picture of one"
         )
 
+    def work(self, folder: Path) -> None:
+        """A clip that goes on from its last frames, and one that gets larger in a second pass."""
+        before = self.pipeline(MOVING, seed=SEEDS[0])
+        path = str(folder / "before.mp4")
+        before.save(path, codec="libx264rgb")
+        for overlap in (4, 8):
+            for seed in (4, 5, 6):
+                video = self.pipeline(MOVING, seed=seed, extend=path, extend_overlap=overlap)
+                self.numbers[f"extend, overlap {overlap}, seed {seed}"] = figures_of(video)
+        enlarged = np.stack([np.asarray(Image.fromarray(each).resize((128, 128))) for each in before.frames])
+        clips, labels = [spread(enlarged)], ["enlarged"]
+        for upscale, strength in (("frames", 0.4), ("frames", 0.6), ("latents", 0.6)):
+            video = self.pipeline(MOVING, seed=4, refine=path, refine_upscale=upscale, strength=strength)
+            far = float(np.abs(video.frames.astype(float) - enlarged).mean())
+            label = f"refined, upscaled {upscale}, strength {strength}"
+            self.numbers[label] = {**figures_of(video), "from_enlarged": round(far, 2)}
+            clips.append(spread(video.frames))
+            labels.append(label)
+        self.strip("refined", clips, labels, MOVING)
+
     def noises(self) -> None:
         """What noise along frames, motion scale and FreeInit do to one clip; numbers only."""
         rows: dict[str, dict[str, Any]] = {
@@ -204,16 +224,18 @@ def main() -> None:
     """Parse, draw, write the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "docs" / "images")
-    parser.add_argument("--only", nargs="*", default=["long_clips", "loops", "travels", "inputs", "noises"])
+    parser.add_argument(
+        "--only", nargs="*", default=["long_clips", "loops", "travels", "inputs", "work", "noises"]
+    )
     arguments = parser.parse_args()
     figures = Figures(TextToVideoPipeline.from_pretrained("embedded", device="cpu"), arguments.out)
     path = arguments.out / "long-clips.json"
     if path.is_file():
         figures.numbers = json.loads(path.read_text())
     for name in arguments.only:
-        if name == "inputs":
+        if name in {"inputs", "work"}:
             with tempfile.TemporaryDirectory() as folder:
-                figures.inputs(Path(folder))
+                getattr(figures, name)(Path(folder))
         else:
             getattr(figures, name)()
         path.write_text(json.dumps(figures.numbers, indent=2) + "\n")

@@ -248,6 +248,7 @@ def test_several_from_the_command_line_and_again(folder: Path, tmp_path: Path) -
             update={"controlnet": (str(folder / "controlnet"), str(moved))}
         ).job_id()
     )
+    moved.rename(tmp_path / "second")
     batch = CliRunner().invoke(main, [*words, "--seeds", "0-1", "-o", str(tmp_path / "clips")])
     assert batch.exit_code == 0, batch.output
     row = json.loads((tmp_path / "clips" / "results.jsonl").read_text().splitlines()[0])

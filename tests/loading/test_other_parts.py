@@ -184,6 +184,17 @@ def test_a_temporal_decoder_sees_each_video_alone() -> None:
     assert relative_error(both[5:], torch.cat(list(decode_latents(vae, latents[1:], 16)))) <= 1e-6
 
 
+def test_a_temporal_decoder_works_in_little_memory(folder: Path) -> None:
+    """It knows no tiles, and 4 frames are one chunk in both."""
+    clips = [
+        TextToVideoPipeline.from_pretrained(
+            str(folder / "model"), device="cpu", vae=str(folder / "temporal"), low_memory=low_memory
+        )("a red ball")
+        for low_memory in (False, True)
+    ]
+    assert np.abs(clips[0].frames.astype(int) - clips[1].frames).max() <= 1
+
+
 def test_bytes_are_told_while_a_model_loads(folder: Path) -> None:
     told: list[tuple[int, int]] = []
     load_model(str(folder / "model"), vae=str(folder / "vae"), on_bytes=lambda *each: told.append(each))

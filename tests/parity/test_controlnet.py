@@ -191,7 +191,7 @@ def steer(unet: Any, network: ControlNetModel, pictures: list[Image.Image], scal
         frames, words = sample.shape[2], encoder_hidden_states
         added = {name: each.repeat_interleave(frames, 0) for name, each in more["added_cond_kwargs"].items()}
         downs, mid = network(
-            sample.transpose(1, 2).flatten(0, 1), timestep, words.repeat_interleave(frames, 0),
+            sample.transpose(1, 2).flatten(0, 1), timestep, words,
             torch.cat([pixels] * len(sample)), scale, added_cond_kwargs=added, return_dict=False,
         )  # fmt: skip
         residuals = {"down_block_additional_residuals": downs, "mid_block_additional_residual": mid}

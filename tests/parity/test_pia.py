@@ -60,7 +60,7 @@ def published_run(ours: TextToVideoPipeline, picture: str, noise: Tensor, streng
             ["dull", "a red ball"], padding="max_length", truncation=True, return_tensors="pt",
             max_length=parts.tokenizer.model_max_length,
         )  # fmt: skip
-        embeds = parts.text_encoder(words.input_ids).last_hidden_state
+        embeds = parts.text_encoder(words.input_ids).last_hidden_state.repeat_interleave(FRAMES, 0)
         pixels = torch.from_numpy(np.asarray(Image.open(picture)) / 255).permute(2, 0, 1)[None]
         condition = parts.vae.encode(2 * pixels - 1).latent_dist.mean * parts.vae.config.scaling_factor
         condition = condition[:, :, None].expand(-1, -1, FRAMES, -1, -1)

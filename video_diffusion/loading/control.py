@@ -26,6 +26,11 @@ from video_diffusion.models.control import normalise_each_frame
 from video_diffusion.models.temporal import SinusoidalPositions
 
 ORIGINAL_CONTROLNET = "control_model."
+SIZE_LAYERS = {
+    f"label_emb.0.{place}.{part}": f"add_embedding.linear_{number}.{part}"
+    for number, place in ((1, 0), (2, 2))
+    for part in ("weight", "bias")
+}
 NORM_SCOPES = ("frame", "clip")
 _SAME_AS_UNET = {
     "cross_attention_dim": "reads text of width",
@@ -78,6 +83,8 @@ def _controlnet_from_file(path: Path, parts: ModelParts) -> ControlNetModel:
         )
     stored = file.load(names.values())
     tensors = {name: stored[own] for name, own in names.items()}
+    # diffusers' conversion leaves out what reads SDXL's sizes
+    size_layers = {ours: tensors[name] for name, ours in SIZE_LAYERS.items() if name in tensors}
     return SingleFileLoader(path, parts.unet.dtype, False, tensors).load(
         lambda: ControlNetModel.from_unet(
             parts.unet,
@@ -85,7 +92,7 @@ def _controlnet_from_file(path: Path, parts: ModelParts) -> ControlNetModel:
             conditioning_channels=widths[0],
             load_weights_from_unet=False,
         ),
-        lambda network: convert_controlnet_checkpoint(dict(tensors), network.config),
+        lambda network: convert_controlnet_checkpoint(dict(tensors), network.config) | size_layers,
     )
 
 

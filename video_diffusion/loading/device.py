@@ -77,7 +77,7 @@ def save_memory(parts: ModelParts, device: torch.device) -> None:
         for module in network.modules():
             if feed_forward_fits(module):
                 Swaps().put_forward(module, feed_forward)
-    if hasattr(parts.vae, "enable_tiling"):
+    if hasattr(parts.vae, "use_tiling"):
         parts.vae.enable_tiling()
     nn.Module.to(parts.motion_adapter, device=device)
     if device.type == "cpu":

@@ -379,7 +379,7 @@ class GenerationSettings(IdentifiedSettings):
             description="How much later frames are held to the image. Frame i by its i-th power; "
             "None is 0.8. With a PIA adapter how alike frames are; None is its list for small motion.",
         ),
-        Setting("--image-hold", "X", needs=("init_image",)),
+        Setting("--image-hold", "X", needs=("init_image", "extend")),
     ] = None
     speed: Annotated[
         int,
