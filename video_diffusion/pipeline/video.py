@@ -44,6 +44,12 @@ class GeneratedVideo:
         settings: With nothing left open.
         report: How well the frames hold together.
         run_record: What is written beside the clip and into it.
+
+    >>> from video_diffusion import TextToVideoPipeline
+    >>> pipeline = TextToVideoPipeline.from_pretrained("embedded", device="cpu")
+    >>> video = pipeline("a red circle", frames=2, steps=1, progress=False)
+    >>> video.frames.dtype, [image.size for image in video.images]
+    (dtype('uint8'), [(64, 64), (64, 64)])
     """
 
     frames: UInt8[np.ndarray, "f h w c"]
