@@ -312,8 +312,6 @@ class ComparisonSummary:
         metrics = [metric for metric in self.metrics if metric.role != "other"]
         titles = [html.escape(f"{metric.name}, {metric.unit}") for metric in metrics]
         head = "".join(f"<th>{title}</th>" for title in titles)
-            f"<th>{html.escape(metric.name)}, {html.escape(metric.unit)}</th>" for metric in metrics
-        )
         rows = []
         for arm in self.arms:
             means = (next((mean for mean in each.means if mean.arm == arm.label), None) for each in metrics)
