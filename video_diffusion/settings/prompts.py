@@ -123,8 +123,8 @@ class PromptSettings(BaseModel):
         str,
         AfterValidator(check_prompt),
         Field(
-            description="What the clip shows. Never empty, stored verbatim; lines by frame inside it (`8: TEXT`) "
-            "become `prompt_travel`."
+            description="What the clip shows. Never empty, stored verbatim; lines by frame inside it "
+            "(`8: TEXT`) become `prompt_travel`."
         ),
         Setting(in_id=True),
     ]
