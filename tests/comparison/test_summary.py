@@ -112,3 +112,10 @@ def test_a_field_of_the_wrong_kind_is_named():
     values["clips"][0]["seed"] = "x"
     with pytest.raises(ConfigError, match=r"clips\.0\.seed"):
         own.ComparisonSummary.from_json(json.dumps(values))
+
+
+def test_a_summary_shows_itself_with_everything_escaped():
+    summary = small_summary()
+    page = summary._repr_html_()
+    assert "<script" not in page and page.count("<tr>") == 1 + len(summary.arms)
+    assert repr(summary).startswith("<ComparisonSummary ")

@@ -4,6 +4,7 @@ Nothing here is computed again by whoever shows it. None stands for what could n
 texts (prompts, labels, file names, errors) are untrusted and shown as they are.
 """
 
+import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -331,6 +332,30 @@ class ComparisonSummary:
     sets: tuple[SetMotion, ...] = ()
     reference: str = ""
     schema_version: int = SCHEMA_VERSION
+
+    def __repr__(self) -> str:
+        return f"<ComparisonSummary {self.title!r}: {self.sentence}>"
+
+    def _repr_html_(self) -> str:
+        """The verdict, each arm with its means, and its first clip where the page lies in the folder."""
+        metrics = [metric for metric in self.metrics if metric.role != "other"]
+        titles = [html.escape(f"{metric.name}, {metric.unit}") for metric in metrics]
+        head = "".join(f"<th>{title}</th>" for title in titles)
+        rows = []
+        for arm in self.arms:
+            means = (next((mean for mean in each.means if mean.arm == arm.label), None) for each in metrics)
+            cells = "".join(
+                f"<td>{'' if mean is None or mean.span is None else f'{mean.span.estimate:.3g}'}</td>"
+                for mean in means
+            )
+            clip = next((clip for clip in self.clips if clip.arm == arm.label and clip.path), None)
+            video = clip and f'<video src="{html.escape(clip.path)}" controls autoplay loop muted></video>'
+            label = html.escape(arm.label) + (" (baseline)" if arm.is_baseline else "")
+            rows.append(f"<tr><td>{video or ''}</td><td>{label}</td>{cells}</tr>")
+        return (
+            f"<p><b>{html.escape(self.title)}</b>: {html.escape(self.sentence)}</p>"
+            f"<table><tr><th></th><th>arm</th>{head}</tr>{''.join(rows)}</table>"
+        )
 
     def metric(self, name: str) -> MetricSummary | None:
         """The metric of this name, None where it was not measured."""

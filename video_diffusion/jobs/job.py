@@ -267,7 +267,11 @@ def make_job(
 
 
 def parse_seeds(value: object) -> list[int]:
-    """Seeds from a number, a list of numbers, or a text such as "0-7" or "1, 5, 9-11"."""
+    """Seeds from a number, a list of numbers, or a text such as "0-7" or "1, 5, 9-11".
+
+    >>> parse_seeds("1, 5, 9-11")
+    [1, 5, 9, 10, 11]
+    """
     rule = 'must be numbers such as 3, "0-7" or "1, 5, 9-11"'
     parts: list[object] = list(value) if isinstance(value, list) else [*str(value).split(",")]
     if isinstance(value, (bool, float, dict)) or value is None or not parts:

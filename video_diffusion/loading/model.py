@@ -188,6 +188,10 @@ def load_model(
 
     Raises:
         ModelLoadError: One line saying which file is wrong, and how.
+
+    >>> parts = load_model("embedded", dtype=torch.bfloat16)
+    >>> parts.unet.dtype, parts.motion_adapter.max_num_frames
+    (torch.bfloat16, 32)
     """
     source = find_model(model)
     folder = source.folder

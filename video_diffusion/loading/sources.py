@@ -97,6 +97,9 @@ def find_model(name: str) -> ModelSource:
 
     Raises:
         ModelLoadError: There is no such model, or it cannot be fetched; each reason has its own sentence.
+
+    >>> find_model("embedded").folder.name
+    'embedded'
     """
     if name in SHIPPED:
         if not SHIPPED[name].is_dir():
@@ -245,6 +248,9 @@ def parse_lora(text: str) -> tuple[str, float]:
 
     Raises:
         ValueError: The weight is not a number from -10 to 10.
+
+    >>> parse_lora("style.safetensors:0.8")
+    ('style.safetensors', 0.8)
     """
     path, colon, number = text.rpartition(":")
     if not colon or Path(text).exists():

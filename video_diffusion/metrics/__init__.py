@@ -99,6 +99,9 @@ def choose_metrics(chosen: Sequence[str | Metric] | None) -> tuple[Metric, ...]:
 
     Raises:
         ValueError: an unknown name, or one that occurs twice.
+
+    >>> [metric.name for metric in choose_metrics(["flicker"])]
+    ['flicker', 'motion', 'sharpness', 'mean_luma']
     """
     if chosen is None:
         return ALL_METRICS
@@ -147,6 +150,11 @@ def measure(
 
     Raises:
         ValueError: an argument breaks one of the rules above.
+
+    >>> frames = np.zeros((4, 64, 64, 3), np.uint8)
+    >>> frames[1::2] += 20
+    >>> measure(frames, fps=8, metrics=["raw_flicker"]).values["raw_flicker"].told
+    '0.07843 of full range'
     """
     clip = as_uint8_frames(frames)
     exact_fps = as_fps(fps)

@@ -159,6 +159,11 @@ class ConsistencyReport:
             `duplicate_pairs` is that of the others.
         distinct_fps: frames per second without these.
         repeats: how often each distinct frame is shown, as words; empty where none repeats.
+
+    >>> from video_diffusion.metrics import measure
+    >>> report = measure(np.zeros((3, 64, 64, 3), np.uint8), fps=8)
+    >>> report.num_frames, report.values["mean_luma"].value
+    (3, 0.0)
     """
 
     num_frames: int

@@ -82,6 +82,11 @@ class MotionAdapter(ModelMixin, ConfigMixin):
 
     Raises:
         ValueError: A field is out of range or of the wrong length.
+
+    >>> from video_diffusion.loading import load_model
+    >>> fresh = MotionAdapter.for_unet(load_model("embedded").unet, max_num_frames=16)
+    >>> fresh.max_num_frames
+    16
     """
 
     _supports_gradient_checkpointing = True

@@ -205,6 +205,14 @@ class VideoUNet(nn.Module):
 
     Raises:
         ValueError: The two do not fit together, or the U-Net carries temporal layers already.
+
+    >>> from video_diffusion.loading import load_model
+    >>> parts = load_model("embedded")
+    >>> with VideoUNet(parts.unet, parts.motion_adapter) as video_unet:
+    ...     latents = torch.zeros(1, parts.unet.config.in_channels, 3, 16, 16)
+    ...     noise_pred = video_unet(latents, 10, parts.encode_prompts(["a red circle"]))
+    >>> noise_pred.shape == latents.shape
+    True
     """
 
     unet: UNet2DConditionModel

@@ -46,6 +46,12 @@ class GeneratedVideo:
         report: How well the frames hold together.
         run_record: What is written beside the clip and into it.
         latents: That the frames were decoded from, `1 c f h w` on the CPU; None where they were not kept.
+
+    >>> from video_diffusion import TextToVideoPipeline
+    >>> pipeline = TextToVideoPipeline.from_pretrained("embedded", device="cpu")
+    >>> video = pipeline("a red circle", frames=2, steps=1, progress=False)
+    >>> video.frames.dtype, [image.size for image in video.images]
+    (dtype('uint8'), [(64, 64), (64, 64)])
     """
 
     frames: UInt8[np.ndarray, "f h w c"]

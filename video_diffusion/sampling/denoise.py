@@ -77,6 +77,13 @@ def denoise(
     Raises:
         NonFiniteLatentsError: Latents turned NaN or infinite; the message names the step.
         ValueError: Not one seed for each video, latents in half precision, or a strength without a step.
+
+    >>> from video_diffusion.sampling import make_scheduler
+    >>> scheduler = make_scheduler("ddim", {"num_train_timesteps": 1000})
+    >>> noise = torch.ones(1, 4, 2, 8, 8)
+    >>> steps = denoise(lambda latents, timestep: 0 * latents, scheduler, noise, 3, [0])
+    >>> [step.index for step in steps]
+    [1, 2, 3]
     """
     num_videos, _, num_frames, _, _ = latents.shape
     if len(seeds) != num_videos:

@@ -73,6 +73,10 @@ def initial_noise(
 
     Raises:
         ValueError: The seed or `noise_alpha` is outside its range.
+
+    >>> short, long = (initial_noise(7, num_frames, 4, 8, 8) for num_frames in (2, 5))
+    >>> torch.equal(short, long[:, :2])
+    True
     """
     if not 0 <= noise_alpha < math.inf:
         raise ValueError(f"noise_alpha must be 0 or more, but is {noise_alpha}; 1 and 2 are usual")

@@ -87,6 +87,9 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> Scheduler:
 
     Raises:
         ValueError: No such name; the message has the nearest.
+
+    >>> type(make_scheduler("euler", {"num_train_timesteps": 1000})).__name__
+    'EulerDiscreteScheduler'
     """
     if name not in SCHEDULERS:
         known_names = f"one of the {len(SCHEDULERS)} known names"

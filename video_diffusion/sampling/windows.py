@@ -33,6 +33,9 @@ class ContextWindows:
             puts them side by side.
         fuse: How frames count where windows overlap: "pyramid" most in the middle of a window, "flat" all
             alike, "linear" falling along the overlap.
+
+    >>> ContextWindows(num_frames=10, length=4, overlap=1, schedule="static").at(0)
+    ((0, 1, 2, 3), (3, 4, 5, 6), (6, 7, 8, 9))
     """
 
     num_frames: int

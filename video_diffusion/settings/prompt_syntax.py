@@ -53,6 +53,9 @@ def parse_prompt(prompt: str, syntax: PromptSyntax) -> ParsedPrompt:
     Raises:
         ValueError: Brackets that do not match, a weight out of range, or syntax that is not supported; the
             message follows the name of a setting.
+
+    >>> [(text, round(weight, 4)) for text, weight in parse_prompt("a (red:1.3) [dot]", "a1111").parts[0]]
+    [('a ', 1.0), ('red', 1.3), (' ', 1.0), ('dot', 0.9091)]
     """
     if syntax == "plain":
         return ParsedPrompt(((Segment(prompt),),))

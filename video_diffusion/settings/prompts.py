@@ -100,7 +100,10 @@ class PromptSettings(BaseModel):
     prompt: Annotated[
         str,
         AfterValidator(check_prompt),
-        Field(description="What the clip shows. Never empty, stored verbatim."),
+        Field(
+            description="What the clip shows. Never empty, stored verbatim; lines by frame inside it "
+            "(`8: TEXT`) become `prompt_travel`."
+        ),
         Setting(in_id=True),
     ]
     negative_prompt: Annotated[
@@ -116,7 +119,7 @@ class PromptSettings(BaseModel):
     ] = ()
     lora_folder: Annotated[
         File,
-        Field(description="Where LoRAs lie that prompts name as <lora:NAME:WEIGHT>."),
+        Field(description="Where LoRAs lie that prompts name as `<lora:NAME:WEIGHT>`."),
         Setting("--lora-folder", "DIR", pixels=False),
     ] = None
     embeddings: Annotated[

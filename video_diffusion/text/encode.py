@@ -35,6 +35,11 @@ def encode_prompt(
         prompts: One for each video.
         tokenizer: Made for the text encoder.
         text_encoder: Its dtype and device are those of the result.
+
+    >>> from video_diffusion.loading import load_model
+    >>> parts = load_model("embedded")
+    >>> encode_prompt(["a red circle", ""], parts.tokenizer, parts.text_encoder).shape
+    torch.Size([2, 32, 128])
     """
     return TextEncoders([tokenizer], [text_encoder]).prompt_embeds(prompts)
 
@@ -50,6 +55,11 @@ class TextEncoders:
         text_encoders: A `CLIPTextModel`, and of SDXL a `CLIPTextModelWithProjection`.
         zeros_for_empty: Whether the empty prompt is all zeros instead of what the encoders make of it, as
             SDXL was trained (`force_zeros_for_empty_prompt`).
+
+    >>> from video_diffusion.loading import load_model
+    >>> text = load_model("embedded").text_encoders
+    >>> text.prompt_embeds(["a (red:1.2) circle BREAK moving left"], PromptReading("a1111")).shape
+    torch.Size([1, 64, 128])
     """
 
     def __init__(

@@ -63,6 +63,9 @@ def travel(
         num_frames: Frames of the clip.
         blend: "lerp" or "slerp"; the arc is taken for each token on its own.
         looped: Whether the last goes over into the first, around the end of the clip.
+
+    >>> travel([0.0, 4.0], torch.tensor([[[0.0]], [[8.0]]]), num_frames=5).flatten().tolist()
+    [0.0, 2.0, 4.0, 6.0, 8.0]
     """
     mix = torch.lerp if blend == "lerp" else slerp
     return torch.stack(
@@ -83,6 +86,10 @@ def slerp(start: Float[Tensor, "n d"], end: Float[Tensor, "n d"], share: float) 
         start: At share 0.
         end: At share 1.
         share: 0 to 1.
+
+    >>> halfway = slerp(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), 0.5)
+    >>> [round(number, 4) for number in halfway[0].tolist()]
+    [0.7071, 0.7071]
     """
     exact_start, exact_end = start.cpu().double(), end.cpu().double()  # Apple's GPUs know no float64
     cosine = torch.nn.functional.cosine_similarity(exact_start, exact_end, dim=-1).clamp(-1, 1)

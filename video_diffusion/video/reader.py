@@ -649,6 +649,13 @@ def read_video(
 
     Raises:
         VideoReadError: as `open_video`, and a clip larger than `limits.max_bytes`.
+
+    >>> import tempfile
+    >>> from video_diffusion.video import write_video
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_video(f"{folder}/a.mp4", np.zeros((3, 16, 24, 3), np.uint8), Fraction(8))
+    ...     read_video(f"{folder}/a.mp4").frames.shape
+    (3, 16, 24, 3)
     """
     limits = limits or ReadLimits()
     frames: list[UInt8[np.ndarray, "h w 3"]] = []

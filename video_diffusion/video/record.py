@@ -189,6 +189,14 @@ def read_record(path: Path | str) -> RunRecord:
     Raises:
         RecordError: there is none, or it cannot be trusted.
         VideoReadError: the clip cannot be opened.
+
+    >>> import tempfile
+    >>> from video_diffusion import TextToVideoPipeline
+    >>> pipeline = TextToVideoPipeline.from_pretrained("embedded", device="cpu")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     pipeline("a red circle", frames=2, steps=1, progress=False).save(f"{folder}/a.mp4")
+    ...     read_record(f"{folder}/a.mp4").settings.prompt
+    'a red circle'
     """
     path = Path(path)
     if path.suffix.lower() == ".json":
@@ -234,7 +242,11 @@ def _found_sidecar(path: Path) -> Path | None:
 
 
 def frames_sha256(frames: UInt8[np.ndarray, "f h w c"]) -> str:
-    """SHA-256 over dtype, shape and bytes of the frames, in hex: equal exactly when the clips are equal."""
+    """SHA-256 over dtype, shape and bytes of the frames, in hex: equal exactly when the clips are equal.
+
+    >>> frames_sha256(np.zeros((1, 2, 2, 3), np.uint8)) == frames_sha256(np.zeros((1, 2, 2, 3), np.uint8))
+    True
+    """
     digest = hashlib.sha256(f"{frames.dtype.str} {frames.shape} ".encode())
     digest.update(np.ascontiguousarray(frames).data)
     return digest.hexdigest()

@@ -237,6 +237,12 @@ def write_video(
         FileExistsError: see `overwrite`.
         VideoWriteError: the encoder died (with its last lines) or lost frames.
         OSError: no space, no permission, over the file-size limit.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_video(f"{folder}/a.webm", np.zeros((3, 16, 24, 3), np.uint8), Fraction(8))
+    ...     [file.name for file in Path(folder).iterdir()]
+    ['a.webm']
     """
     encoding = choose_encoding(path, codec, crf, pixel_format)
     num_frames, height, width, _ = frames.shape
