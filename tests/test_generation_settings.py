@@ -161,7 +161,8 @@ OTHER: dict[str, Any] = {
     "ip_scale": 0.5, "quantize": "int8",
     "controlnet": "n", "control_video": "e.mp4", "controlnet_scale": 0.5,
     "controlnet_steps": (0.0, 0.5), "sparsectrl": "s", "sparse_images": {"-1": "d.png"},
-    "sparsectrl_scale": 0.5,
+    "sparsectrl_scale": 0.5, "control_make": ["canny"], "vae": "v", "text_encoder": "t",
+    "extend": "a.mp4", "extend_overlap": 2, "refine": "a.mp4", "refine_upscale": "latents",
 }  # fmt: skip
 
 # What cannot be without another setting.

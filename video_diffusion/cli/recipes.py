@@ -8,8 +8,6 @@ from typing import Any, Literal, get_args
 import click
 from click.shell_completion import CompletionItem
 
-from video_diffusion.settings import SETTINGS, ConfigError, GenerationSettings, nearest
-
 Kind = Literal["generate", "train", "compare"]
 
 PACKAGE = Path(__file__).parents[1]
@@ -38,6 +36,8 @@ def find_config(name: str, kind: Kind) -> Path:
     path = Path(name)
     if path.exists() or path.suffix not in {"", ".yaml", ".yml"} or len(path.parts) != 1:
         return path  # what is not there is told by whoever reads it
+    from video_diffusion.settings import ConfigError, nearest
+
     known = recipes(kind)
     stem = path.stem if path.suffix in {".yaml", ".yml"} else name
     if stem in known:
@@ -60,10 +60,16 @@ def complete_recipes(kind: Kind) -> Any:
 
 def complete_setting(name: str) -> Any:
     """What a shell is offered for the flag of a setting; None where nothing is known."""
+    from video_diffusion.settings import SETTINGS, GenerationSettings
+
     field = GenerationSettings.model_fields[name]
     kinds = [field.annotation, *get_args(field.annotation)]
     choices = [choice for kind in kinds for choice in get_args(kind) if isinstance(choice, str)]
-    fixed = {"model": ["embedded"], "motion_adapter": ["none"], "device": ["auto", "cpu", "cuda", "mps"]}
+    fixed = {
+        "model": ["embedded"],
+        "motion_adapter": ["few-steps", "none"],
+        "device": ["auto", "cpu", "cuda", "mps"],
+    }
     offered: Sequence[str] = choices or fixed.get(name, [])
     metavar = SETTINGS[name].metavar
     takes_file = any(word in metavar for word in ("FILE", "PATH", "MODEL", "DIR"))
