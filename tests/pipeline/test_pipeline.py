@@ -32,7 +32,7 @@ def test_a_prompt_becomes_a_measured_clip(pipeline: TextToVideoPipeline, folder:
     assert video.report.num_frames == 4
     assert {"raw_flicker", "flicker", "motion", "sharpness"} <= set(video.report.values)
     assert video.frames_sha256 == frames_sha256(video.frames)
-    assert pipeline.vocabulary == ("a", "red", "ball")
+    assert pipeline.vocabulary == ("a", "red", "ball", "blue", "box")
 
 
 def test_the_record_says_everything_as_json(pipeline: TextToVideoPipeline) -> None:
@@ -46,7 +46,7 @@ def test_the_record_says_everything_as_json(pipeline: TextToVideoPipeline) -> No
         "context_length",
         "context_overlap", "init_video", "init_image", "strength",
         "image_hold", "guidance_interval", "ip_adapter", "controlnet", "control_video", "controlnet_steps",
-        "sparsectrl", "quantize", "noise_video",
+        "sparsectrl", "quantize", "noise_video", "control_make", "video_stride",
     }  # fmt: skip
     assert record["window_starts"] == []
     assert len(record["model"]["weights_sha256"]) == 64
