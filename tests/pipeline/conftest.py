@@ -15,7 +15,7 @@ DEFAULTS = {
     "num_inference_steps": 3,
     "guidance_scale": 2.5,
     "scheduler": "euler_a",
-    "vocabulary": ["a", "red", "ball", "blue", "box"],
+    "vocabulary": ["a", "red", "ball", "blue", "box", "one", "two"],
 }
 
 

@@ -32,7 +32,7 @@ def test_a_prompt_becomes_a_measured_clip(pipeline: TextToVideoPipeline, folder:
     assert video.report.num_frames == 4
     assert {"raw_flicker", "flicker", "motion", "sharpness"} <= set(video.report.values)
     assert video.frames_sha256 == frames_sha256(video.frames)
-    assert pipeline.vocabulary == ("a", "red", "ball", "blue", "box")
+    assert pipeline.vocabulary == ("a", "red", "ball", "blue", "box", "one", "two")
 
 
 def test_the_record_says_everything_as_json(pipeline: TextToVideoPipeline) -> None:
