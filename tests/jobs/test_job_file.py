@@ -4,13 +4,16 @@ import csv
 import json
 import subprocess
 import sys
+from fractions import Fraction
 from typing import Literal, get_args, get_origin
 
+import numpy as np
 import pytest
 
 from video_diffusion.jobs import check_jobs, read_jobs
 from video_diffusion.jobs.job import JobFileError, ModelFacts, make_job, parse_seeds
 from video_diffusion.settings import ConfigError, GenerationSettings, Layer
+from video_diffusion.video import write_video
 
 
 def facts(model, motion_adapter):
@@ -231,6 +234,9 @@ def sample(name):
 def test_every_setting_can_stand_in_a_job_file_of_any_format(tmp_path, name):
     """Also those that come later: nothing here lists the settings."""
     value = sample(name)
+    if name in {"extend", "refine"}:  # whose size and rate are read with the row
+        value = str(tmp_path / "clip.mp4")
+        write_video(value, np.zeros((4, 16, 16, 3), np.uint8), Fraction(8), None)
     if value is None:
         pytest.skip(f"no sample of {GenerationSettings.model_fields[name].annotation}")
     values = {"prompt": "a red circle", name: value}
