@@ -58,7 +58,7 @@ class GeneratedVideo:
     settings: ResolvedSettings
     report: ConsistencyReport
     run_record: RunRecord
-    latents: Float[Tensor, "1 _ f _ _"] | None = None
+    latents: Float[Tensor, "1 _ _ _ _"] | None = None
 
     def __repr__(self) -> str:
         own, flicker = self.settings, self.report.values["flicker"]
@@ -136,7 +136,7 @@ class DecodedVideo:
     window_starts: Sequence[int]
     timings: Mapping[str, float]
     facts: Mapping[str, Any]
-    latents: Float[Tensor, "1 _ f _ _"] | None = None
+    latents: Float[Tensor, "1 _ _ _ _"] | None = None
 
     def measured(self, on_frame: OnFrame | None = None) -> GeneratedVideo:
         """Measure the frames and write the record."""
