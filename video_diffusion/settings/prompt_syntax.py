@@ -272,7 +272,7 @@ def missing_embeddings(text: str, words: Collection[str], syntax: PromptSyntax) 
         return []
     given = {word.lower() for word in words}
     rest = " ".join(piece for piece, is_word in split_at_embeddings(text, given, syntax) if not is_word)
-    named = re.findall(r"\bembedding:([\w.-]*\w)|<([^<>\s:]+)>|(?<![\w.-])([\w.-]*\w)", rest)
+    named = re.findall(r"\bembedding:([\w.-]*\w)|<(\w[\w.-]+\w)>|(?<![\w.-])([\w.-]*\w)", rest)
     missing: dict[str, None] = {}
     for explicit, angled, word in named:
         if explicit or angled:
