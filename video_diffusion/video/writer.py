@@ -125,7 +125,8 @@ def choose_encoding(
         raise FieldError("out", f"the suffix of {str(path)!r} names no format ({given}); {ways}")
     else:
         chosen = CODECS[codec or _DEFAULT_CODEC.get(suffix, "libx264")]
-    if suffix in SUFFIXES and suffix not in chosen.suffixes:
+    named = SUFFIXES if chosen.name == "png" else (*SUFFIXES, *PICTURES)  # frames.png may be a folder
+    if suffix in named and suffix not in chosen.suffixes:
         where = ", ".join(chosen.suffixes) or "a folder (a name without suffix, or ending in /)"
         raise FieldError("codec", f"codec {chosen.name} does not go into {suffix}; it goes into {where}")
     if crf is not None and chosen.crf is None:
