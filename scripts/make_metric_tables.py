@@ -35,8 +35,8 @@ ENCODINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "GIF": ("clip.gif", {}),
 }
 ENCODED = (
-    "raw_flicker", "flicker", "luma_flicker", "morph", "warp_psnr", "warp_ssim", "coverage", "drift", "motion",
-    "flow_jitter", "sharpness", "mean_luma",
+    "raw_flicker", "flicker", "luma_flicker", "morph", "warp_psnr", "warp_ssim", "coverage", "drift",
+    "motion", "flow_jitter", "sharpness", "mean_luma",
 )  # fmt: skip
 PROMPTS = (
     "a large blue square moving right on a pink background",

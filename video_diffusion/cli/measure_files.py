@@ -23,8 +23,8 @@ from video_diffusion.metrics.measurement import as_window_starts, idle_cores
 from video_diffusion.metrics.morph import morphing
 from video_diffusion.metrics.shots import HeldFrames
 from video_diffusion.video import (
-    Frame,
     PALETTE_NOTE,
+    Frame,
     FrameSource,
     ReadLimits,
     RecordError,

@@ -39,8 +39,8 @@ from video_diffusion.video.writer import (
 )
 
 __all__ = [
-    "PALETTE_NOTE",
     "CODECS",
+    "PALETTE_NOTE",
     "SUFFIXES",
     "Frame",
     "FrameSource",
