@@ -222,7 +222,12 @@ def test_dumped_settings_read_back_equal(
     guidance_scale: float | None,
 ) -> None:
     settings = GenerationSettings(
-        prompt=prompt, seed=seed, num_frames=num_frames, fps=fps, guidance_scale=guidance_scale
+        prompt=prompt,
+        prompt_syntax="plain",  # in which every text is a prompt
+        seed=seed,
+        num_frames=num_frames,
+        fps=fps,
+        guidance_scale=guidance_scale,
     )
     path = tmp_path_factory.mktemp("config") / "clip.yaml"
     path.write_text(dump(settings), newline="")

@@ -9,6 +9,8 @@ from click.testing import CliRunner
 
 from video_diffusion.cli.main import main
 
+TOO_LONG = "prompt,num_frames,context_length\na red circle,4000,4000\n"  # for any model, in one window
+
 
 def run(*words):
     result = CliRunner().invoke(main, ["generate", *map(str, words)])
@@ -100,7 +102,7 @@ def test_batches_and_shards_make_the_same_jobs(tmp_path, jobs):
 
 
 def test_a_failing_job_is_a_row_and_the_others_go_on(tmp_path, jobs):
-    (tmp_path / "jobs.csv").write_text("prompt,num_frames\na red circle,4000\na circle,5\n")
+    (tmp_path / "jobs.csv").write_text(f"{TOO_LONG}a circle,5,\n")
     code, out, err = run(*jobs)
     assert (code, len(out.splitlines())) == (1, 1)
     assert [row["status"] for row in rows(tmp_path)].count("failed") == 1
@@ -135,7 +137,7 @@ def test_a_dry_run_counts_what_is_done_and_shows_rows(tmp_path, jobs):
 
 
 def test_json_gives_a_row_for_every_job_failed_ones_too(tmp_path, jobs):
-    (tmp_path / "jobs.csv").write_text("prompt,num_frames\na red circle,4000\na circle,4\n")
+    (tmp_path / "jobs.csv").write_text(f"{TOO_LONG}a circle,4,\n")
     run(*jobs)
     code, out, _ = run(*jobs, "--json", "-q")
     found = [json.loads(line) for line in out.splitlines()]

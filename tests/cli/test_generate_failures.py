@@ -22,7 +22,7 @@ def test_models_that_cannot_be_loaded_exit_with_3(empty_folder: Path, tiny_model
         result = run("generate", "a", "--model", model)
         assert result.exit_code == 3 and expected in result.stderr
         assert len(result.stderr.splitlines()) == 1
-    result = generate(tiny_model, "a", "--frames", 10)
+    result = generate(tiny_model, "a", "--frames", 10, "--context-length", 10)
     assert result.exit_code == 2 and "9" in result.stderr.splitlines()[-1]
     assert names(empty_folder) == set()
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from accelerate.state import AcceleratorState
 from click.shell_completion import ShellComplete
 from clip_commands import run
 
@@ -24,6 +25,7 @@ def test_a_recipe_is_found_by_name_from_any_folder(tiny_model: Path) -> None:
     assert result.exit_code == 0, result.stderr
     assert find_config("animatediff-v3", "generate") == recipes("generate")["animatediff-v3"]
     assert find_config("embedded-zigzag.yaml", "train").is_file()
+    AcceleratorState._reset_state()  # a process has one precision, and tests share theirs
     assert run("train", "embedded-zigzag").stderr.startswith("error: data/zigzag: no such folder")
 
 

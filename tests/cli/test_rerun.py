@@ -25,7 +25,7 @@ def clips(tmp_path, tiny_model):
     paths = out.splitlines()
     for path, change in (
         (paths[2], {"frames_sha256": "0" * 64, "batch_size": 2}),
-        (paths[3], {"settings": {"num_frames": 4000}}),
+        (paths[3], {"settings": {"num_frames": 4000, "context_length": 4000}}),
     ):
         record = Path(path).with_suffix(".json")
         values = json.loads(record.read_text())
@@ -42,7 +42,7 @@ def test_many_clips_get_a_verdict_each_and_one_that_fails_stops_no_other(clips):
     lines = out.splitlines()
     assert (code, lines[0], lines[3]) == (1, f"failed {clips[3]}", f"different {clips[2]}")
     assert lines[1:3] == [f"identical {path}" for path in clips[:2]]
-    assert f"{clips[3]}: num_frames is 4000" in err
+    assert f"{clips[3]}: context_length is 4000" in err
     assert f"{clips[2]}: other batch size: 2 then, 1 now" in err
     code, out, _ = run("rerun", *clips[:2], "--json")
     assert (code, [json.loads(line)["identical"] for line in out.splitlines()]) == (0, [True, True])

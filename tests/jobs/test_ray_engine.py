@@ -108,7 +108,9 @@ def until(process, condition):
 
 def test_an_actor_killed_in_the_middle_changes_nothing(tmp_path, model):
     file = tmp_path / "jobs.csv"
-    file.write_text("prompt,seeds,num_frames\na red circle,0-9,\na circle,3,4\na circle,1,4000\n")
+    file.write_text(
+        "prompt,seeds,num_frames,context_length\na red circle,0-9,,\na circle,3,4,\na circle,1,4000,4000\n"
+    )
     local = subprocess.run(command(model, file, tmp_path / "local"), capture_output=True, check=False)
     assert local.returncode == 1, local.stderr
     words = ("--engine", "ray", "--actors", "2")

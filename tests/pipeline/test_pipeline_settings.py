@@ -73,11 +73,11 @@ def test_an_ignored_negative_prompt_is_said(pipeline: TextToVideoPipeline) -> No
             "motion_scale_blocks names down.7, where this motion adapter",
         ),
         (
-            {"num_frames": 18, "position_stretch": 2.0},
-            "num_frames is 18 but position_stretch 2 makes 17 frames of the 9 positions that this motion",
+            {"num_frames": 18, "context_length": 18, "position_stretch": 2.0},
+            "context_length is 18 but position_stretch 2 makes 17 frames of the 9 positions that this motion",
         ),
         (
-            {"position_stretch": 0.5, "num_frames": 6},
+            {"position_stretch": 0.5, "num_frames": 6, "freenoise": True},
             "set context_length to 5 or less, or position_stretch to",
         ),
         (

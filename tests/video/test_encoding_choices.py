@@ -10,7 +10,11 @@ from video_diffusion.video.writer import check_clip, choose_encoding
 @pytest.mark.parametrize(
     "path, options, expected",
     [
-        ("clip.avi", {}, r"'\.avi'.*use \.mp4, \.mov, \.mkv, \.webm, \.gif, \.webp, or end the name in /"),
+        (
+            "clip.avi",
+            {},
+            r"'\.avi'.*use \.mp4, \.mov, \.mkv, \.webm, \.gif, \.webp, .*, or a name that ends in /",
+        ),
         ("clip.xyz", {}, r"names no format \('\.xyz'\)"),
         ("clip", {}, r"names no format \(no suffix\)"),
         ("clip.mp4", {"codec": "h264_nvenc"}, r"codec is one of libx264, .*\(given 'h264_nvenc'\)"),

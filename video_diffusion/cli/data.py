@@ -508,8 +508,8 @@ def encode(
     """
     from video_diffusion.cli.train import settings_from
     from video_diffusion.jobs.job import parse_shard
-    from video_diffusion.training.clips import clip_size, encode_ahead, open_sources, plan_cache
-    from video_diffusion.training.run import load_pipeline, make_accelerator, open_caches
+    from video_diffusion.training.clips import encode_ahead, open_sources, plan_cache
+    from video_diffusion.training.run import latent_shape, load_pipeline, make_accelerator, open_caches
 
     try:
         part = parse_shard(shard)
@@ -521,9 +521,7 @@ def encode(
     pipeline = load_pipeline(settings, make_accelerator(settings))
     caches = open_caches(settings, folder, pipeline.parts)
     sources = open_sources(settings, pipeline.defaults)
-    _, height, width, _ = clip_size(settings.clips, pipeline.defaults)
-    scale, channels = pipeline.latent_scale, int(pipeline.parts.vae.config.latent_channels)
-    plan = plan_cache(sources, caches.latents, (channels, height // scale, width // scale))
+    plan = plan_cache(sources, caches.latents, latent_shape(settings, pipeline))
     if plan is None:
         raise click.UsageError(
             "CONFIG: windows may start at any frame, so no cache holds all of them; set clips.starts to a "

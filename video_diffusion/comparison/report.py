@@ -98,6 +98,20 @@ def view_pairs(
     return cards
 
 
+def played(view: ClipView, clip: ClipResult) -> ClipView:
+    """A view with the file of a clip, its record, command, size and rate."""
+    return replace(
+        view,
+        path=clip.path,
+        record=clip.record,
+        command=clip.command,
+        fps=clip.fps,
+        num_frames=clip.num_frames,
+        width=clip.width,
+        height=clip.height,
+    )
+
+
 def _view(
     summary: ComparisonSummary,
     base: ClipView,
@@ -110,14 +124,7 @@ def _view(
     main = [metric.name for metric in summary.metrics if metric.role != "other"]
     measured = {name: clip.measures[name] for name in main if name in clip.measures}
     return replace(
-        base,
-        path=clip.path,
-        record=clip.record,
-        command=clip.command,
-        fps=clip.fps,
-        num_frames=clip.num_frames,
-        width=clip.width,
-        height=clip.height,
+        played(base, clip),
         series=clip.series.get(curve.name, ()) if curve else (),
         series_label=f"{curve.name} in {curve.unit}" if curve else "",
         series_peak=peak,

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from video_diffusion.comparison.report import played
 from video_diffusion.comparison.summary import ClipResult, Span
+from video_diffusion.comparison.tables import IntervalGlyph
 from video_diffusion.diagnosis.findings import FAULTS, GUARDS, SPOKEN, UNITS, Contribution, Effect, Findings
 from video_diffusion.diagnosis.parts import Part
 from video_diffusion.diagnosis.pixels import summary, tell
@@ -32,13 +34,13 @@ USUAL_FPS = 8
 
 @dataclass(frozen=True)
 class Cell:
-    """An effect as the table shows it; glyph: pixels of low end, estimate, high end and zero."""
+    """An effect as the table shows it."""
 
     text: str
     interval: str
     tone: str
     title: str
-    glyph: tuple[float, float, float, float] | None
+    glyph: IntervalGlyph | None
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ def _cell(name: str, effect: Effect, scale: Any) -> Cell:
     glyph = None
     interval = "one seed"
     if span.low is not None and span.high is not None:
-        glyph = (scale(span.low), scale(span.estimate), scale(span.high), scale(0.0))
+        glyph = IntervalGlyph(scale(0.0), scale(span.estimate), scale(span.low), scale(span.high), None)
         interval = f"[{signed(span.low, 2)}, {signed(span.high, 2)}]"
     title = f"from {number(effect.as_it_is)} to {number(effect.changed)} {UNITS[name]}"
     return Cell(signed(span.estimate, 2), interval, tone, title, glyph)
@@ -197,16 +199,8 @@ def _cards(found: Findings, folder: Path) -> list[Card]:
 
 def _view(clip: ClipResult, title: str, peak: float) -> ClipView:
     measured = {name: clip.measures[name] for name in SHOWN if name in clip.measures}
-    return ClipView(
-        title=title,
-        description=f"{title}: {clip.prompt}, seed {clip.seed}",
-        path=clip.path,
-        record=clip.record,
-        command=clip.command,
-        fps=clip.fps,
-        num_frames=clip.num_frames,
-        width=clip.width,
-        height=clip.height,
+    return replace(
+        played(ClipView(title=title, description=f"{title}: {clip.prompt}, seed {clip.seed}"), clip),
         series=clip.series.get("flicker", ()),
         series_label="flicker in levels",
         series_peak=peak,

@@ -8,12 +8,11 @@ Models with signal left at their last timestep know no level beyond `LARGEST_SIG
 from typing import Any
 
 import numpy as np
-import torch
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from diffusers.schedulers.scheduling_heun_discrete import HeunDiscreteScheduler, HeunDiscreteSchedulerOutput
 from torch import Tensor
 
-from video_diffusion.sampling.schedulers import LARGEST_SIGMA, is_pure_noise
+from video_diffusion.sampling.schedulers import LARGEST_SIGMA
 
 
 class HeunFromNoiseScheduler(HeunDiscreteScheduler):
@@ -42,16 +41,11 @@ class HeunFromNoiseScheduler(HeunDiscreteScheduler):
 
 
 class KarrasFromNoiseScheduler(DPMSolverMultistepScheduler):
-    """DPM-Solver++ with Karras' spacing, which begins at `LARGEST_SIGMA` where the model knows more noise."""
-
-    def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
-        """Space the steps as diffusers does; the first is from pure noise, whatever it counts as."""
-        super().set_timesteps(*args, **kwargs)
-        if is_pure_noise(float(self.alphas_cumprod[-1])):
-            self.timesteps[0] = len(self.alphas_cumprod) - 1
+    """DPM-Solver++ with Karras' spacing of levels up to `LARGEST_SIGMA`, begun at the model's last level."""
 
     def _convert_to_karras(self, in_sigmas: np.ndarray | Tensor, num_inference_steps: int) -> np.ndarray:
         """Space noise levels, the largest first."""
-        in_sigmas = torch.as_tensor(np.asarray(in_sigmas)).clamp(max=LARGEST_SIGMA).numpy()
-        spaced: np.ndarray = super()._convert_to_karras(in_sigmas, num_inference_steps)
+        levels = np.asarray(in_sigmas)
+        spaced: np.ndarray = super()._convert_to_karras(levels.clip(max=LARGEST_SIGMA), num_inference_steps)
+        spaced[0] = levels[0]
         return spaced

@@ -226,11 +226,10 @@ def open_run(
         sources, pool = teachers_clips(settings, pipeline, sources, scheduler, folder.folder / "cache")
     trainer = Trainer(settings, pipeline, sources.training, accelerator, caches)
     validator = Validator(trainer, settings.validation, sources.held_out, folder.folder)
-    for clips in [*(source.clips for source in sources.training), *sources.held_out]:
-        if pool is not None and isinstance(
-            clips, KnotClips
-        ):  # before a checkpoint makes a student of the model
-            clips.fill(pool, accelerator, on_clip)
+    every = [*(source.clips for source in sources.training), *sources.held_out]
+    for clips in every if pool is not None else ():  # before a checkpoint makes a student of the model
+        assert isinstance(clips, KnotClips) and pool is not None
+        clips.fill(pool, accelerator, on_clip)
     run = Run(trainer, validator, folder, agreement(settings, trainer, sources.hashes), sources)
     if checkpoint is not None:
         run.seconds, run.changes = load_state(trainer, checkpoint, run.facts, allowed)
@@ -247,15 +246,20 @@ def open_caches(settings: TrainingSettings, folder: Path, parts: ModelParts) -> 
     return EncodingCaches(place, parts, settings.latent_cache_gb)
 
 
+def latent_shape(settings: TrainingSettings, pipeline: TextToVideoPipeline) -> tuple[int, int, int]:
+    """Channels, height and width of a training clip's latents."""
+    _, height, width, _ = clip_size(settings.clips, pipeline.defaults)
+    scale = pipeline.latent_scale
+    return int(pipeline.parts.vae.config.latent_channels), height // scale, width // scale
+
+
 def cache_line(run: Run) -> str:
     """What keeping the encodings of all clips takes; empty where nothing is kept, or nothing to be told."""
     trainer, settings = run.trainer, run.trainer.settings
     caches = trainer.encoder.caches
     if caches is None or settings.objective == "distil":
         return ""
-    _, height, width, _ = clip_size(settings.clips, trainer.pipeline.defaults)
-    scale, channels = trainer.pipeline.latent_scale, int(trainer.pipeline.parts.vae.config.latent_channels)
-    plan = plan_cache(run.sources, caches.latents, (channels, height // scale, width // scale))
+    plan = plan_cache(run.sources, caches.latents, latent_shape(settings, trainer.pipeline))
     bound = f", the oldest go beyond {settings.latent_cache_gb:g} GB" if settings.latent_cache_gb else ""
     if plan is None:
         return (
