@@ -1,5 +1,7 @@
 """Optimizers by name: those that can be resumed to the last bit, and one line for the others."""
 
+from contextlib import suppress
+
 import pytest
 import torch
 from torch import nn
@@ -62,3 +64,14 @@ def test_what_cannot_be_resumed_is_refused_in_one_line(name: str, told: str) -> 
     with pytest.raises(ValueError, match=told) as error:
         make_optimizer(parameters(), OptimizerSettings(name=name))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.full
+def test_most_of_the_library_can_be_resumed() -> None:
+    library = pytest.importorskip("pytorch_optimizer")
+    usable = 0
+    for name in library.get_supported_optimizers():
+        with suppress(ValueError):
+            make_optimizer(parameters(), OptimizerSettings(name=name))
+            usable += 1
+    assert usable >= 80
