@@ -18,6 +18,7 @@ from video_diffusion.loading.sources import parse_hub_id
 from video_diffusion.loading.weights import open_weights
 from video_diffusion.settings import check_quantize
 from video_diffusion.video import (
+    CODECS,
     choose_encoding,
     codec_problem,
     is_bundled_ffmpeg,
@@ -98,7 +99,8 @@ def check_codec(path: Path, encoding: EncodingFlags) -> None:
     name = choose_encoding(path, encoding.codec).codec.name
     problem = codec_problem(name)
     if problem is not None:
-        usable = [other for other, why in working_codecs().items() if why is None]
+        working = [CODECS[other] for other, why in working_codecs().items() if why is None]
+        usable = [codec.name for codec in working if codec.max_frames is None]
         raise MachineError(f"--codec: {name} does not work here ({problem}); usable are {', '.join(usable)}")
 
 

@@ -166,7 +166,7 @@ class StoredWeights:
             tensors = {}
             for file in self.files:
                 with safe_open(file, "pt") as opened:
-                    for name in wanted.intersection(opened.keys()):
+                    for name in (name for name in opened.keys() if name in wanted):  # noqa: SIM118  no mapping
                         tensors[name] = opened.get_tensor(name)
                         _tell_read(tensors[name].nbytes)
         for name, tensor in tensors.items():

@@ -289,8 +289,8 @@ def is_bundled_ffmpeg() -> bool:
 
 
 def working_codecs() -> dict[str, str | None]:
-    """Every codec for clips, tried: None if it works here, else why not."""
-    return {name: codec_problem(name) for name, codec in CODECS.items() if codec.max_frames is None}
+    """Every codec of the table, tried: None if it works here, else why not."""
+    return {name: codec_problem(name) for name in CODECS}
 
 
 def _write_ffmpeg(
