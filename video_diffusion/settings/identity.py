@@ -100,7 +100,7 @@ class IdentifiedSettings(PromptSettings):
         values = {
             name: value
             for name, value in self.model_dump(mode="json").items()
-            if (declared[name].pixels or (name == "fps" and self._takes_frames_by_time))
+            if (declared[name].pixels or (name == "fps" and value is not None and self._takes_frames_by_time))
             and not (name in idle and value in (None, idle[name]))
         }
         sha256s = self.input_sha256s()
