@@ -31,6 +31,7 @@ JSON = st.recursive(
     SCALARS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
 )
+OF_ANY_KIND = (None, -1, 10**30, "x", [], ["a", []], {})
 CONFIGS = (
     "unet/config.json", "vae/config.json", "text_encoder/config.json", "motion_adapter/config.json",
     "scheduler/scheduler_config.json", "model_index.json", "generation_defaults.json",
@@ -79,18 +80,14 @@ def assert_loads_or_says_why(folder: Path) -> None:
 @pytest.mark.full
 @pytest.mark.filterwarnings("ignore:.*is an image model without temporal layers")
 @pytest.mark.parametrize("name", CONFIGS)
-@settings(
-    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None
-)
-@given(data=st.data())
-def test_any_value_in_any_place_of_a_configuration(whole: Path, name: str, data: st.DataObject) -> None:
+def test_a_value_of_any_kind_in_any_place_of_a_configuration(whole: Path, name: str) -> None:
     file = whole / name
     before = file.read_text()
-    values = json.loads(before)
-    path = data.draw(st.sampled_from(places(values)))
     try:
-        file.write_text(json.dumps(replaced(values, path, data.draw(JSON))))
-        assert_loads_or_says_why(whole)
+        for path in places(json.loads(before)):
+            for value in OF_ANY_KIND:
+                file.write_text(json.dumps(replaced(json.loads(before), path, value)))
+                assert_loads_or_says_why(whole)
     finally:
         file.write_text(before)
 

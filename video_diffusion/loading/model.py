@@ -355,7 +355,7 @@ def load_vae(
         return load_vae_file(place, dtype, "sdxl" if is_xl_unet(unet) else "sd1", allow_extra=allow_extra)
     config = read_json(place / "config.json")
     named = config.get("_class_name", "AutoencoderKL")
-    if named not in KINDS["vae"]:
+    if not isinstance(named, str) or named not in KINDS["vae"]:
         raise ModelLoadError(f"{place}: must be a {' or '.join(KINDS['vae'])}, but names {shown(named)}")
     needs_range = is_xl_unet(unet) and config.get("force_upcast", True)
     dtype = torch.float32 if needs_range and dtype == torch.float16 else dtype
@@ -444,6 +444,15 @@ def read_scheduler_config(file: Path) -> dict[str, Any]:
             raise ModelLoadError(
                 f"{file}: {name} must be one of {', '.join(known)}, but is {shown(config[name])}"
             )
+    betas, length = config.get("trained_betas"), int(config.get("num_train_timesteps", 1000))
+    if betas is not None and not (
+        isinstance(betas, list)
+        and len(betas) == length
+        and all(isinstance(beta, int | float) and 0 <= beta <= 1 for beta in betas)
+    ):
+        raise ModelLoadError(
+            f"{file}: trained_betas must be {length} numbers of 0…1 (num_train_timesteps), but is {shown(betas)}"
+        )
     try:
         trained_schedule(config)
     except Exception as error:  # whatever a wrong value leads to, deep inside the library
