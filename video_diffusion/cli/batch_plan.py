@@ -98,6 +98,8 @@ def _told_with(where: str) -> Iterator[None]:
         with told_with(where):
             yield
     except click.UsageError as error:
+        if not where:
+            raise
         raise click.UsageError(f"{where}: {error.message}") from None
 
 
