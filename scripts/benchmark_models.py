@@ -150,7 +150,12 @@ def _fill(module: torch.nn.Module, dtype: torch.dtype) -> None:
     pool = torch.randn(POOL, generator=torch.Generator().manual_seed(1))
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         scale = tensor[0].numel() ** -0.5 if tensor.ndim > 1 else 0.1
-        values = pool.roll(zlib.crc32(name.encode()) % POOL).repeat(-(-tensor.numel() // POOL))[: tensor.numel()].view(tensor.shape) * scale
+        values = (
+            pool.roll(zlib.crc32(name.encode()) % POOL)
+            .repeat(-(-tensor.numel() // POOL))[: tensor.numel()]
+            .view(tensor.shape)
+            * scale
+        )
         if "norm" in name and name.endswith("weight"):
             values = values + 1
         tensor.data = values.to(tensor.device, dtype)
