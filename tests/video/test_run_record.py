@@ -134,10 +134,10 @@ def hostile(**changes: Any) -> str:
     "text, expected",
     [
         ("not json", "here: not JSON (Expecting value"),
-        ("[" * 100_000, "here: nested too deep"),
+        ("[" * 100_000, "here: not JSON (is nested too deep)"),
         ("[]", "here: not a clip record (a list at the top)"),
-        ('{"a": NaN}', "here: not JSON (NaN is not allowed)"),
-        ('{"a": 1, "a": 2}', "here: not JSON (a key appears twice)"),
+        ('{"a": NaN}', "here: not JSON (NaN is not a number of JSON)"),
+        ('{"a": 1, "a": 2}', "here: not JSON ('a' is given twice)"),
         ('{"a": ' + "9" * 5000 + "}", "here: not JSON (Exceeds the limit"),
         (" " * 4_000_001, "here: larger than 4000000 bytes"),
         (hostile(schema_version=2), "here: made by record schema 2; this program reads 1"),

@@ -21,6 +21,7 @@ from video_diffusion.settings import (
     shown,
     validate,
 )
+from video_diffusion.settings.errors import one_line
 from video_diffusion.video import weights_sha256
 from video_diffusion.video.files import slug
 from video_diffusion.video.images import with_sources
@@ -210,13 +211,13 @@ def check_jobs(source: Path | Sequence[Row], base: Layer | Mapping[str, Any]) ->
     num_problems = 0
     for row in _rows(source):
         try:
-            expanded = list(_expand(row, base))
-        except ConfigError as error:
+            expanded = [(settings, _digest(settings)) for settings, _ in _expand(row, base)]
+        except (ValueError, OSError) as error:
+            where = "" if isinstance(error, ConfigError) else f"{row.where}: "
             num_problems += 1
-            problems += [str(error)] if len(problems) < MAX_TOLD else []
+            problems += [f"{where}{one_line(error)}"] if len(problems) < MAX_TOLD else []
             continue
-        for settings, _ in expanded:
-            digest = hashlib.blake2b(settings.canonical_json().encode(), digest_size=16).digest()
+        for settings, digest in expanded:
             summary.add(settings, row.where)
             if digest not in seen:
                 seen.add(digest)
@@ -228,6 +229,10 @@ def check_jobs(source: Path | Sequence[Row], base: Layer | Mapping[str, Any]) ->
     if problems:
         raise JobFileError(problems, num_problems)
     return summary
+
+
+def _digest(settings: GenerationSettings) -> bytes:
+    return hashlib.blake2b(settings.canonical_json().encode(), digest_size=16).digest()
 
 
 def read_jobs(
@@ -316,7 +321,8 @@ def _expand(row: Row, base: Layer) -> Iterator[tuple[GenerationSettings, str | N
     else:
         seeds = [values.get("seed", 0)]
     # Every value keeps where it came from: a flag or a config file is not blamed on the first row.
-    origins: dict[KeyPath, str] = {("prompt",): row.where, ("seed",): row.where, **base.origins}
+    own: dict[KeyPath, str] = {("prompt",): row.where, ("seed",): row.where}
+    origins = {**own, **base.origins, (): row.where}
     for key in values.keys() - (base.values.keys() - row.values.keys()):
         origins[key,] = row.places.get(key, row.where)
     first = validate(GenerationSettings, Layer({**values, "seed": seeds[0]}, origins))

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from video_diffusion.settings.field_rules import check_path
+from video_diffusion.settings.json_text import check_regular
 from video_diffusion.settings.layers import nearest
 
 NETWORK_FILES = ("*.safetensors", "config.json")
@@ -150,6 +151,7 @@ def file_sha256(path: Path) -> str:
 
     One that changed just now may change again within the same tick of the clock, and is not remembered.
     """
+    check_regular(path)
     stat = path.stat()
     is_settled = time.time_ns() - stat.st_mtime_ns > 2 * 10**9
     return (_hashed if is_settled else _hashed.__wrapped__)(path, stat.st_mtime_ns, stat.st_size)
