@@ -135,7 +135,7 @@ def hostile(**changes: Any) -> str:
     [
         ("not json", "here: not JSON (Expecting value"),
         ("[" * 100_000, "here: not JSON (is nested too deep)"),
-        ("[]", "here: not a clip record (a list at the top)"),
+        ("[]", "here: not a clip record (holds [])"),
         ('{"a": NaN}', "here: not JSON (NaN is not a number of JSON)"),
         ('{"a": 1, "a": 2}', "here: not JSON ('a' is given twice)"),
         ('{"a": ' + "9" * 5000 + "}", "here: not JSON (Exceeds the limit"),

@@ -14,6 +14,7 @@ from video_diffusion.comparison.summary import ClipResult, SetMotion
 from video_diffusion.metrics import MOTION_FEATURES, features_of, measure, set_distance
 from video_diffusion.metrics.sets import NUM_FEATURES
 from video_diffusion.settings import ConfigError, read_json_file
+from video_diffusion.settings.input_files import files_below
 from video_diffusion.video import SUFFIXES, RecordError, VideoReadError, read_record, read_video, write_bytes
 from video_diffusion.web import counted
 
@@ -32,7 +33,7 @@ def clips_in(folder: Path) -> list[Path]:
     known = {*SUFFIXES, *MORE_SUFFIXES}
     return sorted(
         path
-        for path in folder.rglob("*")
+        for path in files_below(folder)
         if path.suffix.lower() in known and path.is_file() and not path.name.startswith(".")
     )
 

@@ -211,28 +211,23 @@ def check_jobs(source: Path | Sequence[Row], base: Layer | Mapping[str, Any]) ->
     num_problems = 0
     for row in _rows(source):
         try:
-            expanded = [(settings, _digest(settings)) for settings, _ in _expand(row, base)]
+            for settings, _ in list(_expand(row, base)):
+                summary.add(settings, row.where)
+                digest = hashlib.blake2b(settings.canonical_json().encode(), digest_size=16).digest()
+                if digest not in seen:
+                    seen.add(digest)
+                    summary.count += 1
+                    continue
+                summary.num_repeated += 1
+                if len(summary.repeated) < MAX_TOLD:
+                    summary.repeated.append(row.where)
         except (ValueError, OSError) as error:
             where = "" if isinstance(error, ConfigError) else f"{row.where}: "
             num_problems += 1
             problems += [f"{where}{one_line(error)}"] if len(problems) < MAX_TOLD else []
-            continue
-        for settings, digest in expanded:
-            summary.add(settings, row.where)
-            if digest not in seen:
-                seen.add(digest)
-                summary.count += 1
-                continue
-            summary.num_repeated += 1
-            if len(summary.repeated) < MAX_TOLD:
-                summary.repeated.append(row.where)
     if problems:
         raise JobFileError(problems, num_problems)
     return summary
-
-
-def _digest(settings: GenerationSettings) -> bytes:
-    return hashlib.blake2b(settings.canonical_json().encode(), digest_size=16).digest()
 
 
 def read_jobs(
@@ -250,7 +245,12 @@ def read_jobs(
     base = base if isinstance(base, Layer) else Layer(base)
     for row in _rows(source):
         for settings, name in _expand(row, base):
-            job = make_job(settings, facts, row.where, name, suffix)
+            try:
+                job = make_job(settings, facts, row.where, name, suffix)
+            except ValueError as error:
+                if type(error) is not ValueError:  # of a model or a clip, which it names
+                    raise
+                raise ConfigError(f"{row.where}: {one_line(error)}") from None
             if job.job_id not in seen:
                 seen.add(job.job_id)
                 yield job

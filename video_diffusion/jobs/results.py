@@ -101,7 +101,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     complete = isinstance(row, dict) and isinstance(row.get("job_id"), str) and line.endswith(b"\n")
-    return row if complete and row.get("status") in {"ok", "failed"} else None
+    return row if complete and row.get("status") in ("ok", "failed") else None
 
 
 @contextmanager

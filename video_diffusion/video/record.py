@@ -290,5 +290,5 @@ def _load(text: str, where: str) -> dict[str, Any]:
     except ValueError as error:
         raise RecordError(f"{where}: not JSON ({error})") from None
     if not isinstance(values, dict):
-        raise RecordError(f"{where}: not a clip record (a {type(values).__name__} at the top)")
+        raise RecordError(f"{where}: not a clip record (holds {shown(values, 20)})")
     return values
