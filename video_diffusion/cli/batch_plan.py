@@ -15,6 +15,7 @@ from video_diffusion.cli.batch import duration
 from video_diffusion.cli.clip_run import check_codec, check_inputs, warnings_as_lines
 from video_diffusion.cli.outputs import EncodingFlags, check_clip_fits, existing_folder
 from video_diffusion.cli.terminal import say, warn
+from video_diffusion.settings.errors import one_line
 
 if TYPE_CHECKING:
     from video_diffusion.jobs import Job, JobSummary, Pipelines
@@ -163,7 +164,7 @@ def estimate(kinds: list[Kind], pipelines: "Pipelines") -> tuple[float, int]:
             except OSError:
                 raise
             except Exception as error:  # what breaks down now will be a row of the run
-                warn(f"{kind.job.where}: {type(error).__name__}: {str(error).splitlines()[0]}")
+                warn(f"{kind.job.where}: {type(error).__name__}: {one_line(error)}")
                 continue
             per_work.append(one / work)
             seconds += kind.count * one

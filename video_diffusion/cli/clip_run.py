@@ -254,7 +254,7 @@ def warnings_as_lines(quiet: bool = False) -> Iterator[None]:
         line: str | None = None,
     ) -> None:
         if not NOISY_LIBRARIES & set(Path(filename).parts):
-            warn(str(message).splitlines()[0])
+            warn(" ".join(str(message).splitlines()[:1]))
 
     log, notes = logging.getLogger("video_diffusion"), _Notes()
     level = log.level

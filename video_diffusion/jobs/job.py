@@ -21,6 +21,7 @@ from video_diffusion.settings import (
     shown,
     validate,
 )
+from video_diffusion.settings.errors import one_line
 from video_diffusion.video import weights_sha256
 from video_diffusion.video.files import slug
 from video_diffusion.video.images import with_sources
@@ -220,21 +221,20 @@ def check_jobs(source: Path | Sequence[Row], base: Layer | Mapping[str, Any]) ->
     num_problems = 0
     for row in _rows(source):
         try:
-            expanded = list(_expand(row, base))
-        except ConfigError as error:
+            for settings, _ in list(_expand(row, base)):
+                summary.add(settings, row.where, partial(_place, row=row, base=base))
+                digest = hashlib.blake2b(settings.canonical_json().encode(), digest_size=16).digest()
+                if digest not in seen:
+                    seen.add(digest)
+                    summary.count += 1
+                    continue
+                summary.num_repeated += 1
+                if len(summary.repeated) < MAX_TOLD:
+                    summary.repeated.append(row.where)
+        except (ValueError, OSError) as error:
+            where = "" if isinstance(error, ConfigError) else f"{row.where}: "
             num_problems += 1
-            problems += [str(error)] if len(problems) < MAX_TOLD else []
-            continue
-        for settings, _ in expanded:
-            digest = hashlib.blake2b(settings.canonical_json().encode(), digest_size=16).digest()
-            summary.add(settings, row.where, partial(_place, row=row, base=base))
-            if digest not in seen:
-                seen.add(digest)
-                summary.count += 1
-                continue
-            summary.num_repeated += 1
-            if len(summary.repeated) < MAX_TOLD:
-                summary.repeated.append(row.where)
+            problems += [f"{where}{one_line(error)}"] if len(problems) < MAX_TOLD else []
     if problems:
         raise JobFileError(problems, num_problems)
     return summary
@@ -255,7 +255,12 @@ def read_jobs(
     base = base if isinstance(base, Layer) else Layer(base)
     for row in _rows(source):
         for settings, name in _expand(row, base):
-            job = make_job(settings, facts, row.where, name, suffix)
+            try:
+                job = make_job(settings, facts, row.where, name, suffix)
+            except ValueError as error:
+                if type(error) is not ValueError:  # of a model or a clip, which it names
+                    raise
+                raise ConfigError(f"{row.where}: {one_line(error)}") from None
             job = replace(job, loaded_from=_place(LOADED, row, base))
             if job.job_id not in seen:
                 seen.add(job.job_id)
@@ -327,7 +332,8 @@ def _expand(row: Row, base: Layer) -> Iterator[tuple[GenerationSettings, str | N
     else:
         seeds = [values.get("seed", 0)]
     # Every value keeps where it came from: a flag or a config file is not blamed on the first row.
-    origins: dict[KeyPath, str] = {("prompt",): row.where, ("seed",): row.where, **base.origins}
+    own: dict[KeyPath, str] = {("prompt",): row.where, ("seed",): row.where}
+    origins = {**own, **base.origins, (): row.where}
     for key in values.keys() - (base.values.keys() - row.values.keys()):
         origins[key,] = row.places.get(key, row.where)
     first = validate(GenerationSettings, Layer({**values, "seed": seeds[0]}, origins))

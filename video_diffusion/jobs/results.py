@@ -8,6 +8,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from video_diffusion.settings import parse_json
+
 try:
     import fcntl
 except ImportError:  # Windows: single appends are still written at once
@@ -95,11 +97,11 @@ class Results:
 
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
+        row = parse_json(line)
+    except ValueError:
         return None
     complete = isinstance(row, dict) and isinstance(row.get("job_id"), str) and line.endswith(b"\n")
-    return row if complete and row.get("status") in {"ok", "failed"} else None
+    return row if complete and row.get("status") in ("ok", "failed") else None
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from jaxtyping import UInt8
 from video_diffusion.jobs.job import Job, loaded_by
 from video_diffusion.jobs.results import Results
 from video_diffusion.settings import GenerationSettings
+from video_diffusion.settings.errors import one_line
 from video_diffusion.video import frames_sha256, read_video
 from video_diffusion.video.files import remove_dead_parts
 
@@ -433,12 +434,11 @@ class ClipMaker:
 
     def failed(self, job: Job, error: Exception) -> Outcome:
         """Writes the row of a job that cannot be made."""
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         row = {
             "job_id": job.job_id,
             "status": "failed",
             "where": job.where,
-            "error": f"{type(error).__name__}: {reason}"[:MAX_ERROR_CHARACTERS],
+            "error": f"{type(error).__name__}: {one_line(error)}"[:MAX_ERROR_CHARACTERS],
             "settings": job.settings.model_dump(mode="json", exclude_none=True),
         }
         self._results.append(row)
