@@ -192,9 +192,7 @@ def _run(
             tried = search.tried()
             others = sum(each.outcome == "in the making" for each in tried)
             if others:
-                say(
-                    f"{others} trials are with other processes; once they are made, the same command goes on"
-                )
+                say(f"{others} trials are with other processes; once they are made, the same command goes on")
                 return
             command = shlex.join(["video-diffusion", "tune", *words])
             found = _end(
@@ -271,12 +269,13 @@ def _end(
     meter = open_meter(clip_model, TimedMeter)
     whole = [each for each in tried if each.outcome == "all prompts"]
     summary = winner = confirm = None
+    largest = ""
     if len(whole) > 1:
         comparison = choice.comparison_of(design, whole, design.prompts, design.seeds, design.title)
         summary = choice.compared(comparison, choice.planned_clips(comparison), folder, meter, command)
-        label = choice.choose(summary, design)
+        label, largest = choice.choose(summary, design)
         winner = next((each for each in whole if each.label == label), None)
-    judgement = choice.nothing_found(design, len(tried) - 1)
+    judgement = choice.nothing_found(design, len(tried) - 1, largest)
     if winner is not None:
         search.add_confirmed(winner.number)
         confirm = _confirmed(search, design, folder, pipelines, meter, tried, command, quiet=quiet)

@@ -18,7 +18,7 @@ from video_diffusion.jobs import model_facts
 from video_diffusion.settings import Layer
 from video_diffusion.tuning.declaration import OTHER_MARGIN, START, TIME, TuneDesign
 from video_diffusion.tuning.search import Tried
-from video_diffusion.web import counted
+from video_diffusion.web import counted, signed
 
 Outcome: TypeAlias = Literal["better", "trades", "not confirmed", "nothing found"]
 SHARE_OF_MARGIN = 0.5
@@ -104,28 +104,34 @@ def compared(
 # The winner.
 
 
-def choose(summary: ComparisonSummary, design: TuneDesign) -> str | None:
+def choose(summary: ComparisonSummary, design: TuneDesign) -> tuple[str | None, str]:
     """The setting with the largest gain in the first objective that may not have lost anything else.
 
     Everything else is the other objectives and what `compare` guards: none may be worse than the start by
     more than half of its margin.
+
+    Returns:
+        Its label, None for none; and the largest gain of all with what it cost, in words.
     """
-    first, sign = design.objectives[0], design.directions[0]
-    metric = summary.metric(first)
-    best, most = None, 0.0
+    metric, sign = summary.metric(design.objectives[0]), design.directions[0]
+    best, most, largest, words = None, 0.0, 0.0, ""
     for difference in metric.differences if metric is not None else ():
-        if difference.span is None or not _is_comparable(difference):
+        if metric is None or difference.span is None or not _is_comparable(difference):
             continue
         gain = sign * difference.span.estimate
-        held = all(
-            each.span is not None
-            and _is_comparable(each)
-            and -better * each.span.estimate <= SHARE_OF_MARGIN * margin
+        lost = [
+            _said(next(m.name for m in summary.metrics if each in m.differences))
             for each, better, margin in _others(summary, design, difference.arm)
-        )
-        if held and gain > most:
+            if each.span is None
+            or not _is_comparable(each)
+            or -better * each.span.estimate > SHARE_OF_MARGIN * margin
+        ]
+        if gain > largest:
+            largest, price = gain, f", but loses {listed(lost)}" if lost else ""
+            words = f"{difference.arm} gains most ({signed(difference.span.estimate)} {metric.unit}){price}"
+        if not lost and gain > most:
             best, most = difference.arm, gain
-    return best
+    return best, words
 
 
 def _others(
@@ -207,13 +213,14 @@ def _price(summary: ComparisonSummary, design: TuneDesign, arm: str, where: str,
     return Judgement("better", f"Better than the start, {where}: {moves}{kept}.")
 
 
-def nothing_found(design: TuneDesign, num_tried: int) -> Judgement:
+def nothing_found(design: TuneDesign, num_tried: int, largest: str) -> Judgement:
     """What is said where no setting of the search may be held against the start."""
     settings, name = counted(num_tried, "other setting"), _said(design.objectives[0])
+    told_of = f"; {largest}" if largest else ""
     return Judgement(
         "nothing found",
         f"Nothing better found: none of {settings} gained in {name} without losing elsewhere, so none was "
-        "held against the start.",
+        f"held against the start{told_of}.",
     )
 
 

@@ -328,7 +328,8 @@ def _ranged(
             f"{where}{title}.step must be {'a whole number' if is_whole else 'a number'} above 0 that fits "
             f"the range (given {shown(step)})"
         )
-    return Searched(name, None, ends[0], ends[1], is_whole, log, step, only_if)
+    low, high = map(float, ends)
+    return Searched(name, None, low, high, is_whole, log, None if step is None else float(step), only_if)
 
 
 def _number_kinds(name: str) -> set[type]:

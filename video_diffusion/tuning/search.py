@@ -30,6 +30,7 @@ from video_diffusion.tuning.declaration import START, TIME, Searched, TuneDesign
 
 if TYPE_CHECKING:
     from optuna import Study
+    from optuna.samplers import TPESampler
     from optuna.trial import FrozenTrial, Trial
 
     from video_diffusion.pipeline import GeneratedVideo
@@ -182,7 +183,6 @@ class Search:
                 begun = sum(each.state.name != "WAITING" for each in trials)
                 if begun >= self.design.trials or (begun and self._is_spent()):
                     return None
-                self.study.sampler = _sampler(optuna, begun)
                 trial = self.study.ask()
             trial.set_user_attr("worker", worker)
             if "values" not in trial.user_attrs:
@@ -193,7 +193,8 @@ class Search:
         """The settings of a trial, each parameter told to Optuna."""
         fixed = trial.user_attrs.get("preset")
         values: dict[str, Any] = {}
-        for each in self.design.search:
+        for place, each in enumerate(self.design.search):
+            self.study.sampler = _sampler(trial.number, place)
             known = fixed if fixed is not None else values
             if fixed is not None and each.name not in fixed:
                 continue
@@ -338,9 +339,10 @@ def open_study(design: TuneDesign, storage: str) -> "Study":
         names = [each.study_name for each in optuna.get_all_study_summaries(opened, include_best_trial=False)]
         if STUDY not in names:
             study = optuna.create_study(storage=opened, study_name=STUDY, directions=directions)
-            study.set_user_attr("parts", design.parts)
         else:
             study = optuna.load_study(storage=opened, study_name=STUDY)
+        if "parts" not in study.user_attrs:
+            study.set_user_attr("parts", design.parts)
     except OSError:
         raise
     except Exception as error:  # a database's, a driver's that is missing, a file that is none of Optuna's
@@ -348,18 +350,19 @@ def open_study(design: TuneDesign, storage: str) -> "Study":
         if "://" in storage:
             reason = reason.replace(storage, place)
         raise ConfigError(f"--storage: {place}: cannot be opened ({reason[:200]}); name another") from None
-    known = study.user_attrs.get("parts", {})
+    known = study.user_attrs["parts"]
     changed = [name for name, value in design.parts.items() if known.get(name) != value]
     if changed:
         raise ConfigError(
             f"{place}: holds a search of another design ({', '.join(changed)} changed since); name another "
             "-o or --storage, or delete it (clips that fit are found again)"
         )
-    if not study.get_trials(deepcopy=False):
-        defaults = _defaults(design)
-        _begin_with(study, design, START, {}, defaults)
-        for preset in design.presets:
-            _begin_with(study, design, preset.label, preset.values, {**defaults, **preset.values})
+    named = {START: {}, **{preset.label: preset.values for preset in design.presets}}
+    queued = {each.user_attrs.get("label") for each in study.get_trials(deepcopy=False)}
+    defaults = _defaults(design) if set(named) - queued else {}
+    for label, values in named.items():
+        if label not in queued:
+            _begin_with(study, design, label, values, {**defaults, **values})
     return study
 
 
@@ -394,9 +397,11 @@ def _defaults(design: TuneDesign) -> dict[str, Any]:
     return settings.with_defaults(facts.defaults).model_dump(mode="json")
 
 
-def _sampler(optuna: Any, number: int) -> Any:
-    """TPE (Watanabe 2023), seeded by the trial's number: a stopped search goes on as it would have."""
-    return optuna.samplers.TPESampler(seed=number, n_startup_trials=FIRST_AT_RANDOM)
+def _sampler(number: int, place: int) -> "TPESampler":
+    """TPE (Watanabe 2023), seeded by trial and parameter: a stopped search goes on as it would have."""
+    from optuna.samplers import TPESampler  # noqa: PLC0415 - an extra
+
+    return TPESampler(seed=1000 * number + place, n_startup_trials=FIRST_AT_RANDOM)
 
 
 def _suggest(trial: "Trial", each: Searched) -> Any:
