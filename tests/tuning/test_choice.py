@@ -19,7 +19,7 @@ def test_the_largest_gain_that_loses_nothing_is_taken_and_holds_on_other_prompts
     rng = np.random.default_rng(0)
     label, largest = choose(pretend(design, tried, rng, effects, noise=0.02), design)
     assert label == "trial 1"
-    assert largest.startswith("trial 2 gains most (−2") and largest.endswith("but loses motion")
+    assert largest.startswith("trial 2 gains most (−2") and largest.endswith("but motion may be lost")
     summary = pretend(design, tried, rng, effects, confirm=True, noise=0.02)
     good, dear, small_gain = (judge(summary, design, f"trial {n}") for n in (1, 2, 3))
     assert good.outcome == "better"
@@ -50,14 +50,18 @@ def test_every_setting_that_was_ever_held_against_the_start_counts_in_the_test()
 
 
 def rate(searches: int, prompts: int = 8) -> float:
-    """How often a search in which nothing differs ends in a setting that is said to be better."""
+    """How often a search in which nothing differs ends in a setting that is said to be better.
+
+    Guards are off, so that the luckiest is taken and the test alone decides.
+    """
     letters = [f"p{n}" for n in range(4 + prompts)]
-    design = small(prompts=letters[:4], confirm={"prompts": letters[4:]})
+    wide = dict.fromkeys(("flicker", "motion", "morph", "sharpness", "prompt_alignment", "cuts"), 99.0)
+    design = small(prompts=letters[:4], confirm={"prompts": letters[4:]}, margins=wide)
     tried, found = trials(12), 0
     for number in range(searches):
         rng = np.random.default_rng(number)
         label, _ = choose(pretend(design, tried, rng, {}), design)
-        if label is None:
+        if label is None:  # all are worse than the start
             continue
         taken = [tried[0], *(each for each in tried if each.label == label)]
         found += judge(pretend(design, taken, rng, {}, confirm=True), design, label).outcome == "better"
@@ -70,8 +74,8 @@ def test_where_nothing_differs_little_is_found() -> None:
 
 @pytest.mark.full
 def test_where_nothing_differs_at_most_the_stated_rate_is_found() -> None:
-    """At most alpha/2, and guards that must hold make it less: 400 searches, with their own chance on top."""
-    assert rate(400) <= 0.025 + 2 * np.sqrt(0.025 * 0.975 / 400)
+    """At most alpha/2: 300 searches, with twice their own chance on top."""
+    assert rate(300) <= 0.025 + 2 * np.sqrt(0.025 * 0.975 / 300)
 
 
 def test_fronts_are_those_of_the_definition() -> None:

@@ -120,14 +120,14 @@ def choose(summary: ComparisonSummary, design: TuneDesign) -> tuple[str | None, 
             continue
         gain = sign * difference.span.estimate
         lost = [
-            _said(next(m.name for m in summary.metrics if each in m.differences))
-            for each, better, margin in _others(summary, design, difference.arm)
+            _said(other.name)
+            for other, each, better, margin in _others(summary, design, difference.arm)
             if each.span is None
             or not _is_comparable(each)
             or -better * each.span.estimate > SHARE_OF_MARGIN * margin
         ]
         if gain > largest:
-            largest, price = gain, f", but loses {listed(lost)}" if lost else ""
+            largest, price = gain, f", but {listed(lost)} may be lost" if lost else ""
             words = f"{difference.arm} gains most ({signed(difference.span.estimate)} {metric.unit}){price}"
         if not lost and gain > most:
             best, most = difference.arm, gain
@@ -136,8 +136,8 @@ def choose(summary: ComparisonSummary, design: TuneDesign) -> tuple[str | None, 
 
 def _others(
     summary: ComparisonSummary, design: TuneDesign, arm: str
-) -> Iterator[tuple[Difference, int, float]]:
-    """Of a setting, every difference but that of the first objective, which way is better, and its margin."""
+) -> Iterator[tuple[MetricSummary, Difference, int, float]]:
+    """Of a setting, every measure but the first objective: difference, which way is better, margin."""
     signs = {**COUNTED, **dict(zip(design.objectives, design.directions, strict=True))}
     for metric in summary.metrics:
         if metric.name == design.objectives[0] or metric.name not in signs:
@@ -145,7 +145,7 @@ def _others(
         if metric.role == "other" and metric.name not in design.objectives:
             continue  # sharpness, where a better measure of it is there
         difference = next(each for each in metric.differences if each.arm == arm)
-        yield difference, signs[metric.name], _margin(metric, design.margins)
+        yield metric, difference, signs[metric.name], _margin(metric, design.margins)
 
 
 def _margin(metric: MetricSummary, margins: Mapping[str, float]) -> float:
@@ -196,8 +196,7 @@ def judge(summary: ComparisonSummary, design: TuneDesign, arm: str) -> Judgement
 def _price(summary: ComparisonSummary, design: TuneDesign, arm: str, where: str, moves: str) -> Judgement:
     """What is said of a setting that gains: by what it costs."""
     words: dict[str, list[str]] = {"holds": [], "lost": [], "open": []}
-    for other, better, margin in _others(summary, design, arm):
-        metric = next(each for each in summary.metrics if other in each.differences)
+    for metric, other, better, margin in _others(summary, design, arm):
         state, name = _state(other, better, margin), _said(metric.name)
         seen = told(other.span, metric.unit) if other.span is not None else "cannot be compared"
         words[state].append(name if state == "holds" else f"{name} {seen}, margin {margin:.3g}")
