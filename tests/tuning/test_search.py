@@ -103,7 +103,7 @@ def stopped_after(steps: Iterator[Step], count: int) -> None:
     steps.close()  # type: ignore[attr-defined]  # a generator
 
 
-@pytest.mark.parametrize("count", [1, 6, pytest.param(9, marks=pytest.mark.full)])
+@pytest.mark.parametrize("count", [6, *(pytest.param(count, marks=pytest.mark.full) for count in (1, 2, 9))])
 def test_a_search_that_was_stopped_goes_on_as_it_would_have(
     tmp_path: Path, model: str, pipelines: Pipelines, whole: tuple[Path, list[Tried]], count: int
 ) -> None:
@@ -164,11 +164,13 @@ def test_a_database_holds_a_search_too_and_a_torn_log_is_mended(
 def test_settings_that_do_not_go_together_fail_alone_and_are_told(
     tmp_path: Path, model: str, pipelines: Pipelines
 ) -> None:
-    bad = {"too far": {"motion_adapter": "/nowhere"}}
-    search = opened(tmp_path / "x", design_of(model, trials=2, presets=bad, prompts=["a"]), pipelines)
-    try:
-        list(search.steps())
-    except ValueError as error:  # no such adapter: nothing else than the declaration is to blame
-        assert "/nowhere" in str(error)
-    else:
-        assert search.tried()[1].outcome == "failed" and "/nowhere" in search.tried()[1].why
+    by_frame, by_step = [{}, {"2": 5.0}], [{}, {"0": 3.0}]
+    search = {"guidance_scale_travel": by_frame, "guidance_scale_steps": by_step}
+    design = design_of(model, trials=8, presets={}, prompts=["a"], search=search)
+    found = opened(tmp_path / "x", design, pipelines)
+    list(found.steps())
+    both = [each for each in found.tried() if all(each.values.values()) and each.values]
+    assert both
+    for each in found.tried():
+        assert (each.outcome == "failed") == (each in both)
+    assert all("guidance_scale_steps" in each.why for each in both)

@@ -135,9 +135,10 @@ def _checked(design: "TuneDesign", folder: Path) -> "tuple[Pipelines, list[Job]]
     from video_diffusion.tuning.search import jobs_of
 
     named = [{}, *(preset.values for preset in design.presets)]
-    jobs = [job for values in named for job in jobs_of(design, 0, values, 1)[:1]]
+    choices = [{each.name: value} for each in design.search for value in each.choices or ()]
+    jobs = [jobs_of(design, 0, values, 1)[0] for values in named]
     overview = JobSummary(count=len(jobs))
-    for job in jobs:
+    for job in [*jobs, *(jobs_of(design, 0, values, 1)[0] for values in choices)]:
         overview.add(job.settings, job.where)
     for note in check_machine(overview, folder, EncodingFlags(), ".mp4"):
         warn(note)

@@ -386,7 +386,9 @@ def _begin_with(
 ) -> None:
     """Queue settings that somebody named: parameters where they lie in the space, values as they are."""
     preset = {each.name: whole.get(each.name) for each in design.search}
-    fitting = {each.name: preset[each.name] for each in design.search if each.holds(preset[each.name])}
+    fitting = {
+        each.name: _for_optuna(preset[each.name]) for each in design.search if each.holds(preset[each.name])
+    }
     study.enqueue_trial(fitting, user_attrs={"label": label, "preset": preset, "own": dict(own)})
 
 
@@ -404,11 +406,14 @@ def _sampler(number: int, place: int) -> "TPESampler":
     return TPESampler(seed=1000 * number + place, n_startup_trials=FIRST_AT_RANDOM)
 
 
+def _for_optuna(value: Any) -> Any:
+    """A value as Optuna keeps choices: what is no plain value as text."""
+    return value if value is None or isinstance(value, str | int | float) else repr(value)
+
+
 def _suggest(trial: "Trial", each: Searched) -> Any:
     if each.choices is not None:
-        texts = [
-            value if isinstance(value, str | int | float | None) else repr(value) for value in each.choices
-        ]
+        texts = [_for_optuna(value) for value in each.choices]
         chosen = trial.suggest_categorical(each.name, texts)
         return each.choices[texts.index(chosen)]
     if each.is_whole:
