@@ -80,8 +80,9 @@ def test_a_dry_run_tells_clips_and_time_and_makes_nothing(search_file: Path) -> 
     ("words", "message"),
     [
         (["nowhere"], "nowhere: no such file, and no recipe of that name"),
-        (["mine.yaml", "--workers", "0"], "--workers: must be a number from 1 to 64 (given '0')"),
-        (["mine.yaml", "--engine", "ray"], "must be local (given 'ray'); ray would load the model anew"),
+        (["mine.yaml", "--workers", "0"], "--workers: must be a number from 1 to 1024 (given '0')"),
+        (["mine.yaml", "--trials", "x"], "trials must be a whole number from 2 to 10000 (given 'x')"),
+        (["mine.yaml", "--engine", "ray"], "must be local (given 'ray'); Ray would load the model anew"),
         (["mine.yaml", "--budget", "soon"], "--budget: must be a time such as 90s, 10m or 1h (given 'soon')"),
         (["mine.yaml", "--set", "search.noise_alpha.range=[4,2]"], "must be [low, high] with low < high"),
         (["mine.yaml", "--set", "objectives=[prompt_alignment]"], "cannot be measured for the prompt 'a'"),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from video_diffusion.cli.diagnose import budget_of
+from video_diffusion.cli.flags import plain_value
 from video_diffusion.cli.outputs import EncodingFlags, check_folder
 from video_diffusion.cli.recipes import complete_recipes, find_config
 from video_diffusion.cli.terminal import Progress, Terminated, printable, say, warn
@@ -29,7 +30,6 @@ EXAMPLES = """\b
 video-diffusion tune embedded -o best
 video-diffusion tune configs/tune/embedded.yaml --trials 60 --workers 2
 video-diffusion generate "a red circle" --config best/best.yaml"""
-MOST_WORKERS = 64
 
 
 @click.command(epilog=EXAMPLES)
@@ -73,16 +73,13 @@ def tune(
     summary.json and every clip. The last sentence is that of a paired test against the starting settings, on
     the prompts that were kept back. The same command goes on from what is there, with more trials too.
     """
+    from video_diffusion.cli.batch import number_of
     from video_diffusion.tuning.search import check_optuna
 
     if engine != "local":
-        why = (
-            "ray would load the model anew for every trial; start the command on each machine over one FOLDER"
-        )
-        raise click.UsageError(
-            f"--engine: must be local (given {engine!r}); {why if engine == 'ray' else ''}"
-        )
-    num_workers = _number("--workers", workers, MOST_WORKERS)
+        ray = "; Ray would load the model anew for every trial: start the command on each machine instead"
+        raise click.UsageError(f"--engine: must be local (given {engine!r}){ray if engine == 'ray' else ''}")
+    num_workers = number_of("--workers", workers) or 1
     folder = Path(out or f"{Path(source).stem}{'-a-a' if against_itself else ''}")
     if folder.exists() and not folder.is_dir():
         raise click.UsageError(f"--out: {folder} is a file; name a folder")
@@ -91,10 +88,8 @@ def tune(
     seconds = None if budget is None else budget_of(budget)
     design = _design(source, assignments, trials, seconds, has_clip=bool(clip_model), a_a=against_itself)
     words = [source, "-o", str(folder), *(f"--set={text}" for text in assignments)]
-    words += [f"--trials={trials}"] if trials else []
-    words += [f"--budget={budget}"] if budget else []
-    words += [f"--storage={storage}"] if storage else []
-    words += [f"--clip-model={clip_model}"] if clip_model else []
+    given = {"trials": trials, "budget": budget, "storage": storage, "clip-model": clip_model}
+    words += [f"--{name}={value}" for name, value in given.items() if value]
     words += ["--a-a"] if against_itself else []
     pipelines, jobs = _checked(design, folder)
     if dry_run:
@@ -102,12 +97,6 @@ def tune(
         return
     _run(design, folder, storage, pipelines, clip_model, num_workers, words, as_json=as_json, quiet=quiet,
          helper=helper)  # fmt: skip
-
-
-def _number(flag: str, text: str, most: int) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= most:
-        raise click.UsageError(f"{flag}: must be a number from 1 to {most} (given {text!r})")
-    return int(text)
 
 
 def _design(
@@ -122,7 +111,7 @@ def _design(
     for text in assignments:
         layer = read_tune_assignment(layer, text)
     if trials is not None:
-        layer = set_value(layer, ["trials"], _number("--trials", trials, 10_000), "--trials")
+        layer = set_value(layer, ["trials"], plain_value(trials), "--trials")
     if seconds is not None:
         layer = set_value(layer, ["budget"], seconds, "--budget")
     return tune_design_from(layer, has_clip, a_a)
