@@ -35,6 +35,7 @@ COMMANDS = {
         "video_diffusion.cli.diagnose",
         "Tell why a clip flickers, morphs or drifts, and what helps.",
     ),
+    "tune": ("video_diffusion.cli.tune", "Search the best settings for prompts, and confirm them on others."),
     "data": ("video_diffusion.cli.data", "Check a folder of clips before training, or make procedural ones."),
     "train": ("video_diffusion.cli.train", "Fine-tune the temporal layers on clips; resumable at any step."),
     "convert": ("video_diffusion.cli.convert", "Write temporal weights in another layout."),

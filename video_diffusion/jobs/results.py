@@ -42,7 +42,7 @@ class Results:
         handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
             with _locked(handle):
-                end = _cut_torn_line(handle)
+                end = cut_torn_line(handle)
                 try:
                     rest = line[os.write(handle, line) :]
                     while rest:  # the disk, or a limit, took a part only; trying the rest tells which
@@ -112,7 +112,7 @@ def _locked(handle: int) -> Iterator[None]:
     yield  # closing the file releases the lock
 
 
-def _cut_torn_line(handle: int) -> int:
+def cut_torn_line(handle: int) -> int:
     """Ends the file after its last whole line and returns that length."""
     end = os.fstat(handle).st_size
     keep = end
