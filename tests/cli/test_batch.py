@@ -78,6 +78,12 @@ def test_a_model_that_all_rows_share_is_not_blamed_on_the_first_of_them(tmp_path
         assert "jobs.csv" not in err
 
 
+def test_a_setting_without_effect_is_said_once_for_a_whole_batch(tmp_path, jobs):
+    """Symptom: a warning for every clip, three for two clips of a dry run."""
+    code, _, err = run(*jobs, "--set", "control_make=canny")
+    assert code == 0 and err.count("control_make is ignored without controlnet") == 1
+
+
 @pytest.mark.full
 def test_a_file_that_changed_between_two_runs_makes_what_is_new_and_keeps_what_is_gone(tmp_path, jobs):
     first = set(run(*jobs)[1].splitlines())

@@ -119,9 +119,18 @@ class Kind:
 
 
 def show_plan(
-    jobs: Iterable["Job"], folder: Path, pipelines: "Pipelines", *, as_json: bool, overwrite: bool
+    jobs: Iterable["Job"],
+    folder: Path,
+    pipelines: "Pipelines",
+    *,
+    as_json: bool,
+    overwrite: bool,
+    hint: str = "",
 ) -> None:
-    """Every job on stdout as its path (or a row); how many, how long and how large on stderr."""
+    """Every job on stdout as its path (or a row); how many, how long and how large on stderr.
+
+    `hint` is what else can be done where clips are about to be timed.
+    """
     from video_diffusion.jobs import Results
     from video_diffusion.jobs.runner import finished_row
     from video_diffusion.web import counted
@@ -138,7 +147,7 @@ def show_plan(
         if not is_done:
             kinds.setdefault(job.batch_key, Kind(job)).count += 1
     if kinds:
-        say(f"timing one clip of each of {min(len(kinds), PROBES)} kinds; --check only checks the file")
+        say(f"timing one clip of each of {min(len(kinds), PROBES)} kinds{hint}")
     seconds, size = estimate(list(kinds.values()), pipelines)
     left = counted(total, "clip") + (f", {done} of them done" if done else "")
     free = shutil.disk_usage(existing_folder(folder)).free
