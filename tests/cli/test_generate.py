@@ -72,6 +72,9 @@ def test_names_come_from_prompt_and_seed_and_never_collide(tiny_model: Path, emp
     for expected in ("a-red-circle-7.mp4", "a-red-circle-7-2.mp4"):
         result = generate(tiny_model, "A red/circle!", "--seed", 7, "-q")
         assert (result.stdout, result.stderr) == (f"{expected}\n", "")
+    assert generate(tiny_model, "A red/circle!", "--seed", 7, "-q", "--overwrite").stdout == (
+        "a-red-circle-7.mp4\n"
+    )
     assert names(empty_folder) == {f"a-red-circle-7{part}" for part in (".mp4", ".json", "-2.mp4", "-2.json")}
 
 

@@ -86,7 +86,8 @@ def generate(
     encoding = EncodingFlags(codec, crf, pixel_format)
     suffixes = {"png": "", "image": ".png", "libvpx-vp9": ".webm", "gif": ".gif", "webp": ".webp"}
     suffix = suffixes.get(codec or "", ".mp4")
-    with reserved_name(out, f"{slug(settings.prompt)}-{settings.seed}", suffix) as name:
+    stem = f"{slug(settings.prompt)}-{settings.seed}"
+    with reserved_name(f"{stem}{suffix}" if overwrite and not out else out, stem, suffix) as name:
         path = check_clip_path(name, encoding, overwrite)
         strip_path = check_image_path(strip, "--strip", overwrite)
         sheet_path = check_image_path(sheet, "--sheet", overwrite)
