@@ -161,6 +161,33 @@ def test_debug_shows_the_traceback(
     assert "Traceback (most recent call last)" in result.stderr and "error: /x: No space" in result.stderr
 
 
+@pytest.mark.parametrize("name", ["a\nb.yaml", "[$x.yaml", "\x1b[2J.yaml"])
+def test_a_name_with_a_line_break_is_told_whole(name: str, tmp_path: Path) -> None:
+    """Symptom: `error: a`, for a file whose name goes on after a line break."""
+    result = run("generate", "a", "--config", str(tmp_path / name))
+    shown = name.replace("\n", "\\n").replace("\x1b", "\\x1b")
+    assert result.exit_code == 2 and result.stderr == f"error: {tmp_path / shown}: no such file\n"
+
+
+@pytest.mark.parametrize(
+    "words", [["generate", "a", "--model"], ["generate", "a", "--lora"], ["train", "--data"], ["inspect"]]
+)
+def test_a_name_longer_than_names_can_be_is_a_mistake_of_usage(words: list[str]) -> None:
+    """Symptom: code 4, as if the machine were at fault, and five thousand characters of name."""
+    for name in ("x" * 256, "x" * 5000, "~nobody_such/x"):  # nor is a user who is not here
+        result = run(*words, name)
+        assert result.exit_code == 2 and result.stderr.count("\n") == 1 and len(result.stderr) < 500
+
+
+def test_a_training_without_data_names_its_file(tmp_path: Path) -> None:
+    """Symptom: "CONFIG: is missing", though it was given, and `a` was the mistake."""
+    file = tmp_path / "t.yaml"
+    file.write_text("num_steps: 3\n")
+    assert run("train", str(file)).stderr.startswith(f"error: {file}: data is missing; give a folder")
+    file.write_text("a: 1\n")
+    assert run("train", str(file)).stderr.startswith(f"error: {file}:1: no setting 'a'")
+
+
 def test_debug_after_two_dashes_is_a_prompt() -> None:
     result = run("generate", "--frames", "0", "--", "--debug")
     assert result.stderr.startswith("error: --frames") and "Traceback" not in result.stderr

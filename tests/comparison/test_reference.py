@@ -1,5 +1,6 @@
 """`compare --reference`: clips that move like a set, clips that do not, sets too small, pairs by name."""
 
+import json
 from dataclasses import replace
 from fractions import Fraction
 
@@ -76,3 +77,13 @@ def test_the_page_and_the_summary_tell_how_far_each_setting_is(folder, tmp_path)
     assert page.count(f"<td>{found[0].distance:.3f}</td>") == len(summary.arms)
     assert f"distance {found[0].distance:.3f}" in text
     assert ComparisonSummary.from_json(summary.to_json()) == summary
+
+
+@pytest.mark.parametrize("kept", ["[", "5", '{"a": 5}', '{"a": [1, "x"]}', '{"%s": [1.0]}', "[" * 9000])
+def test_what_was_kept_of_motion_and_is_damaged_is_measured_again(folder, tmp_path, kept):
+    """Symptom: a damaged file of features ended `compare --reference` with a traceback, after all clips."""
+    known = sets(folder, "like")
+    whole = (folder / FEATURES_FILE).read_bytes()
+    (folder / FEATURES_FILE).write_text(kept.replace("%s", next(iter(json.loads(whole)))))
+    assert sets(folder, "like") == known
+    assert (folder / FEATURES_FILE).read_bytes() == whole

@@ -105,26 +105,27 @@ def test_an_actor_a_node_and_the_driver_die_and_every_job_is_made_once(tmp_path,
 
 
 def test_the_head_node_dies_and_the_same_command_goes_on_with_a_new_cluster(tmp_path, model, cluster):
-    """The run ends, it does not hang; what is finished stays, and every job is made in the end."""
+    """Symptom: after a minute Ray ended the run with code 1, as if a clip had failed, and without a word."""
     head, nodes = cluster
     (tmp_path / "jobs.csv").write_text("prompt,seeds\na red circle,0-23\n")
-    words = command(model, tmp_path / "jobs.csv", tmp_path / "ray", "--engine", "ray", "--actors", "3")
+    slow = ("--steps", "500", "--engine", "ray")
+    words = command(model, tmp_path / "jobs.csv", tmp_path / "ray", *slow, "--actors", "3")
     environment = {**os.environ, "RAY_ADDRESS": head.address}
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
-    until(process, lambda: len(rows(tmp_path / "ray")) >= 6)
+    until(process, lambda: len(rows(tmp_path / "ray")) >= 2)
     head.remove_node(head.head_node, allow_graceful=False)
     began = time.monotonic()
     stderr = process.communicate(timeout=PATIENCE)[1]
-    print(f"head: code {process.returncode} after {time.monotonic() - began:.0f} s, {stderr[-600:]}")
-    assert process.returncode == 4 and stderr.splitlines()[-1].startswith(b"error: the Ray cluster is gone")
+    print(f"head: code {process.returncode} after {time.monotonic() - began:.0f} s")
+    assert process.returncode in {0, 4}, stderr  # 0 where the rest took less than half a minute
+    if process.returncode:
+        assert b"error: the Ray cluster is gone (its head node does not answer)" in stderr
     finished = {row["job_id"]: row["frames_sha256"] for row in rows(tmp_path / "ray")}
     for node in nodes:
         head.remove_node(node, allow_graceful=False)
-    again = subprocess.run(
-        command(model, tmp_path / "jobs.csv", tmp_path / "ray", "--engine", "ray", "--actors", "2"),
-        capture_output=True, check=False, timeout=PATIENCE,
-    )  # fmt: skip
-    assert again.returncode == 0, again.stderr
+    again = command(model, tmp_path / "jobs.csv", tmp_path / "ray", *slow, "--actors", "2")
+    done = subprocess.run(again, capture_output=True, check=False, timeout=2 * PATIENCE)
+    assert done.returncode == 0, done.stderr
     assert_each_is_made(tmp_path / "ray", 24)
     assert finished.items() <= {row["job_id"]: row["frames_sha256"] for row in rows(tmp_path / "ray")}.items()
 

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from video_diffusion.video.files import atomic_path, remove_dead_parts, write_bytes
+from video_diffusion.video.files import atomic_path, remove_dead_parts, reserve, write_bytes
 
 
 @contextmanager
@@ -261,3 +261,20 @@ for number in itertools.count():
         assert len({data[start : start + 8] for start in range(0, len(data), 8)}) == 1
     write_bytes(tmp_path / "other.json", b"{}")
     assert names(tmp_path) == {"state.bin", "other.json"}
+
+
+@pytest.mark.parametrize("name", ["x" * 251 + ".mp4", "漢" * 84 + ".a", "x" * 201])
+def test_the_longest_name_that_a_file_can_have_is_written(tmp_path: Path, name: str) -> None:
+    """Symptom: the part's name is longer, so that a name above 220 bytes was "File name too long"."""
+    write_bytes(tmp_path / name, b"whole")
+    (tmp_path / "folder").mkdir()
+    with atomic_path(tmp_path / "folder" / name) as part:
+        part.mkdir()
+    write_bytes(tmp_path / name, b"again")
+    assert (tmp_path / name).read_bytes() == b"again"
+    assert names(tmp_path) == {name, "folder"} and names(tmp_path / "folder") == {name}
+    held = reserve(tmp_path / name)
+    assert held is not None
+    with held:
+        assert reserve(tmp_path / name) is None
+    assert names(tmp_path) == {name, "folder"}

@@ -86,3 +86,15 @@ def test_no_permission(tmp_path: Path, name: str) -> None:
     (tmp_path / name).chmod(0)
     with as_nobody():
         assert "ermission" in refusal(tmp_path / name)
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="no files that are made up as they are read"
+)
+@pytest.mark.parametrize("suffix", [".mp4", ".png"])
+def test_a_file_that_is_made_up_as_it_is_read_is_empty(tmp_path: Path, suffix: str) -> None:
+    """Symptom: /proc/kmsg, a regular file of no bytes, was read until a line came: for ever."""
+    link = tmp_path / f"clip{suffix}"
+    link.symlink_to("/proc/self/status")
+    with pytest.raises(VideoReadError, match=r"is empty \(0 bytes\)"):
+        read_video(link)

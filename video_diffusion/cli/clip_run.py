@@ -17,6 +17,7 @@ from video_diffusion.loading import find_ip_adapter, find_lora, parse_lora
 from video_diffusion.loading.sources import parse_hub_id
 from video_diffusion.loading.weights import open_weights
 from video_diffusion.settings import check_quantize
+from video_diffusion.settings.field_rules import expanded
 from video_diffusion.video import (
     CODECS,
     choose_encoding,
@@ -80,11 +81,11 @@ def check_inputs(settings: "GenerationSettings") -> None:
     settings.check_image_prompt()
     settings.check_prompt_words()
     for place in (settings.model, settings.motion_adapter, *settings.networks.values()):
-        if place is not None and place not in HERE and not Path(place).expanduser().exists():
+        if place is not None and place not in HERE and not expanded(place).exists():
             parse_hub_id(place)
     for path in settings.input_files.values():
         next(iter(iter_frames(path)))
-    if settings.ip_adapter is not None and Path(settings.ip_adapter).expanduser().exists():
+    if settings.ip_adapter is not None and expanded(settings.ip_adapter).exists():
         find_ip_adapter(settings.ip_adapter)
     for path in settings.used_embeddings.values():
         open_weights(path)

@@ -24,6 +24,7 @@ from video_diffusion.settings import (
     shown,
     validate,
 )
+from video_diffusion.settings.field_rules import expanded
 from video_diffusion.web import counted
 
 # what arms cannot set: every arm has the same prompts, and seeds have rules of their own
@@ -171,7 +172,7 @@ def _checkpoints(layer: Layer, at: tuple[str, ...], values: Sequence[Any]) -> li
         if not (isinstance(value, str) and "*" in value):
             known.append(value)
             continue
-        path = Path(value).expanduser()
+        path = expanded(value)
         root, pattern = (Path("/"), str(path.relative_to("/"))) if path.is_absolute() else (Path(), str(path))
         found = sorted(str(folder) for folder in root.glob(pattern) if folder.is_dir())
         if not found:

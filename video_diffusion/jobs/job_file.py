@@ -15,6 +15,7 @@ from video_diffusion.settings import (
     GenerationSettings,
     Layer,
     assign,
+    is_empty,
     nearest,
     parse_json,
     read_config,
@@ -26,6 +27,7 @@ OWN_COLUMNS = ("seeds", "size", "name")
 COLUMNS = (*GenerationSettings.model_fields, *OWN_COLUMNS)
 OTHER_WORDS = {"seed": ("seeds",), "seeds": ("seed",), "size": ("width", "height")}
 MAX_ROW_LINES = 50
+MAX_CELL_CHARACTERS = 131_072
 MAX_LINE_CHARACTERS = 1_000_000
 _CHUNK = 1 << 20
 
@@ -54,10 +56,10 @@ def read_rows(path: Path) -> Iterator[Row]:
         raise ConfigError(f"{path}: a job file must end in {', '.join(readers)}; rename it")
     if not path.is_file():
         raise ConfigError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; name a job file")
-    if path.suffix.lower() not in {".yaml", ".yml"}:
+    if path.suffix.lower() not in {".yaml", ".yml"} and not is_empty(path):
         _check_encoding(path)
     found = False
-    for row in readers[path.suffix.lower()](path):
+    for row in () if is_empty(path) else readers[path.suffix.lower()](path):
         found = True
         yield row
     if not found:
@@ -166,6 +168,7 @@ def _without(values: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _table_rows(path: Path) -> Iterator[Row]:
+    csv.field_size_limit(MAX_CELL_CHARACTERS)  # of the whole process, and others set their own
     with path.open(encoding="utf-8-sig", newline="") as file:
         first = file.readline(MAX_LINE_CHARACTERS)
         file.seek(0)

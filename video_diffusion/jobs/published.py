@@ -4,6 +4,7 @@ Each field of the file is kept, translated, or named as not supported; nothing i
 """
 
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -85,6 +86,10 @@ def convert_prompts(path: Path) -> Converted:
         ConfigError: It is neither, or asks for what no clip can have.
     """
     values = _read(path)
+    try:
+        json.dumps(values, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{path}: holds half a character (\\ud800…); save it again as UTF-8") from None
     read: list[tuple[str, Any]] = []
     try:
         converted = _converted(values, path, read)

@@ -8,6 +8,8 @@ died three times becomes a failed row. All of that is counted here, in the proce
 import json
 import logging
 import os
+import socket
+import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -32,6 +34,8 @@ from video_diffusion.settings import GenerationSettings
 from video_diffusion.video.files import remove_dead_parts
 
 MAX_ATTEMPTS = 3
+HEAD_EVERY = 5.0  # seconds between two looks whether the head node answers
+HEAD_GONE_AFTER = 30.0  # seconds; after 60 Ray ends the process (gcs_rpc_server_reconnect_timeout_s)
 OBJECT_STORE_BYTES = 100_000_000  # texts of jobs and rows hardly need it
 # Ray reports usage to its makers and logs to the terminal unless it is told not to.
 QUIET = {
@@ -124,9 +128,10 @@ def _spread(
 
     for _ in range(size):
         start()
+    head = _Head(ray.get_runtime_context().gcs_address)
     try:
         while queue or any(batch is not None for _, batch in waiting.values()):
-            (answer,), _ = ray.wait(list(waiting), num_returns=1)
+            answer = head.first_of(ray, list(waiting))
             actor, batch = waiting.pop(answer)
             try:
                 rows = json.loads(ray.get(answer))
@@ -151,8 +156,54 @@ def _spread(
         raise RayFailedError(f"the Ray cluster is gone ({_line(error)}); the same command goes on") from None
     finally:
         with suppress(Exception):  # with the cluster its actors are gone, too
-            for actor, _ in waiting.values():
+            for actor, _ in waiting.values() if head.is_there else ():  # else Ray would wait for it
                 ray.kill(actor)
+
+
+class _Head:
+    """The head node's own process, without which Ray ends every other one after a minute.
+
+    Args:
+        address: "host:port".
+    """
+
+    def __init__(self, address: str) -> None:
+        host, _, port = address.rpartition(":")
+        self._place = host.strip("[]"), int(port)
+        self._looked = self._seen = time.monotonic()
+        self.is_there = True
+
+    def first_of(self, ray: Any, answers: list[Any]) -> Any:
+        """Wait for the first answer.
+
+        Raises:
+            RayFailedError: As `check`.
+        """
+        while True:
+            self.check()
+            ready, _ = ray.wait(answers, num_returns=1, timeout=HEAD_EVERY)
+            if ready:
+                return ready[0]
+
+    def check(self) -> None:
+        """Look whether it answers.
+
+        Raises:
+            RayFailedError: It has not for so long that Ray is about to end this process.
+        """
+        now = time.monotonic()
+        if now - self._looked < HEAD_EVERY:
+            return
+        self._looked = now
+        try:
+            socket.create_connection(self._place, timeout=HEAD_EVERY).close()
+            self._seen = now
+        except OSError:
+            if now - self._seen > HEAD_GONE_AFTER:
+                self.is_there = False
+                raise RayFailedError(
+                    "the Ray cluster is gone (its head node does not answer); the same command goes on"
+                ) from None
 
 
 def _after_death(

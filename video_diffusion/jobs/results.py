@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from video_diffusion.settings import parse_json
+from video_diffusion.settings import is_empty, parse_json
 
 try:
     import fcntl
@@ -61,7 +61,7 @@ class Results:
         Raises:
             ValueError: any other line that is not a row, with its number.
         """
-        if not self.path.exists():
+        if not self.path.exists() or is_empty(self.path):
             return
         with self.path.open("rb") as file:
             broken = None

@@ -144,6 +144,10 @@ def fill(network: Network, tensors: Mapping[str, Tensor], dtype: torch.dtype | N
     return network.eval()
 
 
+COUNTS = ("num_", "size", "layers", "heads", "channels", "_dim", "groups")
+"""Of a network's fields those that count or measure something, by a part of their names."""
+
+
 def check_config(
     config: Mapping[str, object], usual: Mapping[str, object], num_tensors: int, where: str
 ) -> None:
@@ -164,6 +168,8 @@ def check_config(
                     f"{where}: {name} must be {rule or 'a number within reason'}, such as "
                     f"{shown(usual[name])}, but is {shown(value)}"
                 )
+            if isinstance(leaf, int | float) and leaf < 0 and any(word in name for word in COUNTS):
+                raise ModelLoadError(f"{where}: {name} must be above 0, but is {shown(value)}")
             counts_layers = is_number and ("layers" in name or "blocks" in name)
             if counts_layers and isinstance(leaf, int | float) and leaf > num_tensors:
                 raise ModelLoadError(

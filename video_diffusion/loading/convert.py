@@ -26,6 +26,7 @@ from video_diffusion.loading.sources import find_lora, find_model, find_pickle
 from video_diffusion.loading.weights import FLOAT_TYPES, ModelLoadError, StoredWeights, open_weights
 from video_diffusion.loading.weights_facts import describe_weights, kind_of_weights
 from video_diffusion.settings import parse_json
+from video_diffusion.settings.field_rules import expanded
 from video_diffusion.video import atomic_path, write_bytes
 
 MAX_CONFIG_CHARACTERS = 20_000
@@ -160,7 +161,7 @@ def convert(
             write_motion_lora(pairs, part / LORA_FILE, layout)
         return destination
     if file is not None and kind in SAFE_AS:
-        of_a_run = Path(source).expanduser().is_dir()
+        of_a_run = expanded(source).is_dir()
         return _copy_safely(file, kind, destination, dtype, overwrite, of_a_run)
     if is_file == (layout == "diffusers"):
         rule = "be a folder, without a suffix," if is_file else "end with .safetensors"

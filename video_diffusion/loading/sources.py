@@ -17,6 +17,7 @@ from video_diffusion.loading.weights import (
     read_json,
     refused_pickle,
 )
+from video_diffusion.settings.field_rules import expanded
 from video_diffusion.settings.input_files import encoder_folders, ip_adapter_weights
 
 EMBEDDED = Path(__file__).parents[1] / "embedded"
@@ -105,7 +106,7 @@ def find_model(name: str) -> ModelSource:
         if not SHIPPED[name].is_dir():
             raise ModelLoadError(f"{SHIPPED[name]}: is not part of this installation; install it again")
         return ModelSource(name, SHIPPED[name])
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_dir():
         return ModelSource(name, path)
     if path.suffix in PICKLE_SUFFIXES:
@@ -161,7 +162,7 @@ def _from_hub(name: str, hub: HubId) -> ModelSource:
 
 def find_pickle(name: str) -> Path | None:
     """Find a pickle by its path or by its name on the hub, without reading it; None if it is none."""
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.suffix.lower() not in PICKLE_SUFFIXES:
         return None
     return path if path.is_file() else _from_hub(name, parse_hub_id(name)).folder
@@ -362,7 +363,7 @@ def find_ip_adapter(name: str) -> IpAdapterSource:
             f"{path}: this IP-Adapter reads face identities (FaceID), which nothing here computes; take one "
             "that reads images, such as ip-adapter_sd15.safetensors"
         )
-    if not Path(name).expanduser().exists():
+    if not expanded(name).exists():
         _fetch_encoder(name, path, facts)
     folders = encoder_folders(path)
     widths = {folder: _encoder_width(folder, facts.kind) for folder in folders}

@@ -15,7 +15,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from video_diffusion.settings import parse_json, shown
+from video_diffusion.settings import is_empty, parse_json, shown
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -59,6 +59,8 @@ def read_json(file: Path) -> dict[str, Any]:
     """Read a configuration file."""
     if not file.is_file():
         raise ModelLoadError(f"{file}: no such file; this is not a whole model folder")
+    if is_empty(file):
+        raise ModelLoadError(f"{file}: is empty; download it again")
     if file.stat().st_size > MAX_JSON_BYTES:
         raise ModelLoadError(f"{file}: larger than {MAX_JSON_BYTES} bytes, so not a configuration")
     return json_object(file.read_bytes(), str(file))
@@ -184,6 +186,8 @@ def open_weights(path: Path | str, *, allow_pickle: bool = False) -> StoredWeigh
     path = Path(path)
     if not path.is_file():
         raise ModelLoadError(f"{path}: no such file; check the spelling")
+    if is_empty(path):
+        raise ModelLoadError(f"{path}: must be a file of weights, but is empty; download it again")
     if path.suffix.lower() not in PICKLE_SUFFIXES:
         tensors, metadata = read_header(path)
         return StoredWeights(path, tensors, (path,), metadata)
@@ -250,6 +254,8 @@ def find_weights(folder: Path, stem: str, wanted: str | None = None) -> StoredWe
 def read_header(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     """Read which tensors and texts a safetensors file holds, having checked that it is one and is whole."""
     size = file.stat().st_size
+    if not size:
+        raise ModelLoadError(f"{file}: must be a safetensors file, but is empty; download it again")
     with file.open("rb") as stream:
         start = stream.read(64)
         if what := _something_else(start):
@@ -300,8 +306,6 @@ def _stored_tensor(entry: object) -> StoredTensor | None:
 
 def _something_else(start: bytes) -> str | None:
     """Name a file by its first bytes, if they are those of what is usually found in place of weights."""
-    if not start:
-        return "empty; download it again"
     if start.startswith(b"version https://git-lfs"):
         return "a git-lfs pointer; run `git lfs pull` in its repository"
     if start.lstrip()[:1] == b"<":

@@ -1,10 +1,12 @@
 """What single settings declare and accept: names to choose from, texts, exact frame rates, sizes."""
 
 import math
+import os
 import re
 from dataclasses import dataclass
 from fractions import Fraction
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, PlainSerializer
@@ -165,6 +167,11 @@ def check_quantize(name: str | None) -> None:
             f"quantize {name} needs torchao, which is not installed; "
             "pip install 'video-diffusion[quantize]', or leave quantize out"
         )
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with ~ as a home; that of a user who is not here stays a name, which no file has."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path's own raises a RuntimeError there
 
 
 MAX_AFTER_NAME = 64  # bytes, of ":0.8" and "=word"

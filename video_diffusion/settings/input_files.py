@@ -9,7 +9,7 @@ from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
-from video_diffusion.settings.field_rules import check_path
+from video_diffusion.settings.field_rules import check_path, expanded
 from video_diffusion.settings.json_text import check_regular
 from video_diffusion.settings.layers import nearest
 
@@ -22,7 +22,7 @@ MAX_FILE_BYTES = 1 << 42
 
 def content_sha256(path: str) -> str | None:
     """SHA-256 of a file, or of names and contents of a folder's files; None if it cannot be read."""
-    place = Path(path).expanduser()
+    place = expanded(path)
     try:
         if place.is_file():
             return file_sha256(place)
@@ -36,7 +36,7 @@ def content_sha256(path: str) -> str | None:
 def is_folder(path: str) -> bool:
     """Tell whether a video is a folder of images, which has no rate of its own."""
     try:
-        return Path(path).expanduser().is_dir()
+        return expanded(path).is_dir()
     except (OSError, ValueError):
         return False
 
@@ -46,7 +46,7 @@ def network_sha256(name: str, setting: str = "") -> str | None:
 
     Of a whole model's folder only the parts count that the setting takes from it.
     """
-    place = Path(name).expanduser()
+    place = expanded(name)
     if not place.is_dir():
         return content_sha256(name)
     folders = [place / part for part in PARTS_OF_MODELS.get(setting, ()) if (place / part).is_dir()] or [
@@ -123,7 +123,7 @@ def find_in_folder(folder: str, name: str) -> Path:
     Raises:
         ValueError: There is no such file, or no such folder.
     """
-    place = Path(folder).expanduser()
+    place = expanded(folder)
     if not place.is_dir():
         raise ValueError(f"lora_folder {folder} is not a folder; name one that holds LoRAs")
     files = _weight_files(place)
@@ -143,9 +143,9 @@ def embedding_files(entries: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for entry in entries:
         path, equals, word = entry.rpartition("=")
-        if not equals or Path(entry).expanduser().exists():
+        if not equals or expanded(entry).exists():
             path, word = entry, ""
-        place = Path(path).expanduser()
+        place = expanded(path)
         if place.is_dir() and word:
             raise ValueError(
                 f"embeddings has {entry}, one word for a folder; leave the word out, or name a file"
@@ -206,7 +206,7 @@ def encoder_folders(weights: Path) -> list[Path]:
 
 def ip_adapter_sha256s(name: str) -> dict[str, str]:
     """Hashes of an adapter's file and of the encoders beside it; empty if they are not here."""
-    weights = ip_adapter_weights(Path(name).expanduser())
+    weights = ip_adapter_weights(expanded(name))
     if len(weights) != 1:
         return {}
     files = {"ip_adapter": content_sha256(str(weights[0]))}

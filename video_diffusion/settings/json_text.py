@@ -40,6 +40,8 @@ def read_json_file(path: Path, strict: bool = True, max_bytes: int = MAX_JSON_BY
         OSError: It is not there, cannot be read, or is no regular file.
     """
     check_regular(path)
+    if is_empty(path):
+        raise ValueError("is empty")
     with path.open("rb") as file:
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
@@ -56,6 +58,11 @@ def check_regular(path: Path) -> None:
     path.stat()
     if not path.is_file():
         raise OSError(errno.EINVAL, "is no regular file", str(path))
+
+
+def is_empty(path: Path) -> bool:
+    """Whether a file has no bytes, or is made up as it is read, which may wait for ever (/proc/kmsg)."""
+    return not path.stat().st_size
 
 
 def _check_depth(value: Any) -> None:

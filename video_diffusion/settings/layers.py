@@ -17,6 +17,9 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import DocumentStartEvent
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from video_diffusion.settings.json_text import is_empty
+
+MAX_LISTED = 40  # names
 KeyPath = tuple[str | int, ...]
 
 
@@ -95,7 +98,10 @@ def nearest(name: str, names: Iterable[str]) -> str:
     if not close and len(name) > 2:
         close = [each for each in known if name in each]
     meant = " or ".join(f"'{each}'" for each in close)
-    return f"; did you mean {meant}?" if close else f"; known are {', '.join(known)}"
+    if close:
+        return f"; did you mean {meant}?"
+    more = len(known) - MAX_LISTED
+    return f"; known are {', '.join(known[:MAX_LISTED])}{f' and {more} more' if more > 0 else ''}"
 
 
 def shown(value: object, limit: int = 80) -> str:
@@ -267,6 +273,8 @@ def _text_of(path: Path) -> str:
         raise ConfigError(
             f"{path}: {'is a directory' if path.is_dir() else 'not a regular file'}; give a YAML file"
         )
+    if is_empty(path):
+        return ""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
@@ -326,7 +334,7 @@ def _root_of(text: str, where: str) -> Node:
 def _check_shape(text: str, where: str) -> None:
     """Limits that must hold before the recursive part of the parser runs."""
     depth = documents = 0
-    for event in YAML(typ="safe", pure=True).parse(text):
+    for count, event in enumerate(YAML(typ="safe", pure=True).parse(text)):
         line = event.start_mark.line + 1
         if isinstance(event, DocumentStartEvent):
             documents += 1
@@ -339,6 +347,8 @@ def _check_shape(text: str, where: str) -> None:
         depth -= name in {"MappingEndEvent", "SequenceEndEvent"}
         if depth > MAX_DEPTH:
             raise ConfigError(f"{where}:{line}: nested deeper than {MAX_DEPTH} levels")
+        if count > 3 * MAX_VALUES:  # a key, a value, the end of a section
+            raise ConfigError(f"{where}:{line}: more than {MAX_VALUES} values; split the file")
         tag = getattr(event, "ctag", None)
         if tag is not None:
             raise ConfigError(f"{where}:{line}: a tag ({shown(str(tag))}); only plain values are read")

@@ -24,6 +24,7 @@ from video_diffusion.settings.field_rules import (
     check_path,
     check_prompt,
     check_text,
+    expanded,
 )
 from video_diffusion.settings.input_files import check_items, embedding_files, find_in_folder
 from video_diffusion.settings.keyframes import TextKeyframes, earliest
@@ -253,7 +254,7 @@ class PromptSettings(BaseModel):
             ValueError: The first that is missing, and how it is given.
         """
         for path in self.embedding_files.values():
-            if not Path(path).expanduser().is_file():
+            if not expanded(path).is_file():
                 raise ValueError(f"embeddings names {path}, which is not here; check the spelling")
         for name, word in self.named_in_prompts:
             if name != "lora":

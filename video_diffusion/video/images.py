@@ -22,6 +22,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from video_diffusion.settings import GenerationSettings, parse_fps
+from video_diffusion.settings.field_rules import expanded
 from video_diffusion.video.files import write_bytes
 from video_diffusion.video.reader import Frame, FrameSource, iter_frames, open_video
 from video_diffusion.video.writer import image_bytes
@@ -130,7 +131,7 @@ def with_sources(asked: GenerationSettings) -> GenerationSettings:
     path = getattr(asked, name)
     if path is None:
         return asked
-    place = Path(path).expanduser()
+    place = expanded(path)
     key = (path, place.stat().st_mtime_ns, place.stat().st_size) if place.exists() else (path, 0, 0)
     height, width, fps = _size_and_rate(*key)
     found: dict[str, Any] = {"fps": fps}

@@ -25,6 +25,8 @@ from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from jaxtyping import Float32, UInt8, UInt16
 from PIL import Image, ImageOps
 
+from video_diffusion.settings import is_empty
+
 PALETTE_NOTE = "256 colours at most: where a palette is dithered, the pattern reads as flicker"
 """Of GIF and other palette images; the same clip can read 0.6 levels without and 7.5 with dithering."""
 
@@ -143,6 +145,8 @@ def open_container(
     tone_map: bool = False,
 ) -> Iterator[FrameSource]:
     """Opens the first video stream of a file."""
+    if path.is_file() and is_empty(path):
+        raise VideoReadError(f"{path}: is empty (0 bytes); not a video")
     try:
         container = av.open(os.path.abspath(path), options=dict(_SAFE), metadata_errors="replace")  # noqa: PTH100 - resolve() would follow links
     except (av.FFmpegError, OSError) as error:
@@ -190,8 +194,6 @@ def _why_not_open(path: Path, error: Exception) -> str:
             head = file.read(64)
     except OSError as failed:
         return f"cannot be read ({failed.strerror}); check its permissions"
-    if not head:
-        return "is empty (0 bytes); not a video"
     if b"ftyp" in head[:16]:
         return "has no index (moov): its writing was cut off; not a playable video"
     return f"not a plain video file ({getattr(error, 'strerror', None) or error})"
@@ -517,6 +519,8 @@ def _duration(image: Image.Image, source: FrameSource) -> Fraction:
 
 @contextmanager
 def _open(path: Path, limits: ReadLimits) -> Iterator[Image.Image]:
+    if path.is_file() and is_empty(path):
+        raise VideoReadError(f"{path}: is empty (0 bytes); not an image")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
@@ -524,8 +528,6 @@ def _open(path: Path, limits: ReadLimits) -> Iterator[Image.Image]:
     except Image.DecompressionBombError:
         raise VideoReadError(f"{path}: is beyond {limits.max_pixels} pixels; make it smaller first") from None
     except (OSError, ValueError, SyntaxError) as error:
-        if path.stat().st_size == 0:
-            raise VideoReadError(f"{path}: is empty (0 bytes); not an image") from None
         reason = getattr(error, "strerror", None) or "not an image, or damaged"
         raise VideoReadError(f"{path}: {reason}") from None
     with image:

@@ -13,7 +13,15 @@ import numpy as np
 from jaxtyping import UInt8
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from video_diffusion.settings import GenerationSettings, Layer, file_sha256, parse_json, shown, validate
+from video_diffusion.settings import (
+    GenerationSettings,
+    Layer,
+    file_sha256,
+    is_empty,
+    parse_json,
+    shown,
+    validate,
+)
 from video_diffusion.video.files import atomic_path
 from video_diffusion.video.reader import read_tags
 from video_diffusion.video.writer import SUFFIXES
@@ -274,6 +282,8 @@ def weights_sha256(path: Path | str) -> str | None:
 def _read_sidecar(path: Path) -> RunRecord:
     if not path.is_file():
         raise RecordError(f"{path}: no such file")
+    if is_empty(path):
+        raise RecordError(f"{path}: is empty; not a clip record")
     try:
         with path.open("rb") as file:
             text = file.read(MAX_RECORD_BYTES + 1).decode("utf-8-sig")

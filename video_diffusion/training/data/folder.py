@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 
-from video_diffusion.settings import ConfigError, shown
+from video_diffusion.settings import ConfigError, is_empty, shown
 from video_diffusion.training.data.lists import (
     LIST_SUFFIXES,
     OWN_FILES,
@@ -260,7 +260,7 @@ def _cogvideo(root: Path, claims: Claims) -> Iterator[Candidate]:
 def _text_lines(path: Path) -> list[str]:
     """All lines, empty ones too; only the end of the last one is no line of its own."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = "" if is_empty(path) else path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
         raise ConfigError(

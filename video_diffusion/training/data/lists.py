@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from video_diffusion.settings import ConfigError, parse_json, shown
+from video_diffusion.settings import ConfigError, is_empty, parse_json, shown
 from video_diffusion.video.reader import IMAGE_SUFFIXES
 
 MAX_CAPTION_BYTES = 100_000
@@ -30,7 +30,7 @@ def read_caption(path: Path) -> str:
             raise CaptionError("is not a regular file")
         if path.stat().st_size > MAX_CAPTION_BYTES:
             raise CaptionError(f"has {path.stat().st_size} bytes, above {MAX_CAPTION_BYTES}: no caption")
-        data = path.read_bytes()
+        data = b"" if is_empty(path) else path.read_bytes()
     except OSError as error:
         raise CaptionError(f"cannot be read ({error.strerror})") from None
     try:
@@ -303,6 +303,8 @@ def read_list(path: Path) -> Iterator[ListRow]:
         raise ConfigError(f"{path}: a list of clips must end in {', '.join(LIST_SUFFIXES)}; rename it")
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; name a list of clips")
+    if is_empty(path) and path.suffix.lower() != ".parquet":
+        return
     try:
         yield from readers[path.suffix.lower()](path)
     except UnicodeDecodeError as error:

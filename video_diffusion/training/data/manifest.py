@@ -11,7 +11,7 @@ from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from video_diffusion.settings import parse_json, shown
+from video_diffusion.settings import is_empty, parse_json, shown
 from video_diffusion.settings.input_files import file_sha256
 from video_diffusion.video import atomic_path
 
@@ -68,6 +68,8 @@ def read_manifest(folder: Path | str) -> list[ClipEntry]:
     file = folder / MANIFEST_FILE if folder.is_dir() else folder
     if not folder.exists():
         raise ManifestError(f"{folder}: no such folder; name a folder of clips")
+    if file.is_file() and is_empty(file):
+        raise ManifestError(f"{file}: holds no clip; see rejects.jsonl beside it for the reasons")
     if not file.is_file():
         raise ManifestError(f"{file}: no such file; run `video-diffusion data check {folder}` first")
     entries: list[ClipEntry] = []
