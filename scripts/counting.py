@@ -34,7 +34,7 @@ def count_flops(run: Callable[[], Any]) -> int:
     return int(counter.get_total_flops())
 
 
-def peak_bytes(run: Callable[[], Any]) -> int:
+def peak_bytes(run: Callable[[], Any], gradients: bool = False) -> int:
     """Run something and tell how many bytes of the tensors that it made were alive at once, at most.
 
     What existed before (weights, inputs) does not count, nor what kernels take for themselves. Tensors may be

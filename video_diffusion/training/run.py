@@ -53,7 +53,8 @@ def make_accelerator(settings: TrainingSettings, folder: Path | None = None) -> 
         log_with=settings.log_with,
         kwargs_handlers=[
             DistributedDataParallelKwargs(
-                broadcast_buffers=False, find_unused_parameters=settings.temporal_and is not None
+                broadcast_buffers=False,
+                find_unused_parameters=settings.temporal_and is not None or settings.image_lora,
             ),
             InitProcessGroupKwargs(timeout=LONGEST_WAIT),
         ],
@@ -210,7 +211,7 @@ def open_run(
         allowed: Settings and sections that may differ from those of the checkpoint.
         on_clip: Told of each clip that a teacher makes before the training.
     """
-    check_target(settings.target)
+    check_target(settings)
     checkpoint = newest_checkpoint(folder.checkpoints)  # before the model: that takes minutes
     accelerator = accelerator or make_accelerator(settings, folder.folder)
     pipeline = load_pipeline(settings, accelerator)
