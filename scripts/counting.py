@@ -39,8 +39,12 @@ def peak_bytes(run: Callable[[], Any], gradients: bool = False) -> int:
 
     What existed before (weights, inputs) does not count, nor what kernels take for themselves. Tensors may be
     on any device, "meta" and fake ones included, so the answer does not depend on an allocator.
+
+    Args:
+        run: What to count.
+        gradients: Whether it keeps what a backward pass needs.
     """
-    with _LiveBytes() as mode, torch.no_grad():
+    with _LiveBytes() as mode, torch.set_grad_enabled(gradients):
         run()
     peak: int = mode.peak
     return peak

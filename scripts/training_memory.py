@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import resource
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,6 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 from transformers.models.clip.configuration_clip import CLIPTextConfig
 from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelWithProjection
 
@@ -95,18 +94,28 @@ class Need:
         return max(self.kept + self.encoding if self.encoding else 0, self.kept + self.teacher)
 
 
-class GpuAutocast(TorchFunctionMode):
+@contextmanager
+def gpu_autocast() -> Iterator[None]:
     """Norms and softmax in float32, as autocast has them on a GPU; on a CPU it leaves them in bfloat16."""
+    names = ("layer_norm", "group_norm", "softmax")
+    before = {name: getattr(functional, name) for name in names}
 
-    CHANGED = (functional.layer_norm, functional.group_norm, functional.softmax, torch.softmax)
+    def wide(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def run(*args: Any, **kwargs: Any) -> Tensor:
+            if torch.is_autocast_enabled("cpu"):
+                args = tuple(_widened(each) for each in args)
+                kwargs = {name: _widened(each) for name, each in kwargs.items()}
+            return function(*args, **kwargs)
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Widens what such a function is given."""
-        kwargs = kwargs or {}
-        if func in self.CHANGED and torch.is_autocast_enabled("cpu"):
-            args = [_widened(each) for each in args]
-            kwargs = {name: _widened(each) for name, each in kwargs.items()}
-        return func(*args, **kwargs)
+        return run
+
+    for name in names:
+        setattr(functional, name, wide(before[name]))
+    try:
+        yield
+    finally:
+        for name in names:
+            setattr(functional, name, before[name])
 
 
 def _widened(value: Any) -> Any:
@@ -126,6 +135,17 @@ def left_on_device() -> Iterator[None]:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         yield
+
+
+@contextmanager
+def staying_where_they_are() -> Iterator[None]:
+    """Modules are moved to no device: they are there, and PyTorch cannot move tensors without numbers."""
+    apply = nn.Module._apply
+    nn.Module._apply = lambda self, fn, recurse=True: self  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module._apply = apply  # type: ignore[method-assign]
 
 
 def networks(settings: TrainingSettings) -> dict[str, Any]:
@@ -214,7 +234,7 @@ def count(settings: TrainingSettings) -> Need:
         settings = settings.model_copy(update={"optimizer": plain})
     with quiet(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
         made = networks(settings)
-    with quiet(), GpuAutocast():
+    with quiet(), gpu_autocast(), staying_where_they_are():
         trainer = trainer_of(settings, made)
         trainer._fastest_attention = lambda num_frames: nullcontext()  # type: ignore[method-assign]
         without_captions(trainer)
@@ -223,20 +243,23 @@ def count(settings: TrainingSettings) -> Need:
         draws = draw_step(0, 0, len(items), trainer.loss)
         trained = list(trainer.target.parameters.values())
 
-        def step() -> None:
+        def passes() -> None:
             for _ in range(min(2, settings.gradient_accumulation_steps)):
                 trainer._backward(items, latents, draws, 1)
+
+        def update() -> None:
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
             trainer.raw_optimizer.step()
-            trainer.raw_optimizer.zero_grad(set_to_none=True)
             if trainer.ema is not None:
                 trainer.ema.step(trained)
 
         loop.save_on_cpu = left_on_device  # type: ignore[assignment]
         for group in trainer.raw_optimizer.param_groups:
             group["foreach"] = True  # as on a GPU
-        step()  # makes the moments
-        peak = peak_bytes(step, gradients=True)
+        with_gradients = peak_bytes(passes, gradients=True)
+        with_moments = peak_bytes(update)
+        num = sum(each.numel() for each in trained)
+        activations = max(with_gradients - size_of(trained), with_moments - 8 * num)
         encoding = teacher = 0
         if settings.objective == "distil":
             teacher = peak_bytes(lambda: teach(trainer))
@@ -248,14 +271,13 @@ def count(settings: TrainingSettings) -> Need:
             encoding += peak_bytes(lambda: encode_frames(vae, frames, trainer.encoder.chunk_size))
     assert mode is not None
     everything = [*made["unet"].parameters(), *made["motion_adapter"].parameters()]
-    num = sum(each.numel() for each in trained)
     return Need(
         frozen=size_of(everything) - size_of(trained),
         trained=size_of(trained),
         gradients=size_of(trained),
         moments=int(EIGHT_BIT * num) if is_8bit else 8 * num,
         average=4 * num if settings.ema_decay else 0,
-        activations=peak - size_of(trained),
+        activations=activations,
         encoding=encoding,
         teacher=teacher,
     )

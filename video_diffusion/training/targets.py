@@ -92,7 +92,8 @@ class Target:
             if parameter.requires_grad
         }
         if settings.mixed_precision != "no":
-            halve_frozen(parts.unet, HALVES[settings.mixed_precision])
+            for module in (parts.unet, parts.motion_adapter):
+                halve_frozen(module, HALVES[settings.mixed_precision])
 
     @property
     def lora_module(self) -> nn.Module | None:
@@ -119,12 +120,12 @@ class Target:
 
 
 @torch.no_grad()
-def halve_frozen(unet: nn.Module, dtype: torch.dtype) -> None:
-    """Keep the frozen matrices and kernels of the image U-Net in half precision.
+def halve_frozen(module: nn.Module, dtype: torch.dtype) -> None:
+    """Keep the frozen matrices and kernels of a network in half precision.
 
     Under autocast each product would round them so anyway: the numbers stay the same, the memory halves.
     """
-    for parameter in unet.parameters():
+    for parameter in module.parameters():
         if not parameter.requires_grad and parameter.ndim >= 2:
             parameter.data = parameter.data.to(dtype)
 

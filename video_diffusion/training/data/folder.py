@@ -3,9 +3,10 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from video_diffusion.settings import ConfigError, shown
 from video_diffusion.training.data.lists import (
@@ -13,7 +14,9 @@ from video_diffusion.training.data.lists import (
     OWN_FILES,
     Candidate,
     CaptionError,
+    ListRow,
     Reject,
+    caption_in,
     checked_caption,
     column_names,
     files_in,
@@ -29,9 +32,19 @@ from video_diffusion.training.data.lists import (
 )
 from video_diffusion.training.data.manifest import ClipEntry, write_manifest
 from video_diffusion.training.data.probe import Probe, ProbeRun, Task
+from video_diffusion.training.data.shards import (
+    COMPRESSED,
+    ShardError,
+    TarSample,
+    clip_file,
+    table_rows,
+    tar_samples,
+    video_column,
+)
 from video_diffusion.video import atomic_path
 
-FORMATS = ("pairs", "metadata", "webvid", "openvid", "panda70m", "cogvideo")
+FORMATS = ("pairs", "metadata", "webvid", "openvid", "panda70m", "cogvideo", "webdataset", "parquet")
+SHARDS = {".tar": "webdataset", ".parquet": "parquet"}
 _METADATA = tuple(f"metadata{suffix}" for suffix in LIST_SUFFIXES)
 COGVIDEO_LINES = (
     ("videos.txt", "prompts.txt"),
@@ -58,6 +71,16 @@ def find_source(root: Path, wanted: str = "auto", list_file: Path | None = None)
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "no such folder"
         raise ConfigError(f"{root}: {what}; name a folder of clips")
+    if list_file is None and wanted in {"auto", *SHARDS.values()}:
+        kinds = {kind for _, kind in shards_in(root) if wanted in {"auto", kind}}
+        if len(kinds) > 1 or (kinds and wanted == "auto" and any(map(is_video, files_in(root)))):
+            raise ConfigError(
+                f"{root}: holds shards ({' and '.join(sorted(kinds))}) and other clips; choose with --format"
+            )
+        if kinds or wanted != "auto":
+            if not kinds:
+                raise ConfigError(f"{root}: holds no shards of {wanted}; name another folder, or --format")
+            return Source(kinds.pop())
     if list_file is None and wanted not in {"pairs", "cogvideo"}:
         tables = [
             path
@@ -99,6 +122,8 @@ def _check_columns(path: Path, wanted: str) -> str:
 
 def _format_of(path: Path) -> str:
     """The format whose columns a table has, or nothing; the most particular first."""
+    if path.suffix.lower() == ".parquet" and video_column(path):
+        return ""  # a shard
     try:
         found = set(column_names(path))
     except ConfigError:
@@ -139,6 +164,8 @@ def read_claims(root: Path, source: Source, captionless: bool = False) -> Claims
         "pairs": _pairs,
         "metadata": _metadata,
         "cogvideo": _cogvideo,
+        "webdataset": _webdataset,
+        "parquet": _parquet,
     }
     claims.candidates = readers.get(source.format, _published)(root, claims)
     return claims
@@ -255,6 +282,78 @@ def _cogvideo(root: Path, claims: Claims) -> Iterator[Candidate]:
     for name in files_in(root):
         if is_video(name) and name not in named:
             yield Candidate(name, None, "videos.txt", problem="no line of videos.txt names it")
+
+
+def shards_in(root: Path) -> Iterator[tuple[str, str]]:
+    """Each tar file, and each Parquet file with videos in it, of a folder, and the format it is of."""
+    for name in files_in(root):
+        kind = SHARDS.get(PurePosixPath(name).suffix.lower())
+        if kind and (kind == "webdataset" or video_column(root / name)):
+            yield name, kind
+
+
+def _webdataset(root: Path, claims: Claims) -> Iterator[Candidate]:
+    """Samples of tar files: a video or picture, and its caption as .txt, or as caption or text in .json."""
+    for name in files_in(root):
+        if name.lower().endswith(COMPRESSED):
+            problem = "is a compressed shard, which has no places to read from; decompress it"
+            yield Candidate(name, None, name, problem=problem)
+    for name in (name for name, kind in shards_in(root) if kind == "webdataset"):
+        try:
+            for sample in tar_samples(root / name):
+                yield _of_sample(root, name, sample, claims)
+        except ShardError as error:
+            yield Candidate(name, None, name, problem=str(error))
+
+
+def _of_sample(root: Path, shard: str, sample: TarSample, claims: Claims) -> Candidate:
+    videos = [member for member in sample.members.values() if is_video(member)]
+    clips = videos or [member for member in sample.members.values() if is_picture(member)]
+    where = f"{shard}/{sample.key}"
+    if len(clips) != 1:
+        problem = f"holds {len(clips)} videos ({', '.join(sample.members)}); a sample needs one"
+        return Candidate(where, None, where, problem=sample.problem or problem)
+    path = f"{shard}/{clips[0]}"
+    if sample.problem:
+        return Candidate(path, None, where, problem=sample.problem)
+    try:
+        if "txt" in sample.members:
+            where = f"{shard}/{sample.members['txt']}"
+            return Candidate(path, caption_in(clip_file(root / where).read()), where)
+        if "json" in sample.members:
+            where = f"{shard}/{sample.members['json']}"
+            values = json.loads(clip_file(root / where).read())
+            return Candidate(path, checked_caption(_first(values, ("caption", "text"))), where)
+    except CaptionError as error:
+        if not (claims.captionless and str(error).startswith("is missing")):
+            return Candidate(path, None, where, problem=f"its caption {where} {error}")
+    except (ValueError, RecursionError, TypeError):
+        return Candidate(path, None, where, problem=f"its caption {where} is not JSON with a caption")
+    if claims.captionless:
+        return Candidate(path, "", where)
+    problem = "has no caption: no .txt, no .json with caption or text; --captionless takes it without"
+    return Candidate(path, None, where, problem=problem)
+
+
+def _first(values: Any, names: Iterable[str]) -> Any:
+    if not isinstance(values, dict):
+        raise TypeError("not an object")
+    return next((values[name] for name in names if values.get(name) is not None), None)
+
+
+def _parquet(root: Path, claims: Claims) -> Iterator[Candidate]:
+    """Rows of Parquet files with a video's bytes and, as caption, text or prompt, its caption."""
+    for name in (name for name, kind in shards_in(root) if kind == "parquet"):
+        try:
+            for number, values in enumerate(table_rows(root / name)):
+                path = f"{name}/{number}"
+                caption = _first(values, ("caption", "text", "prompt"))
+                if caption is None and claims.captionless:
+                    yield Candidate(path, "", path)
+                else:
+                    yield ListRow(path).candidate(path, caption)
+        except ShardError as error:
+            yield Candidate(name, None, name, problem=str(error))
 
 
 def _text_lines(path: Path) -> list[str]:

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from video_diffusion.settings import ConfigError, shown
+from video_diffusion.training.data.shards import shard_of
 from video_diffusion.video.reader import IMAGE_SUFFIXES
 
 MAX_CAPTION_BYTES = 100_000
@@ -34,6 +35,11 @@ def read_caption(path: Path) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise CaptionError(f"cannot be read ({error.strerror})") from None
+    return caption_in(data)
+
+
+def caption_in(data: bytes) -> str:
+    """The caption that a text file's bytes hold."""
     try:
         text = data.decode(encoding_of(data[:3]))
     except UnicodeDecodeError as error:
@@ -201,7 +207,7 @@ def _leaves(name: str) -> str:
 
 def _unreachable(root: Path, inside: Path, name: str, names: dict[Path, dict[str, str]]) -> str:
     """Why there is no such file in the folder, or nothing."""
-    path = root / name
+    path = shard_of(root / name) or root / name
     try:
         real = path.resolve(strict=True)
         if not real.is_relative_to(inside):
