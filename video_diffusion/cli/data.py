@@ -534,8 +534,8 @@ def encode(
             "it"
         )
     if not quiet:
-        missing = len(plan.windows) - plan.num_there
-        say(f"{missing} of {len(plan.windows)} clips to encode, {plan.num_bytes / 1e9:.2g} GB in all")
+        missing = len(plan) - plan.num_there(most=len(plan))
+        say(f"{missing} of {len(plan)} clips to encode, {plan.num_bytes / 1e9:.2g} GB in all")
     if dry_run:
         return
     progress, problems = Progress(quiet, "clip"), 0

@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -117,7 +117,7 @@ def manifest_sha256(entries: Iterable[ClipEntry]) -> str:
 
 
 def _row(entry: ClipEntry) -> dict[str, Any]:
-    return {**asdict(entry), "fps": None if entry.fps is None else str(entry.fps)}
+    return {**vars(entry), "fps": None if entry.fps is None else str(entry.fps)}
 
 
 def _entry(line: bytes) -> ClipEntry:
