@@ -1,12 +1,12 @@
 """How much GPU memory each recipe of `configs/train` needs, counted on full-size models without numbers.
 
-The run's own code is used (what is frozen, halved, recomputed, moved away), on tensors that have shapes alone; what
-is alive at once is added up. Left out are what kernels take for themselves and what the allocator and CUDA add,
-some 0.5 to 1 GB together.
+The run's own code is used (what is frozen, halved, recomputed, moved away), on tensors that have shapes alone;
+what is alive at once is added up. Left out are what kernels take for themselves and what the allocator and CUDA
+add, some 0.5 to 1 GB together.
 
     python scripts/training_memory.py                             # all recipes, as Markdown
     python scripts/training_memory.py configs/train/sdxl-lora.yaml --set activation_offload=true
-    python scripts/training_memory.py --real-step configs/train/animatediff-few-steps.yaml   # one step, on this CPU
+    python scripts/training_memory.py --real-step RECIPE    # one step of it at full size, on this CPU
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ from video_diffusion.settings import Layer, assign, merge, read_config, validate
 from video_diffusion.settings.training import TrainingSettings
 from video_diffusion.training import loop
 from video_diffusion.training.clips import Item, MemoryClips, Weighted
-from video_diffusion.training.data import Draw
 from video_diffusion.training.distil import AT_ONCE
 from video_diffusion.training.loop import Trainer
 from video_diffusion.training.objective import draw_step
@@ -64,8 +63,8 @@ class Need:
         trained: Weights that are trained.
         gradients, moments, average: Of these.
         activations: Of the largest moment of a step, beside all of the above.
-        encoding: Autoencoder, text encoders and what the autoencoder needs for one clip, while clips are encoded that
-            are not kept yet; 0 where a teacher's are used.
+        encoding: Autoencoder, text encoders and what the autoencoder needs for one clip, while clips are
+            encoded that are not kept yet; 0 where a teacher's are used.
         teacher: What the guided teacher needs for the clips that it makes at once; 0 where there is none.
     """
 
@@ -124,7 +123,7 @@ def _widened(value: Any) -> Any:
 
 @contextmanager
 def left_on_device() -> Iterator[None]:
-    """In the place of `save_on_cpu`: what is saved for the backward pass is not there until that asks for it."""
+    """In the place of `save_on_cpu`: what a backward pass needs is not there until it asks for it."""
 
     def pack(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...], Tensor]:
         return tuple(tensor.shape), tensor.stride(), tensor.new_empty(0)
@@ -164,7 +163,9 @@ def networks(settings: TrainingSettings) -> dict[str, Any]:
             latent_channels=4,
         ).eval(),
         "text_encoder": CLIPTextModel(
-            CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
+            CLIPTextConfig(
+                hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12
+            )
         ),
     }
     if is_xl:
@@ -198,14 +199,15 @@ def latents_of(trainer: Trainer, batch: int) -> Tensor:
     clips, settings = trainer.settings.clips, trainer.settings
     sides = (int(clips.num_frames or 0), int(clips.height or 0) // 8, int(clips.width or 0) // 8)
     knots = (settings.distil.num_inference_steps + 1,) if settings.objective == "distil" else ()
-    like = next(trainer.pipeline.parts.unet.parameters())
+    like: Tensor = next(trainer.pipeline.parts.unet.parameters())
     return like.new_empty((batch, *knots, 4, *sides), dtype=torch.float32)
 
 
 def without_captions(trainer: Trainer) -> None:
     """Give the trainer embeddings of captions without reading any."""
     unet = trainer.pipeline.parts.unet
-    like, width = next(unet.parameters()), int(unet.config.cross_attention_dim)
+    like: Tensor = next(unet.parameters())
+    width = int(unet.config.cross_attention_dim)
     size = (int(trainer.settings.clips.height or 0), int(trainer.settings.clips.width or 0))
 
     def prompts(captions: Sequence[str]) -> Tensor:
@@ -253,19 +255,23 @@ def count(settings: TrainingSettings) -> Need:
             if trainer.ema is not None:
                 trainer.ema.step(trained)
 
-        loop.save_on_cpu = left_on_device  # type: ignore[assignment]
+        vars(loop)["save_on_cpu"] = left_on_device
         for group in trainer.raw_optimizer.param_groups:
             group["foreach"] = True  # as on a GPU
         with_gradients = peak_bytes(passes, gradients=True)
         with_moments = peak_bytes(update)
         num = sum(each.numel() for each in trained)
-        activations = max(with_gradients - size_of(trained), with_moments - 8 * num)
+        state = [each for kept in trainer.raw_optimizer.state.values() for each in kept.values()]
+        moments = size_of([each for each in state if isinstance(each, Tensor)])
+        activations = max(with_gradients - size_of(trained), with_moments - moments)
         encoding = teacher = 0
         if settings.objective == "distil":
             teacher = peak_bytes(lambda: teach(trainer))
         else:
             vae = made["vae"]
-            frames = next(vae.parameters()).new_empty((len(latents[0, 0]), 3, *(8 * side for side in latents.shape[-2:])))
+            frames = next(vae.parameters()).new_empty(
+                (len(latents[0, 0]), 3, *(8 * side for side in latents.shape[-2:]))
+            )
             encoders = [made[name] for name in ("vae", "text_encoder", "text_encoder_2") if name in made]
             encoding = sum(size_of(each.parameters()) for each in encoders)
             encoding += peak_bytes(lambda: encode_frames(vae, frames, trainer.encoder.chunk_size))
@@ -275,7 +281,7 @@ def count(settings: TrainingSettings) -> Need:
         frozen=size_of(everything) - size_of(trained),
         trained=size_of(trained),
         gradients=size_of(trained),
-        moments=int(EIGHT_BIT * num) if is_8bit else 8 * num,
+        moments=int(EIGHT_BIT * num) if is_8bit else moments,
         average=4 * num if settings.ema_decay else 0,
         activations=activations,
         encoding=encoding,
@@ -352,7 +358,9 @@ def main() -> None:
     arguments.add_argument("--ways", action="store_true", help="each recipe also with less and more memory")
     arguments.add_argument("--real-step", action="store_true", help="take one step on this CPU instead")
     given = arguments.parse_args()
-    recipes = given.recipes or [file for file in sorted(RECIPES.glob("*.yaml")) if "embedded" not in file.name]
+    recipes = given.recipes or [
+        file for file in sorted(RECIPES.glob("*.yaml")) if "embedded" not in file.name
+    ]
     rows: dict[str, Need] = {}
     for recipe in recipes:
         if given.real_step:

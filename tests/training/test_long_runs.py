@@ -310,10 +310,10 @@ def test_trackers_get_the_run_its_clips_and_what_changed(tmp_path: Path) -> None
 def test_a_run_of_many_clips_looks_for_few_of_its_encodings(tmp_path: Path) -> None:
     clips = folder_of(tmp_path / "clips", [5, 7, 30, 9])
     cache = LatentCache(tmp_path / "cache", "vae")
-    plan = plan_cache(
-        sources_of(clips, clips={"held_out": 1, "starts": 8, "flip": True}), cache, (4, 8, 12)
-    )
-    assert plan is not None and len({plan.window(number)[1].content_key for number in range(len(plan))}) == len(plan)
+    plan = plan_cache(sources_of(clips, clips={"held_out": 1, "starts": 8, "flip": True}), cache, (4, 8, 12))
+    assert plan is not None and len(
+        {plan.window(number)[1].content_key for number in range(len(plan))}
+    ) == len(plan)
     for number in range(0, len(plan), 2):
         cache.put(plan.window(number)[1].content_key, torch.zeros(3))
     half = plan.num_there()

@@ -22,7 +22,7 @@ from video_diffusion.training.run import fit, open_run
 from video_diffusion.training.run_folder import RunFolder
 from video_diffusion.training.state import is_complete, load_checkpoint, newest_checkpoint
 
-STEPS, LONGEST_LIFE = 150, 3.0
+STEPS, LONGEST_WAIT = 300, 600.0
 MORE: dict[str, Any] = {"num_steps": STEPS, "batch_size": 2, "checkpoint": {"every": 1}}
 RATES = (1e-2, 3e-3, 1e-3)
 RATE = "optimizer.learning_rate"
@@ -43,9 +43,16 @@ def optimizer(rate: float) -> dict[str, Any]:
     return {"optimizer": {"learning_rate": rate, "schedule": "constant"}}
 
 
+def last_step(run: Path) -> int:
+    """Of the newest checkpoint, be it whole or not."""
+    return max((int(path.name.removeprefix("step-")) for path in run.glob("checkpoints/step-*")), default=0)
+
+
 @contextmanager
-def sittings(home: Path, run: Path) -> Iterator[Callable[[float, float | None], int]]:
-    """Each call goes on with a run at a rate, in a process that is killed after some seconds; its status.
+def sittings(home: Path, run: Path) -> Iterator[Callable[[float, int | None, float], int]]:
+    """Each call goes on with a run at a rate, in a process that is killed so many steps and seconds later.
+
+    It returns the process's status; without a number of steps it is left to end by itself.
 
     One process is imported once and forks a child for each sitting: importing takes most of the time.
     """
@@ -76,11 +83,14 @@ def sittings(home: Path, run: Path) -> Iterator[Callable[[float, float | None], 
     to_parent, from_parent = parent.stdin, parent.stdout
     assert to_parent is not None and from_parent is not None
 
-    def sit(rate: float, seconds: float | None) -> int:
+    def sit(rate: float, steps: int | None, seconds: float) -> int:
+        before, began = last_step(run), time.monotonic()
         to_parent.write(json.dumps(optimizer(rate)) + "\n")
         to_parent.flush()
         child = int(from_parent.readline())
-        if seconds is not None:
+        if steps is not None:
+            while last_step(run) < min(before + steps, STEPS) and time.monotonic() - began < LONGEST_WAIT:
+                time.sleep(0.01)
             time.sleep(seconds)
             subprocess.run(["kill", f"-{signal.SIGKILL.value}", str(child)], check=False)
         return int(from_parent.readline())
@@ -91,14 +101,22 @@ def sittings(home: Path, run: Path) -> Iterator[Callable[[float, float | None], 
     from_parent.close()
 
 
-def kill_often(sit: Callable[[float, float | None], int], run: Path, kills: int, rates: tuple[float, ...]) -> None:
-    """Kill so often, see each time that what is left can be gone on from, then let the run end."""
+def kill_often(
+    sit: Callable[[float, int | None, float], int], run: Path, kills: int, rates: tuple[float, ...]
+) -> None:
+    """Kill so often, see each time that what is left can be gone on from, then let the run end.
+
+    A third of the kills come while the run opens, the others some steps later, in the middle of one or of its
+    checkpoint.
+    """
     chance, killed = random.Random(11), 0
     for attempt in range(kills):
-        killed += sit(rates[attempt % len(rates)], chance.uniform(0.05, LONGEST_LIFE)) == signal.SIGKILL
+        steps = chance.choice((0, 1, 1, 2, 2, 3))
+        seconds = chance.uniform(0.05, 0.2 if steps else 1.5)
+        killed += sit(rates[attempt % len(rates)], steps, seconds) == signal.SIGKILL
         newest = newest_checkpoint(run / "checkpoints")
         assert newest is None or load_checkpoint(newest)[0] > 0
-    assert sit(rates[kills % len(rates)], None) == 0 and killed > kills // 2
+    assert sit(rates[kills % len(rates)], None, 0) == 0 and killed > kills // 2
     assert all(is_complete(path) for path in (run / "checkpoints").iterdir())
     assert not list(run.rglob("*.part"))
 
@@ -117,11 +135,15 @@ def test_sixty_kills_with_another_rate_after_each(home: Path, tmp_path: Path) ->
         kill_often(sit, broken, 60, RATES)
     rows = [row for row in RunFolder(broken).rows() if "learning_rate" in row]
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
-    stretches = [(rate, [row["step"] for row in some]) for rate, some in groupby(rows, lambda r: r["learning_rate"])]
+    stretches = [
+        (rate, [row["step"] for row in some]) for rate, some in groupby(rows, lambda r: r["learning_rate"])
+    ]
     assert len(stretches) > 2
     whole.mkdir()
     for rate, steps in stretches:
-        run = open_run(settings_in(home, **MORE, **optimizer(rate)), RunFolder(whole), Accelerator(cpu=True), [RATE])
+        run = open_run(
+            settings_in(home, **MORE, **optimizer(rate)), RunFolder(whole), Accelerator(cpu=True), [RATE]
+        )
         assert run.trainer.step == steps[0] - 1
         for step in fit(run):
             if step.step == steps[-1]:

@@ -79,14 +79,18 @@ def test_a_shard_is_checked_and_read_as_a_folder_is(tmp_path: Path, videos: list
     plain = write_tiny_clips(tmp_path / "plain", 7)
     root = shards(tmp_path / "shards", kind, videos)
     done = check(root)
-    assert done.exit_code == 0 and f"read as {kind}: 7 files, 7 of them decoded now" in done.stdout, done.stderr
+    assert done.exit_code == 0 and f"read as {kind}: 7 files, 7 of them decoded now" in done.stdout, (
+        done.stderr
+    )
     entries = read_manifest(root)
     assert [facts(entry) for entry in entries] == [facts(entry) for entry in read_manifest(plain)]
     assert entries[5].path == ("train-1.tar/005.mp4" if kind == "webdataset" else "data/train-1.parquet/1")
     assert "0 of them decoded now" in check(root).stdout
     frames = {}
     for folder in (root, plain):
-        mix = ClipMix(open_sources(tiny_settings(data=str(folder), clips={"held_out": 0}), DEFAULTS).training, 4, 0)
+        mix = ClipMix(
+            open_sources(tiny_settings(data=str(folder), clips={"held_out": 0}), DEFAULTS).training, 4, 0
+        )
         items = [item for number in range(6) for item in mix.read(number)]
         frames[folder] = {item["key"]: item["frames"].numpy().tobytes() for item in items}
         assert not any(item["lost"] for item in items) and len(frames[folder]) == 7
@@ -142,12 +146,17 @@ def test_what_is_wrong_with_a_tar_is_told_for_each_clip(tmp_path: Path, videos: 
         archive.addfile(text, io.BytesIO(b"nine"))
     (root / "b.tar").write_bytes(b"no tar at all" * 100)
     (root / "c.tar.gz").write_bytes(b"\x1f\x8b")
-    whole = write_tar(root / "d.tar", {"1.mp4": videos[0], "1.txt": "one", "2.txt": "two", "2.mp4": videos[1]})
+    whole = write_tar(
+        root / "d.tar", {"1.mp4": videos[0], "1.txt": "one", "2.txt": "two", "2.mp4": videos[1]}
+    )
     whole.write_bytes(whole.read_bytes()[: 4 * 512 + 2 * len(videos[0])])
     done = check(root)
     assert done.exit_code == 0, done.stderr
     assert [entry.path for entry in read_manifest(root)] == ["a.tar/1.mp4", "d.tar/1.mp4"]
-    rejects = {row["path"]: row["reason"] for row in map(json.loads, (root / "rejects.jsonl").read_text().splitlines())}
+    rejects = {
+        row["path"]: row["reason"]
+        for row in map(json.loads, (root / "rejects.jsonl").read_text().splitlines())
+    }
     for path, said in {
         "a.tar/2.mp4": "has no caption: no .txt, no .json",
         "a.tar/3": "holds 2 videos (mp4, webm, txt); a sample needs one",
@@ -170,7 +179,10 @@ def test_what_is_wrong_with_a_row_is_told(tmp_path: Path, videos: list[bytes]) -
     done = check(root)
     assert done.exit_code == 0, done.stderr
     assert [entry.path for entry in read_manifest(root)] == ["a.parquet/0"]
-    rejects = {row["path"]: row["reason"] for row in map(json.loads, (root / "rejects.jsonl").read_text().splitlines())}
+    rejects = {
+        row["path"]: row["reason"]
+        for row in map(json.loads, (root / "rejects.jsonl").read_text().splitlines())
+    }
     assert "no video" in rejects["a.parquet/1"] or "cannot be read" in rejects["a.parquet/1"]
     assert "not a plain video file" in rejects["a.parquet/2"] and "is missing" in rejects["a.parquet/3"]
     assert check(root, "--captionless").exit_code == 0 and len(read_manifest(root)) == 2
@@ -193,10 +205,17 @@ def test_a_changed_or_missing_shard_is_told_and_the_next_clip_takes_its_place(
     assert check(root).exit_code == 0
     sources = open_sources(tiny_settings(data=str(root), clips={"held_out": 0}), DEFAULTS)
     write_tar(root / "train-1.tar", {"004.mp4": videos[4], "005.mp4": videos[5] + b"!", "006.mp4": videos[5]})
-    lost = {line for number in range(6) for item in ClipMix(sources.training, 4, 0).read(number) for line in item["lost"]}
+    lost = {
+        line
+        for number in range(6)
+        for item in ClipMix(sources.training, 4, 0).read(number)
+        for line in item["lost"]
+    }
     assert len(lost) == 2
     assert any("005.mp4: has" in line and "the manifest says" in line for line in lost)
-    assert any("006.mp4: " in line and "it was changed; run `video-diffusion data check" in line for line in lost)
+    assert any(
+        "006.mp4: " in line and "it was changed; run `video-diffusion data check" in line for line in lost
+    )
     (root / "train-1.tar").unlink()
     sources = open_sources(tiny_settings(data=str(root), clips={"held_out": 0}), DEFAULTS)
     items = [item for number in range(6) for item in ClipMix(sources.training, 4, 0).read(number)]

@@ -200,7 +200,7 @@ def test_a_lora_on_the_image_model_is_trained_with_the_layers_and_comes_with_the
         load_model(str(model), str(tmp_path / "run"))
 
 
-def test_what_an_adapter_changed_in_the_image_model_stays_with_those_trained_from_it(tmp_path: Path) -> None:
+def test_what_an_adapter_changed_in_the_image_model_stays_with_one_trained_from_it(tmp_path: Path) -> None:
     """A second run, which trains the temporal layers alone, used to save an adapter without it."""
     model = write_tiny_model(tmp_path / "model")
     image_lora_run(model, tmp_path / "first")

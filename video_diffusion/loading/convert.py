@@ -185,8 +185,8 @@ def convert(
         return destination
     with atomic_path(destination, overwrite=overwrite) as part, quiet_libraries():
         adapter.save_pretrained(part)
-        for file in (each for each in (extras, lora) if each.is_file()):
-            shutil.copy2(file, part / file.name)
+        for beside in (each for each in (extras, lora) if each.is_file()):
+            shutil.copy2(beside, part / beside.name)
     return destination
 
 

@@ -293,8 +293,8 @@ class TrainingSettings(BaseModel):
             look of the clips apart from their motion.
         temporal_and: Regular expression of image U-Net parameters that are trained together with the temporal
             layers.
-        image_lora: Train a LoRA on the image U-Net, as `lora` describes it, together with the temporal layers; it
-            lies beside them and comes with them.
+        image_lora: Train a LoRA on the image U-Net, as `lora` describes it, together with the temporal layers;
+            it lies beside them and comes with them.
         domain_lora: Run or folder of a domain LoRA that is in effect, and stays frozen, while training.
         objective: Denoise clips, or distil a few-step student from the model itself, see `DistilSettings`.
         distil: For the objective of that name.
@@ -367,7 +367,8 @@ class TrainingSettings(BaseModel):
         ):
             raise ValueError(
                 "objective distil trains target temporal (image_lora and temporal_and may go with it), whose "
-                "adapter carries the student's schedule, without domain_lora and shard_frozen; leave them out, or set objective denoise"
+                "adapter carries the student's schedule, without domain_lora and shard_frozen; leave them out, "
+                "or set objective denoise"
             )
         if self.lora.init is not None and self.target == "temporal":
             raise ValueError(

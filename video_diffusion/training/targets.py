@@ -59,7 +59,7 @@ class Target:
     def __init__(self, parts: ModelParts, settings: TrainingSettings) -> None:
         self.parts, self.settings = parts, settings
         self.domain_lora = None
-        # What the adapter that this run begins with changed in the image U-Net: it belongs to the new one too.
+        # What the adapter that this run begins with changed in the image U-Net belongs to the new one too.
         self.carried = {
             name: parameter.detach().cpu().clone()
             for name, parameter in parts.unet.named_parameters()

@@ -11,6 +11,7 @@ from typing import Any
 from video_diffusion.settings import ConfigError, shown
 from video_diffusion.training.data.lists import (
     LIST_SUFFIXES,
+    MISSING_CAPTION,
     OWN_FILES,
     Candidate,
     CaptionError,
@@ -71,16 +72,8 @@ def find_source(root: Path, wanted: str = "auto", list_file: Path | None = None)
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "no such folder"
         raise ConfigError(f"{root}: {what}; name a folder of clips")
-    if list_file is None and wanted in {"auto", *SHARDS.values()}:
-        kinds = {kind for _, kind in shards_in(root) if wanted in {"auto", kind}}
-        if len(kinds) > 1 or (kinds and wanted == "auto" and any(map(is_video, files_in(root)))):
-            raise ConfigError(
-                f"{root}: holds shards ({' and '.join(sorted(kinds))}) and other clips; choose with --format"
-            )
-        if kinds or wanted != "auto":
-            if not kinds:
-                raise ConfigError(f"{root}: holds no shards of {wanted}; name another folder, or --format")
-            return Source(kinds.pop())
+    if list_file is None and (shards := _shards(root, wanted)):
+        return shards
     if list_file is None and wanted not in {"pairs", "cogvideo"}:
         tables = [
             path
@@ -106,6 +99,20 @@ def find_source(root: Path, wanted: str = "auto", list_file: Path | None = None)
     if wanted not in {"auto", "pairs"}:
         raise ConfigError(f"{root}: no list of {wanted} in it; name it with --list")
     return Source("pairs")
+
+
+def _shards(root: Path, wanted: str) -> Source | None:
+    """Shards, if that is what a folder holds."""
+    if wanted not in {"auto", *SHARDS.values()}:
+        return None
+    kinds = {kind for _, kind in shards_in(root) if wanted in {"auto", kind}}
+    if len(kinds) > 1 or (kinds and wanted == "auto" and any(map(is_video, files_in(root)))):
+        raise ConfigError(
+            f"{root}: holds shards ({' and '.join(sorted(kinds))}) and other clips; choose with --format"
+        )
+    if not kinds and wanted != "auto":
+        raise ConfigError(f"{root}: holds no shards of {wanted}; name another folder, or --format")
+    return Source(kinds.pop()) if kinds else None
 
 
 def _check_columns(path: Path, wanted: str) -> str:
@@ -310,29 +317,37 @@ def _of_sample(root: Path, shard: str, sample: TarSample, claims: Claims) -> Can
     videos = [member for member in sample.members.values() if is_video(member)]
     clips = videos or [member for member in sample.members.values() if is_picture(member)]
     where = f"{shard}/{sample.key}"
-    if len(clips) != 1:
+    if sample.problem or len(clips) != 1:
         problem = f"holds {len(clips)} videos ({', '.join(sample.members)}); a sample needs one"
-        return Candidate(where, None, where, problem=sample.problem or problem)
+        path = f"{shard}/{clips[0]}" if len(clips) == 1 else where
+        return Candidate(path, None, where, problem=sample.problem or problem)
     path = f"{shard}/{clips[0]}"
-    if sample.problem:
-        return Candidate(path, None, where, problem=sample.problem)
-    try:
-        if "txt" in sample.members:
-            where = f"{shard}/{sample.members['txt']}"
-            return Candidate(path, caption_in(clip_file(root / where).read()), where)
-        if "json" in sample.members:
-            where = f"{shard}/{sample.members['json']}"
-            values = json.loads(clip_file(root / where).read())
-            return Candidate(path, checked_caption(_first(values, ("caption", "text"))), where)
-    except CaptionError as error:
-        if not (claims.captionless and str(error).startswith("is missing")):
-            return Candidate(path, None, where, problem=f"its caption {where} {error}")
-    except (ValueError, RecursionError, TypeError):
-        return Candidate(path, None, where, problem=f"its caption {where} is not JSON with a caption")
-    if claims.captionless:
-        return Candidate(path, "", where)
+    text = next((sample.members[kind] for kind in ("txt", "json") if kind in sample.members), None)
+    where = where if text is None else f"{shard}/{text}"
     problem = "has no caption: no .txt, no .json with caption or text; --captionless takes it without"
-    return Candidate(path, None, where, problem=problem)
+    try:
+        if text is not None:
+            return Candidate(path, _caption_of(clip_file(root / where).read(), where), where)
+    except CaptionError as error:
+        problem = f"its caption {where} {error}"
+        text = None if str(error) == MISSING_CAPTION else text
+    return (
+        Candidate(path, "", where)
+        if text is None and claims.captionless
+        else Candidate(path, None, where, problem=problem)
+    )
+
+
+def _caption_of(content: bytes, name: str) -> str:
+    """The caption in a member of a sample."""
+    if not name.endswith(".json"):
+        return caption_in(content)
+    try:
+        return checked_caption(_first(json.loads(content), ("caption", "text")))
+    except (RecursionError, TypeError, ValueError) as error:
+        if isinstance(error, CaptionError):
+            raise
+        raise CaptionError("is not JSON with a caption") from None
 
 
 def _first(values: Any, names: Iterable[str]) -> Any:

@@ -17,7 +17,7 @@ from video_diffusion.settings import ConfigError, shown
 from video_diffusion.training.data.shards import shard_of
 from video_diffusion.video.reader import IMAGE_SUFFIXES
 
-MAX_CAPTION_BYTES = 100_000
+MAX_CAPTION_BYTES, MISSING_CAPTION = 100_000, "is missing"
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
@@ -56,7 +56,7 @@ def encoding_of(head: bytes) -> str:
 def checked_caption(value: object) -> str:
     """A caption without the white space around it."""
     if not isinstance(value, str):
-        raise CaptionError("is missing" if value is None else f"is not a text but {type(value).__name__}")
+        raise CaptionError(MISSING_CAPTION if value is None else f"is not a text but {type(value).__name__}")
     text = value.strip().strip("\ufeff").strip()
     if not text:
         raise CaptionError("is empty; write one, or take the clip away")

@@ -29,7 +29,7 @@ class ClipEntry:
 
     Attributes:
         id: unique in its folder.
-        path: of the file, relative to the folder, with "/" on every system; of a clip in a shard, see `shards`.
+        path: of the file, relative to the folder, with "/" on every system; inside a shard as `shards` has it.
         sha256: of the whole file, or the clip's part of its shard.
         num_frames: as decoded, between `start` and `end`.
         fps: the average rate of its real timestamps; None for a single picture.

@@ -1,7 +1,7 @@
 """Clips inside shards: members of tar files (webdataset's layout), rows of Parquet files (the hub's layout).
 
-A clip in a shard is addressed as if the shard were a folder, `train-000.tar/000017.mp4`. So any of them can be
-read at any time, as an exact resume needs, and whatever knows clips by their paths knows these.
+A clip in a shard is addressed as if the shard were a folder, `train-000.tar/000017.mp4`. So any of them can
+be read at any time, as an exact resume needs, and whatever knows clips by their paths knows these.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -214,7 +214,8 @@ def parquet() -> Any:
         from pyarrow import parquet as found  # noqa: PLC0415 - only who has such a file needs it
     except ImportError:
         raise ConfigError(
-            "clips in Parquet files need pyarrow, which is not installed; pip install 'video-diffusion[train]'"
+            "clips in Parquet files need pyarrow, which is not installed; "
+            "pip install 'video-diffusion[train]'"
         ) from None
     return found
 
@@ -254,6 +255,7 @@ class _Reading:
     next_row: int
 
 
+MISSING = object()
 _reading: list[_Reading] = []  # one for each process: videos of a whole row group may not fit into memory
 
 
@@ -272,13 +274,10 @@ def _row(shard: Path, stamp: Stamp, number: str) -> bytes:
         kept = _reading.pop() if _reading else None
         if kept is None or kept.owner != owner or not kept.next_row <= wanted < kept.next_row + 64:
             kept = _begin(owner, wanted)
-        value = None
-        for value in kept.rows:
-            kept.next_row += 1
-            if kept.next_row > wanted:
-                break
-        else:
+        value = next(islice(kept.rows, wanted - kept.next_row, None), MISSING)
+        if value is MISSING:
             raise FileNotFoundError(2, os.strerror(2), str(path))
+        kept.next_row = wanted + 1
         _reading.append(kept)
     except (ArrowException, OSError) as error:
         if isinstance(error, FileNotFoundError):
