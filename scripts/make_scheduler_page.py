@@ -47,8 +47,8 @@ nothing is to be seen. Here Heun averages the guesses of the clean latents inste
 step begins above a level of 80, and Karras' levels begin at 80 (`sampling/from_noise.py`). For models whose
 last timestep keeps some signal (Stable Diffusion's ends at 14.6) both are diffusers' own, bit for bit.
 
-Karras' spacing leaves too much to each of fewer than {fewest} steps, whatever it begins with: `generate`
-warns of it.
+Karras' spacing leaves much to each of fewer than {fewest} steps: of 12 other clips 11 were right after 4, 7
+after 5, 10 after 6 and 12 after 7 (ddim: 10 after 4, 11 after 5). `generate` warns below {fewest}.
 """
 
 

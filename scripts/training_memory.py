@@ -1,8 +1,8 @@
 """How much GPU memory each recipe of `configs/train` needs, counted on full-size models without numbers.
 
-The run's own code is used (what is frozen, halved, recomputed, moved away), on tensors that have shapes alone;
-what is alive at once is added up. Left out are what kernels take for themselves and what the allocator and CUDA
-add, some 0.5 to 1 GB together.
+The run's own code is used (what is frozen, halved, recomputed, moved away), on tensors that have shapes
+alone; what is alive at once is added up. Left out are what kernels take for themselves and what the allocator
+and CUDA add, some 0.5 to 1 GB together.
 
     python scripts/training_memory.py                             # all recipes, as Markdown
     python scripts/training_memory.py configs/train/sdxl-lora.yaml --set activation_offload=true

@@ -128,6 +128,34 @@ def test_every_feature_on_a_device(
             ), name
 
 
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:init_")
+@pytest.mark.filterwarnings("ignore:negative_prompt")
+@pytest.mark.parametrize("low_memory", [False, True])
+def test_every_feature_on_a_gpu(
+    model: tuple[Path, Path, str], cases: dict[str, Settings], low_memory: bool
+) -> None:
+    base, motion, _ = model
+    asked = {name: case for name, case in cases.items() if not low_memory or name in WITH_LOW_MEMORY}
+    on_cpu = runner(TextToVideoPipeline(load_model(str(base), str(motion), torch.float64)))
+    parts = load_model(str(base), str(motion), torch.float64)
+    there = runner(TextToVideoPipeline(parts, torch.device("cuda"), low_memory=low_memory))
+    errors = {name: relative_error(there(case).cpu(), on_cpu(case)) for name, case in asked.items()}
+    speed = {name for name, case in asked.items() if "speed" in case}
+    assert {name: error for name, error in errors.items() if error > (0.1 if name in speed else 1e-6)} == {}
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:init_")
+@pytest.mark.filterwarnings("ignore:negative_prompt")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_every_feature_on_a_gpu_in_low_precision_is_finite(
+    model: tuple[Path, Path, str], cases: dict[str, Settings], dtype: torch.dtype
+) -> None:
+    there = runner(TextToVideoPipeline(load_model(str(model[0]), str(model[1]), dtype), torch.device("cuda")))
+    assert [name for name, case in cases.items() if not torch.isfinite(there(case)).all()] == []
+
+
 def test_a_device_without_float64(model: tuple[Path, Path, str], cases: dict[str, Settings]) -> None:
     """As Apple's GPUs are."""
     parts = load_model(str(model[0]), str(model[1]), torch.float32)

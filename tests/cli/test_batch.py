@@ -63,6 +63,27 @@ def test_a_row_whose_model_cannot_be_used_ends_the_run_before_anything_is_made(
     assert not (tmp_path / "clips").exists()
 
 
+@pytest.mark.parametrize(
+    ("extra", "place"), [((), "shared.yaml:1: "), (("--model", "{model}"), "--model: ")], ids=["file", "flag"]
+)
+def test_a_model_that_all_rows_share_is_not_blamed_on_the_first_of_them(tmp_path, jobs, extra, place):
+    """Symptom: "--seeds: …/model: no such folder here", "jobs.csv:2: …" for a model of --config."""
+    model = tmp_path / "nothing"
+    (tmp_path / "shared.yaml").write_text(f"model: {model}\n")
+    extra = [word.format(model=model) for word in extra]
+    for rows_of in (["--jobs", jobs[jobs.index("--jobs") + 1]], ["a circle", "--seeds", "0-1"]):
+        how = [] if extra else ["--config", str(tmp_path / "shared.yaml")]
+        code, _, err = run(*rows_of, "-o", str(tmp_path / "clips"), *how, *extra)
+        assert code == 3 and f"{place}{model}: " in err.splitlines()[-1] and "--seeds" not in err
+        assert "jobs.csv" not in err
+
+
+def test_a_setting_without_effect_is_said_once_for_a_whole_batch(tmp_path, jobs):
+    """Symptom: a warning for every clip, three for two clips of a dry run."""
+    code, _, err = run(*jobs, "--set", "control_make=canny")
+    assert code == 0 and err.count("control_make is ignored without controlnet") == 1
+
+
 @pytest.mark.full
 def test_a_file_that_changed_between_two_runs_makes_what_is_new_and_keeps_what_is_gone(tmp_path, jobs):
     first = set(run(*jobs)[1].splitlines())

@@ -1,4 +1,4 @@
-"""A hundred and twenty kills over five commands, at chosen file operations and at random moments."""
+"""A hundred and forty kills over six commands, at chosen file operations and at random moments."""
 
 import json
 import multiprocessing
@@ -105,6 +105,27 @@ def compare(home: Path, model: Path) -> Verb:
     return Verb(lambda folder: [*words, "-o", folder], made, check)
 
 
+def tune(home: Path, model: Path) -> Verb:
+    """Six trials, each proposed as it would have been without a kill."""
+    (home / "search.yaml").write_text(
+        f"objectives: [raw_flicker, sharpness]\nprompts: [a red, a circle, red]\nseeds: 0\ntrials: 6\n"
+        f"settings: {{model: {model}, device: cpu, num_frames: 2, size: 24x16, num_inference_steps: 1}}\n"
+        "search: {guidance_scale: {range: [1, 8]}, scheduler: [ddim, euler]}\n"
+        "confirm: {prompts: [a, circle, red red, a a, a circle a, a red circle]}\n"
+    )
+
+    def end(folder: Path) -> object:
+        summary = json.loads((folder / "summary.json").read_text())
+        return summary["search"]["trials"], summary["sentence"], made(folder)
+
+    def check(folder: Path) -> None:
+        clips_are_whole(folder)
+        if (folder / "summary.json").exists():
+            json.loads((folder / "summary.json").read_text())
+
+    return Verb(lambda folder: ["tune", home / "search.yaml", "-o", folder, "-q"], end, check)
+
+
 def convert(home: Path, model: Path) -> Verb:
     """A folder in place of another: at any moment one of them stands, whole."""
     source = published_file(home, "animatediff-v3")
@@ -201,7 +222,7 @@ def leftovers(folder: Path) -> list[Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("verb", [generate, batch, compare, convert, train])
+@pytest.mark.parametrize("verb", [generate, batch, compare, tune, convert, train])
 def test_killed_anywhere_nothing_is_partial_nothing_lost_and_the_end_is_the_unbroken_runs(
     tmp_path: Path, tiny_model: Path, verb: Callable[[Path, Path], Verb]
 ) -> None:

@@ -176,6 +176,15 @@ def test_nobody_reading_stdout_ends_quietly() -> None:
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_behind_stdout_is_told_with_the_name_of_stdout() -> None:
+    """Symptom: `> /dev/full` ended with "No space left on device", and nobody could tell of which file."""
+    command = [sys.executable, "-m", "video_diffusion", "--help"]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (4, b"error: standard output: No space left on device\n")
+
+
 def test_an_interrupt_inside_an_import_keeps_its_exit_code(tmp_path: Path) -> None:
     """Python itself would die by the signal: it remembers interrupts that struck inside an exec() of text."""
     (tmp_path / "sitecustomize.py").write_text(

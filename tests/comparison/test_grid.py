@@ -133,7 +133,7 @@ def test_set_reaches_shared_settings_and_parts_of_the_declaration():
         ("arms: {a: {}, b: 3}", "arms.b must be settings as key: value lines"),
         ("arms: {a: {}, b: {seeds: 1-2}}", "arms.b.seeds must be 3, one in the place of each"),
         ("arms: {a: {}}", "needs 2 or more arms"),
-        ("arms: {a: {}, ' ': {}}", "an arm's name must be 1 to 120 characters"),
+        ("arms: {a: {}, ' ': {}}", "a name in arms must be 1 to 120 characters"),
         ("arms: {a: {}, b: {}}\nbaseline: c", "baseline is no arm"),
         ("grid: {scheduler: [ddim, euler]}\nbaseline: scheduler=heun", "baseline is no arm"),
         ("arms: {a: {}, b: {}}\ngrid: {scheduler: [ddim]}", "not both"),

@@ -117,8 +117,8 @@ def test_every_field_is_accounted_for(tmp_path: Path) -> None:
         ("a.json", "[]", "is neither a prompt file of AnimateDiff"),
         ("a.json", '{"prompt": ["(a"], "motion_module": "m"}', "opens ( at sign 1 and never closes it"),
         ("a.json", '{"prompt": ["a"], "motion_module": "m", "seed": ["x"]}', "seed must be a number"),
-        ("a.json", '{"prompt_map": ["a"], "motion_module": "m"}', "a field holds something else"),
-        ("a.yaml", "- prompt: [a]\n  controlnet_path: 3\n", "a field holds something else"),
+        ("a.json", '{"prompt_map": ["a"], "motion_module": "m"}', "prompt_map holds something else"),
+        ("a.yaml", "- prompt: [a]\n  controlnet_path: 3\n", "motion_module holds something else"),
     ],
 )
 def test_other_files_are_refused_in_one_line(tmp_path: Path, name: str, text: str, reason: str) -> None:

@@ -59,10 +59,15 @@ def actors(root):
     return found
 
 
+@pytest.fixture(autouse=True)
+def as_important_as_others(monkeypatch):
+    """Ray gives its workers the lowest priority, so that they starve beside whatever else runs here."""
+    monkeypatch.setenv("RAY_worker_niceness", "0")
+
+
 @pytest.fixture
-def cluster(monkeypatch):
+def cluster():
     """A head and three nodes with a core each, all on this machine."""
-    monkeypatch.setenv("RAY_worker_niceness", "0")  # else actors starve beside whatever else runs here
     utils = pytest.importorskip("ray.cluster_utils")
     made = utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
@@ -97,6 +102,57 @@ def test_an_actor_a_node_and_the_driver_die_and_every_job_is_made_once(tmp_path,
     assert {row["status"] for row in found} == {"ok"}
     assert len(list((tmp_path / "ray").glob("*.mp4"))) == 64
     assert not list((tmp_path / "ray").glob(".*"))
+
+
+def test_the_head_node_dies_and_the_same_command_goes_on_with_a_new_cluster(tmp_path, model, cluster):
+    """The run ends, it does not hang; what is finished stays, and every job is made in the end."""
+    head, nodes = cluster
+    (tmp_path / "jobs.csv").write_text("prompt,seeds\na red circle,0-23\n")
+    words = command(model, tmp_path / "jobs.csv", tmp_path / "ray", "--engine", "ray", "--actors", "3")
+    environment = {**os.environ, "RAY_ADDRESS": head.address}
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
+    until(process, lambda: len(rows(tmp_path / "ray")) >= 6)
+    head.remove_node(head.head_node, allow_graceful=False)
+    began = time.monotonic()
+    stderr = process.communicate(timeout=PATIENCE)[1]
+    print(f"head: code {process.returncode} after {time.monotonic() - began:.0f} s, {stderr[-600:]}")
+    assert process.returncode == 4 and stderr.splitlines()[-1].startswith(b"error: the Ray cluster is gone")
+    finished = {row["job_id"]: row["frames_sha256"] for row in rows(tmp_path / "ray")}
+    for node in nodes:
+        head.remove_node(node, allow_graceful=False)
+    again = subprocess.run(
+        command(model, tmp_path / "jobs.csv", tmp_path / "ray", "--engine", "ray", "--actors", "2"),
+        capture_output=True, check=False, timeout=PATIENCE,
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    assert_each_is_made(tmp_path / "ray", 24)
+    assert finished.items() <= {row["job_id"]: row["frames_sha256"] for row in rows(tmp_path / "ray")}.items()
+
+
+def test_two_commands_on_one_folder_end_well_with_equal_clips(tmp_path, model, cluster):
+    head, _ = cluster
+    (tmp_path / "jobs.csv").write_text("prompt,seeds\na red circle,0-23\n")
+    words = command(model, tmp_path / "jobs.csv", tmp_path / "ray", "--engine", "ray", "--actors", "1")
+    environment = {**os.environ, "RAY_ADDRESS": head.address}
+    both = [
+        subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
+        for _ in range(2)
+    ]
+    for process in both:
+        stderr = process.communicate(timeout=2 * PATIENCE)[1]
+        assert process.returncode == 0, stderr
+    hashes = {}
+    for row in rows(tmp_path / "ray"):
+        assert hashes.setdefault(row["job_id"], row["frames_sha256"]) == row["frames_sha256"]
+    print(f"two commands: {len(rows(tmp_path / 'ray'))} rows of {len(hashes)} jobs")
+    assert_each_is_made(tmp_path / "ray", 24)
+
+
+def assert_each_is_made(folder, count):
+    found = rows(folder)
+    assert len({row["job_id"] for row in found}) == count and {row["status"] for row in found} == {"ok"}
+    assert len(list(folder.glob("*.mp4"))) == len(list(folder.glob("*-*.json"))) == count
+    assert not list(folder.glob(".*"))
 
 
 def until(process, condition):

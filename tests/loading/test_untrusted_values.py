@@ -12,6 +12,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ip_adapter_files import ip_adapter_tensors
+from json_places import OF_ANY_KIND, places, replaced
 from motion_files import published, published_file
 from original_layout import small_unet
 from safetensors.torch import load_file, save_file
@@ -31,7 +32,6 @@ JSON = st.recursive(
     SCALARS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
 )
-OF_ANY_KIND = (None, -1, 10**30, "x", [], ["a", []], {})
 CONFIGS = (
     "unet/config.json", "vae/config.json", "text_encoder/config.json", "motion_adapter/config.json",
     "scheduler/scheduler_config.json", "model_index.json", "generation_defaults.json",
@@ -47,25 +47,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(whole: Path, tmp_path: Path) -> Path:
     return shutil.copytree(whole, tmp_path / "model")
-
-
-def places(values: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Paths to everything inside a JSON value, itself included."""
-    inside = (
-        values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
-    )
-    return [path, *(place for key, value in inside for place in places(value, (*path, key)))]
-
-
-def replaced(values: Any, path: tuple[Any, ...], new: Any) -> Any:
-    if not path:
-        return new
-    copy = json.loads(json.dumps(values))
-    at = copy
-    for key in path[:-1]:
-        at = at[key]
-    at[path[-1]] = new
-    return copy
 
 
 def assert_loads_or_says_why(folder: Path) -> None:

@@ -7,7 +7,7 @@ from scipy.stats import spearmanr
 from synthetic_clips import DISTORTIONS, TEXTURES, clean_clip, moving_square
 
 from video_diffusion.metrics import measure
-from video_diffusion.metrics.morph import morphing
+from video_diffusion.metrics.morph import Morphing, morphing
 from video_diffusion.metrics.points import (
     NormalFlow,
     flow_along_normals,
@@ -80,6 +80,15 @@ def test_two_points_alone_give_exactly_a():
     ).all()  # gradients across the line see nothing
 
 
+def test_one_point_of_eight_that_breathes_reads_half_of_what_all_would():
+    """A plain mean read an eighth, and a small thing before still texture vanished in it."""
+    alone, together, nowhere = (np.full((2, 4), value, np.float32) for value in (0, 0.4, np.nan))
+    alone[0, 1] = 0.4
+    assert Morphing(together, nowhere, 8, 8).level == pytest.approx(0.4)
+    assert Morphing(alone, nowhere, 8, 8).level == pytest.approx(0.2)
+    assert Morphing(nowhere, together, 8, 0).level == pytest.approx(0.4)
+
+
 def test_noise_and_points_of_a_known_image():
     noise = np.random.default_rng(0).normal(128, 7, (200, 300)).astype(np.float32)
     assert noise_level(noise) == pytest.approx(7, rel=0.03)
@@ -130,7 +139,7 @@ RIGID = {
 @pytest.mark.parametrize("motion", RIGID)
 @pytest.mark.parametrize("texture", TEXTURES)
 def test_rigid_motion_of_texture_stays_at_the_floor(texture, motion):
-    assert morph(from_camera(texture, RIGID[motion])).value < 0.02
+    assert morph(from_camera(texture, RIGID[motion])).value < 0.03
 
 
 @pytest.mark.parametrize(
@@ -190,7 +199,7 @@ def test_a_wobble_reads_the_same_whatever_the_size_of_the_thing():
 def test_light_that_flickers_inside_a_border_is_not_morphing(strength, speed):
     """The border comes and goes where nothing moved, and read 2.2 on a flat image."""
     frames = moving_square([0] * 8, 128, speed)
-    assert morph(DISTORTIONS["local flicker"].apply(frames, strength)).value < 0.06
+    assert morph(DISTORTIONS["local flicker"].apply(frames, strength)).value < 0.1
 
 
 def test_a_small_thing_that_morphs_on_still_texture_is_seen_in_its_cell():
@@ -199,7 +208,7 @@ def test_a_small_thing_that_morphs_on_still_texture_is_seen_in_its_cell():
     frames = ground.copy()
     frames[:, 40:72, 44:76] = thing
     measured = morph(frames)
-    assert measured.details["worst_cell"] > 4 * measured.value
+    assert measured.details["worst_cell"] > 2.5 * measured.value > 0.1
     calm = ground.copy()
     calm[:, 40:72, 44:76] = moving_square([0] * 12, 32, 0)
     assert morph(calm).value == 0

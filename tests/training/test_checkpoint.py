@@ -1,6 +1,7 @@
 """Checkpoints are whole or absent."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -54,4 +55,44 @@ def test_a_damaged_checkpoint_is_never_picked(tmp_path: Path, damage: str) -> No
     else:
         (bad / MANIFEST).write_text(json.dumps({"step": 5})[:-1])
     assert not is_complete(bad)
+    assert newest_checkpoint(tmp_path) == good
+
+
+@pytest.mark.parametrize("value", [None, True, -1, 10**30, "x", [], ["a", []], {}, {"a": []}])
+@pytest.mark.parametrize("place", [(), ("step",), ("sha256",), ("sha256", "model.safetensors"), ("facts",)])
+def test_a_value_of_any_kind_in_a_manifest_is_damage_and_nothing_else(
+    tmp_path: Path, place: tuple[str, ...], value: object
+) -> None:
+    """Symptom: `train --resume` crashed, or took a checkpoint whose manifest named none of its files."""
+    good, bad = (save_checkpoint(tmp_path, step, groups(step), {}) for step in (4, 5))
+    manifest = json.loads((bad / MANIFEST).read_text())
+    at = manifest
+    for name in place[:-1]:
+        at = at[name]
+    if place:
+        at[place[-1]] = value
+    (bad / MANIFEST).write_text(json.dumps(manifest if place else value))
+    is_right = (place == ("facts",) and isinstance(value, dict)) or (place == ("step",) and value == 10**30)
+    assert newest_checkpoint(tmp_path) == (bad if is_right else good)
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "../step-00000004/model.safetensors", "pipe"])
+def test_a_manifest_names_no_file_outside_and_no_pipe(tmp_path: Path, name: str) -> None:
+    """Symptom: /dev/zero in a manifest was hashed for ever."""
+    good, bad = (save_checkpoint(tmp_path, step, groups(step), {}) for step in (4, 5))
+    os.mkfifo(bad / "pipe")
+    manifest = json.loads((bad / MANIFEST).read_text())
+    manifest["sha256"][name] = manifest["sha256"]["model.safetensors"]
+    (bad / MANIFEST).write_text(json.dumps(manifest))
+    assert newest_checkpoint(tmp_path) == good
+
+
+@pytest.mark.parametrize(
+    "facts", [{"optimizer": []}, {"optimizer": {"0": 1}}, {"optimizer": {"0.a": "x"}}, {"seconds": "1"}]
+)
+def test_facts_of_another_kind_are_damage(tmp_path: Path, facts: dict[str, object]) -> None:
+    good = save_checkpoint(tmp_path, 4, groups(4), {})
+    bad = save_checkpoint(tmp_path, 5, groups(5), {})
+    manifest = json.loads((bad / MANIFEST).read_text()) | {"facts": facts}
+    (bad / MANIFEST).write_text(json.dumps(manifest))
     assert newest_checkpoint(tmp_path) == good

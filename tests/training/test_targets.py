@@ -194,7 +194,8 @@ def test_a_lora_on_the_image_model_is_trained_with_the_layers_and_comes_with_the
     assert not torch.allclose(answer_of(trainer, plain), trained, atol=1e-3)
     with load_loras(plain, [(str(tmp_path / "one.lora.safetensors"), 1.0)]):  # the two files apart
         torch.testing.assert_close(answer_of(trainer, plain), trained, rtol=1e-5, atol=1e-5)
-    save_file({"unet.conv_in.lora_A.weight": torch.zeros(2, 3), "unet.conv_in.lora_B.weight": torch.zeros(7, 2)},
+    wrong = {"lora_A": torch.zeros(2, 3), "lora_B": torch.zeros(7, 2)}
+    save_file({f"unet.conv_in.{half}.weight": tensor for half, tensor in wrong.items()},
               tmp_path / "run" / "motion_adapter" / IMAGE_LORA_FILE)  # fmt: skip
     with pytest.raises(ModelLoadError, match=r"of shape \(7, 3\), but the image U-Net has .* another base"):
         load_model(str(model), str(tmp_path / "run"))

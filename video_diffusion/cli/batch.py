@@ -212,7 +212,8 @@ def run_batch(
     if flags["dry_run"]:
         from video_diffusion.cli.batch_plan import show_plan
 
-        show_plan(jobs, folder, pipelines, as_json=as_json, overwrite=overwrite)
+        hint = "; --check only checks the file"
+        show_plan(jobs, folder, pipelines, as_json=as_json, overwrite=overwrite, hint=hint)
         return
     folder.mkdir(parents=True, exist_ok=True)
     how: dict[str, Any] = {

@@ -15,6 +15,7 @@ from video_diffusion.cli.batch import duration
 from video_diffusion.cli.clip_run import check_codec, check_inputs, warnings_as_lines
 from video_diffusion.cli.outputs import EncodingFlags, check_clip_fits, existing_folder
 from video_diffusion.cli.terminal import say, warn
+from video_diffusion.settings.errors import one_line
 
 if TYPE_CHECKING:
     from video_diffusion.jobs import Job, JobSummary, Pipelines
@@ -98,6 +99,8 @@ def _told_with(where: str) -> Iterator[None]:
         with told_with(where):
             yield
     except click.UsageError as error:
+        if not where:
+            raise
         raise click.UsageError(f"{where}: {error.message}") from None
 
 
@@ -116,9 +119,18 @@ class Kind:
 
 
 def show_plan(
-    jobs: Iterable["Job"], folder: Path, pipelines: "Pipelines", *, as_json: bool, overwrite: bool
+    jobs: Iterable["Job"],
+    folder: Path,
+    pipelines: "Pipelines",
+    *,
+    as_json: bool,
+    overwrite: bool,
+    hint: str = "",
 ) -> None:
-    """Every job on stdout as its path (or a row); how many, how long and how large on stderr."""
+    """Every job on stdout as its path (or a row); how many, how long and how large on stderr.
+
+    `hint` is what else can be done where clips are about to be timed.
+    """
     from video_diffusion.jobs import Results
     from video_diffusion.jobs.runner import finished_row
     from video_diffusion.web import counted
@@ -135,7 +147,7 @@ def show_plan(
         if not is_done:
             kinds.setdefault(job.batch_key, Kind(job)).count += 1
     if kinds:
-        say(f"timing one clip of each of {min(len(kinds), PROBES)} kinds; --check only checks the file")
+        say(f"timing one clip of each of {min(len(kinds), PROBES)} kinds{hint}")
     seconds, size = estimate(list(kinds.values()), pipelines)
     left = counted(total, "clip") + (f", {done} of them done" if done else "")
     free = shutil.disk_usage(existing_folder(folder)).free
@@ -161,7 +173,7 @@ def estimate(kinds: list[Kind], pipelines: "Pipelines") -> tuple[float, int]:
             except OSError:
                 raise
             except Exception as error:  # what breaks down now will be a row of the run
-                warn(f"{kind.job.where}: {type(error).__name__}: {str(error).splitlines()[0]}")
+                warn(f"{kind.job.where}: {type(error).__name__}: {one_line(error)}")
                 continue
             per_work.append(one / work)
             seconds += kind.count * one

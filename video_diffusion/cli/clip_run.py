@@ -243,7 +243,8 @@ class _Notes(logging.Handler):
 
 @contextmanager
 def warnings_as_lines(quiet: bool = False) -> Iterator[None]:
-    """Warnings of this package become `warning:` lines, what it logs plain ones; libraries' are not shown."""
+    """Warnings of this package become `warning:` lines, each once; what it logs plain ones; no libraries'."""
+    told: set[str] = set()
 
     def show(
         message: Warning | str,
@@ -253,8 +254,10 @@ def warnings_as_lines(quiet: bool = False) -> Iterator[None]:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        if not NOISY_LIBRARIES & set(Path(filename).parts):
-            warn(str(message).splitlines()[0])
+        text = " ".join(str(message).splitlines()[:1])
+        if not NOISY_LIBRARIES & set(Path(filename).parts) and text not in told:
+            told.add(text)
+            warn(text)
 
     log, notes = logging.getLogger("video_diffusion"), _Notes()
     level = log.level

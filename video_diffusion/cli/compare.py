@@ -266,16 +266,17 @@ def _finish(found: "Findings", flags: RunFlags) -> None:
     click.echo("\n".join([*_lines(summary), str(written[0])]))
 
 
-def open_meter(clip_model: str | None) -> "PromptMeter":
-    """Prompt alignment, with CLIP if its weights are given."""
+def open_meter(clip_model: str | None, kind: "type[PromptMeter] | None" = None) -> "PromptMeter":
+    """Prompt alignment, with CLIP if its weights are given; of a kind that measures more, if one is named."""
     from video_diffusion.comparison.alignment import PromptMeter
 
+    meter = kind or PromptMeter
     if clip_model is None:
-        return PromptMeter()
+        return meter()
     from video_diffusion.metrics.learned.weights import MetricWeightsError
 
     try:
-        return PromptMeter(clip_model)
+        return meter(clip_model)
     except MetricWeightsError as error:
         raise _WeightsRefused(str(error)) from None
 

@@ -41,6 +41,7 @@ class DatasetSettings:
 
 def open_folder(folder: Path, settings: DatasetSettings) -> None:
     """Makes the folder, or checks that it was begun with the same settings."""
+    from video_diffusion.settings import read_json_file
     from video_diffusion.video import write_bytes
 
     check_place(existing_folder(folder) / folder.name, "FOLDER", overwrite=True)
@@ -56,7 +57,7 @@ def open_folder(folder: Path, settings: DatasetSettings) -> None:
         write_bytes(file, (json.dumps(own, indent=2) + "\n").encode())
         return
     try:
-        there = json.loads(file.read_text())
+        there = read_json_file(file)
         differing = [name for name in own if json.loads(json.dumps(own[name])) != there[name]]
     except (ValueError, KeyError, TypeError):
         raise click.UsageError(f"FOLDER: {file} is damaged; name a new folder") from None

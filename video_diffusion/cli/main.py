@@ -3,6 +3,7 @@
 import _thread
 import difflib
 import importlib
+import io
 import os
 import signal
 import sys
@@ -10,12 +11,15 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from video_diffusion import __version__
 from video_diffusion.cli.terminal import Terminated, report
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 # verb -> (module, what it does in a few words); the command is the module's function of the verb's name
 COMMANDS = {
@@ -31,6 +35,7 @@ COMMANDS = {
         "video_diffusion.cli.diagnose",
         "Tell why a clip flickers, morphs or drifts, and what helps.",
     ),
+    "tune": ("video_diffusion.cli.tune", "Search the best settings for prompts, and confirm them on others."),
     "data": ("video_diffusion.cli.data", "Check a folder of clips before training, or make procedural ones."),
     "train": ("video_diffusion.cli.train", "Fine-tune the temporal layers on clips; resumable at any step."),
     "convert": ("video_diffusion.cli.convert", "Write temporal weights in another layout."),
@@ -109,7 +114,22 @@ class Program(click.Group):
             code = _close_stdout()
         except BaseException as error:  # the end of the program: everything becomes one line
             code = report(error, debug)
+            if isinstance(error, OSError) and error.filename == StandardOutput.NAME:
+                _close_stdout()
         sys.exit(code)
+
+
+class StandardOutput(io.FileIO):
+    """Stdout that is named where it cannot be written, as a file is: a full disk, a quota."""
+
+    NAME = "standard output"
+
+    def write(self, data: "ReadableBuffer", /) -> int:
+        """As a file does; None, of which typeshed knows nothing, is what would block."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self.NAME) from None
 
 
 def _make_streams_safe() -> None:
@@ -121,6 +141,11 @@ def _make_streams_safe() -> None:
             os.open(os.devnull, os.O_RDWR)
     sys.stdout = sys.stdout or os.fdopen(1, "w")
     sys.stderr = sys.stderr or os.fdopen(2, "w")
+    stdout = sys.stdout
+    if stdout is sys.__stdout__ and isinstance(stdout, io.TextIOWrapper):  # not what somebody else put there
+        stdout.flush()
+        named = io.BufferedWriter(StandardOutput(1, "w", closefd=False))
+        sys.stdout = io.TextIOWrapper(named, stdout.encoding, line_buffering=stdout.line_buffering)
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

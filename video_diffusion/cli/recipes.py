@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import click
 from click.shell_completion import CompletionItem
 
-Kind = Literal["generate", "train", "compare"]
+Kind = Literal["generate", "train", "compare", "tune"]
 
 PACKAGE = Path(__file__).parents[1]
 FOLDERS = (PACKAGE / "configs", PACKAGE.parent / "configs")

@@ -6,6 +6,7 @@ permission, device; 130 and 143 stopped by Ctrl-C and SIGTERM.
 """
 
 import difflib
+import errno
 import os
 import sys
 import tempfile
@@ -126,6 +127,9 @@ class Progress:
 # memory, permission, device; 130 and 143 stopped by Ctrl-C and SIGTERM.
 
 
+MAX_NAME = 300  # characters of a file's name that are told
+NO_SUCH_NAME = {errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}  # what was named, not the machine, is at fault
+
 CLIP_FAILED, USAGE, MODEL, MACHINE, INTERRUPTED, TERMINATED = 1, 2, 3, 4, 130, 143
 
 
@@ -146,7 +150,7 @@ def report(error: BaseException, debug: bool) -> int:
         traceback.print_exception(error)
     elif line is None:
         saved = _save_traceback(error)
-        reason = _first_line(error)
+        reason = _line(error)
         line = f"unexpected {type(error).__name__}: {reason}; the traceback is {saved}"
     told = getattr(error, "problems", None) or [line]  # of a job file each wrong row
     for each in filter(None, told):
@@ -160,8 +164,10 @@ def describe(error: BaseException) -> tuple[int, str | None]:
         found = explain(error)
         if found is not None:
             return found
-    if isinstance(error, ValueError) and _raised_by_us(error):
-        return USAGE, _first_line(error)
+    from video_diffusion.settings.errors import is_ours
+
+    if isinstance(error, ValueError) and is_ours(error):
+        return USAGE, _line(error)
     return CLIP_FAILED, None
 
 
@@ -171,7 +177,7 @@ def _usage(error: BaseException) -> tuple[int, str] | None:
     if isinstance(error, click.ClickException):
         return error.exit_code, error.format_message()
     if isinstance(error, FileExistsError) and error.errno is None:  # our refusal to overwrite
-        return USAGE, _first_line(error)
+        return USAGE, _line(error)
     return None
 
 
@@ -186,19 +192,20 @@ def _stopped(error: BaseException) -> tuple[int, str] | None:
 def _named(error: BaseException) -> tuple[int, str] | None:
     code = getattr(error, "exit_code", None)
     if isinstance(code, int) and type(error).__module__.startswith("video_diffusion"):
-        return code, _first_line(error)
+        return code, _line(error)
     return None
 
 
 def _machine(error: BaseException) -> tuple[int, str] | None:
     if _is_out_of_memory(error):
         knobs = "make the clip smaller (--frames, --size), or add --low-memory"
-        return MACHINE, f"out of memory ({_first_line(error)}); {knobs}"
+        return MACHINE, f"out of memory ({_line(error)}); {knobs}"
     if isinstance(error, OSError):
         if "No usable temporary directory" in str(error):
-            return MACHINE, f"{_first_line(error)}; set TMPDIR to a folder that can be written"
-        where = f"{error.filename}: " if error.filename else ""
-        return MACHINE, f"{where}{error.strerror or _first_line(error)}"
+            return MACHINE, f"{_line(error)}; set TMPDIR to a folder that can be written"
+        where = f"{str(error.filename)[:MAX_NAME]}: " if error.filename else ""
+        code = USAGE if error.errno in NO_SUCH_NAME else MACHINE
+        return code, f"{where}{error.strerror or _line(error)}"
     return None
 
 
@@ -234,16 +241,10 @@ def _is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _raised_by_us(error: BaseException) -> bool:
-    """Whether the exception was raised in this package, not in a library that it called."""
-    step = error.__traceback__
-    while step is not None and step.tb_next is not None:
-        step = step.tb_next
-    return step is not None and str(step.tb_frame.f_globals.get("__name__", "")).startswith("video_diffusion")
+def _line(error: BaseException) -> str:
+    from video_diffusion.settings.errors import one_line  # with pydantic, which only an error needs here
 
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return one_line(error)
 
 
 def _save_traceback(error: BaseException) -> str:

@@ -179,7 +179,7 @@ def settings_from(
     for flag, value in flags.items():
         if value is not None:
             layer = set_value(layer, [named.get(flag, flag)], value, f"--{flag.replace('_', '-')}")
-    if not {"data", "distil"} & layer.values.keys():
+    if config is None and not {"data", "distil"} & layer.values.keys():
         raise click.UsageError("CONFIG: is missing; give a config file, or --data DIR for the defaults")
     settings = validate(TrainingSettings, layer)
     name = output or settings.output or f"{RUNS_FOLDER}/{Path(config).stem if config else 'train'}"

@@ -70,7 +70,7 @@ class Chart:
 
 def draw_charts(summary: ComparisonSummary, links: Links) -> list[Chart]:
     """Flicker against motion; a strip of pairs for each metric; heat maps of the main ones over two axes."""
-    with _paper_style():
+    with paper_style():
         charts = [_pareto(summary)] if summary.pareto else []
         for metric in summary.metrics:
             pairs = pair_differences(summary, metric.name)
@@ -89,7 +89,7 @@ def write_plots(charts: Sequence[Chart], folder: Path) -> list[Path]:
     """Write every chart as SVG and PNG, down to the byte alike for alike summaries; returns the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    with _paper_style():
+    with paper_style():
         for chart in charts:
             png = io.BytesIO()
             chart.figure.savefig(png, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
@@ -122,7 +122,7 @@ def _strip(
 ) -> Chart:
     """Every pair's difference to the baseline, a row for each setting, with mean and interval."""
     badges = arm_badges(summary.arms)
-    figure, axes = _figure(WIDTH, 0.95 + 0.64 * len(metric.differences))
+    figure, axes = paper_figure(WIDTH, 0.95 + 0.64 * len(metric.differences))
     spans = [entry.span for entry in metric.differences if entry.span]
     floor = metric.noise_floor
     ends = [end for span in (*spans, *([floor] if floor else [])) for end in (span.low, span.high)]
@@ -189,13 +189,13 @@ def _pareto(summary: ComparisonSummary) -> Chart:
     norm = BoundaryNorm([sharp[0] + (sharp[-1] - sharp[0]) * k / 9 for k in range(10)], 9) if (
         sharp and sharp[-1] > sharp[0]
     ) else None  # fmt: skip
-    figure, axes = _figure(WIDTH, 3.9 + 0.2 * len(points))
+    figure, axes = paper_figure(WIDTH, 3.9 + 0.2 * len(points))
     room = 0.2 * len(points) + 0.65
     figure.subplots_adjust(
         0.13, room / figure.get_figheight(), 0.87 if norm else 0.98, 1 - 0.06 / figure.get_figheight()
     )
-    axes.set_xlim(*_plane_limits([point.flicker for point in points]))
-    axes.set_ylim(*_plane_limits([point.motion for point in points]))
+    axes.set_xlim(*plane_limits([point.flicker for point in points]))
+    axes.set_ylim(*plane_limits([point.motion for point in points]))
     base = next((point for point in points if point.is_baseline), None)
     floor = flicker.noise_floor
     hints: dict[str, Sequence[Hint]] = {}
@@ -208,7 +208,7 @@ def _pareto(summary: ComparisonSummary) -> Chart:
     if len(front) > 1 and not has_morph:
         axes.plot([x for x, _ in front], [y for _, y in front], "--", color=SOFT, linewidth=1, gid="front")
         hints["front"] = [Hint("No setting is better in both")]
-    letters = _free_places([_at(axes, point) for point in points])
+    letters = free_places([_at(axes, point) for point in points])
     words = []
     for point, letter in zip(points, letters, strict=True):
         badge, place = badges[point.arm], (point.flicker.estimate, point.motion.estimate)
@@ -272,7 +272,7 @@ def _heat_map(summary: ComparisonSummary, metric: MetricSummary) -> Chart:
     left = 0.5 + LETTER * max(len(line) for row in rows for line in row.split("\n"))
     bottom = 0.5 + 0.17 * max(column.count("\n") + 1 for column in columns)
     width, height = left + 0.95 * len(across.values), bottom + 0.55 * len(down.values) + 0.05
-    figure, axes = _figure(width, height)
+    figure, axes = paper_figure(width, height)
     figure.subplots_adjust(left / width, bottom / height, 1 - 0.02 / width, 1 - 0.05 / height)
     hints: dict[str, Sequence[Hint]] = {}
     words = []
@@ -329,12 +329,17 @@ def _chart(
     figure: Figure,
     hints: Mapping[str, Sequence[Hint]],
 ) -> Chart:
+    return Chart(name, metric, title, note, words, figure, svg_of(figure), hints)
+
+
+def svg_of(figure: Figure) -> str:
+    """The SVG of a figure, without its date."""
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
-    return Chart(name, metric, title, note, words, figure, file.getvalue(), hints)
+    return file.getvalue()
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def paper_figure(width: float, height: float) -> tuple[Figure, Axes]:
     """An empty figure that needs no screen, in inches."""
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
@@ -346,7 +351,7 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 @contextmanager
-def _paper_style() -> Iterator[None]:
+def paper_style() -> Iterator[None]:
     """Plain fonts, texts that stay texts in SVG, and the same bytes for the same plot."""
     with rc_context(), warnings.catch_warnings():
         rcdefaults()
@@ -371,7 +376,7 @@ def _limits(values: Iterable[float | None]) -> tuple[float, float]:
     return low - room, high + room
 
 
-def _plane_limits(spans: Sequence[Span]) -> tuple[float, float]:
+def plane_limits(spans: Sequence[Span]) -> tuple[float, float]:
     """An axis that holds every mean, and of the intervals no more than half the means' range on each side."""
     means = [span.estimate for span in spans]
     low, high = min(means), max(means)
@@ -397,7 +402,7 @@ def _at(axes: Axes, point: ParetoPoint) -> tuple[float, float]:
     return float(x) * points_per_pixel, float(y) * points_per_pixel
 
 
-def _free_places(places: list[tuple[float, float]]) -> list[tuple[float, float]]:
+def free_places(places: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """For each point a place for its letter, away from the other points and the letters placed before."""
     taken = list(places)
     letters = []

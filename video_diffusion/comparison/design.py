@@ -75,8 +75,7 @@ def arms_of_grid(layer: Layer, base: Mapping[str, Any]) -> tuple[tuple[DeclaredA
                 raise ConfigError(f"{_where(layer, at)}grid.{name} has {text} twice; delete one")
         axis = []
         for text, value in zip(texts, known, strict=True):
-            own = _expanded(layer, at, {name: value})
-            _check(layer, own, at, base)
+            own = check_values(layer, at, {name: value}, base)
             axis.append((name, text, own))
         axes.append(Axis(name, tuple(texts)))
         choices.append(axis)
@@ -89,24 +88,26 @@ def arms_of_grid(layer: Layer, base: Mapping[str, Any]) -> tuple[tuple[DeclaredA
     return tuple(arms), tuple(axes)
 
 
-def named_arms(layer: Layer, base: Mapping[str, Any], num_seeds: int) -> tuple[DeclaredArm, ...]:
-    """The arms of the section `arms`, in order."""
+def named_arms(
+    layer: Layer, base: Mapping[str, Any], num_seeds: int, section: str = "arms"
+) -> tuple[DeclaredArm, ...]:
+    """The arms of the section `arms`, or of another that names settings in the same way, in order."""
     arms = []
-    for label, given in layer.values["arms"].items():
-        at = ("arms", label)
+    for label, given in layer.values[section].items():
+        at = (section, label)
         if not label.strip() or len(label) > MAX_LABEL:
             raise ConfigError(
-                f"{_where(layer, at)}an arm's name must be 1 to {MAX_LABEL} characters (given {shown(label)})"
+                f"{_where(layer, at)}a name in {section} must be 1 to {MAX_LABEL} characters "
+                f"(given {shown(label)})"
             )
         if given is not None and not isinstance(given, dict):
             raise ConfigError(
-                f"{_where(layer, at)}arms.{label} must be settings as key: value lines, or {{}} for none "
-                f"(given {shown(given)})"
+                f"{_where(layer, at)}{section}.{label} must be settings as key: value lines, or {{}} for "
+                f"none (given {shown(given)})"
             )
         own = dict(given or {})
         seeds = _own_seeds(layer, at, own.pop("seeds", None), num_seeds)
-        values = _expanded(layer, at, own)
-        _check(layer, values, at, base)
+        values = check_values(layer, at, own, base)
         arms.append(DeclaredArm(label, values, seeds=seeds))
     return tuple(arms)
 
@@ -197,11 +198,20 @@ def _own_seeds(layer: Layer, at: tuple[str, ...], given: object, num_seeds: int)
     return tuple(seeds)
 
 
+def check_values(
+    layer: Layer, at: tuple[str, ...], values: Mapping[str, Any], base: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Settings declared at a place, checked alone and with what all arms share; `size` becomes two."""
+    own = _expanded(layer, at, values)
+    _check(layer, own, at, base)
+    return own
+
+
 def _expanded(layer: Layer, at: tuple[str, ...], values: Mapping[str, Any]) -> dict[str, Any]:
     """The values with `size` as width and height; unknown names are refused."""
     own = dict(values)
     for name in own:
-        if at != ("grid", name):
+        if at not in {("grid", name), ("search", name)}:
             _check_key(layer, (*at, name), name, ARM_KEYS if at[0] == "arms" else (*FIELDS, "size"))
     if "size" in own:
         size = own.pop("size")
@@ -345,8 +355,8 @@ def design_from(layer: Layer) -> Design:
         raise ConfigError(
             "grid or arms must say what is compared, and not both; for example --grid scheduler=[ddim,euler]"
         )
-    seeds = _seeds(layer, config.seeds)
-    prompts, repeated = _prompts(layer, config.prompts)
+    seeds = read_seeds(layer, config.seeds)
+    prompts, repeated = read_prompts(layer, config.prompts)
     base = check_shared(layer)
     axes: tuple[Axis, ...] = ()
     if config.grid:
@@ -406,21 +416,24 @@ def _raw(arms: Sequence[DeclaredArm], axis: str) -> list[Any]:
     return list(known.values())
 
 
-def _seeds(layer: Layer, given: object) -> tuple[int, ...]:
-    where = layer.origin(("seeds",))
+def read_seeds(layer: Layer, given: object, at: tuple[str, ...] = ("seeds",)) -> tuple[int, ...]:
+    """The seeds declared at a place, each once."""
+    where, name = layer.origin(at), ".".join(at)
     try:
         seeds = parse_seeds(given)
     except ValueError as error:
-        raise ConfigError(f"{where}: seeds {error} (given {shown(given)})".removeprefix(": ")) from None
+        raise ConfigError(f"{where}: {name} {error} (given {shown(given)})".removeprefix(": ")) from None
     twice = next((seed for seed in seeds if seeds.count(seed) > 1), None) if len(seeds) < 1000 else None
     if twice is not None:
-        raise ConfigError(f"{where}: seeds has {twice} twice; delete one".removeprefix(": "))
+        raise ConfigError(f"{where}: {name} has {twice} twice; delete one".removeprefix(": "))
     return tuple(dict.fromkeys(seeds))
 
 
-def _prompts(layer: Layer, given: Sequence[Any] | str) -> tuple[tuple[str, ...], int]:
-    """The prompts, each once, and how many were given again."""
-    where = layer.origin(("prompts",))
+def read_prompts(
+    layer: Layer, given: Sequence[Any] | str, at: tuple[str, ...] = ("prompts",)
+) -> tuple[tuple[str, ...], int]:
+    """The prompts declared at a place, each once, and how many were given again."""
+    where, name = layer.origin(at), ".".join(at)
     found: list[tuple[str, object]]
     if isinstance(given, str):
         path = _beside(where, given)
@@ -433,16 +446,16 @@ def _prompts(layer: Layer, given: Sequence[Any] | str) -> tuple[tuple[str, ...],
                     )
             found.append((row.where, row.values.get("prompt")))
     else:
-        found = [(f"{where} prompts.{index}", prompt) for index, prompt in enumerate(given)]
+        found = [(f"{where} {name}.{index}", prompt) for index, prompt in enumerate(given)]
     if not found:
-        raise ConfigError(f"{where}: prompts must hold one or more texts; add some".removeprefix(": "))
-    for at, prompt in found:
+        raise ConfigError(f"{where}: {name} must hold one or more texts; add some".removeprefix(": "))
+    for place, prompt in found:
         if not isinstance(prompt, str):
-            raise ConfigError(f"{at}: a prompt must be text (given {shown(prompt)})")
+            raise ConfigError(f"{place}: a prompt must be text (given {shown(prompt)})")
         try:
             check_prompt(prompt)
         except ValueError as error:
-            raise ConfigError(f"{at}: prompt {error} (given {shown(prompt)})") from None
+            raise ConfigError(f"{place}: prompt {error} (given {shown(prompt)})") from None
     texts = tuple(dict.fromkeys(str(prompt) for _, prompt in found))
     return texts, len(found) - len(texts)
 

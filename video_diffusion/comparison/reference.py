@@ -4,13 +4,17 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Float64
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from video_diffusion.comparison.summary import ClipResult, SetMotion
 from video_diffusion.metrics import MOTION_FEATURES, features_of, measure, set_distance
-from video_diffusion.settings import ConfigError
+from video_diffusion.metrics.sets import NUM_FEATURES
+from video_diffusion.settings import ConfigError, read_json_file
+from video_diffusion.settings.input_files import files_below
 from video_diffusion.video import SUFFIXES, RecordError, VideoReadError, read_record, read_video, write_bytes
 from video_diffusion.web import counted
 
@@ -18,6 +22,10 @@ FEATURES_FILE = "motion_features.json"
 FEWEST_CLIPS = 4
 MORE_SUFFIXES = (".avi", ".m4v", ".ts")
 Features = Float64[np.ndarray, "features"]
+_Numbers = Annotated[list[float], Field(min_length=NUM_FEATURES, max_length=NUM_FEATURES)]
+_FEATURES: TypeAdapter[dict[str, list[float] | None]] = TypeAdapter(
+    dict[str, _Numbers | None], config=ConfigDict(strict=True, allow_inf_nan=False)
+)
 
 
 def clips_in(folder: Path) -> list[Path]:
@@ -25,7 +33,7 @@ def clips_in(folder: Path) -> list[Path]:
     known = {*SUFFIXES, *MORE_SUFFIXES}
     return sorted(
         path
-        for path in folder.rglob("*")
+        for path in files_below(folder)
         if path.suffix.lower() in known and path.is_file() and not path.name.startswith(".")
     )
 
@@ -46,9 +54,7 @@ class _Motion:
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / FEATURES_FILE
-        self._known: dict[str, list[float] | None] = (
-            json.loads(self._file.read_text()) if self._file.is_file() else {}
-        )
+        self._known = _features_in(self._file)
 
     def of(self, path: Path) -> Features | None:
         """The 80 numbers of a clip, None if it is too short or cannot be read."""
@@ -67,6 +73,14 @@ class _Motion:
     def keep(self) -> None:
         """Writes what is known."""
         write_bytes(self._file, json.dumps(self._known).encode())
+
+
+def _features_in(file: Path) -> dict[str, list[float] | None]:
+    """What was kept; of a file that is damaged nothing, so that all is measured again."""
+    try:
+        return _FEATURES.validate_python(read_json_file(file))
+    except (OSError, ValueError):
+        return {}
 
 
 def motion_against(

@@ -91,15 +91,15 @@ def _judge_arm(
     arm, span, p = found.arm, found.span, found.adjusted_p
     lost = [guard for guard in guards if guard.state == "falls"]
     names = tuple(guard.words for guard in lost)
-    loses = f", but loses {_list(names)}" if lost else ""
+    loses = f", but loses {listed(names)}" if lost else ""
     also = f"{'; but ' + ', '.join(map(str, lost)) if lost else ''}{_doubt(found)}"
     if span is None or p is None or not _is_comparable(found):
         why = f"flicker could be compared in {_of_pairs(found)} only{also}"
         return Verdict(arm, "cannot be compared", f"cannot be compared{loses}", why, names)
     if p <= alpha and excludes_zero(span):
-        change = _by(span, found.relative, headline.unit)
+        change = how_much(span, found.relative, headline.unit)
         if span.estimate > 0:
-            words = f"flickers more{f' and loses {_list(names)}' if lost else ''}"
+            words = f"flickers more{f' and loses {listed(names)}' if lost else ''}"
             return Verdict(arm, "flickers more", words, f"flicker rises by {change}{also}", names)
         paid = _judge_price(arm, f"flicker falls by {change}", guards)
         return replace(paid, sentence=f"{paid.sentence}{_doubt(found)}")
@@ -120,12 +120,12 @@ def _judge_price(arm: str, falls: str, guards: Sequence[Guard]) -> Verdict:
     if lost:
         names = tuple(guard.words for guard in lost)
         why = f"{falls}, and pays for it: {', '.join(map(str, lost))}"
-        return Verdict(arm, "trades", f"trades {_list(names)} for coherence", why, names)
+        return Verdict(arm, "trades", f"trades {listed(names)} for coherence", why, names)
     apart = [guard for guard in guards if guard.state == "not comparable"]
     unclear = [guard for guard in guards if guard.state == "unclear"]
     why = f"{falls}, but whether it pays for that is open: {', '.join(map(str, [*apart, *unclear]))}"
     if apart:
-        words = f"flickers less; {_list([guard.words for guard in apart])} cannot be compared"
+        words = f"flickers less; {listed([guard.words for guard in apart])} cannot be compared"
         return Verdict(arm, "cannot be compared", words, why)
     if unclear:
         return Verdict(arm, "too few to tell", "too few to tell", why)
@@ -177,7 +177,7 @@ def _excused(guard: Guard, guards: Sequence[Guard], unbelievable: int) -> Guard:
 def _told_holding(guards: Sequence[Guard]) -> str:
     holding = [guard.words for guard in guards if guard.state == "holds" and guard.name != "cuts"]
     said = (
-        f"{_list(holding)} {'holds' if len(holding) == 1 else 'hold'}"
+        f"{listed(holding)} {'holds' if len(holding) == 1 else 'hold'}"
         if holding
         else "nothing else was measured"
     )
@@ -208,7 +208,7 @@ def told(span: Span, unit: str) -> str:
     return f"{span.estimate:+.3g} [{ends}] {SPOKEN.get(unit, unit)}"
 
 
-def _by(span: Span, relative: float | None, unit: str) -> str:
+def how_much(span: Span, relative: float | None, unit: str) -> str:
     """How much, without a sign: "2.6 levels of 255 (93 %, interval 1.4 to 4.1)"."""
     share = "" if relative is None else f"{abs(relative):.0%}, "
     size = f"{abs(span.estimate):.3g} {SPOKEN.get(unit, unit)}"
@@ -218,7 +218,8 @@ def _by(span: Span, relative: float | None, unit: str) -> str:
     return f"{size} ({share}interval {low:.3g} to {high:.3g})"
 
 
-def _list(words: Sequence[str]) -> str:
+def listed(words: Sequence[str]) -> str:
+    """Words as a sentence lists them: "a, b and c"."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 2 else words)
 
 

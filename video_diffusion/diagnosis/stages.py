@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import UInt8
+from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 
 from video_diffusion.diagnosis.parts import Part
 from video_diffusion.metrics import measure
-from video_diffusion.settings import file_sha256
+from video_diffusion.settings import file_sha256, read_json_file
 from video_diffusion.shapes import Latents
 from video_diffusion.video import iter_frames, open_video, read_video, write_bytes, write_video
 
@@ -49,6 +50,9 @@ class StageLook:
     as_it_is: Mapping[str, float | None]
     without: Mapping[str, float | None]
     clip: str = ""
+
+
+_LOOKS = TypeAdapter(list[StageLook])
 
 
 @dataclass(frozen=True)
@@ -201,8 +205,8 @@ def _through(
 def read_looks(path: Path, key: str) -> list[StageLook] | None:
     """What was seen before, if it was of the same file and encoder."""
     try:
-        content = json.loads(path.read_text())
-        return [StageLook(**look) for look in content["looks"]] if content["key"] == key else None
+        content = read_json_file(path)
+        return _LOOKS.validate_python(content["looks"]) if content["key"] == key else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -4,8 +4,8 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +21,7 @@ from video_diffusion.settings import (
     shown,
     validate,
 )
+from video_diffusion.settings.errors import one_line
 from video_diffusion.video import weights_sha256
 from video_diffusion.video.files import slug
 from video_diffusion.video.images import with_sources
@@ -105,12 +106,14 @@ class Job:
         job_id: 12 hex digits over everything that changes the pixels, the weights included.
         file: name of the clip in the output folder: a safe slug, the seed and the id.
         where: for messages, such as "jobs.csv:3".
+        loaded_from: where its model and adapter are named; "" if in several places, or nowhere.
     """
 
     settings: GenerationSettings
     job_id: str
     file: str
     where: str
+    loaded_from: str = ""
 
     @property
     def batch_key(self) -> tuple[Any, ...]:
@@ -118,17 +121,22 @@ class Job:
         return tuple(str(getattr(self.settings, name)) for name in BATCH_FIELDS)
 
 
+LOADED = ("model", "motion_adapter", "vae", "text_encoder", "dtype", "quantize", "device")
+
+
 def loaded_by(settings: GenerationSettings) -> tuple[str | None, ...]:
     """What of a clip's settings says which pipeline is loaded."""
-    return (
-        settings.model,
-        settings.motion_adapter,
-        settings.vae,
-        settings.text_encoder,
-        settings.dtype,
-        settings.quantize,
-        settings.device,
-    )
+    return tuple(getattr(settings, name) for name in LOADED)
+
+
+def _place(names: Iterable[str], row: Row, base: Layer) -> str:
+    """Where these settings of a row were written: in it or in what all share; "" if in several."""
+    places = {
+        row.places.get(name, row.where) if name in row.values else base.origin((name,))
+        for name in names
+        if name in row.values or name in base.values
+    }
+    return places.pop() if len(places) == 1 else row.where if row.values.keys() & set(names) else ""
 
 
 @dataclass
@@ -157,19 +165,22 @@ class JobSummary:
     inputs: dict[tuple[Any, ...], tuple[str, GenerationSettings]] = field(default_factory=dict)
     shapes: dict[tuple[Any, ...], tuple[str, GenerationSettings, int]] = field(default_factory=dict)
 
-    def add(self, settings: GenerationSettings, where: str) -> None:
-        """Notes what a job asks of models, devices and files."""
-        model = (settings.model, settings.motion_adapter)
-        self.models.setdefault(model, where)
+    def add(
+        self, settings: GenerationSettings, where: str, place: Callable[[Iterable[str]], str] | None = None
+    ) -> None:
+        """Notes what a job asks of models, devices and files; `place` tells where settings were written."""
+        place = place or (lambda _: where)
+        self.models.setdefault((settings.model, settings.motion_adapter), place(LOADED[:2]))
         self.loads.add(loaded_by(settings))
-        self.devices.setdefault(settings.device, where)
-        self.quantize.setdefault(settings.quantize, where)
+        self.devices.setdefault(settings.device, place(["device"]))
+        self.quantize.setdefault(settings.quantize, place(["quantize"]))
         files: tuple[Any, ...] = (
             *settings.input_files.items(), *settings.networks.items(), *settings.loras, *settings.embeddings,
             *settings.named_in_prompts,
         )  # fmt: skip
         if files:
-            self.inputs.setdefault(files, (where, settings))
+            named = [*settings.input_files, *settings.networks, "loras", "embeddings"]
+            self.inputs.setdefault(files, (place(name.split(".")[0] for name in named), settings))
         shape = tuple(getattr(settings, name) for name in SHAPE_FIELDS)
         first, its_settings, count = self.shapes.get(shape, (where, settings, 0))
         self.shapes[shape] = first, its_settings, count + 1
@@ -210,21 +221,20 @@ def check_jobs(source: Path | Sequence[Row], base: Layer | Mapping[str, Any]) ->
     num_problems = 0
     for row in _rows(source):
         try:
-            expanded = list(_expand(row, base))
-        except ConfigError as error:
+            for settings, _ in list(_expand(row, base)):
+                summary.add(settings, row.where, partial(_place, row=row, base=base))
+                digest = hashlib.blake2b(settings.canonical_json().encode(), digest_size=16).digest()
+                if digest not in seen:
+                    seen.add(digest)
+                    summary.count += 1
+                    continue
+                summary.num_repeated += 1
+                if len(summary.repeated) < MAX_TOLD:
+                    summary.repeated.append(row.where)
+        except (ValueError, OSError) as error:
+            where = "" if isinstance(error, ConfigError) else f"{row.where}: "
             num_problems += 1
-            problems += [str(error)] if len(problems) < MAX_TOLD else []
-            continue
-        for settings, _ in expanded:
-            digest = hashlib.blake2b(settings.canonical_json().encode(), digest_size=16).digest()
-            summary.add(settings, row.where)
-            if digest not in seen:
-                seen.add(digest)
-                summary.count += 1
-                continue
-            summary.num_repeated += 1
-            if len(summary.repeated) < MAX_TOLD:
-                summary.repeated.append(row.where)
+            problems += [f"{where}{one_line(error)}"] if len(problems) < MAX_TOLD else []
     if problems:
         raise JobFileError(problems, num_problems)
     return summary
@@ -245,7 +255,13 @@ def read_jobs(
     base = base if isinstance(base, Layer) else Layer(base)
     for row in _rows(source):
         for settings, name in _expand(row, base):
-            job = make_job(settings, facts, row.where, name, suffix)
+            try:
+                job = make_job(settings, facts, row.where, name, suffix)
+            except ValueError as error:
+                if type(error) is not ValueError:  # of a model or a clip, which it names
+                    raise
+                raise ConfigError(f"{row.where}: {one_line(error)}") from None
+            job = replace(job, loaded_from=_place(LOADED, row, base))
             if job.job_id not in seen:
                 seen.add(job.job_id)
                 yield job
@@ -263,7 +279,7 @@ def make_job(
     resolved = with_sources(settings).with_defaults(known.defaults)
     job_id = resolved.job_id(known.identity)
     stem = slug(name if name is not None else settings.prompt, SLUG_BYTES)
-    return Job(resolved, job_id, f"{stem}-{settings.seed}-{job_id}{suffix}", where)
+    return Job(resolved, job_id, f"{stem}-{settings.seed}-{job_id}{suffix}", where, where)
 
 
 def parse_seeds(value: object) -> list[int]:
@@ -316,7 +332,8 @@ def _expand(row: Row, base: Layer) -> Iterator[tuple[GenerationSettings, str | N
     else:
         seeds = [values.get("seed", 0)]
     # Every value keeps where it came from: a flag or a config file is not blamed on the first row.
-    origins: dict[KeyPath, str] = {("prompt",): row.where, ("seed",): row.where, **base.origins}
+    own: dict[KeyPath, str] = {("prompt",): row.where, ("seed",): row.where}
+    origins = {**own, **base.origins, (): row.where}
     for key in values.keys() - (base.values.keys() - row.values.keys()):
         origins[key,] = row.places.get(key, row.where)
     first = validate(GenerationSettings, Layer({**values, "seed": seeds[0]}, origins))

@@ -16,7 +16,9 @@ from video_diffusion.settings import (
     Layer,
     assign,
     nearest,
+    parse_json,
     read_config,
+    read_json_file,
     shown,
 )
 
@@ -24,7 +26,6 @@ OWN_COLUMNS = ("seeds", "size", "name")
 COLUMNS = (*GenerationSettings.model_fields, *OWN_COLUMNS)
 OTHER_WORDS = {"seed": ("seeds",), "seeds": ("seed",), "size": ("width", "height")}
 MAX_ROW_LINES = 50
-MAX_ARRAY_BYTES = 64_000_000
 MAX_LINE_CHARACTERS = 1_000_000
 _CHUNK = 1 << 20
 
@@ -108,9 +109,7 @@ def _text_rows(path: Path) -> Iterator[Row]:
 def _json_rows(path: Path) -> Iterator[Row]:
     for where, line in _lines(path):
         try:
-            values = json.loads(line, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
-        except RecursionError:
-            raise ConfigError(f"{where}: is nested too deep; give one flat object") from None
+            values = parse_json(line)
         except json.JSONDecodeError as error:
             raise ConfigError(
                 f"{where}:{error.colno}: not JSON ({error.msg}); give one object per line"
@@ -126,16 +125,12 @@ def _json_rows(path: Path) -> Iterator[Row]:
 
 def _array_rows(path: Path) -> Iterator[Row]:
     """One JSON array of objects or prompts."""
-    if path.stat().st_size > MAX_ARRAY_BYTES:
-        raise ConfigError(f"{path}: is larger than {MAX_ARRAY_BYTES} bytes; write .jsonl, one object a line")
     try:
-        items = json.loads(
-            path.read_text("utf-8-sig"), parse_constant=_no_constant, object_pairs_hook=_no_duplicates
-        )
+        items = read_json_file(path)
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path}:{error.lineno}:{error.colno}: not JSON ({error.msg})") from None
-    except (RecursionError, ValueError) as error:
-        raise ConfigError(f"{path}: {error or 'is nested too deep'}; give a list of flat objects") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}; give a list of flat objects, or .jsonl") from None
     if not isinstance(items, list):
         raise ConfigError(f"{path}: must be a list of objects or prompts (given {shown(items)})")
     for index, item in enumerate(items):
@@ -143,19 +138,6 @@ def _array_rows(path: Path) -> Iterator[Row]:
         if not isinstance(values, dict):
             raise ConfigError(f"{path}: {index} must be an object or a prompt (given {shown(item)})")
         yield Row(f"{path}: {index}", values)
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number of JSON")
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in values:
-            raise ValueError(f"{shown(key)} is given twice")
-        values[key] = value
-    return values
 
 
 def _yaml_rows(path: Path) -> Iterator[Row]:

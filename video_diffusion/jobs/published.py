@@ -4,16 +4,23 @@ Each field of the file is kept, translated, or named as not supported; nothing i
 """
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
-from video_diffusion.settings import ConfigError, GenerationSettings, Layer, reads_syntax, shown, validate
+from video_diffusion.settings import (
+    ConfigError,
+    GenerationSettings,
+    Layer,
+    read_json_file,
+    read_yaml,
+    reads_syntax,
+    shown,
+    validate,
+)
 
 Fate = Literal["kept", "translated", "not supported"]
 
@@ -78,26 +85,49 @@ def convert_prompts(path: Path) -> Converted:
         ConfigError: It is neither, or asks for what no clip can have.
     """
     values = _read(path)
+    read: list[tuple[str, Any]] = []
     try:
-        converted = _converted(values, path)
-    except (AttributeError, KeyError, TypeError) as error:
+        converted = _converted(values, path, read)
+    except ConfigError as error:
+        where = "" if str(error).startswith(f"{path}: ") else f"{path}: "
+        raise ConfigError(f"{where}{error}") from None
+    except Exception:  # whatever a value of another kind leads to
+        name, value = read[-1] if read else ("a field", None)
         raise ConfigError(
-            f"{path}: a field holds something else than its program writes ({error!r})"
+            f"{path}: {name} holds something else than its program writes (given {shown(value)})"
         ) from None
     for clip in converted.clips:
         validate(GenerationSettings, Layer(clip, {(name,): str(path) for name in clip}))
     return converted
 
 
-def _converted(values: Any, path: Path) -> Converted:
+class _Fields(dict[str, Any]):
+    """A section that notes which field is read: if that breaks, it is the one to name."""
+
+    def __init__(self, values: Mapping[str, Any], read: list[tuple[str, Any]]) -> None:
+        super().__init__(values)
+        self.read = read
+
+    def __getitem__(self, name: str) -> Any:
+        self.read.append((name, super().get(name)))
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The field, or the default."""
+        self.read.append((name, super().get(name)))
+        return super().get(name, default)
+
+
+def _converted(values: Any, path: Path, read: list[tuple[str, Any]]) -> Converted:
     is_list = isinstance(values, list) and bool(values)
     if is_list and all(isinstance(each, dict) and "prompt" in each for each in values):
         converted = Converted("AnimateDiff")
         for section in values:
-            _animatediff(section, converted)
+            given = {name: value for name, value in section.items() if value is not None and value != ""}
+            _animatediff(given, _Fields({**ANIMATEDIFF_USUAL, **given}, read), converted)
     elif isinstance(values, dict) and {"prompt", "prompt_map"} & values.keys() and "motion_module" in values:
         converted = Converted("animatediff-cli-prompt-travel")
-        _prompt_travel(values, converted)
+        _prompt_travel(_Fields(values, read), converted)
     else:
         raise ConfigError(
             f"{path}: is neither a prompt file of AnimateDiff (a list of sections with prompt) nor one of "
@@ -129,16 +159,12 @@ def written(converted: Converted, source: str) -> str:
 def _read(path: Path) -> Any:
     if not path.is_file():
         raise ConfigError(f"{path}: no such file")
-    data = path.read_bytes()
-    if len(data) > MAX_FILE_BYTES:
-        raise ConfigError(f"{path}: larger than {MAX_FILE_BYTES} bytes; this is not a prompt file")
+    if path.suffix.lower() != ".json":
+        return read_yaml(path)
     try:
-        if path.suffix.lower() == ".json":
-            return json.loads(data)
-        return YAML(typ="safe", pure=True).load(data.decode("utf-8-sig"))
-    except (ValueError, RecursionError, YAMLError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ConfigError(f"{path}: cannot be read ({reason}); save it again as UTF-8") from None
+        return read_json_file(path, strict=False, max_bytes=MAX_FILE_BYTES)
+    except ValueError as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); save it again as UTF-8") from None
 
 
 # AnimateDiff: a list of sections, each with several prompts and their seeds (scripts/animate.py).
@@ -147,10 +173,9 @@ def _read(path: Path) -> Any:
 ANIMATEDIFF_USUAL = {"W": 512, "H": 512, "L": 16}
 
 
-def _animatediff(section: Mapping[str, Any], converted: Converted) -> None:
+def _animatediff(given: Mapping[str, Any], section: _Fields, converted: Converted) -> None:
+    """Turn a section, `given` as its file has it and filled up with what its program does without it."""
     note = converted.note
-    given = {name: value for name, value in section.items() if value is not None and value != ""}
-    section = {**ANIMATEDIFF_USUAL, **given}
     own: dict[str, Any] = {"num_frames": section["L"], "width": section["W"], "height": section["H"]}
     own["model"] = str(section.get("dreambooth_path", BASE))
     if "dreambooth_path" in section:
@@ -292,7 +317,7 @@ IDLE = {
 """Fields that change nothing of the clip."""
 
 
-def _prompt_travel(values: Mapping[str, Any], converted: Converted) -> None:
+def _prompt_travel(values: _Fields, converted: Converted) -> None:
     note = converted.note
     own: dict[str, Any] = {"num_frames": TRAVEL_FRAMES, "width": 512, "height": 512, "fps": 8}
     own["model"] = str(values.get("path") or BASE)

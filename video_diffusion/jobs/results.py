@@ -8,6 +8,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from video_diffusion.settings import parse_json
+
 try:
     import fcntl
 except ImportError:  # Windows: single appends are still written at once
@@ -40,7 +42,7 @@ class Results:
         handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
             with _locked(handle):
-                end = _cut_torn_line(handle)
+                end = cut_torn_line(handle)
                 try:
                     rest = line[os.write(handle, line) :]
                     while rest:  # the disk, or a limit, took a part only; trying the rest tells which
@@ -95,11 +97,11 @@ class Results:
 
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
+        row = parse_json(line)
+    except ValueError:
         return None
     complete = isinstance(row, dict) and isinstance(row.get("job_id"), str) and line.endswith(b"\n")
-    return row if complete and row.get("status") in {"ok", "failed"} else None
+    return row if complete and row.get("status") in ("ok", "failed") else None
 
 
 @contextmanager
@@ -110,7 +112,7 @@ def _locked(handle: int) -> Iterator[None]:
     yield  # closing the file releases the lock
 
 
-def _cut_torn_line(handle: int) -> int:
+def cut_torn_line(handle: int) -> int:
     """Ends the file after its last whole line and returns that length."""
     end = os.fstat(handle).st_size
     keep = end

@@ -19,6 +19,7 @@ from jaxtyping import UInt8
 from video_diffusion.jobs.job import Job, loaded_by
 from video_diffusion.jobs.results import Results
 from video_diffusion.settings import GenerationSettings
+from video_diffusion.settings.errors import one_line
 from video_diffusion.video import frames_sha256, read_video
 from video_diffusion.video.files import remove_dead_parts
 
@@ -191,7 +192,12 @@ class Pipelines:
 
 
 def check_models(
-    jobs: Iterable[Job], folder: Path, pipelines: Pipelines, num_models: int, *, overwrite: bool = False
+    jobs: Iterable[Job],
+    folder: Path,
+    pipelines: Pipelines,
+    num_models: int,
+    *,
+    overwrite: bool = False,
 ) -> None:
     """Load every model that is still needed, one after the other: before hours of clips, not amid them.
 
@@ -203,7 +209,7 @@ def check_models(
         overwrite: Whether finished clips count as not there.
 
     Raises:
-        ModelLoadError, DeviceError, ValueError: The first that cannot be used, with its row.
+        ModelLoadError, DeviceError, ValueError: The first that cannot be used, with the place that names it.
     """
     done = {} if overwrite else Results(folder).finished()
     seen: set[tuple[str | None, ...]] = set()
@@ -212,7 +218,7 @@ def check_models(
         if key in seen or finished_row(folder / job.file, done.get(job.job_id, ())) is not None:
             continue
         seen.add(key)
-        with told_with(job.where), warnings.catch_warnings():
+        with told_with(job.loaded_from), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the run tells them
             pipelines.get(job.settings)
         if len(seen) == num_models:
@@ -221,12 +227,14 @@ def check_models(
 
 @contextmanager
 def told_with(where: str) -> Iterator[None]:
-    """Put the row before the message of what goes wrong inside."""
+    """Put the place, if there is one, before the message of what goes wrong inside."""
     try:
         yield
     except OSError:
         raise
     except (ValueError, RuntimeError) as error:
+        if not where:
+            raise
         raise type(error)(f"{where}: {error}") from error
 
 
@@ -426,12 +434,11 @@ class ClipMaker:
 
     def failed(self, job: Job, error: Exception) -> Outcome:
         """Writes the row of a job that cannot be made."""
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         row = {
             "job_id": job.job_id,
             "status": "failed",
             "where": job.where,
-            "error": f"{type(error).__name__}: {reason}"[:MAX_ERROR_CHARACTERS],
+            "error": f"{type(error).__name__}: {one_line(error)}"[:MAX_ERROR_CHARACTERS],
             "settings": job.settings.model_dump(mode="json", exclude_none=True),
         }
         self._results.append(row)

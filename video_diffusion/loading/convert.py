@@ -25,6 +25,7 @@ from video_diffusion.loading.motion_weights import (
 from video_diffusion.loading.sources import find_lora, find_model, find_pickle
 from video_diffusion.loading.weights import FLOAT_TYPES, ModelLoadError, StoredWeights, open_weights
 from video_diffusion.loading.weights_facts import describe_weights, kind_of_weights
+from video_diffusion.settings import parse_json
 from video_diffusion.video import atomic_path, write_bytes
 
 MAX_CONFIG_CHARACTERS = 20_000
@@ -86,7 +87,7 @@ def model_card(
 def _last_row(file: Path) -> dict[str, int | float]:
     for line in reversed(file.read_text(encoding="utf-8", errors="replace").splitlines()):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:
             continue
         if isinstance(row, dict) and len(_numbers(row)) > 1:  # more than the step

@@ -4,7 +4,6 @@ Those on temporal layers are added to the adapter's weights; those on the image 
 peft, which wrap its layers. One file may hold both.
 """
 
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from video_diffusion.loading.motion_weights import PEFT_TAG, LowRank, add_motion
 from video_diffusion.loading.sources import find_lora
 from video_diffusion.loading.weights import ModelLoadError, StoredWeights, open_weights, reason_of
 from video_diffusion.models import MotionAdapter
+from video_diffusion.settings import parse_json
 from video_diffusion.video import weights_sha256
 
 Carrier: TypeAlias = UNet2DConditionModel | CLIPTextModel | CLIPTextModelWithProjection
@@ -250,8 +250,8 @@ def _peft_metadata(file: StoredWeights) -> dict[str, Any] | None:
     if text is None:
         return None
     try:
-        values = dict(json.loads(text))
-    except (ValueError, TypeError, RecursionError):
+        values = dict(parse_json(text, strict=False))
+    except (ValueError, TypeError):
         raise ModelLoadError(f"{file.path}: its {PEFT_TAG} is damaged; save the LoRA again") from None
     return {key: value for key, value in values.items() if key.rpartition(".")[2] in PEFT_FIELDS}
 

@@ -450,7 +450,8 @@ def read_scheduler_config(file: Path) -> dict[str, Any]:
         and all(isinstance(beta, int | float) and 0 <= beta <= 1 for beta in betas)
     ):
         raise ModelLoadError(
-            f"{file}: trained_betas must be {length} numbers of 0…1 (num_train_timesteps), but is {shown(betas)}"
+            f"{file}: trained_betas must be {length} (num_train_timesteps) numbers of 0…1, "
+            f"but is {shown(betas)}"
         )
     try:
         trained_schedule(config)

@@ -1,6 +1,5 @@
 """Temporal layers in files: their layouts, their families, and what a file is; takes no torch."""
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from video_diffusion.loading.weights import (
     open_weights,
     read_json,
 )
+from video_diffusion.settings import parse_json
 
 _COMMON: Mapping[str, Any] = {"beta_start": 0.00085, "steps_offset": 1, "clip_sample": False}
 _LINEAR: Mapping[str, Any] = {
@@ -396,8 +396,8 @@ def _own_config(weights: StoredWeights) -> dict[str, Any]:
     if text is None:
         return {}
     try:
-        config = json.loads(text)
-    except (ValueError, RecursionError):
+        config = parse_json(text, strict=False)
+    except ValueError:
         config = None
     if not isinstance(config, dict):
         raise ModelLoadError(f"{weights.path}: its {CONFIG_TAG} is damaged; download it again")

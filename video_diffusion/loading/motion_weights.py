@@ -32,6 +32,7 @@ from video_diffusion.loading.weights import (
 )
 from video_diffusion.models import MotionAdapter
 from video_diffusion.models.temporal import SinusoidalPositions
+from video_diffusion.settings import parse_json
 from video_diffusion.video import atomic_path
 
 
@@ -318,9 +319,9 @@ def _peft_alphas(file: StoredWeights) -> dict[str, float]:
     if text is None:
         return {}
     try:
-        values: Any = json.loads(text)
+        values: Any = parse_json(text, strict=False)
         found = {key.removeprefix("unet."): value for key, value in values.items()}
         own = {str(layer): float(alpha) for layer, alpha in (found.get("alpha_pattern") or {}).items()}
         return own | {"": float(found["lora_alpha"])}
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+    except (ValueError, TypeError, AttributeError, KeyError):
         raise ModelLoadError(f"{file.path}: its {PEFT_TAG} is damaged; save the LoRA again") from None

@@ -5,7 +5,6 @@ out surplus ones, read integers as weights, and say of a damaged file only that 
 Anybody may have written these files, so every value is looked at before it is believed.
 """
 
-import json
 import shlex
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -16,7 +15,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from video_diffusion.settings import shown
+from video_diffusion.settings import parse_json, shown
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -68,8 +67,8 @@ def read_json(file: Path) -> dict[str, Any]:
 def json_object(text: bytes | str, where: str) -> dict[str, Any]:
     """Parse a text that must be a JSON object."""
     try:
-        values = json.loads(text if isinstance(text, str) else text.decode())
-    except (ValueError, RecursionError) as error:
+        values = parse_json(text, strict=False)
+    except ValueError as error:
         raise ModelLoadError(f"{where}: not JSON ({reason_of(error)}); download it again") from None
     if not isinstance(values, dict):
         raise ModelLoadError(f"{where}: must hold a mapping, but holds a {type(values).__name__}")

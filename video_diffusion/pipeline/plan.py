@@ -98,7 +98,7 @@ def plan(
     if fewest is not None:
         warnings.warn(
             f"num_inference_steps {resolved.num_inference_steps} is too few for {resolved.scheduler} with "
-            f"this model, and clips go wrong; set it to {fewest} or more, or take another scheduler",
+            f"this model, and clips may go wrong; set it to {fewest} or more, or take another scheduler",
             stacklevel=3,
         )
     in_windows = windows_note(asked, resolved)

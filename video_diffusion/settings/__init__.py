@@ -28,6 +28,7 @@ from video_diffusion.settings.generation import (
     without_effect,
 )
 from video_diffusion.settings.input_files import content_sha256, embedding_files, file_sha256, network_sha256
+from video_diffusion.settings.json_text import check_regular, parse_json, read_json_file
 from video_diffusion.settings.keyframes import (
     TextKeyframes,
     along_frames,
@@ -46,6 +47,7 @@ from video_diffusion.settings.layers import (
     merge,
     nearest,
     read_config,
+    read_yaml,
     set_value,
     shown,
     validate,
@@ -99,6 +101,7 @@ __all__ = [
     "by_field_name",
     "check_prompt",
     "check_quantize",
+    "check_regular",
     "check_text",
     "content_sha256",
     "dump",
@@ -111,11 +114,14 @@ __all__ = [
     "nearest",
     "network_sha256",
     "parse_fps",
+    "parse_json",
     "parse_prompt",
     "parse_size",
     "place_images",
     "place_keyframes",
     "read_config",
+    "read_json_file",
+    "read_yaml",
     "reads_syntax",
     "set_value",
     "shown",

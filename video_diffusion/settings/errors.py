@@ -1,6 +1,32 @@
 """What the errors of this package tell their caller besides their one line."""
 
 
+def one_line(error: BaseException) -> str:
+    r"""The message on one line: a line break in one of ours stands in a name, a library's goes on for many.
+
+    >>> one_line(FieldError("model", "model: 'a\\nb' is not here"))
+    "model: 'a\\\\nb' is not here"
+    >>> one_line(RuntimeError("CUDA error\\nCompile with …"))
+    'CUDA error'
+    """
+    if _is_our_kind(error) or (type(error) in {ValueError, FileExistsError} and is_ours(error)):
+        return str(error).strip().replace("\r", "\\r").replace("\n", "\\n") or type(error).__name__
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether the exception is of a kind of this package, or was raised in it, not in a library it called."""
+    step = error.__traceback__
+    while step is not None and step.tb_next is not None:
+        step = step.tb_next
+    raised_in = "" if step is None else str(step.tb_frame.f_globals.get("__name__", ""))
+    return raised_in.startswith("video_diffusion") or _is_our_kind(error)
+
+
+def _is_our_kind(error: BaseException) -> bool:
+    return type(error).__module__.startswith("video_diffusion")
+
+
 class FieldError(ValueError):
     """A field whose value cannot be, or does not go with another one.
 

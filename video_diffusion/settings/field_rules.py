@@ -147,7 +147,7 @@ def check_name(name: str | None) -> str | None:
     """The name of a model itself, if it says something and can be stored; None stays None."""
     if name is not None and not name.strip():
         raise ValueError("is empty; name a folder or a hub id")
-    return name if name is None else check_text(name)
+    return name if name is None else _check_file_name(name)
 
 
 def check_quantize(name: str | None) -> None:
@@ -167,11 +167,22 @@ def check_quantize(name: str | None) -> None:
         )
 
 
+MAX_AFTER_NAME = 64  # bytes, of ":0.8" and "=word"
+
+
 def check_path(path: str | None) -> str | None:
     """The name of a file itself, if it says something and can be stored; None stays None."""
     if path is not None and not path.strip():
         raise ValueError("is empty; name a file or folder")
-    return path if path is None else check_text(path)
+    return path if path is None else _check_file_name(path)
+
+
+def _check_file_name(path: str) -> str:
+    """Refuse what no system has as a name; a weight or a word may follow the last part."""
+    data = check_text(path).encode()
+    if len(data) > 4096 or max(map(len, data.split(b"/"))) > 255 + MAX_AFTER_NAME:
+        raise ValueError("is longer than a file's name can be (255 bytes between slashes, 4096 in all)")
+    return path
 
 
 Size = Annotated[int | None, Field(ge=16, le=8192, multiple_of=8)]
@@ -233,7 +244,7 @@ def check_intervals(value: object) -> tuple[tuple[float, float], ...]:
 def check_makes(value: object) -> tuple[str, ...]:
     """Names of what is drawn: one, or a list."""
     names = _one_or_more(value, isinstance(value, str))
-    if not set(names) <= set(get_args(ControlMake)):
+    if not all(isinstance(name, str) and name in get_args(ControlMake) for name in names):
         raise ValueError(f"must be {', '.join(get_args(ControlMake))}, or a list of these")
     return names
 

@@ -1,6 +1,8 @@
 """Files that settings name, by their content: a job's id must not depend on where they lie."""
 
+import errno
 import hashlib
+import os
 import time
 from collections.abc import Sequence
 from functools import lru_cache
@@ -8,12 +10,14 @@ from itertools import islice
 from pathlib import Path
 
 from video_diffusion.settings.field_rules import check_path
+from video_diffusion.settings.json_text import check_regular
 from video_diffusion.settings.layers import nearest
 
 NETWORK_FILES = ("*.safetensors", "config.json")
 PARTS_OF_MODELS = {"vae": ("vae",), "text_encoder": ("text_encoder", "text_encoder_2")}
 LORA_FOLDERS = ("motion_lora", "domain_lora")  # in a training run
 MAX_ITEMS = 32
+MAX_FILE_BYTES = 1 << 42
 
 
 def content_sha256(path: str) -> str | None:
@@ -66,6 +70,8 @@ def lora_identity(entry: str) -> str:
     place = Path(path)
     inside = [place, *(place / name for name in LORA_FOLDERS)] if place.is_dir() else []
     files = next((found for folder in inside if (found := sorted(folder.glob("*.safetensors")))), [place])
+    if files == [place] and place.is_dir():  # whatever it holds, it is no LoRA
+        return entry
     hashes = [content_sha256(str(file)) for file in files]
     if None in hashes:
         return entry
@@ -89,13 +95,26 @@ def check_items(value: object) -> tuple[str, ...]:
 
 
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".bin", ".ckpt", ".pth")
-MAX_FOLDER_FILES = 10_000
+MAX_FOLDER_FILES = 50_000
 
 
 def _weight_files(folder: Path) -> list[Path]:
     """The weights files in a folder and the folders inside it, in order; safetensors come first."""
-    files = islice((file for file in folder.rglob("*") if file.suffix in WEIGHT_SUFFIXES), MAX_FOLDER_FILES)
+    files = [file for file in files_below(folder) if file.suffix in WEIGHT_SUFFIXES]
     return sorted(files, key=lambda file: (WEIGHT_SUFFIXES.index(file.suffix), str(file)))
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Everything that is no folder in a folder and the folders inside it.
+
+    Raises:
+        ValueError: There is so much that it must be another folder than was meant: a home, a disk.
+    """
+    found = (Path(place) / name for place, _, names in os.walk(folder) for name in names)
+    files = list(islice(found, MAX_FOLDER_FILES + 1))
+    if len(files) > MAX_FOLDER_FILES:
+        raise ValueError(f"{folder} holds more than {MAX_FOLDER_FILES} files; name the folder itself")
+    return files
 
 
 def find_in_folder(folder: str, name: str) -> Path:
@@ -150,6 +169,7 @@ def file_sha256(path: Path) -> str:
 
     One that changed just now may change again within the same tick of the clock, and is not remembered.
     """
+    check_regular(path)
     stat = path.stat()
     is_settled = time.time_ns() - stat.st_mtime_ns > 2 * 10**9
     return (_hashed if is_settled else _hashed.__wrapped__)(path, stat.st_mtime_ns, stat.st_size)
@@ -157,6 +177,10 @@ def file_sha256(path: Path) -> str:
 
 @lru_cache(maxsize=256)
 def _hashed(path: Path, changed: int, size: int) -> str:
+    if not size:  # also what the system makes up as it is read: /proc/kmsg
+        return hashlib.sha256(b"").hexdigest()
+    if size > MAX_FILE_BYTES:  # /proc/kcore
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

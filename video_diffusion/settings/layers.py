@@ -26,7 +26,10 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class Layer:
-    """Values as a nest of dicts and lists, and where each was written ("clip.yaml:3", "--seed")."""
+    """Values as a nest of dicts and lists, and where each was written ("clip.yaml:3", "--seed").
+
+    The origin of the empty path is the file itself.
+    """
 
     values: Mapping[str, Any]
     origins: Mapping[KeyPath, str] = field(default_factory=dict)
@@ -132,6 +135,9 @@ def validate(model: type[Model], layer: Layer) -> Model:
         first = next((each for each in details if each["type"] == "extra_forbidden"), details[0])
         line = _sentence(model, first)
         origin = layer.origin(tuple(first["loc"]))
+        if not origin:  # it stands nowhere: of what does stand there, the line names what it goes with
+            named = (layer.origin((name,)) for name in re.findall(r"\w+", line) if name in model.model_fields)
+            origin = next(filter(None, named), layer.origins.get((), ""))
         more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
         raise ConfigError(f"{origin}: {line}{more}" if origin else f"{line}{more}") from None
 
@@ -277,8 +283,28 @@ def _text_of(path: Path) -> str:
         raise ConfigError(f"{path}: not UTF-8 (byte {byte} at {error.start}); re-save it as UTF-8") from None
 
 
+def read_yaml(path: Path) -> Any:
+    """Whatever another program's YAML file holds, as plain values; limited as `read_config` is.
+
+    Raises:
+        ConfigError: As `read_config`, but for the mapping.
+    """
+    return _Reader(str(path)).value(_root_of(_text_of(path), str(path)), ())
+
+
 def _parse(text: str, where: str) -> Layer:
     """One YAML 1.2 document holding a mapping, as a layer whose origins are "where:line"."""
+    root = _root_of(text, where)
+    if not isinstance(root, MappingNode):
+        kind = "list" if isinstance(root, SequenceNode) else "plain value"
+        raise ConfigError(f"{where}: holds a {kind} at the top; it must be key: value lines")
+    reader = _Reader(where)
+    values = reader.mapping(root, ())
+    return Layer(values, {(): where, **reader.origins})
+
+
+def _root_of(text: str, where: str) -> Node:
+    """The one document of a YAML 1.2 text, neither empty nor out of shape."""
     try:
         _check_shape(text, where)
         root = YAML(typ="safe", pure=True).compose(text)
@@ -293,12 +319,8 @@ def _parse(text: str, where: str) -> Layer:
         raise ConfigError(f"{where}: not YAML ({str(error).splitlines()[0]})") from None
     if root is None:
         raise ConfigError(f"{where}: empty; give key: value lines")
-    if not isinstance(root, MappingNode):
-        kind = "list" if isinstance(root, SequenceNode) else "plain value"
-        raise ConfigError(f"{where}: holds a {kind} at the top; it must be key: value lines")
-    reader = _Reader(where)
-    values = reader.mapping(root, ())
-    return Layer(values, reader.origins)
+    assert isinstance(root, Node)
+    return root
 
 
 def _check_shape(text: str, where: str) -> None:

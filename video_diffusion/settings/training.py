@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from video_diffusion.settings.field_rules import Fps, Size, check_prompt, check_text
+from video_diffusion.settings.field_rules import Fps, Size, check_name, check_path, check_prompt, check_text
 
 ScheduleName = Literal[
     "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
@@ -30,6 +30,8 @@ def _check_regex(pattern: str | None) -> str | None:
 
 
 Text = Annotated[str, AfterValidator(check_text)]
+Name = Annotated[str | None, AfterValidator(check_name)]
+File = Annotated[str, AfterValidator(check_path)]
 Prompt = Annotated[str, AfterValidator(check_prompt)]
 
 
@@ -45,7 +47,7 @@ class DataSource(BaseModel):
 
     model_config = FROZEN
 
-    path: Text
+    path: File
     weight: Annotated[float, Field(gt=0)] = 1.0
     max_missing: Annotated[float, Field(ge=0, le=1)] = 0.01
 
@@ -113,7 +115,7 @@ class LoraSettings(BaseModel):
     alpha: Annotated[float | None, Field(gt=0)] = None
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     target_modules: Annotated[str, AfterValidator(_check_regex)] = "attention"
-    init: Text | None = None
+    init: Name = None
 
     @property
     def factor(self) -> float:
@@ -196,7 +198,7 @@ class DistilSettings(BaseModel):
     teacher_steps: Annotated[int, Field(ge=1, le=1000)] = 12
     guidance_scale: Annotated[float | None, Field(ge=0, le=50)] = None
     clips: Annotated[int, Field(ge=1)] = 512
-    prompts: Text | None = None
+    prompts: Annotated[str | None, AfterValidator(check_path)] = None
 
     @model_validator(mode="after")
     def _steps_nest(self) -> "DistilSettings":
@@ -293,8 +295,8 @@ class TrainingSettings(BaseModel):
             look of the clips apart from their motion.
         temporal_and: Regular expression of image U-Net parameters that are trained together with the temporal
             layers.
-        image_lora: Train a LoRA on the image U-Net, as `lora` describes it, together with the temporal layers;
-            it lies beside them and comes with them.
+        image_lora: Train a LoRA on the image U-Net, as `lora` describes it, together with the temporal
+            layers; it lies beside them and comes with them.
         domain_lora: Run or folder of a domain LoRA that is in effect, and stays frozen, while training.
         objective: Denoise clips, or distil a few-step student from the model itself, see `DistilSettings`.
         distil: For the objective of that name.
@@ -326,12 +328,12 @@ class TrainingSettings(BaseModel):
     model_config = FROZEN
 
     data: Annotated[tuple[DataSource, ...], BeforeValidator(_as_sources)] = ()
-    model: Text = "embedded"
-    motion_adapter: Text | None = None
+    model: Annotated[str, AfterValidator(check_name)] = "embedded"
+    motion_adapter: Name = None
     target: TargetName = "temporal"
     temporal_and: Annotated[str | None, AfterValidator(_check_regex)] = None
     image_lora: bool = False
-    domain_lora: Text | None = None
+    domain_lora: Name = None
     objective: Literal["denoise", "distil"] = "denoise"
     distil: DistilSettings = DistilSettings()
     lora: LoraSettings = LoraSettings()
@@ -350,7 +352,7 @@ class TrainingSettings(BaseModel):
     device: Text = "auto"
     num_workers: Annotated[int, Field(ge=0, le=64)] = 0
     latent_cache: bool | Text = True
-    latent_cache_gb: Annotated[float | None, Field(gt=0)] = None
+    latent_cache_gb: Annotated[float | None, Field(gt=0, le=1_000_000)] = None
     validation: ValidationSettings = ValidationSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     log_with: Text | None = None
@@ -367,8 +369,8 @@ class TrainingSettings(BaseModel):
         ):
             raise ValueError(
                 "objective distil trains target temporal (image_lora and temporal_and may go with it), whose "
-                "adapter carries the student's schedule, without domain_lora and shard_frozen; leave them out, "
-                "or set objective denoise"
+                "adapter carries the student's schedule, without domain_lora and shard_frozen; leave them "
+                "out, or set objective denoise"
             )
         if self.lora.init is not None and self.target == "temporal":
             raise ValueError(

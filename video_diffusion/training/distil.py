@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from video_diffusion.models import MotionAdapter, VideoUNet
 from video_diffusion.pipeline import TextToVideoPipeline
 from video_diffusion.sampling import initial_noise
+from video_diffusion.settings import check_regular
 from video_diffusion.settings.training import DistilSettings, TrainingSettings
 from video_diffusion.shapes import Latents, PromptEmbeds
 from video_diffusion.training.clips import Item, Sources, Weighted, clip_size
@@ -325,6 +326,7 @@ def _lines_of(file: str | None) -> list[str]:
     if file is None:
         return []
     try:
+        check_regular(Path(file))
         text = Path(file).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(

@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from video_diffusion.settings import dump
+from video_diffusion.settings import check_regular, dump, parse_json
 from video_diffusion.settings.training import TrainingSettings
 from video_diffusion.video import atomic_path, write_bytes
 
@@ -64,6 +64,8 @@ class RunFolder:
 
     def append(self, row: Row) -> None:
         """Log a row; NaN and infinity must have become None before."""
+        if self.metrics.exists():
+            check_regular(self.metrics)
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 
@@ -85,8 +87,8 @@ class RunFolder:
                 row = None
                 if text.endswith("\n") or text.endswith("}"):
                     try:
-                        row = json.loads(text)
-                    except (ValueError, RecursionError):
+                        row = parse_json(text)
+                    except ValueError:
                         row = None
                 is_row = isinstance(row, dict) and type(row.get("step")) is int
                 yield text if text.endswith("\n") or not is_row else f"{text}\n", row if is_row else None

@@ -5,18 +5,21 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from video_diffusion.settings import shown
+from video_diffusion.settings import read_json_file, shown
+from video_diffusion.settings.errors import one_line
 from video_diffusion.settings.input_files import file_sha256
 from video_diffusion.settings.training import TrainingSettings
 from video_diffusion.training.loop import Trainer
@@ -24,6 +27,17 @@ from video_diffusion.training.optimizer import optimizer_state, restore_optimize
 from video_diffusion.video import atomic_path
 
 MANIFEST = "manifest.json"
+FACT_KINDS: dict[str, Any] = {
+    "settings": dict, "data": dict, "model": dict, "optimizer": dict, "scaler": dict,
+    "seconds": int | float, "skipped": int, "ema_steps": int,
+}  # fmt: skip
+
+
+def _inside(name: str) -> str:
+    """The name of a file of a checkpoint, which lies inside it."""
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError("is outside the checkpoint")
+    return name
 
 
 def save_checkpoint(
@@ -57,9 +71,9 @@ def save_checkpoint(
 def is_complete(checkpoint: Path) -> bool:
     """Whether every file the manifest names is there with its recorded sha256."""
     try:
-        manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
-        return all(file_sha256(checkpoint / name) == digest for name, digest in manifest["sha256"].items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        manifest = _read_manifest(checkpoint)
+        return all(file_sha256(checkpoint / name) == digest for name, digest in manifest.sha256.items())
+    except (OSError, ValueError):
         return False
 
 
@@ -81,10 +95,35 @@ def newest_checkpoint(run: Path) -> Path | None:
 
 def load_checkpoint(checkpoint: Path) -> tuple[int, dict[str, dict[str, Tensor]], dict[str, Any]]:
     """Read `(step, groups, facts)` as given to `save_checkpoint`."""
-    manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
-    own = [name for name in manifest["sha256"] if "/" not in name and name.endswith(".safetensors")]
+    manifest = _read_manifest(checkpoint)
+    own = [name for name in manifest.sha256 if "/" not in name and name.endswith(".safetensors")]
     groups = {Path(name).stem: load_file(checkpoint / name) for name in own}
-    return int(manifest["step"]), groups, manifest["facts"]
+    return manifest.step, groups, manifest.facts
+
+
+class _Manifest(BaseModel):
+    """What stands in a checkpoint's manifest; whatever is of another kind is damage."""
+
+    model_config = ConfigDict(strict=True)
+
+    step: Annotated[int, Field(ge=0)]
+    facts: dict[str, Any]
+    sha256: Annotated[dict[Annotated[str, AfterValidator(_inside)], str], Field(min_length=1)]
+
+    @field_validator("facts")
+    @classmethod
+    def _of_their_kinds(cls, facts: dict[str, Any]) -> dict[str, Any]:
+        for name, value in facts.items():
+            if name in FACT_KINDS and (not isinstance(value, FACT_KINDS[name]) or value is True):
+                raise ValueError(f"{name} is {shown(value)}")
+        for place, number in facts.get("optimizer", {}).items():
+            if not re.fullmatch(r"(group )?\d{1,9}\..+", place) or not isinstance(number, int | float):
+                raise ValueError(f"optimizer {place} is {shown(number)}")
+        return facts
+
+
+def _read_manifest(checkpoint: Path) -> _Manifest:
+    return _Manifest.model_validate(read_json_file(checkpoint / MANIFEST, strict=False))
 
 
 @contextmanager
@@ -206,7 +245,13 @@ def load_state(
         for name, parameter in trainer.target.parameters.items():
             parameter.copy_(groups["trained"][name])
     if "optimizer.name" not in changed:  # else its moments begin anew
-        restore_optimizer(trainer.raw_optimizer, groups["optimizer"], there.get("optimizer", {}))
+        try:
+            restore_optimizer(trainer.raw_optimizer, groups["optimizer"], there.get("optimizer", {}))
+        except (ValueError, LookupError, TypeError) as error:
+            raise ResumeError(
+                f"{checkpoint}: its optimizer's state is not this run's ({one_line(error)}); put the "
+                "checkpoint back from a copy, or begin a new run in another folder"
+            ) from None
     if trainer.ema is not None:  # one that was switched on now begins with the weights as they are
         device, average = trainer.accelerator.device, groups.get("average", groups["trained"])
         shadow = [average[name].to(device) for name in trainer.target.parameters]

@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import hashlib
 import os
 import re
 import secrets
@@ -23,6 +24,7 @@ _OLD = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.old\.part", re.DOTALL)
 # A file system without these is none to refuse work for: FAT, CIFS, NFS, Lustre.
 _NO_LOCKS = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK}
 _NO_SUCH_NICETY = {*_NO_LOCKS, errno.EPERM, errno.EACCES}
+MAX_PART_NAME = 200  # bytes, of 255
 _EXCHANGE, _AT_FDCWD = 2, -100  # RENAME_EXCHANGE of renameat2, Linux
 
 
@@ -77,7 +79,16 @@ def write_bytes(path: Path | str, data: bytes, overwrite: bool = True) -> None:
 
 def part_path(path: Path) -> Path:
     """Where something is written that becomes `path`; no two calls give the same."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    return path.with_name(f".{_fitting(path.name)}.{secrets.token_hex(8)}.part")
+
+
+def _fitting(name: str) -> str:
+    """The name, or its beginning and a hash where what is added would make it longer than names can be."""
+    data = os.fsencode(name)
+    if len(data) <= MAX_PART_NAME:
+        return name
+    kept = data[: MAX_PART_NAME - 16].decode("utf-8", "ignore")
+    return f"{kept}-{hashlib.sha256(data).hexdigest()[:12]}"
 
 
 @contextmanager
@@ -95,7 +106,7 @@ def reserve(path: Path) -> AbstractContextManager[None] | None:
     Returns:
         None if somebody else holds it; where a file system has no locks, nobody does.
     """
-    lock = FileLock(path.with_name(f".{path.name}.making.lock"))
+    lock = FileLock(path.with_name(f".{_fitting(path.name)}.making.lock"))
     try:
         lock.acquire(blocking=False)
     except Timeout:

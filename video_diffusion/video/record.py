@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from video_diffusion.settings import GenerationSettings, Layer, file_sha256, shown, validate
+from video_diffusion.settings import GenerationSettings, Layer, file_sha256, parse_json, shown, validate
 from video_diffusion.video.files import atomic_path
 from video_diffusion.video.reader import read_tags
 from video_diffusion.video.writer import SUFFIXES
@@ -276,7 +276,7 @@ def _read_sidecar(path: Path) -> RunRecord:
         raise RecordError(f"{path}: no such file")
     try:
         with path.open("rb") as file:
-            text = file.read(MAX_RECORD_BYTES + 1).decode()
+            text = file.read(MAX_RECORD_BYTES + 1).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise RecordError(f"{path}: not UTF-8 at byte {error.start}; not a clip record") from None
     return RunRecord.from_json(text, str(path))
@@ -286,22 +286,9 @@ def _load(text: str, where: str) -> dict[str, Any]:
     if len(text) > MAX_RECORD_BYTES:
         raise RecordError(f"{where}: larger than {MAX_RECORD_BYTES} bytes; not a clip record")
     try:
-        values = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
-    except RecursionError:
-        raise RecordError(f"{where}: nested too deep; not a clip record") from None
+        values = parse_json(text)
     except ValueError as error:
         raise RecordError(f"{where}: not JSON ({error})") from None
     if not isinstance(values, dict):
-        raise RecordError(f"{where}: not a clip record (a {type(values).__name__} at the top)")
-    return values
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not allowed")
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        raise ValueError("a key appears twice")
+        raise RecordError(f"{where}: not a clip record (holds {shown(values, 20)})")
     return values

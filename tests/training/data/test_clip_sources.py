@@ -113,8 +113,8 @@ def test_every_bad_row_is_listed_and_moves_no_other(folder: Path) -> None:
         "two.mp4": "its caption in metadata.jsonl:12 is missing",
         "metadata.jsonl:13": "not an object",
         "metadata.jsonl:14": "not JSON",
-        "metadata.jsonl:17": "is nested too deep",
-        "metadata.jsonl:18": "not JSON (a key is given twice)",
+        "metadata.jsonl:17": "not JSON (is nested too deep)",
+        "metadata.jsonl:18": "not JSON ('text' is given twice)",
         "one.mp4": "no row of metadata.jsonl names it",
     }
     found = {

@@ -64,7 +64,7 @@ ROW = json.loads(json.dumps({**asdict(ENTRY), "fps": "24"}))
         ({**ROW, "fps": "1/0"}, ""),
         ({**ROW, "end": 0.0}, "end must come after start (given 0.0 and 0.0)"),
         ({**ROW, "end": "1"}, "end must be a number of seconds"),
-        ({**ROW, "start": float("nan")}, "start must be a number of seconds"),
+        ({**ROW, "start": float("nan")}, "NaN is not a number of JSON"),
     ],
 )
 def test_what_is_not_a_row_is_refused_with_its_line(tmp_path: Path, row: object, why: str) -> None:

@@ -1,6 +1,5 @@
 """Frames as unit vectors of what they show, by local CLIP or DINO weights, and their cosines."""
 
-import json
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from video_diffusion.metrics.flow import Rgb
 from video_diffusion.metrics.learned.weights import MetricWeightsError, load_folder
 from video_diffusion.metrics.report import Accumulator, ClipFacts, Reading, Series, SeriesAccumulator, Status
 from video_diffusion.metrics.views import Frame
+from video_diffusion.settings import read_json_file
 
 Embedding = Float64[np.ndarray, "width"]
 
@@ -129,7 +129,7 @@ def load_dino(folder: Path | str) -> ImageEncoder:
     """
     folder = Path(folder)
     try:
-        kind = json.loads((folder / "config.json").read_text()).get("model_type")
+        kind = read_json_file(folder / "config.json", strict=False).get("model_type")
     except (OSError, ValueError, AttributeError):
         kind = None
     classes: dict[str, tuple[Any, dict[str, Any]]] = {

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from video_diffusion.settings import ConfigError, shown
+from video_diffusion.settings import ConfigError, parse_json, shown
 from video_diffusion.training.data.lists import (
     LIST_SUFFIXES,
     MISSING_CAPTION,
@@ -343,7 +343,7 @@ def _caption_of(content: bytes, name: str) -> str:
     if not name.endswith(".json"):
         return caption_in(content)
     try:
-        return checked_caption(_first(json.loads(content), ("caption", "text")))
+        return checked_caption(_first(parse_json(content, strict=False), ("caption", "text")))
     except (RecursionError, TypeError, ValueError) as error:
         if isinstance(error, CaptionError):
             raise

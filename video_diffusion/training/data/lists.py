@@ -3,7 +3,6 @@
 import ast
 import codecs
 import csv
-import json
 import os
 import re
 import unicodedata
@@ -13,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from video_diffusion.settings import ConfigError, shown
+from video_diffusion.settings import ConfigError, parse_json, shown
 from video_diffusion.training.data.shards import shard_of
 from video_diffusion.video.reader import IMAGE_SUFFIXES
 
@@ -329,10 +328,7 @@ def _json_rows(path: Path) -> Iterator[ListRow]:
             if not line.strip():
                 continue
             try:
-                values = json.loads(line, object_pairs_hook=_no_key_twice)
-            except RecursionError:
-                yield ListRow(where, problem="is nested too deep; give one flat object per line")
-                continue
+                values = parse_json(line)
             except ValueError as error:
                 why = str(error).splitlines()[0].split(":")[0]
                 yield ListRow(where, problem=f"not JSON ({why}); give one object per line")
@@ -341,14 +337,6 @@ def _json_rows(path: Path) -> Iterator[ListRow]:
                 yield ListRow(where, values)
             else:
                 yield ListRow(where, problem=f"not an object (given {shown(values, 40)})")
-
-
-def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Which of two captions is meant cannot be known."""
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        raise ValueError("a key is given twice")
-    return values
 
 
 def _table_rows(path: Path) -> Iterator[ListRow]:

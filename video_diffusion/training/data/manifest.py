@@ -11,7 +11,7 @@ from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from video_diffusion.settings import shown
+from video_diffusion.settings import parse_json, shown
 from video_diffusion.training.data.shards import clip_file
 from video_diffusion.video import atomic_path
 
@@ -29,7 +29,7 @@ class ClipEntry:
 
     Attributes:
         id: unique in its folder.
-        path: of the file, relative to the folder, with "/" on every system; inside a shard as `shards` has it.
+        path: of the file, relative to the folder, with "/" on every system; in a shard, as `shards` has it.
         sha256: of the whole file, or the clip's part of its shard.
         num_frames: as decoded, between `start` and `end`.
         fps: the average rate of its real timestamps; None for a single picture.
@@ -76,7 +76,7 @@ def read_manifest(folder: Path | str) -> list[ClipEntry]:
         for number, line in enumerate(rows, start=1):
             try:
                 entry = _entry(line)
-            except (ValueError, TypeError, KeyError, RecursionError, ZeroDivisionError) as error:
+            except (ValueError, TypeError, KeyError, ZeroDivisionError) as error:
                 why = f"no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
                 raise ManifestError(
                     f"{file}:{number}: not a row of a manifest ({why}); run `data check` again"
@@ -123,7 +123,7 @@ def _row(entry: ClipEntry) -> dict[str, Any]:
 def _entry(line: bytes) -> ClipEntry:
     if len(line) > _MAX_LINE_BYTES:
         raise ValueError(f"longer than {_MAX_LINE_BYTES} bytes")
-    row = json.loads(line)
+    row = parse_json(line)
     if not isinstance(row, dict):
         raise TypeError("no object")
     entry = ClipEntry(

@@ -12,8 +12,12 @@ from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
+
+from video_diffusion.settings import check_regular
 from video_diffusion.training.data.cutting import ON_TIME
 from video_diffusion.training.data.shards import clip_file
 from video_diffusion.video import VideoReadError, open_video, write_bytes
@@ -180,6 +184,8 @@ class ProbeRun:
                 fresh.append(task)
             else:
                 yield task, known
+        if (self.root / KNOWN_FILE).exists():
+            check_regular(self.root / KNOWN_FILE)
         with (self.root / KNOWN_FILE).open("a", encoding="utf-8") as file:
             for task, found in self._decode(fresh):
                 self.num_decoded += 1
@@ -257,6 +263,15 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+class _Row(TypedDict):
+    format: Literal[1]
+    task: Task
+    probe: Probe
+
+
+_ROW: TypeAdapter[_Row] = TypeAdapter(_Row)
+
+
 def _line(task: Task, found: Probe) -> str:
     row = {"format": _FORMAT, "task": asdict(task), "probe": {**asdict(found), "fps": _text(found.fps)}}
     return json.dumps(row, allow_nan=False) + "\n"
@@ -273,16 +288,7 @@ def _read_known(file: Path) -> dict[str, tuple[Task, Probe]]:
         return known
     with file.open("rb") as lines:
         for line in lines:
-            with suppress(ValueError, KeyError, TypeError, ZeroDivisionError):
-                row: dict[str, Any] = json.loads(line)
-                if row["format"] != _FORMAT:
-                    continue
-                asked = row["task"]["stretches"]
-                stretches = tuple(None if pair is None else (pair[0], pair[1]) for pair in asked)
-                task = Task(**{**row["task"], "stretches": stretches})
-                found = row["probe"]
-                found["fps"] = None if found["fps"] is None else Fraction(found["fps"])
-                found["stretches"] = tuple(Stretch(**stretch) for stretch in found["stretches"])
-                found["notes"] = tuple(found["notes"])
-                known[task.path] = (task, Probe(**found))
+            with suppress(ValueError):
+                row = _ROW.validate_json(line)
+                known[row["task"].path] = (row["task"], row["probe"])
     return known

@@ -1,0 +1,25 @@
+"""Every place of a JSON value, and the value with another kind of value put there."""
+
+import json
+from typing import Any
+
+OF_ANY_KIND = (None, -1, 10**30, "x", [], ["a", []], {})
+
+
+def places(values: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Paths to everything inside a JSON value, itself included."""
+    inside = (
+        values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    )
+    return [path, *(place for key, value in inside for place in places(value, (*path, key)))]
+
+
+def replaced(values: Any, path: tuple[Any, ...], new: Any) -> Any:
+    if not path:
+        return new
+    copy = json.loads(json.dumps(values))
+    at = copy
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = new
+    return copy
