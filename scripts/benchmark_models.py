@@ -121,7 +121,7 @@ def build(shape: Shape, dtype: torch.dtype, device: str) -> tuple[VideoUNet, UNe
             theirs = UNetMotionModel.from_unet2d(unet, DiffusersMotionAdapter(**config)).eval()
         for module in (unet, adapter):
             torch.nn.Module.to_empty(module, device=device)
-            _fill(module, dtype)
+            fill(module, dtype)
         theirs.load_state_dict({**unet.state_dict(), **adapter.state_dict()}, assign=True)
     return VideoUNet(unet, adapter), theirs
 
@@ -138,11 +138,11 @@ def build_vae(shape: Shape, dtype: torch.dtype, device: str) -> AutoencoderKL:
                 layers_per_block=2,
             ).eval()
         torch.nn.Module.to_empty(vae, device=device)
-        _fill(vae, dtype)
+        fill(vae, dtype)
     return vae
 
 
-def _fill(module: torch.nn.Module, dtype: torch.dtype) -> None:
+def fill(module: torch.nn.Module, dtype: torch.dtype) -> None:
     """Random weights that keep activations at their size, from a small pool; drawing all takes minutes.
 
     Each tensor begins elsewhere in the pool: compilers merge constants that are equal.

@@ -34,13 +34,17 @@ def count_flops(run: Callable[[], Any]) -> int:
     return int(counter.get_total_flops())
 
 
-def peak_bytes(run: Callable[[], Any]) -> int:
+def peak_bytes(run: Callable[[], Any], gradients: bool = False) -> int:
     """Run something and tell how many bytes of the tensors that it made were alive at once, at most.
 
     What existed before (weights, inputs) does not count, nor what kernels take for themselves. Tensors may be
     on any device, "meta" and fake ones included, so the answer does not depend on an allocator.
+
+    Args:
+        run: What to count.
+        gradients: Whether it keeps what a backward pass needs.
     """
-    with _LiveBytes() as mode, torch.no_grad():
+    with _LiveBytes() as mode, torch.set_grad_enabled(gradients):
         run()
     peak: int = mode.peak
     return peak

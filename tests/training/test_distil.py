@@ -97,10 +97,13 @@ def test_knots_are_the_guided_teachers_own_states() -> None:
     torch.testing.assert_close(inputs["targets"], unguided + 3 * (guided - unguided), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    "target", [{}, {"image_lora": True, "lora": {"rank": 4}}, {"temporal_and": "attn2"}], ids=str
+)
 def test_a_distilling_run_learns_resumes_exactly_and_its_adapter_says_how_to_be_sampled(
-    home: Path, tmp_path: Path
+    home: Path, tmp_path: Path, target: dict[str, Any]
 ) -> None:
-    settings = settings_in(home, optimizer={"learning_rate": 3e-4}, ema_decay=0)
+    settings = settings_in(home, optimizer={"learning_rate": 3e-4}, ema_decay=0, **target)
     whole = opened(settings, tmp_path / "whole")
     first = whole.validator.validate()
     list(fit(whole))
@@ -118,6 +121,7 @@ def test_a_distilling_run_learns_resumes_exactly_and_its_adapter_says_how_to_be_
     assert last.held_out_loss < first.held_out_loss
     parts = load_model(str(home / "model"), str(tmp_path / "whole"))
     told = {"num_inference_steps": 2, "guidance_scale": 1.0, "scheduler": "ddim"}
+    assert bool(parts.unet_changes) == bool(target)
     assert told.items() <= parts.defaults.items() and parts.scheduler_config["timestep_spacing"] == "trailing"
     card = (tmp_path / "whole" / "README.md").read_text()
     assert "Distilled for 2 steps without guidance" in card and "num_inference_steps=2" in card

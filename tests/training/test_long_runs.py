@@ -88,11 +88,12 @@ def test_windows_start_at_the_stated_places_and_nowhere_else(tmp_path: Path) -> 
     clips = folder_of(tmp_path / "clips", [5, 6, 40])
     entries = read_manifest(clips)
     dataset = ClipDataset(entries, clips, FRAMES, Fraction(8), None, starts=4, flip=True)
-    every = {clip.content_key for clip in dataset.windows()}
+    every = {dataset.window(number).content_key for number in range(dataset.num_windows)}
     assert len(every) == dataset.num_windows == 2 * (1 + 2 + 4)
     drawn = {dataset.sample(Draw(epoch, item)).content_key for epoch in range(300) for item in range(3)}
     assert drawn == every
-    firsts = sorted({clip.times[0] for clip in dataset.windows() if clip.entry.id == "2"})
+    windows = map(dataset.window, range(dataset.num_windows))
+    firsts = sorted({clip.times[0] for clip in windows if clip.entry.id == "2"})
     assert firsts == pytest.approx([0, 12 / 8, 23 / 8, 35 / 8])
 
 
@@ -306,6 +307,20 @@ def test_trackers_get_the_run_its_clips_and_what_changed(tmp_path: Path) -> None
     assert any("what changed" in tag for tag in tags["tensors"])
 
 
+def test_a_run_of_many_clips_looks_for_few_of_its_encodings(tmp_path: Path) -> None:
+    clips = folder_of(tmp_path / "clips", [5, 7, 30, 9])
+    cache = LatentCache(tmp_path / "cache", "vae")
+    plan = plan_cache(sources_of(clips, clips={"held_out": 1, "starts": 8, "flip": True}), cache, (4, 8, 12))
+    assert plan is not None and len(
+        {plan.window(number)[1].content_key for number in range(len(plan))}
+    ) == len(plan)
+    for number in range(0, len(plan), 2):
+        cache.put(plan.window(number)[1].content_key, torch.zeros(3))
+    half = plan.num_there()
+    assert half == sum(map(plan.is_there, range(len(plan)))) >= len(plan) // 2
+    assert plan.num_there(most=5) == pytest.approx(half, abs=len(plan) / 3)
+
+
 def test_a_cache_plan_is_told_only_where_it_can_be_complete(tmp_path: Path) -> None:
     clips = folder_of(tmp_path / "clips", [5, 30])
     cache = LatentCache(tmp_path / "cache", "vae")
@@ -314,6 +329,6 @@ def test_a_cache_plan_is_told_only_where_it_can_be_complete(tmp_path: Path) -> N
         for changes in ({}, {"starts": 2}, {"random_start": False})
     )
     assert any_start is None
-    assert bounded is not None and len(bounded.windows) == 3 and bounded.num_there == 0
-    assert first is not None and len(first.windows) == 2
+    assert bounded is not None and len(bounded) == 3 and bounded.num_there() == 0
+    assert first is not None and len(first) == 2
     assert first.bytes_each == pytest.approx(4 * 5 * 4 * 8 * 12, abs=400)

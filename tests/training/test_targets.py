@@ -23,8 +23,8 @@ from tiny_run import (
 )
 from torch import Tensor
 
-from video_diffusion.loading import ModelLoadError, load_loras, load_model
-from video_diffusion.loading.components import EXTRAS_FILE, apply_unet_extras
+from video_diffusion.loading import ModelLoadError, ModelParts, load_loras, load_model
+from video_diffusion.loading.components import EXTRAS_FILE, IMAGE_LORA_FILE, apply_unet_changes
 from video_diffusion.loading.convert import convert
 from video_diffusion.loading.motion_weights import add_motion_lora, read_motion_lora
 from video_diffusion.loading.sources import find_lora
@@ -123,7 +123,7 @@ def test_a_saved_adapter_is_the_averaged_one(tmp_path: Path) -> None:
     assert torch.equal(answer(trainer), raw) and not torch.equal(averaged, raw)
     loaded = MotionAdapter.from_pretrained(tmp_path / "motion_adapter")
     unet = tiny_unet()
-    apply_unet_extras(unet, tmp_path / "motion_adapter" / EXTRAS_FILE)
+    apply_unet_changes(unet, tmp_path / "motion_adapter")
     trainer.pipeline.video_unet.detach()
     trainer.pipeline.video_unet = VideoUNet(unet, loaded)
     torch.testing.assert_close(answer(trainer), averaged, rtol=0, atol=0)
@@ -154,6 +154,72 @@ def test_a_run_that_trained_parts_of_the_image_model_brings_them_along(tmp_path:
     save_file({EXTRA: torch.zeros(3, 5)}, file)
     with pytest.raises(ModelLoadError, match=r"of shape \(3, 5\), but the image U-Net has .* another base"):
         load_model(str(model), str(tmp_path / "run"))
+
+
+def image_lora_run(model: Path, folder: Path, **changes: object) -> tuple[Trainer, torch.Tensor]:
+    """Trained for two steps and saved; and what its averaged weights answer."""
+    settings = tiny_settings(
+        model=str(model), image_lora=True, lora={"rank": 2, "alpha": 4.0, "dropout": 0.2}, **changes
+    )
+    pipeline = TextToVideoPipeline(load_model(str(model), settings.motion_adapter), "cpu")
+    trainer = Trainer(settings, pipeline, [Weighted(memory_clips())], Accelerator(cpu=True))
+    list(trainer.steps(stop_at=2))
+    folder.mkdir()
+    with trainer.averaged():
+        trained = answer(trainer)
+        trainer.target.save(folder)
+    return trainer, trained
+
+
+def answer_of(trainer: Trainer, parts: ModelParts) -> torch.Tensor:
+    """What another model answers to the same question."""
+    trainer.pipeline.video_unet.detach()
+    trainer.pipeline.video_unet = VideoUNet(parts.unet, parts.motion_adapter)
+    return answer(trainer)
+
+
+def test_a_lora_on_the_image_model_is_trained_with_the_layers_and_comes_with_them(tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "model")
+    trainer, trained = image_lora_run(model, tmp_path / "run")
+    owners = {name.partition(".")[0] for name in trainer.target.parameters}
+    assert owners == {"motion_adapter", "unet"}
+    assert all(".lora_" in name for name in trainer.target.parameters if name.startswith("unet."))
+    convert(str(tmp_path / "run"), tmp_path / "converted", "diffusers")
+    with pytest.warns(UserWarning, match=r"also trained a LoRA on the image model .*one\.lora\.safetensors"):
+        convert(str(tmp_path / "run"), tmp_path / "one.safetensors", "animatediff")
+    for place in ("run", "converted"):
+        parts = load_model(str(model), str(tmp_path / place))
+        torch.testing.assert_close(answer_of(trainer, parts), trained, rtol=1e-5, atol=1e-5)
+    plain = load_model(str(model), str(tmp_path / "one.safetensors"))
+    assert not torch.allclose(answer_of(trainer, plain), trained, atol=1e-3)
+    with load_loras(plain, [(str(tmp_path / "one.lora.safetensors"), 1.0)]):  # the two files apart
+        torch.testing.assert_close(answer_of(trainer, plain), trained, rtol=1e-5, atol=1e-5)
+    wrong = {"lora_A": torch.zeros(2, 3), "lora_B": torch.zeros(7, 2)}
+    save_file({f"unet.conv_in.{half}.weight": tensor for half, tensor in wrong.items()},
+              tmp_path / "run" / "motion_adapter" / IMAGE_LORA_FILE)  # fmt: skip
+    with pytest.raises(ModelLoadError, match=r"of shape \(7, 3\), but the image U-Net has .* another base"):
+        load_model(str(model), str(tmp_path / "run"))
+
+
+def test_what_an_adapter_changed_in_the_image_model_stays_with_one_trained_from_it(tmp_path: Path) -> None:
+    """A second run, which trains the temporal layers alone, used to save an adapter without it."""
+    model = write_tiny_model(tmp_path / "model")
+    image_lora_run(model, tmp_path / "first")
+    for second in ({}, {"image_lora": True, "lora": {"rank": 3}}):
+        settings = tiny_settings(model=str(model), motion_adapter=str(tmp_path / "first"), **second)
+        parts = load_model(str(model), str(tmp_path / "first"))
+        trainer = Trainer(
+            settings, TextToVideoPipeline(parts, "cpu"), [Weighted(memory_clips())], Accelerator(cpu=True)
+        )
+        list(trainer.steps(stop_at=2))
+        place = tmp_path / f"second{len(second)}"
+        place.mkdir()
+        with trainer.averaged():
+            trained = answer(trainer)
+            trainer.target.save(place)
+        again = load_model(str(model), str(place))
+        assert again.unet_changes
+        torch.testing.assert_close(answer_of(trainer, again), trained, rtol=1e-5, atol=1e-5)
 
 
 def test_a_motion_lora_keeps_to_the_noise_of_its_adapter() -> None:

@@ -45,6 +45,12 @@ def test_names_and_what_changes_no_weight_do_not_bind() -> None:
         ({"batch_size": 5, "gradient_accumulation_steps": 2}, "must be a multiple of gradient_acc"),
         ({"target": "motion_lora", "temporal_and": "x"}, "temporal_and goes with target temporal"),
         (
+            {"target": "motion_lora", "image_lora": True},
+            "not with target motion_lora; leave one of the two out",
+        ),
+        ({"image_lora": True, "temporal_and": "x"}, "not with temporal_and; leave one of the two out"),
+        ({"image_lora": True, "shard_frozen": True}, "shard_frozen splits an image U-Net that is frozen"),
+        (
             {"shard_frozen": True, "target": "domain_lora"},
             "shard_frozen splits an image U-Net that is frozen",
         ),

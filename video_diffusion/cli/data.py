@@ -248,7 +248,7 @@ def _histogram(title: str, counts: dict[str, int]) -> Iterable[str]:
 # `video-diffusion data check`: every clip of a folder decoded once, then a manifest to train on.
 
 
-FORMATS = ("auto", "pairs", "metadata", "webvid", "openvid", "panda70m", "cogvideo")
+FORMATS = ("auto", "pairs", "metadata", "webvid", "openvid", "panda70m", "cogvideo", "webdataset", "parquet")
 MOST_SHOWN = 20  # reasons on the terminal; the files have all
 
 
@@ -257,7 +257,7 @@ MOST_SHOWN = 20  # reasons on the terminal; the files have all
 @click.option(
     "--format", "wanted", type=click.Choice(FORMATS), default="auto", show_default=True,
     help="Where captions are: name.txt beside name.mp4, metadata.jsonl|csv|parquet with file_name and text, "
-    "or the list of a published data set.",
+    "the list of a published data set, or shards: webdataset's tar files, or Parquet with videos in it.",
 )  # fmt: skip
 @click.option(
     "--list", "list_file", type=click.Path(path_type=Path), metavar="FILE", help="The list, if not in FOLDER."
@@ -535,8 +535,8 @@ def encode(
             "it"
         )
     if not quiet:
-        missing = len(plan.windows) - plan.num_there
-        say(f"{missing} of {len(plan.windows)} clips to encode, {plan.num_bytes / 1e9:.2g} GB in all")
+        missing = len(plan) - plan.num_there(most=len(plan))
+        say(f"{missing} of {len(plan)} clips to encode, {plan.num_bytes / 1e9:.2g} GB in all")
     if dry_run:
         return
     progress, problems = Progress(quiet, "clip"), 0

@@ -26,8 +26,8 @@ from video_diffusion.loading.weights import (
 )
 from video_diffusion.settings import nearest, shown
 
-EXTRAS_FILE = "unet_extras.safetensors"
-"""Lies beside a motion adapter's own weights, so that whoever hashes or copies its folder has both."""
+EXTRAS_FILE, IMAGE_LORA_FILE = "unet_extras.safetensors", "unet_lora.safetensors"
+"""Lie beside a motion adapter's own weights, so that whoever hashes or copies its folder has all of it."""
 
 MAX_NUMBER = 2**31
 
@@ -214,17 +214,41 @@ def quiet_libraries() -> Iterator[None]:
                 logger.enable_progress_bar()
 
 
-def apply_unet_extras(unet: UNet2DConditionModel, file: Path) -> None:
-    """Put what a run trained of the image U-Net (`temporal_and`) in the place of the U-Net's own."""
-    stored = open_weights(file)
+def apply_unet_changes(unet: UNet2DConditionModel, folder: Path) -> frozenset[str]:
+    """Put what a run trained of the image U-Net (`temporal_and`, `image_lora`) into it, for good.
+
+    Returns the names of the parameters that are not what they were.
+    """
     parameters = dict(unet.named_parameters())
-    for name, described in stored.tensors.items():
-        own = tuple(parameters[name].shape) if name in parameters else None
-        if own != described.shape:
-            raise ModelLoadError(
-                f"{file}: holds {name} of shape {described.shape}, but the image U-Net has {own or 'none'}; "
-                "the adapter was trained on another base model"
-            )
-    with torch.no_grad():
-        for name, tensor in stored.load().items():
-            parameters[name].copy_(tensor)
+    changed: set[str] = set()
+    if (folder / EXTRAS_FILE).is_file():
+        stored = open_weights(folder / EXTRAS_FILE)
+        for name, described in stored.tensors.items():
+            _check_place(folder / EXTRAS_FILE, name, described.shape, parameters)
+        with torch.no_grad():
+            for name, tensor in stored.load().items():
+                parameters[name].copy_(tensor)
+        changed |= stored.tensors.keys()
+    if (folder / IMAGE_LORA_FILE).is_file():
+        tensors = open_weights(folder / IMAGE_LORA_FILE).load()
+        for key in tensors:
+            if key.endswith(".lora_A.weight"):
+                layer = key.removesuffix(".lora_A.weight")
+                name = f"{layer.removeprefix('unet.')}.weight"
+                down, up = tensors[key], tensors.get(f"{layer}.lora_B.weight", torch.zeros(0, 0))
+                _check_place(folder / IMAGE_LORA_FILE, name, (len(up), down.shape[-1]), parameters)
+                with torch.no_grad():
+                    parameters[name] += (up.float() @ down.float()).to(parameters[name])
+                changed.add(name)
+    return frozenset(changed)
+
+
+def _check_place(
+    file: Path, name: str, shape: tuple[int, ...], parameters: Mapping[str, nn.Parameter]
+) -> None:
+    own = tuple(parameters[name].shape) if name in parameters else None
+    if own != tuple(shape):
+        raise ModelLoadError(
+            f"{file}: holds {name} of shape {tuple(shape)}, but the image U-Net has {own or 'none'}; "
+            "the adapter was trained on another base model"
+        )

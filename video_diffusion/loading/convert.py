@@ -13,7 +13,7 @@ import torch
 from huggingface_hub import ModelCard, ModelCardData
 from safetensors.torch import save_file
 
-from video_diffusion.loading.components import EXTRAS_FILE, quiet_libraries
+from video_diffusion.loading.components import EXTRAS_FILE, IMAGE_LORA_FILE, quiet_libraries
 from video_diffusion.loading.embeddings import embedding_names
 from video_diffusion.loading.motion import describe_sparse_layout
 from video_diffusion.loading.motion_weights import (
@@ -167,7 +167,7 @@ def convert(
         rule = "be a folder, without a suffix," if is_file else "end with .safetensors"
         raise ValueError(f"DST must {rule} for layout {layout}, but is {destination}; name it so")
     adapter = read_motion_checkpoint(place, dtype, allow_pickle=allow_pickle, allow_extra=allow_extra)
-    extras = place / EXTRAS_FILE
+    extras, lora = place / EXTRAS_FILE, place / IMAGE_LORA_FILE
     if layout == "animatediff":
         if extras.is_file():
             warnings.warn(
@@ -176,11 +176,19 @@ def convert(
                 stacklevel=2,
             )
         write_original_layout(adapter, destination, overwrite=overwrite)
+        if lora.is_file():
+            beside = destination.with_suffix(".lora.safetensors")
+            with atomic_path(beside, overwrite=overwrite) as part:
+                shutil.copy2(lora, part)
+            warnings.warn(
+                f"{source} also trained a LoRA on the image model (image_lora), which is {beside}; give both",
+                stacklevel=2,
+            )
         return destination
     with atomic_path(destination, overwrite=overwrite) as part, quiet_libraries():
         adapter.save_pretrained(part)
-        if extras.is_file():
-            shutil.copy2(extras, part / EXTRAS_FILE)
+        for beside in (each for each in (extras, lora) if each.is_file()):
+            shutil.copy2(beside, part / beside.name)
     return destination
 
 

@@ -20,7 +20,8 @@ from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
 from video_diffusion.loading.components import (
     EXTRAS_FILE,
-    apply_unet_extras,
+    IMAGE_LORA_FILE,
+    apply_unet_changes,
     check_config,
     load_diffusers,
     load_text_encoder,
@@ -55,7 +56,7 @@ class ModelParts:
         quantize: How weights are stored in fewer bits, see `quantize_weights`; None as they were read.
         zeros_for_empty_prompt: Whether an empty prompt is all zeros, as SDXL was trained.
         image_model: Noise schedule and defaults as they were before those of the motion adapter.
-        has_unet_extras: Whether the adapter changed the image U-Net (`temporal_and`).
+        unet_changes: Parameters of the image U-Net that the adapter's run trained too, by name.
     """
 
     tokenizer: CLIPTokenizer
@@ -73,7 +74,7 @@ class ModelParts:
     text_encoder_name: str | None = None
     quantize: str | None = None
     image_model: tuple[dict[str, Any], dict[str, Any]] | None = None
-    has_unet_extras: bool = False
+    unet_changes: frozenset[str] = frozenset()
 
     @property
     def networks(self) -> list[nn.Module]:
@@ -179,7 +180,7 @@ def load_model(
             own, "none" switches them off: every frame is then an image of its own. An image model without
             gets temporal layers that do nothing, with a warning. If it is of a published family, that one's
             noise schedule and usual settings stand in place of the image model's. What it trained of the
-            image U-Net besides (`temporal_and`) comes with it.
+            image U-Net besides (`temporal_and`, `image_lora`) comes with it.
         dtype: To convert the weights to.
         vae: Another autoencoder: a folder, the folder of a model that has one, a file or a hub id.
         text_encoder: Folder or hub id of a model whose text encoders and tokenizers are taken.
@@ -222,16 +223,14 @@ def load_model(
             own = options | {"variant": text_source.variant}
             components |= _load_text_encoders(text_source.folder, is_xl_unet(unet), own)
         trained = None if motion is None else load_motion(motion, dtype, allow_extra=allow_extra_weights)
-    has_extras = False
+    unet_changes = frozenset[str]()
     image_model = (dict(components["scheduler_config"]), dict(defaults))
     identity = ModelIdentity(
         name=source.name, weights_sha256=weights_sha256(source.folder), revision=source.revision
     )
     if adapter_source is not None and motion is not None and trained is not None:
         adapter = trained
-        has_extras = (motion.path / EXTRAS_FILE).is_file()
-        if has_extras:
-            apply_unet_extras(unet, motion.path / EXTRAS_FILE)
+        unet_changes = apply_unet_changes(unet, motion.path)
         components["scheduler_config"] |= motion.schedule
         defaults |= motion.defaults
         hashed = {"motion_adapter_sha256": weights_sha256(motion.path)}
@@ -255,7 +254,7 @@ def load_model(
         vae_name=vae,
         text_encoder_name=text_encoder,
         image_model=image_model,
-        has_unet_extras=has_extras,
+        unet_changes=unet_changes,
     )
     _check_fit(parts, folder)
     return parts
@@ -277,7 +276,7 @@ def swap_motion_adapter(parts: ModelParts, motion_adapter: str) -> ModelParts:
     own = parts.image_model or (dict(parts.scheduler_config), dict(parts.defaults))
     scheduler_config, defaults = own
     hashed: dict[str, Any] = {"motion_adapter_sha256": None}
-    has_extras = parts.has_unet_extras
+    has_changes = bool(parts.unet_changes)
     if motion_adapter == NO_TEMPORAL_LAYERS:
         positions = {"max_num_frames": parts.motion_adapter.max_num_frames}
         adapter = MotionAdapter.for_unet(parts.unet, norm_scope="clip", **positions)
@@ -285,14 +284,14 @@ def swap_motion_adapter(parts: ModelParts, motion_adapter: str) -> ModelParts:
     else:
         source = find_model(motion_adapter)
         motion = detect(source.adapter_folder, variant=source.variant)
-        has_extras |= (motion.path / EXTRAS_FILE).is_file()
+        has_changes |= any((motion.path / name).is_file() for name in (EXTRAS_FILE, IMAGE_LORA_FILE))
         adapter = load_motion(motion, parts.unet.dtype)
         scheduler_config, defaults = scheduler_config | motion.schedule, defaults | motion.defaults
         hashed = {"motion_adapter_sha256": weights_sha256(motion.path)}
-    if has_extras:
+    if has_changes:
         raise ModelLoadError(
             f"{motion_adapter}: this adapter, or the one before it, came with a changed image U-Net "
-            "(temporal_and); load the model again with it"
+            "(temporal_and, image_lora); load the model again with it"
         )
     swapped = replace(
         parts,

@@ -33,6 +33,7 @@ _JSON = ("*.json", "*/*.json", "*/*.txt")
 _WEIGHTS = (
     "{}pytorch_lora_weights.safetensors",
     "{}unet_extras.safetensors",
+    "{}unet_lora.safetensors",
     "{}diffusion_pytorch_model.safetensors",
     "{}diffusion_pytorch_model-*-of-*.safetensors",
     "{}model.safetensors",

@@ -295,10 +295,12 @@ class TrainingSettings(BaseModel):
             look of the clips apart from their motion.
         temporal_and: Regular expression of image U-Net parameters that are trained together with the temporal
             layers.
+        image_lora: Train a LoRA on the image U-Net, as `lora` describes it, together with the temporal
+            layers; it lies beside them and comes with them.
         domain_lora: Run or folder of a domain LoRA that is in effect, and stays frozen, while training.
         objective: Denoise clips, or distil a few-step student from the model itself, see `DistilSettings`.
         distil: For the objective of that name.
-        lora: For the two LoRA targets.
+        lora: For the two LoRA targets, and for image_lora.
         clips: How training clips are cut from the files.
         num_steps: Optimizer steps.
         batch_size: Clips per step, over all processes and accumulation steps together.
@@ -330,6 +332,7 @@ class TrainingSettings(BaseModel):
     motion_adapter: Name = None
     target: TargetName = "temporal"
     temporal_and: Annotated[str | None, AfterValidator(_check_regex)] = None
+    image_lora: bool = False
     domain_lora: Name = None
     objective: Literal["denoise", "distil"] = "denoise"
     distil: DistilSettings = DistilSettings()
@@ -365,8 +368,9 @@ class TrainingSettings(BaseModel):
             self.target != "temporal" or self.domain_lora is not None or self.shard_frozen
         ):
             raise ValueError(
-                "objective distil trains target temporal, whose adapter carries the student's schedule, "
-                "without domain_lora and shard_frozen; leave them out, or set objective denoise"
+                "objective distil trains target temporal (image_lora and temporal_and may go with it), whose "
+                "adapter carries the student's schedule, without domain_lora and shard_frozen; leave them "
+                "out, or set objective denoise"
             )
         if self.lora.init is not None and self.target == "temporal":
             raise ValueError(
@@ -377,10 +381,17 @@ class TrainingSettings(BaseModel):
             raise ValueError(
                 f"temporal_and goes with target temporal, not {self.target}; leave one of the two out"
             )
-        if self.shard_frozen and (self.temporal_and is not None or self.target == "domain_lora"):
+        if self.image_lora and (self.target != "temporal" or self.temporal_and is not None):
+            other = f"target {self.target}" if self.target != "temporal" else "temporal_and"
             raise ValueError(
-                "shard_frozen splits an image U-Net that is frozen, but temporal_and or domain_lora trains "
-                "parts of it; leave one of the two out"
+                f"image_lora goes with target temporal and without temporal_and, not with {other}; leave one "
+                "of the two out"
+            )
+        trains_unet = self.temporal_and is not None or self.image_lora or self.target == "domain_lora"
+        if self.shard_frozen and trains_unet:
+            raise ValueError(
+                "shard_frozen splits an image U-Net that is frozen, but temporal_and, image_lora or "
+                "target domain_lora trains parts of it; leave one of the two out"
             )
         if self.batch_size % self.gradient_accumulation_steps:
             raise ValueError(

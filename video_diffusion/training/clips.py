@@ -510,24 +510,49 @@ def _dataset(
 # Encodings made before the training, so that it never waits for a video.
 
 
+MOST_LOOKED_UP = 2000  # encodings of a run that are looked for when it begins
+
+
 @dataclass(frozen=True)
 class CachePlan:
     """What the encodings of all clips that a run may draw take.
 
     Attributes:
-        windows: Data set and clip of each.
-        num_there: Of these, how many are kept already.
+        datasets: Whose clips they are.
+        cache: Where they are, or will be.
         bytes_each: Of one, about.
     """
 
-    windows: tuple[tuple[ClipDataset, SampledClip], ...]
-    num_there: int
+    datasets: tuple[ClipDataset, ...]
+    cache: LatentCache
     bytes_each: int
+
+    def __len__(self) -> int:
+        """How many clips there are."""
+        return sum(each.num_windows for each in self.datasets)
 
     @property
     def num_bytes(self) -> int:
         """Of all of them, about."""
-        return self.bytes_each * len(self.windows)
+        return self.bytes_each * len(self)
+
+    def window(self, number: int) -> tuple[ClipDataset, SampledClip]:
+        """One of the clips."""
+        for dataset in self.datasets:
+            if number < dataset.num_windows:
+                break
+            number -= dataset.num_windows
+        return dataset, dataset.window(number)
+
+    def is_there(self, number: int) -> bool:
+        """Whether the encoding of one of the clips is kept already."""
+        return self.window(number)[1].content_key in self.cache
+
+    def num_there(self, most: int = MOST_LOOKED_UP) -> int:
+        """How many are kept already; of more than `most` about so many, judged by as many evenly chosen."""
+        looked_up = min(len(self), most)
+        there = sum(self.is_there(number * len(self) // looked_up) for number in range(looked_up))
+        return round(there / looked_up * len(self))
 
 
 def plan_cache(sources: Sources, cache: LatentCache, latent_shape: tuple[int, int, int]) -> CachePlan | None:
@@ -544,26 +569,22 @@ def plan_cache(sources: Sources, cache: LatentCache, latent_shape: tuple[int, in
         return None
     if any(each.starts is None and each.num_windows > len(each) * (1 + each.flip) for each in found):
         return None
-    windows = tuple((each, clip) for each in found for clip in each.windows())
     frames = max(each.num_frames for each in found)
     size = 4 * frames * latent_shape[0] * latent_shape[1] * latent_shape[2] + ENTRY_BYTES
-    return CachePlan(windows, sum(clip.content_key in cache for _, clip in windows), size)
+    return CachePlan(tuple(found), cache, size)
 
 
 ENTRY_BYTES = 300  # of an entry beside its numbers
 
 
 class _Windows(Dataset[Item]):
-    """Clips that are still to be encoded, read by a `DataLoader`'s workers."""
+    """Clips of a plan, read by a `DataLoader`'s workers."""
 
-    def __init__(self, windows: Sequence[tuple[ClipDataset, SampledClip]]) -> None:
-        self.windows = windows
-
-    def __len__(self) -> int:
-        return len(self.windows)
+    def __init__(self, plan: CachePlan) -> None:
+        self.plan = plan
 
     def __getitem__(self, number: int) -> Item:
-        dataset, clip = self.windows[number]
+        dataset, clip = self.plan.window(number)
         item = {"key": clip.content_key, "id": clip.entry.id, "caption": clip.entry.caption}
         try:
             return {**item, "frames": torch.from_numpy(dataset.read(clip))}
@@ -588,9 +609,9 @@ def encode_ahead(
         shard: (i, n): take every n-th clip from the i-th on.
     """
     index, count = shard
-    missing = [pair for pair in plan.windows if pair[1].content_key not in caches.latents][index::count]
+    missing = [number for number in range(len(plan)) if not plan.is_there(number)][index::count]
     encoder = ClipEncoder(parts, lambda item: item, caches)
-    items = DataLoader(_Windows(missing), batch_size=None, num_workers=num_workers)
+    items = DataLoader(_Windows(plan), batch_size=None, sampler=missing, num_workers=num_workers)
     with torch.no_grad():
         for done, item in enumerate(items, start=1):
             if "problem" not in item:

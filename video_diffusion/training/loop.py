@@ -370,10 +370,10 @@ class Trainer:
     @contextmanager
     def _own_randomness(self) -> Iterator[None]:
         """Layers that draw (a LoRA's dropout) draw from (seed, step, process), and the global state stays."""
-        if not self.settings.lora.dropout or self.settings.target == "temporal":
+        module, device = self.target.lora_module, self.accelerator.device
+        if not self.settings.lora.dropout or module is None:
             yield
             return
-        module, device = self.target.trained_module, self.accelerator.device
         numbers = chance(self.settings.seed, self.step, Stream.LAYERS).integers(2**62, size=1024)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(int(numbers[self.accelerator.process_index]))

@@ -62,6 +62,7 @@ def model_card(
             "",
             f"    {_USES[settings.target]}",
             "",
+            *(_WITH_LORA if settings.image_lora else []),
             *(_few_steps(settings) if settings.objective == "distil" else []),
             "## Data",
             "",
@@ -96,6 +97,14 @@ _USES = {
     "motion_lora": 'video-diffusion generate "PROMPT" --model BASE --lora RUN',
     "domain_lora": "video-diffusion train CONFIG --set domain_lora=RUN",
 }
+
+
+_WITH_LORA = [
+    "A LoRA on the image model was trained with the layers; `generate` brings it along. In diffusers:",
+    "",
+    "    pipe.load_lora_weights('RUN/motion_adapter', weight_name='unet_lora.safetensors')",
+    "",
+]
 
 
 def _few_steps(settings: TrainingSettings) -> list[str]:

@@ -19,7 +19,14 @@ from video_diffusion.loading.motion import ZERO_TERMINAL_SNR
 from video_diffusion.pipeline import TextToVideoPipeline
 from video_diffusion.settings.training import TrainingSettings
 from video_diffusion.text import unknown_words
-from video_diffusion.training.clips import EncodingCaches, Sources, clip_size, open_sources, plan_cache
+from video_diffusion.training.clips import (
+    MOST_LOOKED_UP,
+    EncodingCaches,
+    Sources,
+    clip_size,
+    open_sources,
+    plan_cache,
+)
 from video_diffusion.training.data.manifest import ClipChangedError
 from video_diffusion.training.distil import KnotClips, OnClip, teachers_clips
 from video_diffusion.training.loop import NonFiniteLossError, Trainer, TrainingStep
@@ -53,7 +60,8 @@ def make_accelerator(settings: TrainingSettings, folder: Path | None = None) -> 
         log_with=settings.log_with,
         kwargs_handlers=[
             DistributedDataParallelKwargs(
-                broadcast_buffers=False, find_unused_parameters=settings.temporal_and is not None
+                broadcast_buffers=False,
+                find_unused_parameters=settings.temporal_and is not None or settings.image_lora,
             ),
             InitProcessGroupKwargs(timeout=LONGEST_WAIT),
         ],
@@ -210,7 +218,7 @@ def open_run(
         allowed: Settings and sections that may differ from those of the checkpoint.
         on_clip: Told of each clip that a teacher makes before the training.
     """
-    check_target(settings.target)
+    check_target(settings)
     checkpoint = newest_checkpoint(folder.checkpoints)  # before the model: that takes minutes
     accelerator = accelerator or make_accelerator(settings, folder.folder)
     pipeline = load_pipeline(settings, accelerator)
@@ -266,9 +274,10 @@ def cache_line(run: Run) -> str:
             "latent cache: windows may start at any frame, so it never holds all; clips.starts or "
             f"clips.random_start: false would let it{bound}"
         )
+    about = "about " if len(plan) > MOST_LOOKED_UP else ""
     return (
-        f"latent cache: {len(plan.windows)} clips of {plan.bytes_each / 1e3:.0f} kB, "
-        f"{plan.num_bytes / 1e9:.2g} GB in all, {plan.num_there} are there{bound}"
+        f"latent cache: {len(plan)} clips of {plan.bytes_each / 1e3:.0f} kB, "
+        f"{plan.num_bytes / 1e9:.2g} GB in all, {about}{plan.num_there()} are there{bound}"
     )
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from video_diffusion.loading import ModelParts, load_loras, parse_lora
-from video_diffusion.loading.components import EXTRAS_FILE
+from video_diffusion.loading.components import EXTRAS_FILE, IMAGE_LORA_FILE
 from video_diffusion.loading.lora import read_lora
 from video_diffusion.loading.motion_weights import LowRank
 from video_diffusion.models import MotionAdapter
@@ -29,12 +29,13 @@ NUM_NAMED = 5
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def check_target(name: str) -> None:
+def check_target(settings: TrainingSettings) -> None:
     """Refuse a LoRA where the package that makes its layers is missing."""
-    if name != "temporal" and find_spec("peft") is None:
+    if (settings.target != "temporal" or settings.image_lora) and find_spec("peft") is None:
+        what = "image_lora" if settings.image_lora else f"target {settings.target}"
         raise ValueError(
-            f"target {name} needs peft, which is not installed; pip install 'video-diffusion[train]', "
-            "or set temporal"
+            f"{what} needs peft, which is not installed; pip install 'video-diffusion[train]', or set "
+            "target temporal without image_lora"
         )
 
 
@@ -58,6 +59,12 @@ class Target:
     def __init__(self, parts: ModelParts, settings: TrainingSettings) -> None:
         self.parts, self.settings = parts, settings
         self.domain_lora = None
+        # What the adapter that this run begins with changed in the image U-Net belongs to the new one too.
+        self.carried = {
+            name: parameter.detach().cpu().clone()
+            for name, parameter in parts.unet.named_parameters()
+            if name in parts.unet_changes and settings.target == "temporal"
+        }
         if settings.domain_lora is not None:
             self.domain_lora = merge_domain_lora(parts, settings.domain_lora)
         for part in parts.networks:
@@ -69,6 +76,8 @@ class Target:
                 parts.motion_adapter.requires_grad_(True)
                 if settings.temporal_and is not None:
                     extras = matching_parameters(parts.unet, settings.temporal_and)
+                if settings.image_lora:
+                    add_lora(parts, parts.unet, settings.lora, settings.seed)
             case "motion_lora":
                 add_lora(parts, parts.motion_adapter, settings.lora, settings.seed)
             case "domain_lora":
@@ -83,34 +92,40 @@ class Target:
             if parameter.requires_grad
         }
         if settings.mixed_precision != "no":
-            halve_frozen(parts.unet, HALVES[settings.mixed_precision])
+            for module in (parts.unet, parts.motion_adapter):
+                halve_frozen(module, HALVES[settings.mixed_precision])
 
     @property
-    def trained_module(self) -> nn.Module:
-        """The part that holds what is trained, extras aside."""
-        return self.parts.unet if self.settings.target == "domain_lora" else self.parts.motion_adapter
+    def lora_module(self) -> nn.Module | None:
+        """The part that has LoRA layers, if any."""
+        if self.settings.image_lora or self.settings.target == "domain_lora":
+            return self.parts.unet
+        return None if self.settings.target == "temporal" else self.parts.motion_adapter
 
     def save(self, folder: Path) -> None:
         """Write the weights as they are now, for use: an adapter or a LoRA, in diffusers' layout."""
         match self.settings.target:
             case "temporal":
                 self.parts.motion_adapter.save_pretrained(folder / ADAPTER_FOLDER)
-                if self.extras:
-                    plain = {name: p.detach().cpu().contiguous() for name, p in self.extras.items()}
-                    save_file(plain, folder / ADAPTER_FOLDER / EXTRAS_FILE)
+                trained = {name: p.detach().cpu().contiguous() for name, p in self.extras.items()}
+                if changed := self.carried | trained:
+                    save_file(changed, folder / ADAPTER_FOLDER / EXTRAS_FILE)
+                if self.settings.image_lora:
+                    _save_lora(self.parts.unet, self.settings, folder / ADAPTER_FOLDER / IMAGE_LORA_FILE)
             case "motion_lora":
-                _save_lora(self.parts.motion_adapter, self.settings, folder / MOTION_LORA_FOLDER)
+                file = folder / MOTION_LORA_FOLDER / LORA_FILE
+                _save_lora(self.parts.motion_adapter, self.settings, file)
             case "domain_lora":
-                _save_lora(self.parts.unet, self.settings, folder / DOMAIN_LORA_FOLDER)
+                _save_lora(self.parts.unet, self.settings, folder / DOMAIN_LORA_FOLDER / LORA_FILE)
 
 
 @torch.no_grad()
-def halve_frozen(unet: nn.Module, dtype: torch.dtype) -> None:
-    """Keep the frozen matrices and kernels of the image U-Net in half precision.
+def halve_frozen(module: nn.Module, dtype: torch.dtype) -> None:
+    """Keep the frozen matrices and kernels of a network in half precision.
 
     Under autocast each product would round them so anyway: the numbers stay the same, the memory halves.
     """
-    for parameter in unet.parameters():
+    for parameter in module.parameters():
         if not parameter.requires_grad and parameter.ndim >= 2:
             parameter.data = parameter.data.to(dtype)
 
@@ -248,6 +263,6 @@ def record_noise(adapter: MotionAdapter, settings: TrainingSettings) -> None:
     adapter.register_to_config(**asked)
 
 
-def _save_lora(module: nn.Module, settings: TrainingSettings, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(lora_tensors(module, settings.lora.factor), folder / LORA_FILE, {"format": "pt"})
+def _save_lora(module: nn.Module, settings: TrainingSettings, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file(lora_tensors(module, settings.lora.factor), file, {"format": "pt"})

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
+from io import BytesIO
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -143,14 +144,16 @@ def open_container(
     allow_truncated: bool = False,
     near: Fraction | None = None,
     tone_map: bool = False,
+    content: bytes | None = None,
 ) -> Iterator[FrameSource]:
     """Opens the first video stream of a file."""
-    if path.is_file() and is_empty(path):
+    if (path.is_file() and is_empty(path)) if content is None else not content:
         raise VideoReadError(f"{path}: is empty (0 bytes); not a video")
     try:
-        container = av.open(os.path.abspath(path), options=dict(_SAFE), metadata_errors="replace")  # noqa: PTH100 - resolve() would follow links
+        place = os.path.abspath(path) if content is None else BytesIO(content)  # noqa: PTH100 - resolve() would follow links
+        container = av.open(place, options=dict(_SAFE), metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
-        raise VideoReadError(f"{path}: {_why_not_open(path, error)}") from None
+        raise VideoReadError(f"{path}: {_why_not_open(path, error, content)}") from None
     with container:
         stream = _first_video(container, path)
         codec = stream.codec_context
@@ -187,11 +190,12 @@ def open_container(
         yield begin(source, _decode(container, stream, source, limits, allow_truncated, near))
 
 
-def _why_not_open(path: Path, error: Exception) -> str:
-    head = b""
+def _why_not_open(path: Path, error: Exception, content: bytes | None) -> str:
+    head = b"" if content is None else content[:64]
     try:
-        with path.open("rb") as file:
-            head = file.read(64)
+        if content is None:
+            with path.open("rb") as file:
+                head = file.read(64)
     except OSError as failed:
         return f"cannot be read ({failed.strerror}); check its permissions"
     if b"ftyp" in head[:16]:
@@ -413,9 +417,9 @@ _BROWSER_DELAY = Fraction(1, 10)  # what players make of a delay of 0
 
 
 @contextmanager
-def open_image_file(path: Path, limits: ReadLimits) -> Iterator[FrameSource]:
+def open_image_file(path: Path, limits: ReadLimits, content: bytes | None = None) -> Iterator[FrameSource]:
     """Opens one image; an animation gives all its frames with their own durations."""
-    with _open(path, limits) as image:
+    with _open(path, limits, content) as image:
         count = int(getattr(image, "n_frames", 1))
         if count > limits.max_frames:
             raise VideoReadError(f"{path}: has {count} frames, above the limit of {limits.max_frames}")
@@ -518,13 +522,13 @@ def _duration(image: Image.Image, source: FrameSource) -> Fraction:
 
 
 @contextmanager
-def _open(path: Path, limits: ReadLimits) -> Iterator[Image.Image]:
-    if path.is_file() and is_empty(path):
+def _open(path: Path, limits: ReadLimits, content: bytes | None = None) -> Iterator[Image.Image]:
+    if (path.is_file() and is_empty(path)) if content is None else not content:
         raise VideoReadError(f"{path}: is empty (0 bytes); not an image")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
-            image = Image.open(path, formats=_FORMATS)
+            image = Image.open(path if content is None else BytesIO(content), formats=_FORMATS)
     except Image.DecompressionBombError:
         raise VideoReadError(f"{path}: is beyond {limits.max_pixels} pixels; make it smaller first") from None
     except (OSError, ValueError, SyntaxError) as error:
@@ -597,6 +601,7 @@ def open_video(
     suffix: str | None = None,
     near: Fraction | None = None,
     tone_map: bool = False,
+    content: bytes | None = None,
 ) -> AbstractContextManager[FrameSource]:
     """Opens a clip for streaming: a context manager whose value has the `frames` to iterate over.
 
@@ -608,11 +613,17 @@ def open_video(
         suffix: how to read a file whose own name does not say it.
         near: seconds; after its first frame a video file goes on from the key frame before this time.
         tone_map: show HDR as SDR instead of refusing it.
+        content: all bytes of a clip that is no file of its own; `path` is then its name alone.
 
     Raises:
         VideoReadError: on entering or while reading, one line that names the file.
     """
     path, limits = Path(path), limits or ReadLimits()
+    is_image = (suffix if suffix is not None else path.suffix).lower() in IMAGE_SUFFIXES
+    if content is not None:
+        if is_image:
+            return open_image_file(path, limits, content)
+        return open_container(path, limits, allow_truncated, near, tone_map, content)
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:
@@ -622,7 +633,7 @@ def open_video(
         return open_image_folder(path, limits, fps)
     if not stat.S_ISREG(mode):
         raise VideoReadError(f"{path}: is not a regular file; give a video, an image or a folder of images")
-    if (suffix if suffix is not None else path.suffix).lower() in IMAGE_SUFFIXES:
+    if is_image:
         return open_image_file(path, limits)
     return open_container(path, limits, allow_truncated, near, tone_map)
 

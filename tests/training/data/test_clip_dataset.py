@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from video_diffusion.training.data import ClipDataset, ClipOrder, Draw
 from video_diffusion.training.data.cutting import _frames, frames_at
 from video_diffusion.training.data.manifest import ClipChangedError
+from video_diffusion.training.data.shards import clip_file
 from video_diffusion.video import read_video
 from video_diffusion.video.images import fit
 
@@ -264,7 +265,7 @@ def test_frames_late_in_a_file_are_reached_by_a_jump_and_are_the_same(
 ) -> None:
     path = paint_video(tmp_path / name, 240, 16, 24, fps=12, levels=1, **options)
     whole = read_video(path)
-    assert (_frames(path, [13.3], Fraction(133, 10)) is not None) == jumps
+    assert (_frames(clip_file(path), [13.3], Fraction(133, 10)) is not None) == jumps
     for start in (5.01, 7.5, 13.3, 19.6):
         times = [start + index / 8 for index in range(6)]
         expected = [

@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from video_diffusion.training.data.manifest import ClipEntry
-from video_diffusion.video import VideoReadError, open_video
+from video_diffusion.training.data.shards import ClipFile, clip_file
+from video_diffusion.video import VideoReadError
 
 TooShort = Literal["reject", "loop", "shorten"]
 Windows = Literal["one", "all"]
@@ -252,23 +253,23 @@ WORTH_A_JUMP = 5.0  # seconds; earlier frames are reached by reading on
 
 def frames_at(path: Path, times: Sequence[float]) -> list[UInt8[np.ndarray, "h w 3"]]:
     """The frame on show at each of some times, in their order; decoding stops after the last."""
-    wanted = sorted(set(times))
+    wanted, clip = sorted(set(times)), clip_file(path)
     found = None
     if wanted[0] > WORTH_A_JUMP:
         with suppress(VideoReadError):  # then it is read from its beginning
-            found = _frames(path, wanted, Fraction(wanted[0]))
-    found = found or _frames(path, wanted, None)
+            found = _frames(clip, wanted, Fraction(wanted[0]))
+    found = found or _frames(clip, wanted, None)
     assert found is not None, "only a jump can miss"
     return [found[time] for time in times]
 
 
 def _frames(
-    path: Path, wanted: list[float], near: Fraction | None
+    clip: ClipFile, wanted: list[float], near: Fraction | None
 ) -> dict[float, UInt8[np.ndarray, "h w 3"]] | None:
     """The frame at each time; None if a jump to `near` went too far or back to the beginning."""
     found: dict[float, UInt8[np.ndarray, "h w 3"]] = {}
     # `data check` has decided what may be cut off; the file is the one that it saw.
-    with open_video(path, allow_truncated=True, near=near) as source:
+    with clip.open(allow_truncated=True, near=near) as source:
         shown = None
         for number, frame in enumerate(source.frames):
             if near is not None and number == 1 and not 0 < float(frame.time) <= wanted[0] + ON_TIME:

@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -174,20 +175,25 @@ class ClipDataset(Dataset[dict[str, Any]]):
         times = sample_times(planned, planned.num_frames, self.fps, position, starts)
         return SampledClip(planned.entry, times, planned.size, flipped)
 
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        """How many windows there are up to and with each clip."""
+        places = [num_starts(clip, self.starts) if self.random_start else 1 for clip in self.plan.clips]
+        return np.cumsum(places) * (2 if self.flip else 1)
+
     @property
     def num_windows(self) -> int:
-        """How many `windows` there are."""
-        places = (num_starts(clip, self.starts) if self.random_start else 1 for clip in self.plan.clips)
-        return sum(places) * (2 if self.flip else 1)
+        """How many different clips all epochs may draw, pictures apart."""
+        return int(self._ends[-1])
 
-    def windows(self) -> Iterator[SampledClip]:
-        """Every clip that an epoch may ever draw, pictures apart; each once."""
-        for planned in self.plan.clips:
-            count = num_starts(planned, self.starts) if self.random_start else 1
-            for place in range(count):
-                times = sample_times(planned, planned.num_frames, self.fps, place / count, self.starts)
-                for flipped in (False, True) if self.flip else (False,):
-                    yield SampledClip(planned.entry, times, planned.size, flipped)
+    def window(self, number: int) -> SampledClip:
+        """One of them."""
+        item = int(np.searchsorted(self._ends, number, side="right"))
+        planned, first = self.plan.clips[item], int(self._ends[item - 1]) if item else 0
+        kinds = 2 if self.flip else 1
+        place, count = (number - first) // kinds, (int(self._ends[item]) - first) // kinds
+        times = sample_times(planned, planned.num_frames, self.fps, place / count, self.starts)
+        return SampledClip(planned.entry, times, planned.size, (number - first) % kinds == 1)
 
     def read(self, clip: SampledClip) -> UInt8[np.ndarray, "f c h w"]:
         """Verifies, decodes, resizes and crops the frames of a clip.

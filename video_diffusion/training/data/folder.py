@@ -3,17 +3,21 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from video_diffusion.settings import ConfigError, is_empty, shown
+from video_diffusion.settings import ConfigError, is_empty, parse_json, shown
 from video_diffusion.training.data.lists import (
     LIST_SUFFIXES,
+    MISSING_CAPTION,
     OWN_FILES,
     Candidate,
     CaptionError,
+    ListRow,
     Reject,
+    caption_in,
     checked_caption,
     column_names,
     files_in,
@@ -29,9 +33,19 @@ from video_diffusion.training.data.lists import (
 )
 from video_diffusion.training.data.manifest import ClipEntry, write_manifest
 from video_diffusion.training.data.probe import Probe, ProbeRun, Task
+from video_diffusion.training.data.shards import (
+    COMPRESSED,
+    ShardError,
+    TarSample,
+    clip_file,
+    table_rows,
+    tar_samples,
+    video_column,
+)
 from video_diffusion.video import atomic_path
 
-FORMATS = ("pairs", "metadata", "webvid", "openvid", "panda70m", "cogvideo")
+FORMATS = ("pairs", "metadata", "webvid", "openvid", "panda70m", "cogvideo", "webdataset", "parquet")
+SHARDS = {".tar": "webdataset", ".parquet": "parquet"}
 _METADATA = tuple(f"metadata{suffix}" for suffix in LIST_SUFFIXES)
 COGVIDEO_LINES = (
     ("videos.txt", "prompts.txt"),
@@ -58,6 +72,8 @@ def find_source(root: Path, wanted: str = "auto", list_file: Path | None = None)
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "no such folder"
         raise ConfigError(f"{root}: {what}; name a folder of clips")
+    if list_file is None and (shards := _shards(root, wanted)):
+        return shards
     if list_file is None and wanted not in {"pairs", "cogvideo"}:
         tables = [
             path
@@ -85,6 +101,20 @@ def find_source(root: Path, wanted: str = "auto", list_file: Path | None = None)
     return Source("pairs")
 
 
+def _shards(root: Path, wanted: str) -> Source | None:
+    """Shards, if that is what a folder holds."""
+    if wanted not in {"auto", *SHARDS.values()}:
+        return None
+    kinds = {kind for _, kind in shards_in(root) if wanted in {"auto", kind}}
+    if len(kinds) > 1 or (kinds and wanted == "auto" and any(map(is_video, files_in(root)))):
+        raise ConfigError(
+            f"{root}: holds shards ({' and '.join(sorted(kinds))}) and other clips; choose with --format"
+        )
+    if not kinds and wanted != "auto":
+        raise ConfigError(f"{root}: holds no shards of {wanted}; name another folder, or --format")
+    return Source(kinds.pop()) if kinds else None
+
+
 def _check_columns(path: Path, wanted: str) -> str:
     found = column_names(path)
     if wanted == "auto":
@@ -99,6 +129,8 @@ def _check_columns(path: Path, wanted: str) -> str:
 
 def _format_of(path: Path) -> str:
     """The format whose columns a table has, or nothing; the most particular first."""
+    if path.suffix.lower() == ".parquet" and video_column(path):
+        return ""  # a shard
     try:
         found = set(column_names(path))
     except ConfigError:
@@ -139,6 +171,8 @@ def read_claims(root: Path, source: Source, captionless: bool = False) -> Claims
         "pairs": _pairs,
         "metadata": _metadata,
         "cogvideo": _cogvideo,
+        "webdataset": _webdataset,
+        "parquet": _parquet,
     }
     claims.candidates = readers.get(source.format, _published)(root, claims)
     return claims
@@ -255,6 +289,86 @@ def _cogvideo(root: Path, claims: Claims) -> Iterator[Candidate]:
     for name in files_in(root):
         if is_video(name) and name not in named:
             yield Candidate(name, None, "videos.txt", problem="no line of videos.txt names it")
+
+
+def shards_in(root: Path) -> Iterator[tuple[str, str]]:
+    """Each tar file, and each Parquet file with videos in it, of a folder, and the format it is of."""
+    for name in files_in(root):
+        kind = SHARDS.get(PurePosixPath(name).suffix.lower())
+        if kind and (kind == "webdataset" or video_column(root / name)):
+            yield name, kind
+
+
+def _webdataset(root: Path, claims: Claims) -> Iterator[Candidate]:
+    """Samples of tar files: a video or picture, and its caption as .txt, or as caption or text in .json."""
+    for name in files_in(root):
+        if name.lower().endswith(COMPRESSED):
+            problem = "is a compressed shard, which has no places to read from; decompress it"
+            yield Candidate(name, None, name, problem=problem)
+    for name in (name for name, kind in shards_in(root) if kind == "webdataset"):
+        try:
+            for sample in tar_samples(root / name):
+                yield _of_sample(root, name, sample, claims)
+        except ShardError as error:
+            yield Candidate(name, None, name, problem=str(error))
+
+
+def _of_sample(root: Path, shard: str, sample: TarSample, claims: Claims) -> Candidate:
+    videos = [member for member in sample.members.values() if is_video(member)]
+    clips = videos or [member for member in sample.members.values() if is_picture(member)]
+    where = f"{shard}/{sample.key}"
+    if sample.problem or len(clips) != 1:
+        problem = f"holds {len(clips)} videos ({', '.join(sample.members)}); a sample needs one"
+        path = f"{shard}/{clips[0]}" if len(clips) == 1 else where
+        return Candidate(path, None, where, problem=sample.problem or problem)
+    path = f"{shard}/{clips[0]}"
+    text = next((sample.members[kind] for kind in ("txt", "json") if kind in sample.members), None)
+    where = where if text is None else f"{shard}/{text}"
+    problem = "has no caption: no .txt, no .json with caption or text; --captionless takes it without"
+    try:
+        if text is not None:
+            return Candidate(path, _caption_of(clip_file(root / where).read(), where), where)
+    except CaptionError as error:
+        problem = f"its caption {where} {error}"
+        text = None if str(error) == MISSING_CAPTION else text
+    return (
+        Candidate(path, "", where)
+        if text is None and claims.captionless
+        else Candidate(path, None, where, problem=problem)
+    )
+
+
+def _caption_of(content: bytes, name: str) -> str:
+    """The caption in a member of a sample."""
+    if not name.endswith(".json"):
+        return caption_in(content)
+    try:
+        return checked_caption(_first(parse_json(content, strict=False), ("caption", "text")))
+    except (RecursionError, TypeError, ValueError) as error:
+        if isinstance(error, CaptionError):
+            raise
+        raise CaptionError("is not JSON with a caption") from None
+
+
+def _first(values: Any, names: Iterable[str]) -> Any:
+    if not isinstance(values, dict):
+        raise TypeError("not an object")
+    return next((values[name] for name in names if values.get(name) is not None), None)
+
+
+def _parquet(root: Path, claims: Claims) -> Iterator[Candidate]:
+    """Rows of Parquet files with a video's bytes and, as caption, text or prompt, its caption."""
+    for name in (name for name, kind in shards_in(root) if kind == "parquet"):
+        try:
+            for number, values in enumerate(table_rows(root / name)):
+                path = f"{name}/{number}"
+                caption = _first(values, ("caption", "text", "prompt"))
+                if caption is None and claims.captionless:
+                    yield Candidate(path, "", path)
+                else:
+                    yield ListRow(path).candidate(path, caption)
+        except ShardError as error:
+            yield Candidate(name, None, name, problem=str(error))
 
 
 def _text_lines(path: Path) -> list[str]:

@@ -13,9 +13,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from video_diffusion.settings import ConfigError, is_empty, parse_json, shown
+from video_diffusion.training.data.shards import shard_of
 from video_diffusion.video.reader import IMAGE_SUFFIXES
 
-MAX_CAPTION_BYTES = 100_000
+MAX_CAPTION_BYTES, MISSING_CAPTION = 100_000, "is missing"
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
@@ -33,6 +34,11 @@ def read_caption(path: Path) -> str:
         data = b"" if is_empty(path) else path.read_bytes()
     except OSError as error:
         raise CaptionError(f"cannot be read ({error.strerror})") from None
+    return caption_in(data)
+
+
+def caption_in(data: bytes) -> str:
+    """The caption that a text file's bytes hold."""
     try:
         text = data.decode(encoding_of(data[:3]))
     except UnicodeDecodeError as error:
@@ -49,7 +55,7 @@ def encoding_of(head: bytes) -> str:
 def checked_caption(value: object) -> str:
     """A caption without the white space around it."""
     if not isinstance(value, str):
-        raise CaptionError("is missing" if value is None else f"is not a text but {type(value).__name__}")
+        raise CaptionError(MISSING_CAPTION if value is None else f"is not a text but {type(value).__name__}")
     text = value.strip().strip("\ufeff").strip()
     if not text:
         raise CaptionError("is empty; write one, or take the clip away")
@@ -200,7 +206,7 @@ def _leaves(name: str) -> str:
 
 def _unreachable(root: Path, inside: Path, name: str, names: dict[Path, dict[str, str]]) -> str:
     """Why there is no such file in the folder, or nothing."""
-    path = root / name
+    path = shard_of(root / name) or root / name
     try:
         real = path.resolve(strict=True)
         if not real.is_relative_to(inside):

@@ -6,13 +6,13 @@ import math
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from video_diffusion.settings import is_empty, parse_json, shown
-from video_diffusion.settings.input_files import file_sha256
+from video_diffusion.training.data.shards import clip_file
 from video_diffusion.video import atomic_path
 
 MANIFEST_FILE = "manifest.jsonl"
@@ -29,8 +29,8 @@ class ClipEntry:
 
     Attributes:
         id: unique in its folder.
-        path: of the file, relative to the folder, with "/" on every system.
-        sha256: of the whole file.
+        path: of the file, relative to the folder, with "/" on every system; in a shard, as `shards` has it.
+        sha256: of the whole file, or the clip's part of its shard.
         num_frames: as decoded, between `start` and `end`.
         fps: the average rate of its real timestamps; None for a single picture.
         width, height: upright, in pixels.
@@ -119,7 +119,7 @@ def manifest_sha256(entries: Iterable[ClipEntry]) -> str:
 
 
 def _row(entry: ClipEntry) -> dict[str, Any]:
-    return {**asdict(entry), "fps": None if entry.fps is None else str(entry.fps)}
+    return {**vars(entry), "fps": None if entry.fps is None else str(entry.fps)}
 
 
 def _entry(line: bytes) -> ClipEntry:
@@ -202,15 +202,16 @@ def check_unchanged(entry: ClipEntry, root: Path, hash_always: bool = False) -> 
     does, unless both its size and its time were put back (then only `hash_always` sees it).
     """
     path = root / entry.path
+    clip = clip_file(path)
     again = f"run `video-diffusion data check {root}` again"
     try:
-        found = path.stat()
+        num_bytes, mtime_ns = clip.facts()
     except OSError as error:
         why = os.strerror(error.errno or 0)
         raise ClipChangedError(f"{path}: {why}, but the manifest lists it; {again}") from None
-    if found.st_size != entry.num_bytes:
+    if num_bytes is not None and num_bytes != entry.num_bytes:
         raise ClipChangedError(
-            f"{path}: has {found.st_size} bytes, the manifest says {entry.num_bytes}: it was changed; {again}"
+            f"{path}: has {num_bytes} bytes, the manifest says {entry.num_bytes}: it was changed; {again}"
         )
-    if (hash_always or found.st_mtime_ns != entry.mtime_ns) and file_sha256(path) != entry.sha256:
+    if (hash_always or mtime_ns != entry.mtime_ns) and clip.sha256() != entry.sha256:
         raise ClipChangedError(f"{path}: its sha256 differs from the manifest's: it was changed; {again}")

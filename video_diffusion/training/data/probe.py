@@ -1,5 +1,6 @@
 """What a video file really holds, found by decoding it; many at once, in processes."""
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -17,8 +18,8 @@ from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 from video_diffusion.settings import check_regular
-from video_diffusion.settings.input_files import file_sha256
 from video_diffusion.training.data.cutting import ON_TIME
+from video_diffusion.training.data.shards import clip_file
 from video_diffusion.video import VideoReadError, open_video, write_bytes
 from video_diffusion.video.files import interrupts_held
 
@@ -73,22 +74,24 @@ class Probe:
 def probe(root: Path, task: Task) -> Probe:
     """Decodes a whole file; every problem of the file is in the result."""
     path = root / task.path
+    clip = clip_file(path)
     try:
-        before = path.stat()
-        sha256 = file_sha256(path)
+        num_bytes, mtime_ns = clip.facts()
+        content = None if clip.shard is None else clip.read()
+        sha256 = clip.sha256() if content is None else hashlib.sha256(content).hexdigest()
     except OSError as error:
         return Probe(problem=f"cannot be read ({os.strerror(error.errno or 0)}); check its permissions")
-    base = Probe(before.st_size, before.st_mtime_ns, sha256)
+    base = Probe(len(content) if content is not None else num_bytes or 0, mtime_ns, sha256)
     try:
-        return _decoded(path, task, base)
+        return _decoded(path, content, task, base)
     except VideoReadError as error:
         return replace(base, problem=str(error).removeprefix(f"{path}").lstrip(": "))
     except MemoryError:
         return replace(base, problem="needs more memory than there is; make it smaller")
 
 
-def _decoded(path: Path, task: Task, base: Probe) -> Probe:
-    with open_video(path, allow_truncated=task.allow_truncated) as source:
+def _decoded(path: Path, content: bytes | None, task: Task, base: Probe) -> Probe:
+    with open_video(path, allow_truncated=task.allow_truncated, content=content) as source:
         times = [frame.time for frame in source.frames]
     notes = list(source.notes)
     found = replace(base, width=source.width, height=source.height)
@@ -198,15 +201,15 @@ class ProbeRun:
         known = self._known.get(task.path)
         if known is None or known[0] != task or not known[1].sha256:
             return None
-        path, found = self.root / task.path, known[1]
+        clip, found = clip_file(self.root / task.path), known[1]
         with suppress(OSError):
-            now = path.stat()
-            if now.st_size != found.num_bytes:
+            num_bytes, mtime_ns = clip.facts()
+            if num_bytes not in {None, found.num_bytes}:
                 return None
-            if now.st_mtime_ns == found.mtime_ns:
+            if mtime_ns == found.mtime_ns:
                 return found
-            if file_sha256(path) == found.sha256:
-                renewed = replace(found, mtime_ns=now.st_mtime_ns)
+            if clip.sha256() == found.sha256:
+                renewed = replace(found, mtime_ns=mtime_ns)
                 self._known[task.path] = (task, renewed)
                 return renewed
         return None
@@ -224,9 +227,9 @@ class ProbeRun:
                 crashed: list[Task] = []
                 yield from self._in_pool([task], 1, crashed)
                 if crashed:
-                    facts = (self.root / task.path).stat()
+                    num_bytes, mtime_ns = clip_file(self.root / task.path).facts()
                     problem = "crashes the decoder; encode it anew"
-                    yield task, Probe(facts.st_size, facts.st_mtime_ns, problem=problem)
+                    yield task, Probe(num_bytes or 0, mtime_ns, problem=problem)
 
     def _in_pool(
         self, waiting: list[Task], num_workers: int, suspects: list[Task]
