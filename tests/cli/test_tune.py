@@ -136,14 +136,18 @@ KEPT = """confirm:
     - a small cyan square moving up on a black background
     - a large blue circle moving down on a pink background
     - a small red triangle moving right on a gray background
+    - a large yellow square moving left on a black background
+    - a small green circle moving up on a white background
+    - a large cyan triangle moving down on a pink background
 """
 
 
 @pytest.mark.full
 def test_the_guidance_that_was_set_too_high_is_found_on_the_shipped_model(empty_folder: None) -> None:
     Path("hot.yaml").write_text(
-        "settings: {guidance_scale: 20, num_inference_steps: 6, num_frames: 8}\nobjectives: [flicker]\n"
-        f"search: {{guidance_scale: [2.5, 20]}}\nprompts: {PROMPTS}\ntrials: 4\n{KEPT}"
+        "settings: {guidance_scale: 40, num_inference_steps: 8, num_frames: 12}\nobjectives: [flicker]\n"
+        "margins: {morph: 9, motion: 9, sharpness: 9, prompt_alignment: 9, cuts: 9}\n"
+        f"search: {{guidance_scale: [2.5, 40]}}\nprompts: {PROMPTS}\ntrials: 4\n{KEPT}"
     )
     result = run("tune", "hot.yaml", "--json")
     assert result.exit_code == 0, result.stderr
