@@ -119,7 +119,7 @@ def test_a_search_that_was_stopped_goes_on_as_it_would_have(
 def test_a_trial_of_a_process_that_lives_is_left_to_it(
     tmp_path: Path, model: str, pipelines: Pipelines
 ) -> None:
-    design = design_of(model, trials=2, presets={})
+    design = design_of(model, trials=2, presets={}, prompts=["a"])
     first = opened(tmp_path / "x", design, pipelines).steps()
     assert next(first).label == "start"
     other = opened(tmp_path / "x", design, pipelines)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from video_diffusion.cli.diagnose import budget_of
-from video_diffusion.cli.flags import plain_value
 from video_diffusion.cli.outputs import EncodingFlags, check_folder
 from video_diffusion.cli.recipes import complete_recipes, find_config
 from video_diffusion.cli.terminal import Progress, Terminated, printable, say, warn
@@ -104,6 +103,7 @@ def _design(
     a_a: bool,
 ) -> "TuneDesign":  # fmt: skip
     """File, then `--set`, then the named flags."""
+    from video_diffusion.cli.flags import plain_value
     from video_diffusion.settings import read_config, set_value
     from video_diffusion.tuning.declaration import read_tune_assignment, tune_design_from
 

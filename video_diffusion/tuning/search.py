@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 STORAGE, LOCK, WORKERS = "study.log", ".tune.lock", "workers"
 STUDY = "video-diffusion tune"
+SEARCH = "search · "  # before where a clip of the search was asked for, in its row
 LEAST_SHARE = 0.5  # of the clips that must be measured, as in `compare`
 FIRST_AT_RANDOM = 8
 DIGITS = 4  # of a number in a range without a step
@@ -102,7 +103,7 @@ def jobs_of(design: TuneDesign, number: int, values: Mapping[str, Any], num_prom
         for seed in design.seeds_of(number, design.seeds):
             asked = {**design.settings_of(values), "prompt": prompt, "seed": seed}
             job = make_job(
-                GenerationSettings.from_values(asked), model_facts, f"trial {number} · {prompt[:60]}"
+                GenerationSettings.from_values(asked), model_facts, f"{SEARCH}trial {number} · {prompt[:60]}"
             )
             jobs.append(replace(job, file=f"{CLIPS}/{job.file}"))
     return jobs
@@ -277,7 +278,7 @@ class Search:
         """Whether the clips of the search have taken as long as they may."""
         if self.design.budget is None:
             return False
-        rows = [row for row in Results(self.folder).rows() if row["where"].startswith("trial ")]
+        rows = [row for row in Results(self.folder).rows() if row["where"].startswith(SEARCH)]
         seconds = sum(row.get("seconds", 0.0) for row in rows)
         return seconds / self._num_workers >= self.design.budget
 
