@@ -21,8 +21,8 @@ from video_diffusion.tuning.search import Tried
 from video_diffusion.web import counted, signed
 
 Outcome: TypeAlias = Literal["better", "trades", "not confirmed", "nothing found"]
-SHARE_OF_MARGIN = 0.5
-"""Of its margin that a guard may lose in the search: at the margin itself it could not be confirmed."""
+SHARE_OF_MARGIN = 0.25
+"""Of its margin that a guard may lose in the search: the interval of the test must stay within the whole."""
 LEAST_SHARE = 0.5
 LEAST_TRIALS = 10
 DRAWS = 500
@@ -108,7 +108,7 @@ def choose(summary: ComparisonSummary, design: TuneDesign) -> tuple[str | None, 
     """The setting with the largest gain in the first objective that may not have lost anything else.
 
     Everything else is the other objectives and what `compare` guards: none may be worse than the start by
-    more than half of its margin.
+    more than a quarter of its margin.
 
     Returns:
         Its label, None for none; and the largest gain of all with what it cost, in words.

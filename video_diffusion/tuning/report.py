@@ -179,7 +179,7 @@ def render(found: Tuning, folder: Path) -> str:
         "found": found,
         "winner_words": words_of(found.winner.values) if found.winner is not None else "",
         "best_command": clip_command({**found.best, "prompt": "PROMPT"}),
-        "spoken": {name: SPOKEN.get(name, name.replace("_", " ")) for name in design.objectives},
+        "spoken": {name: _said(name) for name in design.objectives},
         "units": _units(found),
         "rows": list(_rows(found, {card.trial.number for card in cards})),
         "cells": _cells(found),
@@ -191,6 +191,10 @@ def render(found: Tuning, folder: Path) -> str:
         "versions": library_versions(),
     }
     return render_page(TEMPLATES, "tuning.html", values, styles=("tuning.css",))
+
+
+def _said(name: str) -> str:
+    return SPOKEN.get(name, name.replace("_", " "))
 
 
 def words_of(values: Mapping[str, Any]) -> str:
@@ -211,13 +215,20 @@ def _cells(found: Tuning) -> list[tuple[str, str, MetricCell]]:
     if found.confirm is None or found.winner is None:
         return []
     objectives = found.design.objectives
+    signs = dict(zip(objectives, found.design.directions, strict=True))
     rows = [
-        (SPOKEN.get(metric.name, metric.name.replace("_", " ")), metric.unit, cell, metric.name)
+        (_said(metric.name), metric.unit, _toned(cell, signs.get(metric.name)), metric.name)
         for metric, arm, cell in number_rows(found.confirm)
         if arm == found.winner.label and _is_told(metric.name, found.design)
     ]
     rows.sort(key=lambda row: objectives.index(row[3]) if row[3] in objectives else len(objectives))
     return [row[:3] for row in rows]
+
+
+def _toned(cell: MetricCell, sign: int | None) -> MetricCell:
+    """An objective that is seen to gain is good, whatever else it is to `compare`."""
+    gains = sign is not None and cell.words == ("higher" if sign > 0 else "lower")
+    return replace(cell, tone="good") if gains else cell
 
 
 def _pairs(found: Tuning, folder: Path) -> list[PairCard]:
@@ -284,7 +295,7 @@ def _view(clip: ClipResult, title: str, found: Tuning, peak: float) -> ClipView:
         series=clip.series.get("flicker", ()),
         series_label="flicker in levels",
         series_peak=peak,
-        facts={SPOKEN.get(name, name.replace("_", " ")): number(m.value) for name, m in measured.items()},
+        facts={_said(name): number(m.value) for name, m in measured.items()},
     )
 
 
@@ -388,7 +399,7 @@ def _notes(found: Tuning) -> Iterator[str]:
     yield (
         f"The winner has the largest gain in {design.objectives[0].replace('_', ' ')} among the settings "
         "made for all prompts in which no other objective, and nothing that compare guards, is worse than "
-        "the start's by more than half of its margin."
+        "the start's by more than a quarter of its margin."
     )
     yield (
         f"Better means: on the kept-back prompts the sign-flip test over prompts reaches {design.alpha:g}, "
