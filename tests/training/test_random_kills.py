@@ -63,6 +63,7 @@ def sittings(home: Path, run: Path) -> Iterator[Callable[[float, int | None, flo
         from pathlib import Path
         from accelerate import Accelerator
         from test_resume import settings_in
+        from video_diffusion.cli.train import check_folder
         from video_diffusion.training.run import fit, open_run
         from video_diffusion.training.run_folder import RunFolder
         run = Path(sys.argv[1])
@@ -72,6 +73,7 @@ def sittings(home: Path, run: Path) -> Iterator[Callable[[float, int | None, flo
             if child == 0:
                 changes = json.loads({json.dumps(MORE)!r}) | json.loads(line)
                 settings = settings_in(Path({str(home)!r}), **changes)
+                check_folder(run, resume=True)
                 for step in fit(open_run(settings, RunFolder(run), Accelerator(cpu=True), [{RATE!r}])):
                     pass
                 os._exit(0)
