@@ -108,7 +108,7 @@ def test_the_head_node_dies_and_the_same_command_goes_on_with_a_new_cluster(tmp_
     """Symptom: after a minute Ray ended the run with code 1, as if a clip had failed, and without a word."""
     head, nodes = cluster
     (tmp_path / "jobs.csv").write_text("prompt,seeds\na red circle,0-23\n")
-    slow = ("--steps", "500", "--engine", "ray")
+    slow = ("--steps", "40", "--engine", "ray")
     words = command(model, tmp_path / "jobs.csv", tmp_path / "ray", *slow, "--actors", "3")
     environment = {**os.environ, "RAY_ADDRESS": head.address}
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)

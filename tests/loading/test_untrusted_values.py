@@ -95,6 +95,29 @@ def test_any_value_in_any_place_of_a_header(tmp_path: Path, data: st.DataObject)
         assert str(refusal).startswith(str(file)) and "\n" not in str(refusal)
 
 
+@pytest.mark.parametrize("texts", [True, 0, "x", [], {"a": 1}, {"a": None}])
+def test_texts_of_another_kind_are_a_damaged_header(tmp_path: Path, texts: object) -> None:
+    """Symptom: a header that only the safetensors library refuses crashed when its tensors were read."""
+    file = tmp_path / "w.safetensors"
+    save_file({"a": torch.ones(2, 3)}, file)
+    header = json.loads(file.read_bytes()[8 : 8 + int.from_bytes(file.read_bytes()[:8], "little")])
+    with_header(file, {"__metadata__": texts} | header)
+    with pytest.raises(ModelLoadError, match="its header is damaged"):
+        open_weights(file).load()
+
+
+@pytest.mark.parametrize("entry", [b'"a": 0, ', rb'"a\ud800": 1, ', b'"b": {"x": 1e999}, '])
+def test_whatever_the_library_refuses_of_a_header_is_told_in_one_line(tmp_path: Path, entry: bytes) -> None:
+    file = tmp_path / "w.safetensors"
+    save_file({"a": torch.ones(2, 3)}, file)
+    size = int.from_bytes(file.read_bytes()[:8], "little")
+    text = b"{" + entry + file.read_bytes()[9 : 8 + size].lstrip()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + file.read_bytes()[8 + size :])
+    with pytest.raises(ModelLoadError) as refusal:
+        open_weights(file).load()
+    assert str(refusal.value).startswith(str(file)) and "\n" not in str(refusal.value)
+
+
 @settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None
 )
@@ -122,6 +145,7 @@ def test_any_value_in_any_place_of_a_shard_index(tmp_path: Path, data: st.DataOb
         ("scheduler/scheduler_config.json", {"prediction_type": "x0"}, "type must be one of epsilon"),
         ("motion_adapter/config.json", {"motion_layers_per_block": 10**8}, "per_block is 100000000"),
         ("unet/config.json", {"layers_per_block": [1, 10**8]}, "layers_per_block is .* tensors"),
+        ("text_encoder/config.json", {"num_attention_heads": -1}, "num_attention_heads must be above 0"),
         ("text_encoder/config.json", {"num_hidden_layers": 10**8}, "num_hidden_layers is 100000000"),
         ("vae/config.json", {"scaling_factor": "x"}, "scaling_factor must be a number, such as 0.18215"),
         ("tokenizer/tokenizer_config.json", {"model_max_length": "x"}, "tokenizer"),

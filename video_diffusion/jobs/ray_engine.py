@@ -83,9 +83,9 @@ def run_jobs_on_ray(
 
     own_cluster = not ray.is_initialized()
     if own_cluster:
-        local: dict[str, Any] = (
-            {} if os.environ.get("RAY_ADDRESS") else {"object_store_memory": OBJECT_STORE_BYTES}
-        )
+        local: dict[str, Any] = {"address": "local", "object_store_memory": OBJECT_STORE_BYTES}
+        if os.environ.get("RAY_ADDRESS"):  # else never one that runs, or ran, on this machine
+            local = {}
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **local)
     try:
         yield from _spread(ray, open_jobs, folder, num_actors, batch_size, encoding or {})

@@ -158,7 +158,7 @@ class StoredWeights:
     def load(self, names: Collection[str] | None = None) -> "dict[str, Tensor]":
         """Read tensors, on the CPU, as they are stored."""
         import torch  # noqa: PLC0415  files are looked at without torch
-        from safetensors import safe_open  # noqa: PLC0415
+        from safetensors import SafetensorError, safe_open  # noqa: PLC0415
 
         wanted = set(self.tensors if names is None else names)
         if self.unpickled is not None:
@@ -166,10 +166,15 @@ class StoredWeights:
         else:
             tensors = {}
             for file in self.files:
-                with safe_open(file, "pt") as opened:
-                    for name in (name for name in opened.keys() if name in wanted):  # noqa: SIM118  no mapping
-                        tensors[name] = opened.get_tensor(name)
-                        _tell_read(tensors[name].nbytes)
+                try:
+                    with safe_open(file, "pt") as opened:
+                        for name in (name for name in opened.keys() if name in wanted):  # noqa: SIM118
+                            tensors[name] = opened.get_tensor(name)
+                            _tell_read(tensors[name].nbytes)
+                except SafetensorError as error:  # it checks more than `read_header`
+                    raise ModelLoadError(
+                        f"{file}: its header is damaged ({reason_of(error)}); download it again"
+                    ) from None
         for name, tensor in tensors.items():
             if not tensor.is_floating_point():
                 raise ModelLoadError(
@@ -273,6 +278,8 @@ def read_header(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     except ModelLoadError:
         raise ModelLoadError(f"{file}: its header is damaged; download it again") from None
     texts = header.pop("__metadata__", {})
+    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+        raise ModelLoadError(f"{file}: its header is damaged at '__metadata__'; download it again")
     tensors, end = {}, 0
     for name, entry in header.items():
         stored = _stored_tensor(entry)
@@ -285,8 +292,7 @@ def read_header(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
         raise ModelLoadError(
             f"{file}: has {size} bytes but should have {8 + header_size + end}; download it again"
         )
-    metadata = {str(key): str(value) for key, value in texts.items()} if isinstance(texts, dict) else {}
-    return tensors, metadata
+    return tensors, texts
 
 
 def _stored_tensor(entry: object) -> StoredTensor | None:

@@ -4,9 +4,9 @@
 def one_line(error: BaseException) -> str:
     r"""The message on one line: a line break in one of ours stands in a name, a library's goes on for many.
 
-    >>> one_line(FieldError("model", "model: 'a\\nb' is not here"))
-    "model: 'a\\\\nb' is not here"
-    >>> one_line(RuntimeError("CUDA error\\nCompile with …"))
+    >>> one_line(FieldError("model", "model: 'a\nb' is not here"))
+    "model: 'a\\nb' is not here"
+    >>> one_line(RuntimeError("CUDA error\nCompile with …"))
     'CUDA error'
     """
     if _is_our_kind(error) or (type(error) in {ValueError, FileExistsError} and is_ours(error)):
