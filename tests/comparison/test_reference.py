@@ -86,4 +86,5 @@ def test_what_was_kept_of_motion_and_is_damaged_is_measured_again(folder, tmp_pa
     whole = (folder / FEATURES_FILE).read_bytes()
     (folder / FEATURES_FILE).write_text(kept.replace("%s", next(iter(json.loads(whole)))))
     assert sets(folder, "like") == known
-    assert (folder / FEATURES_FILE).read_bytes() == whole
+    again = json.loads((folder / FEATURES_FILE).read_bytes())
+    assert again and again.items() <= json.loads(whole).items()  # of other tests' clips nothing is known now

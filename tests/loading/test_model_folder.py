@@ -194,10 +194,10 @@ def test_wrong_configurations_are_refused(
         load_model(str(folder))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", '{"a": ' * 3000, "\ufeff{}", "null"])
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"a": ' * 3000, "null"])
 def test_what_is_not_json_is_refused(folder: Path, text: str) -> None:
     (folder / "vae" / "config.json").write_text(text)
-    with pytest.raises(ModelLoadError, match=r"vae/config.json: (not JSON|must hold a mapping)"):
+    with pytest.raises(ModelLoadError, match=r"vae/config.json: (not JSON|must hold a mapping|is empty)"):
         load_model(str(folder))
 
 

@@ -180,6 +180,7 @@ class JobSummary:
         )  # fmt: skip
         if files:
             named = [*settings.input_files, *settings.networks, "loras", "embeddings"]
+            named += ["prompt", "negative_prompt"] if settings.named_in_prompts else []
             self.inputs.setdefault(files, (place(name.split(".")[0] for name in named), settings))
         shape = tuple(getattr(settings, name) for name in SHAPE_FIELDS)
         first, its_settings, count = self.shapes.get(shape, (where, settings, 0))

@@ -184,8 +184,8 @@ class ProbeRun:
                 fresh.append(task)
             else:
                 yield task, known
-        if (self.root / KNOWN_FILE).exists():
-            check_regular(self.root / KNOWN_FILE)
+        if (self.root / KNOWN_FILE).exists() and not (self.root / KNOWN_FILE).is_dir():
+            check_regular(self.root / KNOWN_FILE)  # a pipe would wait for ever; a folder cannot be opened
         with (self.root / KNOWN_FILE).open("a", encoding="utf-8") as file:
             for task, found in self._decode(fresh):
                 self.num_decoded += 1
