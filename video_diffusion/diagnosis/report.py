@@ -126,7 +126,7 @@ def render(found: Findings, folder: Path) -> str:
         "num_seeds": len(found.subject.seeds),
         "versions": library_versions(),
     }
-    return render_page(TEMPLATES, "diagnosis.html", values, styles=("diagnosis.css",))
+    return render_page(TEMPLATES, "diagnosis.html", values, styles=("findings.css", "diagnosis.css"))
 
 
 # The table.
@@ -283,7 +283,7 @@ def write_pixels(path: Path, folder: Path) -> tuple[list[str], dict[str, Any], l
         "notes": video.notes, "view": with_images(view, folder), "measures": measures,
         "versions": library_versions(),
     }  # fmt: skip
-    page = render_page(TEMPLATES, "pixels.html", values, styles=("diagnosis.css",))
+    page = render_page(TEMPLATES, "pixels.html", values, styles=("findings.css", "diagnosis.css"))
     write_page(folder / PAGE, page)
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
     write_bytes(folder / ANSWER, (text + "\n").encode())

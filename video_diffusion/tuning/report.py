@@ -6,11 +6,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from video_diffusion.comparison.charts import free_places, paper_figure, paper_style, plane_limits, svg_of
 from video_diffusion.comparison.design import shown_values
-from video_diffusion.comparison.report import PairCard, played, view_pairs
+from video_diffusion.comparison.report import Figure, PairCard, played, view_pairs
 from video_diffusion.comparison.run import clip_command
 from video_diffusion.comparison.summary import SUMMARY_FILE, ClipResult, ComparisonSummary, Span
 from video_diffusion.comparison.tables import IntervalGlyph, MetricCell, number_rows
@@ -190,7 +188,7 @@ def render(found: Tuning, folder: Path) -> str:
         "notes": list(_notes(found)),
         "versions": library_versions(),
     }
-    return render_page(TEMPLATES, "tuning.html", values, styles=("tuning.css",))
+    return render_page(TEMPLATES, "tuning.html", values, styles=("findings.css", "tuning.css"))
 
 
 def _said(name: str) -> str:
@@ -297,16 +295,6 @@ def _view(clip: ClipResult, title: str, found: Tuning, peak: float) -> ClipView:
         series_peak=peak,
         facts={_said(name): number(m.value) for name, m in measured.items()},
     )
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A chart as it stands on the page."""
-
-    title: str
-    note: str
-    name: str
-    svg: Markup
 
 
 def _figures(found: Tuning, with_cards: set[int]) -> Iterator[Figure]:

@@ -147,8 +147,7 @@ def open_container(
     content: bytes | None = None,
 ) -> Iterator[FrameSource]:
     """Opens the first video stream of a file."""
-    if (path.is_file() and is_empty(path)) if content is None else not content:
-        raise VideoReadError(f"{path}: is empty (0 bytes); not a video")
+    _refuse_empty(path, content, "a video")
     try:
         place = os.path.abspath(path) if content is None else BytesIO(content)  # noqa: PTH100 - resolve() would follow links
         container = av.open(place, options=dict(_SAFE), metadata_errors="replace")
@@ -190,12 +189,15 @@ def open_container(
         yield begin(source, _decode(container, stream, source, limits, allow_truncated, near))
 
 
+def _refuse_empty(path: Path, content: bytes | None, what: str) -> None:
+    if (path.is_file() and is_empty(path)) if content is None else not content:
+        raise VideoReadError(f"{path}: is empty (0 bytes); not {what}")
+
+
 def _why_not_open(path: Path, error: Exception, content: bytes | None) -> str:
-    head = b"" if content is None else content[:64]
     try:
-        if content is None:
-            with path.open("rb") as file:
-                head = file.read(64)
+        with path.open("rb") if content is None else BytesIO(content) as file:
+            head = file.read(64)
     except OSError as failed:
         return f"cannot be read ({failed.strerror}); check its permissions"
     if b"ftyp" in head[:16]:
@@ -523,8 +525,7 @@ def _duration(image: Image.Image, source: FrameSource) -> Fraction:
 
 @contextmanager
 def _open(path: Path, limits: ReadLimits, content: bytes | None = None) -> Iterator[Image.Image]:
-    if (path.is_file() and is_empty(path)) if content is None else not content:
-        raise VideoReadError(f"{path}: is empty (0 bytes); not an image")
+    _refuse_empty(path, content, "an image")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
