@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 import pytest
@@ -63,6 +64,40 @@ def test_an_exception_leaves_the_old_file_and_no_part(tmp_path: Path, error: Bas
         raise error
     assert target.read_text() == "old"
     assert names(tmp_path) == {"clip.json"}
+
+
+def _written_and_interrupted_at(call: int, file: Path) -> bool:
+    """Write a file; Ctrl-C strikes where Python looks for signals the `call`-th time; tell whether it ended before."""
+    calls = 0
+
+    def strike(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_return")
+        if calls == call:
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+    sys.setprofile(strike)
+    try:
+        write_bytes(file, b"new")
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.setprofile(None)
+    return calls < call
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Ctrl-C in a destructor
+def test_ctrl_c_at_any_moment_of_writing_leaves_no_part_and_no_lock(tmp_path: Path) -> None:
+    file = tmp_path / "clip.json"
+    for call in range(1, 100_000):
+        file.write_bytes(b"old")
+        has_ended = _written_and_interrupted_at(call, file)
+        assert sorted(tmp_path.iterdir()) == [file], call
+        assert file.read_bytes() in (b"old", b"new")
+        if has_ended:
+            return
+    raise AssertionError("it never ended")
 
 
 def test_what_is_not_verified_does_not_get_the_name(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-_LOCK = re.compile(r"(?P<part>\..+\.[0-9a-f]{16}(\.old)?\.part)\.lock", re.DOTALL)
+_LOCK = re.compile(r"(?P<part>\..+\.(making|[0-9a-f]{16}(\.old)?\.part))\.lock", re.DOTALL)
 _OLD = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.old\.part", re.DOTALL)
 # A file system without these is none to refuse work for: FAT, CIFS, NFS, Lustre.
 _NO_LOCKS = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK}
@@ -64,7 +64,11 @@ def atomic_path(
             raise OSError(number, os.strerror(number), str(path)) from error
         raise
     finally:
-        _remove(part)
+        try:
+            _remove(part)
+        except BaseException:  # Ctrl-C amid it
+            _remove(part)
+            raise
 
 
 def write_bytes(path: Path | str, data: bytes, overwrite: bool = True) -> None:
@@ -96,8 +100,16 @@ def _holding(lock: FileLock) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.release()
-        _remove(Path(lock.lock_file))
+        try:
+            _free(lock)
+        except BaseException:  # Ctrl-C amid it
+            _free(lock)
+            raise
+
+
+def _free(lock: FileLock) -> None:
+    lock.release()
+    _remove(Path(lock.lock_file))
 
 
 def reserve(path: Path) -> AbstractContextManager[None] | None:
@@ -106,13 +118,18 @@ def reserve(path: Path) -> AbstractContextManager[None] | None:
     Returns:
         None if somebody else holds it; where a file system has no locks, nobody does.
     """
-    lock = FileLock(path.with_name(f".{_fitting(path.name)}.making.lock"))
+    place = path.with_name(f".{_fitting(path.name)}.making.lock")
+    lock, is_new = FileLock(place), not os.path.lexists(place)
     try:
         lock.acquire(blocking=False)
     except Timeout:
         return None
     except (NotImplementedError, OSError):
         return nullcontext()
+    except BaseException:  # Ctrl-C
+        if is_new:
+            _remove(place)
+        raise
     return _holding(lock)
 
 
@@ -132,33 +149,35 @@ def remove_dead_parts(directory: Path) -> list[Path]:
             lock.acquire(blocking=False)
         except (Timeout, OSError, NotImplementedError):
             continue
-        old = _OLD.fullmatch(part.name)
-        if old is not None and os.path.lexists(part) and not os.path.lexists(directory / old["name"]):
-            part.replace(directory / old["name"])
-        elif os.path.lexists(part):
-            _remove(part)
-            removed.append(part)
-        lock.release()
-        _remove(Path(entry.path))
+        with _holding(lock):
+            old = _OLD.fullmatch(part.name)
+            if old is not None and os.path.lexists(part) and not os.path.lexists(directory / old["name"]):
+                part.replace(directory / old["name"])
+            elif os.path.lexists(part):
+                _remove(part)
+                removed.append(part)
     return removed
 
 
 @contextmanager
 def _locked(part: Path) -> Iterator[None]:
     """Hold the lock that says that somebody is at work on a part."""
-    place = part.with_name(f"{part.name}.lock")
-    lock = FileLock(place)
+    lock = FileLock(part.with_name(f"{part.name}.lock"))
     try:
-        lock.acquire(blocking=False)
-    except (NotImplementedError, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
-            raise
-        _say_once(f"{part.parent}: the file system has no locks; what a killed run leaves is not cleaned up")
-    try:
+        try:
+            lock.acquire(blocking=False)
+        except (NotImplementedError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+                raise
+            where = part.parent
+            _say_once(f"{where}: the file system has no locks; what a killed run leaves is not cleaned up")
         yield
     finally:
-        lock.release()
-        _remove(place)
+        try:
+            _free(lock)
+        except BaseException:  # Ctrl-C amid it
+            _free(lock)
+            raise
 
 
 def _system_error(error: Exception, part: Path) -> int | None:
