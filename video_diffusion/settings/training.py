@@ -188,6 +188,8 @@ class DistilSettings(BaseModel):
         num_inference_steps: Of the student.
         teacher_steps: Of the teacher, a multiple of the student's.
         guidance_scale: Of the teacher; None is the model's own.
+        temporal_guidance: Of the teacher: away from what it answers without its temporal layers.
+        motion_effect: Of the teacher: factor on what its temporal layers add.
         clips: That the teacher makes, and the student learns from.
         prompts: A text file with a prompt in each line, beside or in place of the captions of data.
     """
@@ -197,6 +199,8 @@ class DistilSettings(BaseModel):
     num_inference_steps: Annotated[int, Field(ge=1, le=64)] = 4
     teacher_steps: Annotated[int, Field(ge=1, le=1000)] = 12
     guidance_scale: Annotated[float | None, Field(ge=0, le=50)] = None
+    temporal_guidance: Annotated[float, Field(ge=0, le=50)] = 0.0
+    motion_effect: Annotated[float, Field(ge=0, le=10)] = 1.0
     clips: Annotated[int, Field(ge=1)] = 512
     prompts: Annotated[str | None, AfterValidator(check_path)] = None
 
