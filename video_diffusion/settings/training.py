@@ -294,7 +294,8 @@ class TrainingSettings(BaseModel):
         data: Folders of clips, listed by `video-diffusion data check`; distilling reads their captions alone,
             and needs none where it has prompts.
         model: "embedded", a folder or a hub id; only the target of it is trained.
-        motion_adapter: Temporal layers to start from; None takes the model's own, or fresh ones.
+        motion_adapter: Temporal layers to start from; None takes the model's own, or fresh ones; of the
+            embedded model its teacher, since its own are for four steps.
         target: All temporal layers; a LoRA on their attention; or a LoRA on the image U-Net, which learns the
             look of the clips apart from their motion.
         temporal_and: Regular expression of image U-Net parameters that are trained together with the temporal
@@ -363,6 +364,14 @@ class TrainingSettings(BaseModel):
     log_name: Text | None = None
     output: Text | None = None
     license: Text | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _begin_with_the_teacher(cls, values: object) -> object:
+        if not isinstance(values, dict) or values.get("motion_adapter") is not None:
+            return values
+        is_embedded = values.get("model", "embedded") == "embedded"
+        return {**values, "motion_adapter": "teacher"} if is_embedded else values
 
     @model_validator(mode="after")
     def _fits_together(self) -> "TrainingSettings":
