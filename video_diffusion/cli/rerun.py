@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from video_diffusion.cli.clip_run import HERE
 from video_diffusion.cli.outputs import EncodingFlags, check_clip_path
 from video_diffusion.cli.terminal import CLIP_FAILED, describe, say
 
@@ -131,6 +130,7 @@ def settings_to_repeat(
 
     A record may come from anybody, so nothing is fetched from the network because of its words alone.
     """
+    from video_diffusion.cli.clip_run import HERE
     from video_diffusion.settings import named
 
     changes: dict[str, Any] = {}
