@@ -178,12 +178,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="embedded")
-    parser.add_argument("--teacher", default="teacher", help="temporal layers of the pictures of guided steps")
+    parser.add_argument(
+        "--teacher", default="teacher", help="temporal layers of the pictures of guided steps"
+    )
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     own = Figures(TextToVideoPipeline.from_pretrained(args.model), args.model, args.out)
-    figures = Figures(TextToVideoPipeline.from_pretrained(args.model, args.teacher), args.model, args.out)
+    guided = TextToVideoPipeline.from_pretrained(args.model, args.teacher)
+    figures = Figures(guided, args.model, args.out)
     for draw in (
         own.sheet,
         own.wall,
