@@ -28,8 +28,11 @@ processor takes to make a clip, as a multiple, to about a third on a busy machin
 TAIL = """
 
 Not in the table: guidance rescale and adaptive projected guidance, which more than doubled flicker in a trial
-at guidance 7.5; a temporal decoder, which a model must have; a flow-guided pass over finished frames, of
-which nothing has shown yet that it pays for the sharpness it costs.
+at guidance 7.5; a temporal decoder, which a model must have; denoising along a diagonal (FIFO-Diffusion) for
+clips without an end, which was not tried.
+
+`deflicker` averages finished frames along the same flow that flicker is measured along, so part of its gain
+is the measure's own; see [`diagnose`](diagnose.md#deflicker) for what other measures say of it.
 """
 
 

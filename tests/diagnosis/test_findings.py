@@ -151,10 +151,10 @@ def test_of_several_control_networks_each_is_left_out_with_what_it_reads() -> No
     }  # fmt: skip
     assert changed("without a, number 1", **two) == {
         "controlnet": ["n/b"], "control_video": ["f.mp4"], "controlnet_scale": [0.8],
-        "control_make": "canny", "controlnet_steps": [],
+        "control_make": "canny", "controlnet_steps": None,
     }  # fmt: skip
     assert changed("ControlNets off", **two) == {
-        "controlnet": [], "control_video": [], "controlnet_scale": [1.0], "control_make": [],
+        "controlnet": None, "control_video": None, "controlnet_scale": 1.0, "control_make": None,
     }  # fmt: skip
 
 

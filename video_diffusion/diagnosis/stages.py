@@ -179,7 +179,7 @@ def look_at_stages(
         given: What the clip was made of; None for noise alone.
     """
 
-    def whole(latents: Latents) -> Frames:
+    def whole(latents: Latents) -> np.ndarray:
         made = decode(latents)
         return given.joined(made) if given is not None and given.joined is not None else made
 
