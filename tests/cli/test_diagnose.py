@@ -79,7 +79,7 @@ def test_what_a_clip_is_made_of_is_looked_at_alone(
     monkeypatch.chdir(tmp_path)
     frames = np.random.default_rng(0).integers(90, 120, (6, 16, 24, 3), np.uint8)
     write_video("given.mp4", frames, Fraction(8))
-    asked = [f"model={model}", f"{given}=given.mp4", "num_frames=4"]
+    asked = [f"model={model}", f"{given}=given.mp4", "num_frames=4", "num_inference_steps=4"]
     asked += ["extend_overlap=1"] if given == "extend" else []
     words = [word for each in asked for word in ("--set", each)]
     result = run("a ball", *words, "--seeds", "0", "--budget", "0.001s", "-o", "out", "--json")
@@ -90,7 +90,7 @@ def test_what_a_clip_is_made_of_is_looked_at_alone(
     assert set(look["effects"]) <= {"flicker", "morph", "drift"}
     assert any(note.startswith(f"{left_out} was left out") for note in answer["notes"])
     assert any("given.mp4" in note and "iagnose" in note for note in answer["notes"])
-    assert [each["measure"] for each in answer["where"]] == ["flicker", "morph", "drift"]
+    assert {"flicker", "drift"} <= {each["measure"] for each in answer["where"]}
     num_frames = 9 if given == "extend" else 4  # its 6 and the 3 behind them
     assert f"of {num_frames}, " in answer["where"][0]["words"]
     page = Path("out/diagnosis.html").read_text()

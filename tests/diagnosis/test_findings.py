@@ -141,7 +141,8 @@ def test_a_second_pass_is_weakened_and_taken_away_with_what_only_it_needs() -> N
     assert changed("from noise, without refine", **second) == {
         "refine": None, "refine_upscale": "frames", "strength": None, "enforce_steps": False,
     }  # fmt: skip
-    assert changed("strength 0.3, half of it", init_video="a.mp4") == {"strength": 0.3}
+    assert changed("strength 0.3, half of it", init_video="a.mp4", num_inference_steps=4) == {"strength": 0.3}
+    assert not any("half of it" in label for label in labels(init_video="a.mp4", num_inference_steps=3))
 
 
 def test_of_several_control_networks_each_is_left_out_with_what_it_reads() -> None:

@@ -100,7 +100,8 @@ def _inputs(own: GenerationSettings) -> Iterator[Change]:
             continue
         strength = own.strength or USUAL_STRENGTHS[name]
         half = round(strength / 2, 3)
-        yield Change("input", f"strength {half:g}, half of it", {"strength": half}, 0.5)
+        if half * (own.num_inference_steps or 1) >= 1 or own.enforce_steps:  # else no step is left to do
+            yield Change("input", f"strength {half:g}, half of it", {"strength": half}, 0.5)
         if name == "refine":
             other = "latents" if own.refine_upscale == "frames" else "frames"
             yield Change("input", f"{other} made larger first", {"refine_upscale": other})
