@@ -18,7 +18,7 @@ from video_diffusion.pipeline import TextToVideoPipeline
 pytestmark = pytest.mark.full
 
 CLIP: dict[str, Any] = {"num_frames": 5, "height": 16, "width": 24, "num_inference_steps": 2, "seed": 3}
-QUICK = {"animatediff-v2", "long-animatediff", "animatediff-sdxl"}
+QUICK = {"animatediff-v2", "animatediff-sdxl"}
 
 
 @pytest.fixture(scope="module")

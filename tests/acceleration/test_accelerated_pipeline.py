@@ -1,9 +1,11 @@
 """Clips of an accelerated pipeline are those of a plain one up to rounding, and their records say so."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from forked_program import forked
 from tiny_models import relative_error, save_tiny_model
 from torch import Tensor
 
@@ -51,20 +53,13 @@ def test_nothing_is_left_on_the_model_after_a_clip(pipeline: TextToVideoPipeline
 def test_a_clip_made_before_there_was_acceleration_repeats(
     pipeline: TextToVideoPipeline, tmp_path: Path
 ) -> None:
-    import json
-    import subprocess
-    import sys
-
     pipeline.accelerated = False
     video = pipeline("a red ball", **SETTINGS)
     video.save(tmp_path / "clip.mp4", embed_metadata=False)
     record = json.loads((tmp_path / "clip.json").read_text())
     del record["accelerated"]
     (tmp_path / "clip.json").write_text(json.dumps(record))
-    done = subprocess.run(
-        [sys.executable, "-m", "video_diffusion", "rerun", str(tmp_path / "clip.json")],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = forked(["rerun", tmp_path / "clip.json"])
     assert (done.returncode, done.stdout) == (0, "identical\n"), done.stderr
     assert torch.get_num_threads() == 1  # as the test's own process computed
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from clip_commands import generate, run
 from folder_names import names
+from forked_program import start
 from safetensors.torch import load_file, save_file
 from small_disk import small_disk
 
@@ -91,7 +92,10 @@ def test_signals_end_a_run_in_one_line_and_leave_nothing(
 ) -> None:
     process = started(tiny_model, empty_folder)
     process.send_signal(number)
-    stdout, stderr = process.communicate(timeout=120)
+    try:
+        stdout, stderr = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert (process.returncode, stdout, stderr) == (code, b"", line)
     assert names(empty_folder) == set()
 
@@ -123,11 +127,11 @@ def test_two_quick_ctrl_c_show_no_traceback_wherever_the_program_is(
     assert not {"c.mp4", "c.json"} & names(empty_folder)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="watches /proc for the moment when torch is loaded")
 def test_kill_9_leaves_no_finished_name_and_the_next_run_works(tiny_model: Path, empty_folder: Path) -> None:
-    process = started(tiny_model, empty_folder)
-    process.kill()
-    process.communicate()
+    program = start([*STOPPABLE, "--model", tiny_model])
+    time.sleep(1)
+    program.send_signal(signal.SIGKILL)
+    assert program.end().returncode == -signal.SIGKILL
     assert not {"c.mp4", "c.json"} & names(empty_folder)
     part = empty_folder / f".c.mp4.{'0' * 16}.part"
     part.write_bytes(b"what a dead writer leaves")

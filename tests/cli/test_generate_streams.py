@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from clip_commands import generate
 from folder_names import names
+from forked_program import forked, start
 
 from video_diffusion.video import files, read_record
 
@@ -20,7 +21,15 @@ def shell(model: Path, rest: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("rest", ["2>&-", ">&-", ">&- 2>&-", "2>/dev/full", "<&-"])
+@pytest.mark.parametrize(
+    "rest",
+    [
+        ">&- 2>&-",
+        "2>/dev/full",
+        "<&-",
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ("2>&-", ">&-")),
+    ],
+)
 def test_closed_and_full_streams_do_not_cost_the_clip(tiny_model: Path, rest: str) -> None:
     done = shell(tiny_model, f"-o c.mp4 {rest}")
     assert (done.returncode, Path("c.mp4").is_file(), Path("c.json").is_file()) == (0, True, True), (
@@ -30,25 +39,26 @@ def test_closed_and_full_streams_do_not_cost_the_clip(tiny_model: Path, rest: st
 
 
 def test_the_json_that_goes_where_the_record_would_is_refused_and_not_lost(tiny_model: Path) -> None:
-    for overwrite in ("", "--overwrite"):
-        done = shell(tiny_model, f"-o c.mp4 --json {overwrite} > c.json")
+    for overwrite in ([], ["--overwrite"]):
+        words = ["generate", "a red circle", "--model", tiny_model, "-o", "c.mp4", "--json", *overwrite]
+        done = forked(words, stdout=Path("c.json"))
         assert done.returncode == 2 and "c.json is the file that stdout goes to" in done.stderr
-    done = shell(tiny_model, "-o d.mp4 --json > answer.json")
+    words = ["generate", "a red circle", "--model", tiny_model, "-o", "d.mp4", "--json"]
+    done = forked(words, stdout=Path("answer.json"))
     assert done.returncode == 0 and json.loads(Path("answer.json").read_text())["path"] == "d.mp4"
 
 
 def test_two_equal_runs_at_once_make_two_clips_and_one_name_is_made_once(
     tiny_model: Path, empty_folder: Path
 ) -> None:
-    both = f'for i in 1 2; do "{sys.executable}" -m video_diffusion generate a --model "{tiny_model}" -q'
-    done = subprocess.run(["bash", "-c", f"{both} & done; wait"], capture_output=True, text=True, check=False)
-    assert sorted(done.stdout.split()) == ["a-0-2.mp4", "a-0.mp4"], done.stderr
-    done = subprocess.run(
-        ["bash", "-c", f"{both} -o c.mp4 & done; wait -n; echo $?; wait -n; echo $?"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert sorted(done.stdout.split()) == ["0", "2", "c.mp4"], done.stderr
-    assert "is being made by another run" in done.stderr
+    words = ["generate", "a", "--model", tiny_model, "-q"]
+    both = [program.end() for program in [start(words), start(words)]]
+    assert sorted(done.stdout for done in both) == ["a-0-2.mp4\n", "a-0.mp4\n"], both
+    both = [program.end() for program in [start([*words, "-o", "c.mp4"]), start([*words, "-o", "c.mp4"])]]
+    whole, refused = sorted(both, key=lambda done: done.returncode)
+    assert (whole.returncode, whole.stdout) == (0, "c.mp4\n"), whole.stderr
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "is being made by another run" in refused.stderr
     assert names(empty_folder) == {"a-0.mp4", "a-0.json", "a-0-2.mp4", "a-0-2.json", "c.mp4", "c.json"}
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from forked_program import start
 from tiny_run import write_tiny_clips, write_tiny_model
 
 from video_diffusion.cli.main import main
@@ -165,13 +167,13 @@ def test_a_device_that_is_not_here_exits_with_4_and_trains_nothing(home, tmp_pat
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_at_the_next_step_and_resume_goes_on(home, tmp_path, number, code):
     folder = tmp_path / "a run"
-    words = [sys.executable, "-m", "video_diffusion", "train", str(home / "config.yaml"), "-o", str(folder)]
     more = ["--set", "validation.every=0", "--set", "checkpoint.every=1000"]
-    process = subprocess.Popen([*words, *more, "--steps", "1000"], stderr=subprocess.PIPE, text=True)
+    program = start(["train", home / "config.yaml", "-o", folder, *more, "--steps", "1000"])
     wait_for(lambda: (folder / "metrics.jsonl").is_file() and (folder / "metrics.jsonl").stat().st_size > 0)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == code, err
+    program.send_signal(number)
+    done = program.end()
+    err = done.stderr
+    assert done.returncode == code, err
     assert "stopped after step" in err and f"--output '{folder}' --resume goes on" in err
     newest = newest_checkpoint(folder / "checkpoints")
     assert newest is not None
@@ -182,18 +184,18 @@ def test_a_signal_saves_at_the_next_step_and_resume_goes_on(home, tmp_path, numb
 @pytest.mark.full
 def test_a_full_disk_ends_with_4_and_the_checkpoint_before_it_verifies(home, tmp_path):
     folder = tmp_path / "run"
-    program = (
-        "import resource, sys; from video_diffusion.cli.main import main; "
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1]))); main(sys.argv[2:])"
-    )
-
     more = ["--set", "validation.every=0", "--set", "optimizer.schedule=constant"]
     words = [str(home / "config.yaml"), "-o", str(folder), *more]
     assert run(*words, "--steps", "2")[0] == 0
     whole = newest_checkpoint(folder / "checkpoints")
     longer = ["train", *words, "--steps", "4", "--resume"]
-    limited = [sys.executable, "-c", program, str(2**15), *longer]
-    full = subprocess.run(limited, capture_output=True, text=True, check=False)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**15, hard))  # which the program inherits
+    try:
+        program = start(longer)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    full = program.end()
     assert full.returncode == 4, full.stderr
     assert "Traceback" not in full.stderr
     assert whole is not None and is_complete(whole) and newest_checkpoint(folder / "checkpoints") == whole

@@ -32,6 +32,5 @@ def test_of_a_clean_clip_nothing_stands_out(tmp_path: Path, first_seed: int) -> 
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("plant", [PLANTS[0], PLANTS[2]], ids=lambda plant: plant.name)
-def test_the_decoder_and_guidance_are_told_apart(tmp_path: Path, plant: Plant) -> None:
-    assert is_first(plant, tmp_path, (0, 1, 2))
+def test_guidance_that_is_too_high_is_named_first(tmp_path: Path) -> None:
+    assert is_first(PLANTS[2], tmp_path, (0, 1, 2))
