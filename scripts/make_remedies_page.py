@@ -19,10 +19,10 @@ HEAD = """\
 
 Written by `python scripts/make_remedies_page.py`, which compares the settings in `scripts/remedies.yaml` on
 the embedded model's `--motion-adapter teacher`: {num_prompts} prompts, one seed, the same noise under each
-setting. A cell is the mean difference to the clip as it is, with its 95 % interval over prompts, bold where that excludes 0. With
-{num_prompts} prompts nothing here is a verdict. Hold a remedy against your own prompts with
-`video-diffusion compare`; which one a clip needs, [`diagnose`](diagnose.md) tells. `time` is what the
-processor takes to make a clip, as a multiple, to about a third on a busy machine.
+setting. A cell is the mean difference to the clip as it is, with its 95 % interval over prompts, bold where
+that excludes 0. With {num_prompts} prompts nothing here is a verdict. Hold a remedy against your own
+prompts with `video-diffusion compare`; which one a clip needs, [`diagnose`](diagnose.md) tells. `time` is
+what the processor takes to make a clip, as a multiple, to about a third on a busy machine.
 
 """
 TAIL = """
