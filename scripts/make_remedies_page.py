@@ -18,19 +18,21 @@ HEAD = """\
 # What helps against flicker, morph and drift
 
 Written by `python scripts/make_remedies_page.py`, which compares the settings in `scripts/remedies.yaml` on
-the embedded model with `--motion-adapter teacher`: {num_prompts} prompts, one seed, the same noise under
-each setting. A cell is the mean
-difference to the clip as it is, with its 95 % interval over prompts, bold where that excludes 0. With
-{num_prompts} prompts nothing here is a verdict. Hold a remedy against your own prompts with
-`video-diffusion compare`; which one a clip needs, [`diagnose`](diagnose.md) tells. `time` is what the
-processor takes to make a clip, as a multiple, to about a third on a busy machine.
+the embedded model's `--motion-adapter teacher`: {num_prompts} prompts, one seed, the same noise under each
+setting. A cell is the mean difference to the clip as it is, with its 95 % interval over prompts, bold where
+that excludes 0. With {num_prompts} prompts nothing here is a verdict. Hold a remedy against your own
+prompts with `video-diffusion compare`; which one a clip needs, [`diagnose`](diagnose.md) tells. `time` is
+what the processor takes to make a clip, as a multiple, to about a third on a busy machine.
 
 """
 TAIL = """
 
 Not in the table: guidance rescale and adaptive projected guidance, which more than doubled flicker in a trial
-at guidance 7.5; a temporal decoder, which a model must have; a flow-guided pass over finished frames, of
-which nothing has shown yet that it pays for the sharpness it costs.
+at guidance 7.5; a temporal decoder, which a model must have; denoising along a diagonal (FIFO-Diffusion) for
+clips without an end, which was not tried.
+
+`deflicker` averages finished frames along the same flow that flicker is measured along, so part of its gain
+is the measure's own; see [`diagnose`](diagnose.md#deflicker) for what other measures say of it.
 """
 
 

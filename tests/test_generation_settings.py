@@ -156,7 +156,7 @@ OTHER: dict[str, Any] = {
     "video_start": 1.5, "video_stride": 2,
     "image_hold": 0.5, "enforce_steps": True, "loras": ["x.safetensors:0.5"], "speed": 2,
     "compile": True,
-    "guidance_interval": (0.2, 0.8), "temporal_guidance": 1.0,
+    "guidance_interval": (0.2, 0.8), "temporal_guidance": 1.0, "deflicker": 0.5,
     "ip_adapter": "x.safetensors", "ip_image": {"0-3": "a.png"},
     "ip_scale": 0.5, "quantize": "int8",
     "controlnet": "n", "control_video": "e.mp4", "controlnet_scale": 0.5,

@@ -64,6 +64,58 @@ def test_a_budget_that_is_too_small_leaves_changes_out_and_says_so(
     assert result.stdout.startswith("Nothing stands out: ")
 
 
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("given", "label", "left_out"),
+    [
+        ("refine", "the clip before its second pass", "from noise, without refine"),
+        ("init_video", "the video it starts from", "strength 0.3, half of it"),
+        ("extend", "the frames it goes on from, alone", "extend_overlap 2, twice as long"),
+    ],
+)
+def test_what_a_clip_is_made_of_is_looked_at_alone(
+    given: str, label: str, left_out: str, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    frames = np.random.default_rng(0).integers(90, 120, (6, 16, 24, 3), np.uint8)
+    write_video("given.mp4", frames, Fraction(8))
+    asked = [f"model={model}", f"{given}=given.mp4", "num_frames=4", "num_inference_steps=4"]
+    asked += ["extend_overlap=1"] if given == "extend" else []
+    words = [word for each in asked for word in ("--set", each)]
+    result = run("a ball", *words, "--seeds", "0", "--budget", "0.001s", "-o", "out", "--json")
+    assert result.exit_code == 0, result.stderr
+    answer = json.loads(result.stdout)
+    look = next(each for each in answer["contributions"] if each["part"] == "input")
+    assert look["label"] == label
+    assert set(look["effects"]) <= {"flicker", "morph", "drift"}
+    assert any(note.startswith(f"{left_out} was left out") for note in answer["notes"])
+    assert any("given.mp4" in note and "iagnose" in note for note in answer["notes"])
+    assert {"flicker", "drift"} <= {each["measure"] for each in answer["where"]}
+    num_frames = 9 if given == "extend" else 4  # its 6 and the 3 behind them
+    assert f"of {num_frames}, " in answer["where"][0]["words"]
+    page = Path("out/diagnosis.html").read_text()
+    assert "Where it is worst" in page
+    assert answer["where"][0]["words"] in page
+
+
+@pytest.mark.full
+def test_another_autoencoder_is_swapped_for_the_models_own(
+    tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    other = str(save_tiny_model(tmp_path / "other", norm_scope="frame", **{**SMALL, "num_frames": 3}))
+    words = ("--set", f"model={model}", "--set", f"vae={other}/vae", "--seeds", "0", "-o", "out", "--json")
+    result = run("a ball", *words)
+    assert result.exit_code == 0, result.stderr
+    own = next(
+        each
+        for each in json.loads(result.stdout)["contributions"]
+        if each["label"] == "the model's own autoencoder"
+    )
+    assert (own["part"], own["settings"]) == ("decoder", {"vae": None})
+    assert "vae" not in own["command"]
+
+
 def test_a_clip_without_a_record_is_told_about_from_its_pixels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

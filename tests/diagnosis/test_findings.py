@@ -116,6 +116,75 @@ def test_every_part_that_is_at_work_is_changed_and_no_other() -> None:
     assert {"LoRAs off", "without b.safetensors"} <= set(labels(loras=["a/b.safetensors", "c.safetensors"]))
     assert "one prompt for all frames" in labels(prompt_travel={"3": "b"})
     assert "ControlNet off" in labels(controlnet="n", control_video="e.mp4")
+    assert "deflicker 1" in plain
+    assert {"deflicker off", "deflicker 1"} <= set(labels(deflicker=0.5))
+
+
+def changed(label: str, **values: Any) -> dict[str, Any]:
+    own = GenerationSettings.from_values({"prompt": "a", "num_frames": 12, **values})
+    change = next(each for each in changes_of(own, 24, 25) if each.label == label)
+    GenerationSettings.from_values({**own.model_dump(mode="json"), **change.values})  # they can be asked for
+    return dict(change.values)
+
+
+def test_other_autoencoders_and_clips_that_are_gone_on_from_are_swapped() -> None:
+    assert changed("the model's own autoencoder", vae="v") == {"vae": None}
+    twice = changed("extend_overlap 6, twice as long", extend="a.mp4", extend_overlap=3)
+    assert twice == {"extend_overlap": 6}
+    assert not any("extend_overlap" in label for label in labels(extend="a.mp4", extend_overlap=6))
+
+
+def test_a_second_pass_is_weakened_and_taken_away_with_what_only_it_needs() -> None:
+    second = {"refine": "a.mp4", "refine_upscale": "latents", "strength": 0.3, "enforce_steps": True}
+    assert changed("strength 0.15, half of it", **second) == {"strength": 0.15}
+    assert changed("frames made larger first", **second) == {"refine_upscale": "frames"}
+    assert changed("from noise, without refine", **second) == {
+        "refine": None, "refine_upscale": "frames", "strength": None, "enforce_steps": False,
+    }  # fmt: skip
+    assert changed("strength 0.3, half of it", init_video="a.mp4", num_inference_steps=4) == {"strength": 0.3}
+    assert not any("half of it" in label for label in labels(init_video="a.mp4", num_inference_steps=3))
+
+
+def test_of_several_control_networks_each_is_left_out_with_what_it_reads() -> None:
+    two = {
+        "controlnet": ["n/a", "n/b"], "control_video": ["e.mp4", "f.mp4"], "controlnet_scale": [0.5, 0.8],
+        "control_make": ["canny"],
+    }  # fmt: skip
+    assert changed("without a, number 1", **two) == {
+        "controlnet": ["n/b"], "control_video": ["f.mp4"], "controlnet_scale": [0.8],
+        "control_make": "canny", "controlnet_steps": None,
+    }  # fmt: skip
+    assert changed("ControlNets off", **two) == {
+        "controlnet": None, "control_video": None, "controlnet_scale": 1.0, "control_make": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"extend": "a.mp4"}, "The clip begins with the frames of a.mp4, which no change here touches"),
+        ({"refine": "a.mp4"}, "What a.mp4 has already comes along as far as the strength leaves it"),
+        ({"ip_adapter": "i", "ip_image": "a.png"}, "Without IP-Adapter the clip shows something else, too"),
+        ({"loras": ["a.safetensors"]}, "A LoRA changes what the clip shows as well as how it moves"),
+        ({"vae": "v", "init_image": "a.png"}, "The other autoencoder also encodes the input"),
+    ],
+)
+def test_what_cannot_be_told_apart_is_said(values: dict[str, Any], words: str) -> None:
+    settings = GenerationSettings.from_values({"prompt": "a", **values})
+    found = find(seen(*clips(AS_IT_IS, [1.0, 1.0])), Subject(settings, (0, 1)))
+    assert any(note.startswith(words) for note in found.notes)
+    assert not any(note.startswith(words) for note in find(seen(), SUBJECT).notes)
+
+
+def test_what_is_made_of_a_calm_input_is_blamed_only_if_nothing_else_is() -> None:
+    look = StageLook("input", "the clip before its second pass", {"flicker": 3.0}, {"flicker": 0.5})
+    looks = {seed: [look] for seed in range(4)}
+    own = clips(AS_IT_IS, [3.0, 3.1, 3.2, 3.3])
+    alone = find(seen(*own, looks=looks), SUBJECT)
+    assert [cause.part for cause in alone.causes] == ["input"]
+    assert "the clip before its second pass has flicker 0.50 levels, the clip 3.00" in alone.sentences[0]
+    both = find(seen(*own, *clips("guidance 4", [1.5, 1.6, 1.4, 1.5]), looks=looks), SUBJECT)
+    assert [cause.part for cause in both.causes] == ["guidance"]
 
 
 def test_stages_of_latents_in_closed_form() -> None:

@@ -125,11 +125,14 @@ def _subject(
     from video_diffusion.diagnosis.run import Subject
     from video_diffusion.diagnosis.stages import USUAL_ENCODER, encoder_of
     from video_diffusion.jobs.job import open_settings
+    from video_diffusion.video.images import with_sources
 
     if record is None:
         changes = {"model": places[0], "motion_adapter": places[1], "device": device}
         settings = settings_from(source, configs, assignments, {k: v for k, v in changes.items() if v})
-        settings = settings.with_defaults(open_settings(settings.model, settings.motion_adapter))
+        settings = with_sources(settings).with_defaults(
+            open_settings(settings.model, settings.motion_adapter)
+        )
         return Subject(settings, _seeds(seeds, settings), encoder=USUAL_ENCODER)
     settings = settings_to_repeat(record, *places, device)
     clip = _clip_beside(Path(source))
@@ -171,7 +174,7 @@ def _run(
     from video_diffusion.cli import clip_run
     from video_diffusion.cli.compare import open_meter
     from video_diffusion.diagnosis.findings import find
-    from video_diffusion.diagnosis.report import write_folder
+    from video_diffusion.diagnosis.report import with_marks, write_folder
     from video_diffusion.diagnosis.run import Diagnosis
     from video_diffusion.jobs import Pipelines
 
@@ -183,7 +186,7 @@ def _run(
     with clip_run.warnings_as_lines():
         diagnosis = Diagnosis(subject, folder, Pipelines(), meter, seconds)
         _watch(diagnosis, quiet=quiet or as_json)
-    found = find(diagnosis.seen, subject)
+    found = with_marks(find(diagnosis.seen, subject), folder)
     written = write_folder(found, folder)
     _show(found, written, as_json=as_json)
 

@@ -11,8 +11,10 @@ import numpy as np
 from video_diffusion.comparison.run import clip_command
 from video_diffusion.comparison.statistics import bootstrap_interval
 from video_diffusion.comparison.summary import ClipResult, Span
+from video_diffusion.diagnosis.marks import Mark
 from video_diffusion.diagnosis.parts import STAGES, Part
 from video_diffusion.diagnosis.run import AS_IT_IS, Seen, Subject
+from video_diffusion.settings import GenerationSettings
 from video_diffusion.web import counted, signed
 
 UNITS: Mapping[str, str] = {
@@ -26,6 +28,8 @@ FAULTS: Mapping[str, float] = {
 """What a clip can have too much of, and the least gain in it that is worth a word: next to nothing is seen
 below."""
 RANKS = {"morph": 1, "drift": 2}
+LAST: tuple[Part, ...] = ("input", "denoiser")
+"""Parts that are named only for what no other explains."""
 ENOUGH = 0.8
 LEAST_SHARE = 0.2
 """Of a fault that a change must take away to stand out."""
@@ -111,6 +115,7 @@ class Findings:
         notes: What a reader must know.
         subject: That was diagnosed.
         clips: Of the clip as it is, by seed.
+        marks: Where the clip is at its worst, once somebody looked.
     """
 
     own: Mapping[str, Span]
@@ -120,6 +125,7 @@ class Findings:
     notes: tuple[str, ...]
     subject: Subject
     clips: tuple[ClipResult, ...]
+    marks: tuple[Mark, ...] = ()
 
 
 def find(seen: Seen, subject: Subject) -> Findings:
@@ -275,8 +281,9 @@ def _percent(share: float | None) -> str:
 def _causes(contributions: Sequence[Contribution]) -> list[Contribution]:
     """What stands out, by the fault that comes first, then by the gain.
 
-    Of each part it is the first of its changes that gains nearly as much as the best. The denoiser is where a
-    clip is made, whatever the reason: it is a cause only of what no other part explains.
+    Of each part it is the first of its changes that gains nearly as much as the best. What a clip adds to its
+    input, and what its denoiser does, has whatever reason: they are causes only of what no other part
+    explains.
     """
     best: dict[Part, Contribution] = {}
     for part in dict.fromkeys(each.part for each in contributions):
@@ -285,10 +292,10 @@ def _causes(contributions: Sequence[Contribution]) -> list[Contribution]:
             most = min(map(_rank, own))
             enough = (most[0], ENOUGH * most[1])
             best[part] = next(each for each in own if _rank(each) <= enough)
-    explained = {fault for part, each in best.items() if part != "denoiser" for fault in each.gains}
-    denoiser = best.get("denoiser")
-    if denoiser is not None and explained & set(denoiser.gains):
-        del best["denoiser"]
+    for last in LAST:
+        explained = {fault for part, each in best.items() if part not in LAST for fault in each.gains}
+        if last in best and explained & set(best[last].gains):
+            del best[last]
     return sorted(best.values(), key=_rank)
 
 
@@ -329,7 +336,7 @@ def _sentences(
 
 def _told(cause: Contribution, subject: Subject) -> str:
     gain = _gain_words(cause)
-    if cause.part == "decoder":
+    if cause.part == "decoder" and not cause.values:
         made = cause.effects[cause.fault].as_it_is
         return (
             f"Decoder: on latents that hardly move it makes {made:.2f} levels of flicker by itself; another "
@@ -342,7 +349,13 @@ def _told(cause: Contribution, subject: Subject) -> str:
             f"{effect.changed:.2f} {'at crf 18' if cause.fault == 'coding error' else 'before it'}; encode "
             "with a lower --crf."
         )
-    if cause.part == "denoiser":
+    if cause.part == "input" and not cause.values:
+        effect = cause.effects[cause.fault]
+        return (
+            f"Input: {cause.label} has {cause.fault} {effect.changed:.2f} {UNITS[cause.fault]}, the clip "
+            f"{effect.as_it_is:.2f}: what is made of it adds the rest."
+        )
+    if cause.part == "denoiser" and not cause.values:
         return f"Denoiser: the latents do not agree from frame to frame; mixing neighbours takes away {gain}."
     own = subject.settings.model_dump(mode="json")
     changed = ", ".join(
@@ -380,6 +393,35 @@ def _notes(seen: Seen, subject: Subject) -> Iterator[str]:
         yield "With fewer than 3 seeds intervals are wide or open, and little can stand out."
     if subject.encoder is None:
         yield "The encoder was left out: the file's own frames and its encoder cannot be told apart here."
+    yield from _not_told_apart(subject.settings)
     for change in seen.left_out:
         yield f"{change.label} was left out: the budget had no room; the same command with more goes on."
     yield from seen.notes
+
+
+def _not_told_apart(own: GenerationSettings) -> Iterator[str]:
+    """What no change can separate, in words."""
+    if own.extend is not None:
+        yield (
+            f"The clip begins with the frames of {own.extend}, which no change here touches: measures are of "
+            "the whole, and differences those of what was made behind them. Diagnose that clip by itself."
+        )
+    if own.refine is not None or own.init_video is not None:
+        yield (
+            f"What {own.refine or own.init_video} has already comes along as far as the strength leaves it; "
+            "its row shows it alone. Diagnose it by itself."
+        )
+    steering = {"controlnet": "ControlNet", "sparsectrl": "SparseCtrl", "ip_adapter": "IP-Adapter"}
+    named = " and ".join(word for name, word in steering.items() if getattr(own, name))
+    if named:
+        yield (
+            f"Without {named} the clip shows something else, too: whether a difference comes from the "
+            "network or from what it makes the clip show cannot be told apart."
+        )
+    if own.loras:
+        yield (
+            "A LoRA changes what the clip shows as well as how it moves; its row holds both, and of several "
+            "LoRAs what they do only together is in none of the rows of one alone."
+        )
+    if own.vae is not None and (own.refine or own.init_video or own.init_image or own.extend):
+        yield "The other autoencoder also encodes the input: its row holds both sides of it."

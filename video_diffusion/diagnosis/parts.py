@@ -4,13 +4,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from video_diffusion.settings import GenerationSettings
+from video_diffusion.settings import SETTINGS, GenerationSettings
+from video_diffusion.settings.generation import AN_INPUT
+from video_diffusion.settings.resolved import (
+    USUAL_IMAGE_STRENGTH,
+    USUAL_REFINE_STRENGTH,
+    USUAL_VIDEO_STRENGTH,
+)
 
 Part: TypeAlias = Literal[
     "denoiser", "decoder", "encoder", "window seams", "temporal layers", "guidance", "steps and scheduler",
-    "speed and precision", "noise", "LoRA", "ControlNet", "IP-Adapter", "prompt travel",
+    "speed and precision", "noise", "LoRA", "ControlNet", "IP-Adapter", "prompt travel", "input",
 ]  # fmt: skip
-STAGES: tuple[Part, ...] = ("encoder", "decoder", "denoiser")
+STAGES: tuple[Part, ...] = ("encoder", "decoder", "denoiser", "input")
 """Parts that are told from finished latents and files alone; no clip is denoised again for them."""
 
 OFF: Mapping[str, Any] = {
@@ -18,6 +24,10 @@ OFF: Mapping[str, Any] = {
     "context_fuse": "pyramid", "freenoise": False,
 }  # fmt: skip
 """Of windows: a clip made in one pass."""
+CONTROL_LISTS = ("controlnet", "control_video", "control_make", "controlnet_scale", "controlnet_steps")
+USUAL_STRENGTHS = {
+    "init_video": USUAL_VIDEO_STRENGTH, "init_image": USUAL_IMAGE_STRENGTH, "refine": USUAL_REFINE_STRENGTH,
+}  # fmt: skip
 EFFECTS = (1.25, 0.5, 0.0)
 INTERVAL = [0.1, 0.8]
 
@@ -51,6 +61,7 @@ def changes_of(own: GenerationSettings, max_num_frames: int | None, usual_steps:
     """
     found = [
         *_additions(own),
+        *_inputs(own),
         *_travel(own),
         *_windows(own, max_num_frames),
         *_temporal_layers(own),
@@ -58,8 +69,43 @@ def changes_of(own: GenerationSettings, max_num_frames: int | None, usual_steps:
         *_precision(own),
         *_noise(own),
         *_steps(own, usual_steps),
+        *_deflicker(own),
     ]
     return tuple(sorted(found, key=lambda change: change.cost))  # stable: the order above, where costs agree
+
+
+def _without(own: GenerationSettings, name: str) -> dict[str, Any]:
+    """The changes that take a setting away, and with it those that do nothing without it."""
+    usual = GenerationSettings(prompt="-").model_dump(mode="json")
+    values = own.model_dump(mode="json")
+    idle = [
+        other
+        for other, setting in SETTINGS.items()
+        if name in setting.needs and not any(values[needed] for needed in setting.needs if needed != name)
+    ]
+    return {each: usual[each] for each in (name, *idle) if values[each] != usual[each]}
+
+
+def _inputs(own: GenerationSettings) -> Iterator[Change]:
+    """Of a clip that starts from another or goes on from one: less of it, none of it."""
+    if own.vae is not None:
+        yield Change("decoder", "the model's own autoencoder", {"vae": None})
+    if own.extend is not None:
+        twice = 2 * own.extend_overlap
+        if own.num_frames is not None and twice < own.num_frames:
+            label = f"extend_overlap {twice}, twice as long"
+            yield Change("window seams", label, {"extend_overlap": twice})
+    for name in AN_INPUT:
+        if getattr(own, name) is None:
+            continue
+        strength = own.strength or USUAL_STRENGTHS[name]
+        half = round(strength / 2, 3)
+        if half * (own.num_inference_steps or 1) >= 1 or own.enforce_steps:  # else no step is left to do
+            yield Change("input", f"strength {half:g}, half of it", {"strength": half}, 0.5)
+        if name == "refine":
+            other = "latents" if own.refine_upscale == "frames" else "frames"
+            yield Change("input", f"{other} made larger first", {"refine_upscale": other})
+        yield Change("input", f"from noise, without {name}", _without(own, name), 1 / strength)
 
 
 def _additions(own: GenerationSettings) -> Iterator[Change]:
@@ -68,16 +114,30 @@ def _additions(own: GenerationSettings) -> Iterator[Change]:
         if len(own.loras) > 1:
             for entry in own.loras:
                 rest = [other for other in own.loras if other != entry]
-                yield Change("LoRA", f"without {entry.rpartition('/')[2]}", {"loras": rest})
-    if own.controlnet:
-        off: dict[str, Any] = {"controlnet": [], "control_video": [], "control_make": []}
-        label = "ControlNet off" if len(own.controlnet) == 1 else "ControlNets off"
-        yield Change("ControlNet", label, {**off, "controlnet_steps": [], "controlnet_scale": [1.0]}, 0.7)
+                yield Change("LoRA", f"without {_last(entry)}", {"loras": rest})
+    count = len(own.controlnet)
+    if count:
+        label = "ControlNet off" if count == 1 else "ControlNets off"
+        yield Change("ControlNet", label, _without(own, "controlnet"), 0.7)
+    lists = own.model_dump(mode="json", include=set(CONTROL_LISTS))
+    for place in range(count if count > 1 else 0):
+        others = {name: _but(values, place, count) for name, values in lists.items()}
+        yield Change("ControlNet", f"without {_last(own.controlnet[place])}, number {place + 1}", others, 0.9)
     if own.sparsectrl is not None:
-        values: dict[str, Any] = {"sparsectrl": None, "sparse_images": {}, "sparsectrl_scale": 1.0}
-        yield Change("ControlNet", "SparseCtrl off", values, 0.7)
+        yield Change("ControlNet", "SparseCtrl off", _without(own, "sparsectrl"), 0.7)
     if own.ip_adapter is not None:
-        yield Change("IP-Adapter", "IP-Adapter off", {"ip_adapter": None, "ip_image": {}, "ip_scale": 0.7})
+        yield Change("IP-Adapter", "IP-Adapter off", {"ip_image": {}, **_without(own, "ip_adapter")})
+
+
+def _last(place: str) -> str:
+    return place.rstrip("/").rpartition("/")[2]
+
+
+def _but(values: Any, place: int, count: int) -> Any:
+    """A list without one of its entries, where it has one for each; one for all stays."""
+    if not isinstance(values, list) or len(values) != count:
+        return values
+    return [value for at, value in enumerate(values) if at != place]
 
 
 def _travel(own: GenerationSettings) -> Iterator[Change]:
@@ -175,3 +235,10 @@ def _steps(own: GenerationSettings, usual_steps: int) -> Iterator[Change]:
     if usual_steps > 2 * num_steps:
         usual = {"num_inference_steps": usual_steps}
         yield Change("steps and scheduler", f"{usual_steps} steps, as usual", usual, usual_steps / num_steps)
+
+
+def _deflicker(own: GenerationSettings) -> Iterator[Change]:
+    if own.deflicker:
+        yield Change("denoiser", "deflicker off", {"deflicker": 0.0})
+    if own.deflicker < 1:
+        yield Change("denoiser", "deflicker 1", {"deflicker": 1.0}, is_remedy=True)

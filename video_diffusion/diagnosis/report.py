@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -14,11 +13,12 @@ from video_diffusion.comparison.report import played
 from video_diffusion.comparison.summary import ClipResult, Span
 from video_diffusion.comparison.tables import IntervalGlyph
 from video_diffusion.diagnosis.findings import FAULTS, GUARDS, SPOKEN, UNITS, Contribution, Effect, Findings
+from video_diffusion.diagnosis.marks import Mark, mark_worst
 from video_diffusion.diagnosis.parts import Part
 from video_diffusion.diagnosis.pixels import summary, tell
 from video_diffusion.diagnosis.run import AS_IT_IS
 from video_diffusion.diagnosis.stages import encoder_of
-from video_diffusion.video import library_versions, read_video, write_bytes
+from video_diffusion.video import VideoReadError, library_versions, read_video, write_bytes
 from video_diffusion.web import ClipView, number, render_page, scale_over, signed, with_images, write_page
 
 PAGE, ANSWER = "diagnosis.html", "diagnosis.json"
@@ -28,7 +28,6 @@ SHOWN = ("flicker", "morph", "drift", *GUARDS)
 GLYPH = (4.0, 128.0)
 IMPROVES = (*FAULTS, "prompt_alignment")
 """Measures in which better is better; more motion or sharpness than the clip has is merely more."""
-WORST_FRAMES = 3
 USUAL_FPS = 8
 
 
@@ -71,6 +70,19 @@ def write_folder(found: Findings, folder: Path) -> list[Path]:
     return [folder / PAGE, folder / ANSWER]
 
 
+def with_marks(found: Findings, folder: Path) -> Findings:
+    """Mark where the clip of its own seed is at its worst; nothing where its file is gone or damaged."""
+    seed = found.subject.settings.seed
+    for clip in found.clips:
+        if clip.arm == AS_IT_IS and clip.seed == seed and not clip.error:
+            try:
+                frames = read_video(folder / clip.path).frames
+            except (VideoReadError, OSError):
+                break
+            return replace(found, marks=mark_worst(frames, Fraction(clip.fps).limit_denominator(1001)))
+    return found
+
+
 def answer(found: Findings) -> dict[str, Any]:
     """The diagnosis as plain JSON values."""
     settings = found.subject.settings
@@ -102,8 +114,14 @@ def answer(found: Findings) -> dict[str, Any]:
             }
             for each in found.contributions
         ],
+        "where": [_where(mark) for mark in found.marks],
         "notes": list(found.notes),
     }
+
+
+def _where(mark: Mark) -> dict[str, Any]:
+    frames = [{"frame": each.frame, "value": each.value, **asdict(each.box)} for each in mark.frames]
+    return {"measure": mark.name, "unit": mark.unit, "words": mark.words, "frames": frames}
 
 
 def _span(span: Span, unit: str) -> dict[str, Any]:
@@ -112,7 +130,6 @@ def _span(span: Span, unit: str) -> dict[str, Any]:
 
 def render(found: Findings, folder: Path) -> str:
     """The page; clips are read for their still images."""
-    own = next((clip for clip in found.clips if clip.arm == AS_IT_IS and not clip.error), None)
     values = {
         "title": f"Diagnosis of “{found.subject.settings.prompt}”",
         "sentences": [sentence.split("\n") for sentence in found.sentences],
@@ -121,7 +138,7 @@ def render(found: Findings, folder: Path) -> str:
         "columns": [(SPOKEN.get(name, name), UNITS[name]) for name in SHOWN],
         "rows": _rows(found),
         "cards": _cards(found, folder),
-        "worst": _worst(own) if own is not None else "",
+        "marks": found.marks,
         "notes": found.notes,
         "num_seeds": len(found.subject.seeds),
         "versions": library_versions(),
@@ -222,19 +239,6 @@ def _stage_view(own: ClipResult, each: Contribution, path: str) -> ClipView:
     )
 
 
-def _worst(own: ClipResult) -> str:
-    """Where the clip flickers most, in words."""
-    series: Sequence[float | None] = own.series.get("flicker", ())
-    known = [(value, frame) for frame, value in enumerate(series, start=1) if value is not None]
-    if not known:
-        return ""
-    frames = ", ".join(
-        f"{frame} ({value:.2g})" for value, frame in sorted(known, reverse=True)[:WORST_FRAMES]
-    )
-    mean = number(sum(value for value, _ in known) / len(known))
-    return f"It flickers most at frames {frames}, against a mean of {mean} levels."
-
-
 # A clip without a record: what its pixels tell.
 
 
@@ -253,6 +257,7 @@ def write_pixels(path: Path, folder: Path) -> tuple[list[str], dict[str, Any], l
     encoder = encoder_of(path)
     crf = encoder.crf if encoder is not None else None
     signs, looks, measures = tell(video.frames, fps, video.notes, crf)
+    marks = mark_worst(video.frames, fps)
     sentences = summary(signs, measures)
     series = tuple(float(value) if np.isfinite(value) else None for value in looks.by_frame)
     num_frames, height, width, _ = video.frames.shape
@@ -276,11 +281,13 @@ def write_pixels(path: Path, folder: Path) -> tuple[list[str], dict[str, Any], l
         "signs": [asdict(sign) for sign in signs],
         "measures": measures,
         "flicker_by_frame": list(series),
+        "where": [_where(mark) for mark in marks],
         "notes": list(video.notes),
     }
     values = {
         "title": f"{path.name}, from pixels alone", "sentences": sentences, "signs": signs,
         "notes": video.notes, "view": with_images(view, folder), "measures": measures,
+        "marks": marks,
         "versions": library_versions(),
     }  # fmt: skip
     page = render_page(TEMPLATES, "pixels.html", values, styles=("findings.css", "diagnosis.css"))

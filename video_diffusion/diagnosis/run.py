@@ -13,6 +13,7 @@ from video_diffusion.comparison.summary import ClipResult
 from video_diffusion.diagnosis.parts import Change, changes_of
 from video_diffusion.diagnosis.stages import (
     Encoder,
+    Given,
     StageLook,
     key_of,
     load_latents,
@@ -23,8 +24,11 @@ from video_diffusion.diagnosis.stages import (
 )
 from video_diffusion.jobs import Job, Pipelines, Results, model_facts, run_jobs
 from video_diffusion.jobs.runner import finished_row
-from video_diffusion.settings import ConfigError, GenerationSettings, Layer
+from video_diffusion.pipeline.deflicker import deflicker
+from video_diffusion.pipeline.inputs import read_extended, taken_of_videos
+from video_diffusion.settings import ConfigError, GenerationSettings, Layer, ResolvedSettings
 from video_diffusion.video import write_bytes
+from video_diffusion.video.images import read_input_video
 
 if TYPE_CHECKING:
     from video_diffusion.pipeline import GeneratedVideo, TextToVideoPipeline
@@ -88,6 +92,20 @@ class Seen:
     clips: tuple[ClipResult, ...] = ()
     notes: list[str] = field(default_factory=list)
     design: Design | None = None
+
+
+def given_to(settings: ResolvedSettings) -> Given | None:
+    """The frames that a clip was made of; None for noise alone, or one image."""
+    extended, size = read_extended(settings), (settings.num_frames, settings.height, settings.width)
+    if extended is not None:
+        return Given("the frames it goes on from, alone", extended.frames, extended.joined)
+    if settings.refine is not None:
+        frames = read_input_video(settings.refine, *size, "refine")
+        return Given("the clip before its second pass", frames)
+    if settings.init_video is not None:
+        frames = read_input_video(settings.init_video, *size, taken=taken_of_videos(settings))
+        return Given("the video it starts from", frames)
+    return None
 
 
 class Diagnosis:
@@ -201,12 +219,17 @@ class Diagnosis:
         if looks is None:
             latents = load_latents(self.folder / LATENTS, job.job_id)
             assert latents is not None  # it was made, or made again
-            pipeline, fps = self._pipeline(), job.settings.fps
-            assert fps is not None  # with the model's defaults
-            place = self.folder / CLIPS / Path(job.file).stem
+            pipeline = self._pipeline()
+            settings = pipeline.resolve(job.settings)
             looks = list(
                 look_at_stages(
-                    latents.to(pipeline.device), pipeline.decode, fps, place, own_file, subject.encoder
+                    latents.to(pipeline.device),
+                    lambda part: deflicker(pipeline.decode(part), settings.deflicker),
+                    settings.fps,
+                    self.folder / CLIPS / Path(job.file).stem,
+                    own_file,
+                    subject.encoder,
+                    given_to(settings),
                 )
             )
             write_looks(path, key, looks)

@@ -1,6 +1,6 @@
-"""What finished latents and files tell without denoising again: denoiser, decoder and encoder, each alone.
+"""What finished latents and files tell without denoising again: denoiser, decoder, encoder and input.
 
-All three are put as the other changes are: a clip as it is, and the clip without what the stage adds. The
+All are put as the other changes are: a clip as it is, and the clip without what the stage adds. The
 difference is what the stage contributes, in the units of the measures.
 """
 
@@ -29,6 +29,7 @@ Decode = Callable[[Latents], Frames]
 
 MEASURES = ("flicker", "morph", "drift", "motion", "steady_sharpness")
 """What every stage and every change is looked at by, where it can be measured."""
+OF_INPUTS = ("flicker", "morph", "drift")
 STILL_FRAMES, STILL_PLACES, STILL_STEP = 8, 3, 0.1
 X264_OPTIONS = re.compile(rb"x264 - core .{0,2000}? crf=(\d{1,2})(?:\.\d)?", re.DOTALL)
 FIRST_BYTES = 4_000_000
@@ -53,6 +54,21 @@ class StageLook:
 
 
 _LOOKS = TypeAdapter(list[StageLook])
+
+
+@dataclass(frozen=True)
+class Given:
+    """Frames that a clip was made of.
+
+    Attributes:
+        label: What they are.
+        frames: At the size of the clip.
+        joined: Makes the whole clip of what was made, where it goes on from them; else None.
+    """
+
+    label: str
+    frames: Frames
+    joined: Callable[[Frames], Frames] | None = None
 
 
 @dataclass(frozen=True)
@@ -149,8 +165,9 @@ def look_at_stages(
     place: Path,
     own_file: Path | None,
     encoder: Encoder | None,
+    given: Given | None = None,
 ) -> Iterator[StageLook]:
-    """Look at encoder, decoder and denoiser of one clip.
+    """Look at encoder, decoder, denoiser and input of one clip.
 
     Args:
         latents: Of the clip.
@@ -159,8 +176,14 @@ def look_at_stages(
         place: Where clips go: this path with a word and a suffix appended.
         own_file: The clip's own file, if it is the one that is diagnosed; else the frames are encoded anew.
         encoder: How; None leaves the encoder out.
+        given: What the clip was made of; None for noise alone.
     """
-    frames = decode(latents)
+
+    def whole(latents: Latents) -> np.ndarray:
+        made = decode(latents)
+        return given.joined(made) if given is not None and given.joined is not None else made
+
+    frames = whole(latents)
     plain = values_of(frames, fps)
     if encoder is not None:
         after = _through(frames, fps, place, own_file, encoder)
@@ -172,11 +195,19 @@ def look_at_stages(
     if len(frames) > 2:
         jitter = float(np.mean([fluctuation(decode(still)) for still in nearly_still(latents)]))
         yield StageLook("decoder", "a decoder that adds nothing", {"flicker": jitter}, {"flicker": 0.0})
-        calm = decode(smoothed(latents))
+        calm = whole(smoothed(latents))
         clip = place.with_name(f"{place.name}-smoothed.mp4")
         write_video(clip, calm, fps)
         label = "latents mixed with their neighbours"
         yield StageLook("denoiser", label, plain, values_of(calm, fps), f"{clip.parent.name}/{clip.name}")
+    if given is not None and len(given.frames) > 2:
+        clip = place.with_name(f"{place.name}-input.mp4")
+        if given.joined is None:
+            write_video(clip, given.frames, fps)
+        faults = {name: value for name, value in values_of(given.frames, fps).items() if name in OF_INPUTS}
+        own = {name: plain[name] for name in OF_INPUTS}
+        shown = f"{clip.parent.name}/{clip.name}" if given.joined is None else ""
+        yield StageLook("input", given.label, own, faults, shown)
 
 
 def values_of(frames: Frames, fps: Fraction) -> dict[str, float | None]:

@@ -241,6 +241,8 @@ def _without_effect(asked: GenerationSettings, resolved: ResolvedSettings) -> It
             yield f"embeddings gives {entry}, whose word no prompt holds; write it into one, or leave it out"
     if asked.temporal_guidance and not has_temporal_guidance(resolved):
         yield "temporal_guidance is ignored without temporal layers or with one frame; leave it out"
+    if asked.deflicker and resolved.num_frames == 1:
+        yield "deflicker is ignored with one frame, which has no neighbours; leave it out"
     alpha_counts = resolved.noise_type in {"mixed", "progressive"} or resolved.noise_video is not None
     if not alpha_counts and asked.noise_alpha not in {None, 1}:
         yield f"noise_alpha is ignored by {resolved.noise_type} noise; set noise_type to mixed"

@@ -29,6 +29,7 @@ from video_diffusion.loading import (
 )
 from video_diffusion.models import VideoUNet, decode_latents, decodes_in_time, latent_scale, usual_chunk_size
 from video_diffusion.pipeline.clip_denoiser import ClipDenoiser, draw_noise, sample
+from video_diffusion.pipeline.deflicker import deflicker
 from video_diffusion.pipeline.inputs import (
     NOTHING_GIVEN,
     Additions,
@@ -446,7 +447,7 @@ class TextToVideoPipeline:
             own_timings = dict(timings)
             with timed(own_timings, "decode_latents"):
                 chunk_size = 1 if self.low_memory else one.decode_chunk_size
-                frames = self.decode(video_latents, chunk_size, on_frame)
+                frames = deflicker(self.decode(video_latents, chunk_size, on_frame), one.deflicker)
                 if extended is not None:
                     frames = extended.joined(frames)
             facts = {

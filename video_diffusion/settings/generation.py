@@ -410,6 +410,16 @@ class GenerationSettings(IdentifiedSettings):
         Field(ge=0, le=10, description="How far from an answer without temporal layers. 0 is off, 1 usual."),
         Setting("--temporal-guidance", "X"),
     ] = 0.0
+    deflicker: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="Average finished frames with their neighbours along the flow, against flicker. 0 is "
+            "off; 1 counts both neighbours in full.",
+        ),
+        Setting("--deflicker", "X"),
+    ] = 0.0
     ip_adapter: Annotated[
         Name,
         Field(description="An IP-Adapter: a file, folder or file on the hub, its image encoder beside it."),

@@ -79,7 +79,7 @@ def draw_clip_images(path: Path, num_frames: int, line: SliceLine | None = None)
     """
     every = max(1, math.ceil(num_frames / MAX_SLICE_FRAMES))
     frames = np.stack(
-        [_reduced(frame.pixels) for index, frame in enumerate(iter_frames(path)) if index % every == 0]
+        [reduced(frame.pixels) for index, frame in enumerate(iter_frames(path)) if index % every == 0]
     )
     line = line or _liveliest_line(frames)
     _, height, width, _ = frames.shape
@@ -87,7 +87,7 @@ def draw_clip_images(path: Path, num_frames: int, line: SliceLine | None = None)
         through_time = frames[:, round(line.place * (height - 1))]
     else:
         through_time = frames[:, :, round(line.place * (width - 1))]
-    return ClipImages(_data_url(frames[0]), _data_url(through_time.transpose(1, 0, 2)), line)
+    return ClipImages(image_url(frames[0]), image_url(through_time.transpose(1, 0, 2)), line)
 
 
 def _liveliest_line(frames: UInt8[np.ndarray, "f h w 3"]) -> SliceLine:
@@ -102,16 +102,18 @@ def _liveliest_line(frames: UInt8[np.ndarray, "f h w 3"]) -> SliceLine:
     return SliceLine("row" if direction == "row" else "column", place / max(1, len(lines) - 1))
 
 
-def _reduced(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
+def reduced(pixels: UInt8[np.ndarray, "h w 3"], longest: int = MAX_POSTER) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """An image whose longer side is at most `longest` pixels; a smaller one as it is."""
     height, width, _ = pixels.shape
-    shrink = MAX_POSTER / max(height, width)
+    shrink = longest / max(height, width)
     if shrink >= 1:
         return pixels
     size = max(1, round(width * shrink)), max(1, round(height * shrink))
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
 
 
-def _data_url(pixels: UInt8[np.ndarray, "h w 3"]) -> str:
+def image_url(pixels: UInt8[np.ndarray, "h w 3"]) -> str:
+    """An image as a `data:` address; a small one without loss."""
     lossless = pixels.shape[0] * pixels.shape[1] <= LOSSLESS_UP_TO
     encoded = image_bytes(np.ascontiguousarray(pixels), ".webp", lossless=lossless, quality=70)
     return f"data:image/webp;base64,{base64.b64encode(encoded).decode()}"
