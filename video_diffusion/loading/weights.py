@@ -15,7 +15,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from video_diffusion.settings import is_empty, parse_json, shown
+from video_diffusion.settings import is_empty, parse_json, read_bytes, shown
 from video_diffusion.settings.errors import is_out_of_memory, reason_of
 
 if TYPE_CHECKING:
@@ -67,11 +67,12 @@ def read_json(file: Path) -> dict[str, Any]:
     """Read a configuration file."""
     if not file.is_file():
         raise ModelLoadError(f"{file}: no such file; this is not a whole model folder")
-    if is_empty(file):
+    data = read_bytes(file, MAX_JSON_BYTES)
+    if not data:
         raise ModelLoadError(f"{file}: is empty; download it again")
-    if file.stat().st_size > MAX_JSON_BYTES:
+    if len(data) > MAX_JSON_BYTES:
         raise ModelLoadError(f"{file}: larger than {MAX_JSON_BYTES} bytes, so not a configuration")
-    return json_object(file.read_bytes(), str(file))
+    return json_object(data, str(file))
 
 
 def json_object(text: bytes | str, where: str) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from video_diffusion.settings import (
     GenerationSettings,
     Layer,
     file_sha256,
-    is_empty,
     parse_json,
+    read_bytes,
     shown,
     validate,
 )
@@ -282,13 +282,12 @@ def weights_sha256(path: Path | str) -> str | None:
 def _read_sidecar(path: Path) -> RunRecord:
     if not path.is_file():
         raise RecordError(f"{path}: no such file")
-    if is_empty(path):
-        raise RecordError(f"{path}: is empty; not a clip record")
     try:
-        with path.open("rb") as file:
-            text = file.read(MAX_RECORD_BYTES + 1).decode("utf-8-sig")
+        text = read_bytes(path, MAX_RECORD_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise RecordError(f"{path}: not UTF-8 at byte {error.start}; not a clip record") from None
+    if not text:
+        raise RecordError(f"{path}: is empty; not a clip record")
     return RunRecord.from_json(text, str(path))
 
 
