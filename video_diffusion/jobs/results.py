@@ -135,11 +135,9 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     if not line.endswith(b"\n"):
         return None
     try:
-        row: dict[str, Any] = parse_json(line)
-        _Row.model_validate(row)
+        return _Row.model_validate(parse_json(line)).model_dump(exclude_unset=True)
     except ValueError:
         return None
-    return row
 
 
 @contextmanager

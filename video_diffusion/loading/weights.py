@@ -123,7 +123,7 @@ def _stored_bytes(place: Path) -> int:
     if place.is_file():
         return place.stat().st_size
     by_variant: dict[str, int] = {}
-    for file in place.glob("*.safetensors"):
+    for file in (each for each in place.glob("*.safetensors") if each.is_file()):
         variant = "fp16" if ".fp16" in file.name else ""
         by_variant[variant] = by_variant.get(variant, 0) + file.stat().st_size
     return max(by_variant.values(), default=0)
@@ -366,9 +366,10 @@ def compare_weights(
 def check_floating(path: Path, name: str, dtype: str) -> None:
     """Refuse integers, and the short floating-point numbers (float8) that nothing here computes with."""
     if dtype not in FLOAT_TYPES:
+        rule = "have at least 16 bits" if dtype.lower().startswith("f") else "be floating point"
         raise ModelLoadError(
-            f"{path}: {name} must be floating point of 16 bits or more, but is stored as {dtype}; save the "
-            "weights as float32, float16 or bfloat16"
+            f"{path}: {name} must {rule}, but is stored as {dtype}; "
+            "save the weights as float32, float16 or bfloat16"
         )
 
 

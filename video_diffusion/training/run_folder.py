@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
@@ -36,12 +36,21 @@ class _AsWritten(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
 
+class _Size(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    num_frames: int = Field(1, ge=1)
+    height: int = Field(1, ge=1)
+    width: int = Field(1, ge=1)
+    fps: FiniteFloat = Field(1.0, gt=0)
+
+
 class _Clip(_AsWritten):
     file: str
     prompt: str
     seed: int
     measures: dict[str, FiniteFloat | None]
-    size: dict[Literal["num_frames", "height", "width", "fps"], FiniteFloat] = {}
+    size: _Size = _Size()
 
 
 class _Distance(_AsWritten):
@@ -125,9 +134,7 @@ class RunFolder:
                 row = None
                 if text.endswith(("\n", "}")):
                     with suppress(ValueError):
-                        found = parse_json(text)
-                        _Logged.model_validate(found)
-                        row = found
+                        row = _Logged.model_validate(parse_json(text)).model_dump(exclude_unset=True)
                 yield text if text.endswith("\n") or row is None else f"{text}\n", row
 
     def publish(self, checkpoint: Path) -> None:

@@ -237,7 +237,8 @@ def record_beside(clip: Path | str, record: RunRecord, overwrite: bool = True) -
 def sidecar_path(path: Path) -> Path:
     """`clip.json` for `clip.mp4`, `clip.webp.json` for `clip.webp`, `frames.json` for a folder."""
     is_video = path.suffix.lower() in SUFFIXES and path.suffix.lower() not in ANIMATIONS
-    return path.with_suffix(".json") if is_video else path.with_name(f"{path.name}.json")
+    path = path if path.name else path.absolute()  # the folder that we are in
+    return path.with_suffix(".json") if is_video else path.parent / f"{path.name}.json"
 
 
 def _found_sidecar(path: Path) -> Path | None:
