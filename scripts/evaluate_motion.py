@@ -83,7 +83,7 @@ def main() -> int:
         "known": sample_scenes(known, args.known_prompts, 6_000),
     }
     found: dict[str, dict[str, dict[str, float]]] = {kind: {} for kind in asked}
-    for name, adapter in (("before", None), ("after", str(args.motion_adapter))):
+    for name, adapter in (("before", "teacher"), ("after", str(args.motion_adapter))):
         pipeline = TextToVideoPipeline.from_pretrained("embedded", adapter)
         for kind, scenes in asked.items():
             found[kind][name] = shares(ask(pipeline, scenes, args.batch))

@@ -178,13 +178,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="embedded")
+    parser.add_argument("--teacher", default="teacher", help="temporal layers of the pictures of guided steps")
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    figures = Figures(TextToVideoPipeline.from_pretrained(args.model), args.model, args.out)
+    own = Figures(TextToVideoPipeline.from_pretrained(args.model), args.model, args.out)
+    figures = Figures(TextToVideoPipeline.from_pretrained(args.model, args.teacher), args.model, args.out)
     for draw in (
-        figures.sheet,
-        figures.wall,
+        own.sheet,
+        own.wall,
         figures.noise_to_picture,
         figures.forward_noising,
         figures.seeds,
@@ -193,7 +195,7 @@ def main() -> None:
         figures.failures,
     ):
         draw()
-    text = json.dumps(figures.figures, indent=1)
+    text = json.dumps({**own.figures, **figures.figures}, indent=1)
     (args.out / "figures.json").write_text(text + "\n", encoding="utf-8")
     print(text)
 

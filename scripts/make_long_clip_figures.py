@@ -228,7 +228,7 @@ def main() -> None:
         "--only", nargs="*", default=["long_clips", "loops", "travels", "inputs", "work", "noises"]
     )
     arguments = parser.parse_args()
-    figures = Figures(TextToVideoPipeline.from_pretrained("embedded", device="cpu"), arguments.out)
+    figures = Figures(TextToVideoPipeline.from_pretrained("embedded", "teacher", device="cpu"), arguments.out)
     path = arguments.out / "long-clips.json"
     if path.is_file():
         figures.numbers = json.loads(path.read_text())

@@ -18,7 +18,7 @@ HEAD = """\
 # What helps against flicker, morph and drift
 
 Written by `python scripts/make_remedies_page.py`, which compares the settings in `scripts/remedies.yaml` on
-the embedded model: {num_prompts} prompts, one seed, the same noise under each setting. A cell is the mean
+the embedded model's `--motion-adapter teacher`: {num_prompts} prompts, one seed, the same noise under each setting. A cell is the mean
 difference to the clip as it is, with its 95 % interval over prompts, bold where that excludes 0. With
 {num_prompts} prompts nothing here is a verdict. Hold a remedy against your own prompts with
 `video-diffusion compare`; which one a clip needs, [`diagnose`](diagnose.md) tells. `time` is what the
@@ -56,7 +56,7 @@ def cell(span: dict[str, float]) -> str:
 
 def processor_seconds(summary: dict[str, Any]) -> dict[str, float]:
     """How long the processor works on a clip of each arm, whatever else it does; the faster of two."""
-    pipeline = TextToVideoPipeline.from_pretrained(device="cpu")
+    pipeline = TextToVideoPipeline.from_pretrained("embedded", "teacher", device="cpu")
     found = {}
     for arm in summary["arms"]:
         changed = {change["setting"]: change["value"] for change in arm["changes"]}

@@ -51,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--num", type=int, default=24, help="scenes")
     asked = sample_scenes(World().motions, parser.parse_args().num, 500)
-    pipeline = TextToVideoPipeline.from_pretrained("embedded", device="cpu")
+    pipeline = TextToVideoPipeline.from_pretrained("embedded", "teacher", device="cpu")
     for name, (write, syntax) in WAYS.items():
         verdicts = []
         for first in range(0, len(asked), 8):

@@ -17,8 +17,8 @@ FOLDER = Path(video_diffusion.__file__).parent / "embedded"
 
 
 @cache
-def pipeline() -> TextToVideoPipeline:
-    return TextToVideoPipeline.from_pretrained("embedded", device="cpu")
+def pipeline(motion_adapter: str | None = None) -> TextToVideoPipeline:
+    return TextToVideoPipeline.from_pretrained("embedded", motion_adapter, device="cpu")
 
 
 def scene(colour: str, shape: str, motion: str, background: str) -> Scene:
@@ -66,9 +66,10 @@ def test_a_seed_locks_the_clip_and_another_seed_is_another_clip() -> None:
 
 
 def test_temporal_layers_lower_the_flicker() -> None:
-    without = TextToVideoPipeline.from_pretrained("embedded", motion_adapter="none", device="cpu")
     prompt = caption(ASKED[4])
-    flicker = [each(prompt, seed=1).report.values["flicker"].value for each in (pipeline(), without)]
+    flicker = [
+        pipeline(adapter)(prompt, seed=1).report.values["flicker"].value for adapter in ("teacher", "none")
+    ]
     assert flicker[0] is not None
     assert flicker[1] is not None
     assert 3 * flicker[0] < flicker[1]
@@ -88,9 +89,24 @@ def test_one_frame_is_a_picture_of_the_prompt() -> None:
 def test_guidance_strengthens_the_prompt() -> None:
     """Without guidance and words the object's colour is left to chance; with them it is as asked."""
     few = ASKED[:3]
-    jobs = [GenerationSettings(prompt=caption(each), seed=5, guidance_scale=0.0) for each in few]
-    deaf = accuracy([judge(a, v.frames) for a, v in zip(few, pipeline().generate(jobs), strict=True)])
-    assert told()["joint"] > deaf["joint"] + 0.5
+    teacher = pipeline("teacher")
+    joint = []
+    for scale in (0.0, None):
+        jobs = [GenerationSettings(prompt=caption(each), seed=5, guidance_scale=scale) for each in few]
+        videos = teacher.generate(jobs)
+        joint.append(accuracy([judge(a, v.frames) for a, v in zip(few, videos, strict=True)])["joint"])
+    assert joint[1] > joint[0] + 0.5
+
+
+def test_its_layers_are_for_four_passes_their_teacher_for_twelve_guided_steps_as_a_picture_is() -> None:
+    def asked(clips: TextToVideoPipeline, **values: int) -> tuple[int, float]:
+        resolved = clips.resolve(GenerationSettings(prompt="a red circle", **values))
+        return resolved.num_inference_steps, resolved.guidance_scale
+
+    own = pipeline()
+    assert (asked(own), asked(own, num_frames=1)) == ((4, 1.0), (12, 2.5))
+    assert asked(pipeline("teacher")) == asked(pipeline("none")) == (12, 2.5)
+    assert asked(own, num_inference_steps=6) == (6, 1.0)
 
 
 @pytest.mark.filterwarnings("ignore")  # diffusers and its use of torch warn of their own doings
@@ -106,7 +122,7 @@ def test_it_opens_in_diffusers_and_gives_the_same_latents() -> None:
     )
     noise = initial_noise(3, 6, 16, 8, 8)[None]
     result = theirs(
-        prompt, num_frames=6, height=64, width=64, num_inference_steps=5, guidance_scale=2.5,
+        prompt, num_frames=6, height=64, width=64, num_inference_steps=5, guidance_scale=1.0,
         latents=noise, output_type="latent",
     )  # fmt: skip
     np.testing.assert_allclose(result.frames.numpy(), steps[-1].latents.numpy(), atol=2e-3)

@@ -87,7 +87,8 @@ def diagnosed(
 ) -> Findings:
     """Plant a cause and diagnose the clip."""
     folder.mkdir(parents=True, exist_ok=True)
-    asked: dict[str, Any] = {"prompt": prompt, "seed": seeds[0], "device": "cpu", **values, **plant.values}
+    usual = {"motion_adapter": "teacher", "device": "cpu"}  # guided steps, of which some causes are made
+    asked: dict[str, Any] = {"prompt": prompt, "seed": seeds[0], **usual, **values, **plant.values}
     pipelines = JitteringPipelines(plant.jitter, plant.is_local)
     if plant.lora:
         file = folder / "noisy.safetensors"

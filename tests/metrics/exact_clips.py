@@ -5,7 +5,7 @@ import pytest
 
 from video_diffusion.metrics import measure
 
-LENGTHS = [3, 4, 17, 64]
+LENGTHS = [3, 4, 17, pytest.param(64, marks=pytest.mark.full)]
 SIZES = [(48, 64), (131, 97), pytest.param((256, 256), marks=pytest.mark.slow)]
 every_length = pytest.mark.parametrize("num_frames", LENGTHS)
 every_size = pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[1]}x{size[0]}")

@@ -30,9 +30,13 @@ def read(report, name):
     return measured.details[meant.detail] if meant.detail else measured.value
 
 
+SEPARATED = ("flicker", "raw_flicker")
+MEANT = sorted({meant.metric for meant in DISTORTIONS.values()} | {"cuts", *SEPARATED})
+
+
 @cache
 def clean_report(texture, motion, speed):
-    return measure(clean_clip(texture, motion, speed).frames, 8, window_starts=WINDOW_STARTS)
+    return measure(clean_clip(texture, motion, speed).frames, 8, MEANT, window_starts=WINDOW_STARTS)
 
 
 @cache
@@ -40,7 +44,10 @@ def ladder(name, texture, motion, rungs):
     meant = DISTORTIONS[name]
     clean = clean_clip(texture, motion, SPEED, meant.num_frames).frames
     starts = WINDOW_STARTS if name == "seams" else None
-    return [measure(meant.apply(clean, meant.strengths[rung]), 8, window_starts=starts) for rung in rungs]
+    metrics = sorted({meant.metric, "cuts", *SEPARATED})
+    return [
+        measure(meant.apply(clean, meant.strengths[rung]), 8, metrics, window_starts=starts) for rung in rungs
+    ]
 
 
 def check_ladder(name, texture, motion, rungs, clean_speeds):
@@ -67,10 +74,10 @@ def check_separation(clean, ladders, rungs):
         distorted = [
             report for other, *scene in ladders if other == name for report in ladder(name, *scene, rungs)
         ]
-        areas = [separation(measure, clean, distorted) for measure in ("flicker", "raw_flicker")]
+        areas = [separation(measure, clean, distorted) for measure in SEPARATED]
         print(f"{name:20} AUC of flicker {areas[0]:.4f}, of raw flicker {areas[1]:.4f}")
         flickering += distorted if DISTORTIONS[name].is_flicker else []
-    flicker, raw = (separation(measure, clean, flickering) for measure in ("flicker", "raw_flicker"))
+    flicker, raw = (separation(measure, clean, flickering) for measure in SEPARATED)
     print(f"all that flickers    AUC of flicker {flicker:.4f}, of raw flicker {raw:.4f}")
     assert flicker == 1.0
     assert raw < 0.8

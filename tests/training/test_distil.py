@@ -97,6 +97,23 @@ def test_knots_are_the_guided_teachers_own_states() -> None:
     torch.testing.assert_close(inputs["targets"], unguided + 3 * (guided - unguided), rtol=1e-3, atol=1e-3)
 
 
+def test_a_teacher_with_temporal_guidance_leads_away_from_its_own_frames_without_temporal_layers() -> None:
+    pipeline = TextToVideoPipeline(tiny_parts(), "cpu")
+    changes = {"teacher_steps": 2, "guidance_scale": 1.0, "temporal_guidance": 2.0, "motion_effect": 1.5}
+    settings = tiny_settings(objective="distil", distil=DISTIL | changes)
+    scheduler = trailing(training_scheduler(pipeline.parts.scheduler_config, LossSettings()))
+    knots = KnotPool(pipeline, settings, scheduler, Path("no")).trajectories([3], ["clip 1"])
+    objective = KnotObjective(pipeline.video_unet, scheduler, 2)
+    inputs = objective.inputs(knots, [ItemDraws(0, 0.9, False, 0.0)])
+    embeds = pipeline.parts.encode_prompts(["clip 1"])
+    with torch.no_grad():
+        full, still = (
+            pipeline.video_unet(knots[:, 0], torch.tensor([999]), embeds, motion_effect=effect)
+            for effect in (1.5, 0.0)
+        )
+    torch.testing.assert_close(inputs["targets"], full + 2 * (full - still), rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     "target", [{}, {"image_lora": True, "lora": {"rank": 4}}, {"temporal_and": "attn2"}], ids=str
 )

@@ -67,7 +67,7 @@ def test_an_exception_leaves_the_old_file_and_no_part(tmp_path: Path, error: Bas
 
 
 def _written_and_interrupted_at(call: int, file: Path) -> bool:
-    """Write a file; Ctrl-C strikes where Python looks for signals the `call`-th time; tell whether it ended before."""
+    """Write; Ctrl-C strikes where Python looks for signals the `call`-th time; tell if it had ended."""
     calls = 0
 
     def strike(frame: FrameType, event: str, argument: object) -> None:

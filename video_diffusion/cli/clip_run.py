@@ -44,7 +44,7 @@ LARGER_MODEL = (
     "a larger model knows more, such as --model stable-diffusion-v1-5/stable-diffusion-v1-5 --motion-adapter "
     "guoyww/animatediff-motion-adapter-v1-5-3 from the Hugging Face hub (about 5 GB)"
 )
-HERE = {"embedded", "few-steps", "none"}
+HERE = {"embedded", "teacher", "few-steps", "none"}
 FRAMES_OF = {"decode": "decoded frame", "measure": "measured frame"}
 MAX_NOTES = 100  # different ones of a run
 NOISY_LIBRARIES = {"torch", "diffusers", "transformers", "huggingface_hub", "accelerate", "numpy"}

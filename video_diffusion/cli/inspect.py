@@ -104,6 +104,7 @@ def _clip(path: Path) -> dict[str, Any]:
 
 
 def _model_folder(folder: Path) -> dict[str, Any]:
+    from video_diffusion.loading.motion import distilled_settings
     from video_diffusion.loading.weights import read_json
     from video_diffusion.loading.weights_facts import base_of, fitting_families
     from video_diffusion.settings.input_files import PARTS_OF_MODELS
@@ -114,7 +115,9 @@ def _model_folder(folder: Path) -> dict[str, Any]:
     components = {
         path.name: _component(path) for path in sorted(folder.iterdir()) if (path / "config.json").is_file()
     }
-    has_adapter = (folder / "motion_adapter" / "config.json").is_file()
+    adapter = folder / "motion_adapter" / "config.json"
+    has_adapter = adapter.is_file()
+    distilled = distilled_settings(read_json(adapter))[0] if has_adapter else {}
     unet = read_json(folder / "unet" / "config.json") if (folder / "unet" / "config.json").is_file() else {}
     is_fused = unet.get("_class_name") == "UNetMotionModel"
     base = base_of(unet)
@@ -128,17 +131,17 @@ def _model_folder(folder: Path) -> dict[str, Any]:
         }
     lacking = [part for part in PARTS_OF_MODELS if not (folder / part).is_dir()]
     flags = "".join(f" --{part.replace('_', '-')} PATH" for part in lacking)
-    adapter = "" if facts["temporal_layers"] == "its own" else " --motion-adapter ADAPTER"
+    asks_for = "" if facts["temporal_layers"] == "its own" else " --motion-adapter ADAPTER"
     return {
         "kind": "model",
         "path": str(folder),
         "pipeline": index.get("_class_name"),
         **facts,
         "lacks": lacking or None,
-        "use": f"video-diffusion generate PROMPT --model {shlex.quote(str(folder))}{adapter}{flags}",
+        "use": f"video-diffusion generate PROMPT --model {shlex.quote(str(folder))}{asks_for}{flags}",
         "weights_sha256": weights_sha256(folder),
         "num_parameters": sum(part.get("num_parameters", 0) for part in components.values()),
-        "generation_defaults": read_json(defaults) if defaults.is_file() else None,
+        "generation_defaults": (read_json(defaults) if defaults.is_file() else {}) | distilled or None,
         "components": components,
     }
 

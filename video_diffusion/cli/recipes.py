@@ -67,7 +67,7 @@ def complete_setting(name: str) -> Any:
     choices = [choice for kind in kinds for choice in get_args(kind) if isinstance(choice, str)]
     fixed = {
         "model": ["embedded"],
-        "motion_adapter": ["few-steps", "none"],
+        "motion_adapter": ["teacher", "none"],
         "device": ["auto", "cpu", "cuda", "mps"],
     }
     offered: Sequence[str] = choices or fixed.get(name, [])

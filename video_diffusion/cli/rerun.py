@@ -130,6 +130,7 @@ def settings_to_repeat(
 
     A record may come from anybody, so nothing is fetched from the network because of its words alone.
     """
+    from video_diffusion.cli.clip_run import HERE
     from video_diffusion.settings import named
 
     changes: dict[str, Any] = {}
@@ -143,7 +144,7 @@ def settings_to_repeat(
             changes[name] = f"{given}@{revision}" if revision and given == recorded else given
             continue
         for place in recorded if isinstance(recorded, tuple) else (recorded,):
-            if place not in {"embedded", "few-steps", "none", None} and not Path(place).exists():
+            if place not in {*HERE, None} and not Path(place).exists():
                 flag = f"--{name.replace('_', '-')}"
                 raise click.UsageError(
                     f"{flag}: the record names {place}, which is not here; say where it is, "

@@ -60,6 +60,7 @@ def model_facts(model: str, motion_adapter: str | None) -> ModelFacts:
 def open_settings(model: str, motion_adapter: str | None) -> Mapping[str, Any]:
     """What a model makes of settings that are left open, read from its files; see `model_defaults`."""
     from video_diffusion.loading import detect, find_model  # noqa: PLC0415 - see above
+    from video_diffusion.loading.motion import distilled_settings  # noqa: PLC0415
     from video_diffusion.loading.weights import read_json  # noqa: PLC0415
 
     def read(file: Path) -> Mapping[str, Any]:
@@ -67,14 +68,17 @@ def open_settings(model: str, motion_adapter: str | None) -> Mapping[str, Any]:
 
     folder = find_model(model).folder
     unet, vae = read(folder / "unet" / "config.json"), read(folder / "vae" / "config.json")
-    own = read(folder / "generation_defaults.json")
-    trained = {**unet, **read(folder / "motion_adapter" / "config.json")}  # diffusers' motion U-Net is fused
+    own = image_own = read(folder / "generation_defaults.json")
+    adapter = read(folder / "motion_adapter" / "config.json")
+    trained = {**unet, **adapter}  # diffusers' motion U-Net is fused
     if motion_adapter == "none":
         trained = {name: value for name, value in trained.items() if not name.startswith("noise_")}
     elif motion_adapter is not None:
         found = detect(find_model(motion_adapter).adapter_folder)
         own, trained = {**own, **found.defaults}, dict(found.config)
-    return model_defaults(unet, vae, trained, own, model)
+    else:
+        own = {**own, **distilled_settings(adapter)[0]}
+    return model_defaults(unet, vae, trained, own, model, image_own)
 
 
 # A job: one clip's settings, its id, its file name and where it was asked for.

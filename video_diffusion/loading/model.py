@@ -28,7 +28,7 @@ from video_diffusion.loading.components import (
     load_tokenizer,
     quiet_libraries,
 )
-from video_diffusion.loading.motion import MotionFile, detect
+from video_diffusion.loading.motion import MotionFile, detect, distilled_settings
 from video_diffusion.loading.motion_weights import load_motion, split_motion_unet
 from video_diffusion.loading.sources import ModelSource, find_model
 from video_diffusion.loading.weights import (
@@ -252,6 +252,10 @@ def load_model(
             stacklevel=3,
         )
         adapter = MotionAdapter.for_unet(unet, norm_scope="clip")
+    else:
+        usual, schedule = distilled_settings(adapter.config)
+        components["scheduler_config"] |= schedule
+        defaults |= usual
     parts = ModelParts(
         **components,
         motion_adapter=adapter,

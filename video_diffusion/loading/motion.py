@@ -313,10 +313,7 @@ class MotionFile:
         if kind is None:
             listed = self.config.get("vocabulary")
             words = [word for word in listed if isinstance(word, str)] if isinstance(listed, list) else []
-            distilled = self.config.get("distilled")
-            told = distilled if isinstance(distilled, Mapping) else {}
-            schedule = {name: told[name] for name in _DISTILLED if name in told}
-            return schedule | ({"vocabulary": words} if words else {})
+            return distilled_settings(self.config)[0] | ({"vocabulary": words} if words else {})
         length = min(int(kind.defaults["num_frames"]), int(self.config["motion_max_seq_length"]))
         named = _LIGHTNING.search(self.path.name)
         steps = {"num_inference_steps": int(named["steps"])} if named else {}
@@ -327,16 +324,18 @@ class MotionFile:
         """Scheduler fields that it or its family was trained with; empty means the image model's own."""
         kind = FAMILIES.get(self.family or "")
         rescaled = ZERO_TERMINAL_SNR if self.config.get("zero_terminal_snr") is True else {}
-        distilled = self.config.get("distilled")
-        spacing = (
-            {}
-            if not isinstance(distilled, Mapping)
-            else {"timestep_spacing": distilled.get("timestep_spacing")}
-        )
-        known = {
-            name: value for name, value in spacing.items() if value in ("trailing", "leading", "linspace")
-        }
+        known = distilled_settings(self.config)[1]
         return {**({} if kind is None else kind.schedule), **rescaled, **known}
+
+
+def distilled_settings(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """How few-step layers of that configuration are to be sampled: generation settings, scheduler fields."""
+    told = config.get("distilled")
+    if not isinstance(told, Mapping):
+        return {}, {}
+    spacing = told.get("timestep_spacing")
+    known = {"timestep_spacing": spacing} if spacing in ("trailing", "leading", "linspace") else {}
+    return {name: told[name] for name in _DISTILLED if name in told}, known
 
 
 def detect(path: Path | str, *, allow_pickle: bool = False, variant: str | None = None) -> MotionFile:

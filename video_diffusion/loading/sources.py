@@ -21,7 +21,7 @@ from video_diffusion.settings.field_rules import expanded
 from video_diffusion.settings.input_files import encoder_folders, ip_adapter_weights
 
 EMBEDDED = Path(__file__).parents[1] / "embedded"
-SHIPPED = {"embedded": EMBEDDED, "few-steps": EMBEDDED / "few_steps"}
+SHIPPED = {"embedded": EMBEDDED, "teacher": EMBEDDED / "teacher", "few-steps": EMBEDDED / "motion_adapter"}
 """What comes with the package: a model, and temporal layers for it that need four steps."""
 
 _HUB_ID = re.compile(
@@ -93,8 +93,8 @@ def find_model(name: str) -> ModelSource:
     """Find a model, or a motion adapter, by name; the network is used for a hub id only.
 
     Args:
-        name: "embedded", "few-steps", a folder, a weights file, or a hub id such as "owner/model",
-            "owner/model@revision", "owner/model:fp16" (a variant of the weights) or
+        name: "embedded", "teacher" (its temporal layers of many steps), a folder, a weights file, or a hub id
+            such as "owner/model", "owner/model@revision", "owner/model:fp16" (a variant of the weights) or
             "owner/model/file.safetensors".
 
     Raises:

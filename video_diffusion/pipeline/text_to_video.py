@@ -116,6 +116,7 @@ class TextToVideoPipeline:
             parts.motion_adapter.config,
             parts.defaults,
             parts.identity.name,
+            None if parts.image_model is None else parts.image_model[1],
         )
         self.vocabulary = tuple(parts.defaults.get("vocabulary", ()))
 

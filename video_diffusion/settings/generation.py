@@ -578,6 +578,8 @@ class GenerationSettings(IdentifiedSettings):
         Args:
             defaults: Checked, see `model_defaults`; names that are no settings are ignored.
         """
+        if (self.num_frames or defaults.get("num_frames")) == 1:
+            defaults = {**defaults, **defaults.get("one_frame", {})}
         left_open = [name for name in type(self).model_fields if getattr(self, name) is None]
         filled = {name: defaults[name] for name in left_open if name in defaults}
         if self.context_length is None and not self.freenoise and "max_num_frames" in defaults:

@@ -154,10 +154,12 @@ def model_defaults(
     motion_adapter: Mapping[str, Any],
     own: Mapping[str, Any],
     where: str,
+    image_own: Mapping[str, Any] | None = None,
 ) -> Mapping[str, Any]:
     """What settings are where they are left open: what is usual, the networks' sizes, the model's own.
 
-    `max_num_frames`, which is no setting, is how many frames the temporal layers know.
+    `max_num_frames`, which is no setting, is how many frames the temporal layers know. `one_frame` holds what
+    differs for a single picture, in which distilled temporal layers take no part, nor their schedule.
 
     Args:
         unet: Configuration of the image U-Net; empty if it is not known before the model is loaded.
@@ -165,6 +167,7 @@ def model_defaults(
         motion_adapter: Of the temporal layers.
         own: The model's `generation_defaults.json`, or what is usual for published temporal layers.
         where: Names the model in messages.
+        image_own: The model's own without temporal layers.
 
     Raises:
         ConfigError: A value of its own that no clip can have.
@@ -182,12 +185,20 @@ def model_defaults(
             "width": width * scale,
         }
     found |= {name: motion_adapter[name] for name in ("noise_type", "noise_alpha") if name in motion_adapter}
-    found |= own
-    known = {name: value for name, value in found.items() if name in GenerationSettings.model_fields}
+    checked = _checked({**found, **own}, where)
+    distilled = motion_adapter.get("distilled")
+    if isinstance(distilled, Mapping):
+        alone = _checked({**found, **(own if image_own is None else image_own)}, where)
+        checked["one_frame"] = {name: alone[name] for name in distilled if name in alone}
+    return checked
+
+
+def _checked(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    known = {name: value for name, value in values.items() if name in GenerationSettings.model_fields}
     checked = validate(
         GenerationSettings, Layer({"prompt": "-", **known}, {(name,): where for name in (*known, "prompt")})
     )
-    return found | {name: getattr(checked, name) for name in known}
+    return {**values, **{name: getattr(checked, name) for name in known}}
 
 
 def windows_note(asked: GenerationSettings, filled: GenerationSettings) -> str | None:

@@ -188,6 +188,8 @@ class DistilSettings(BaseModel):
         num_inference_steps: Of the student.
         teacher_steps: Of the teacher, a multiple of the student's.
         guidance_scale: Of the teacher; None is the model's own.
+        temporal_guidance: Of the teacher: away from what it answers without its temporal layers.
+        motion_effect: Of the teacher: factor on what its temporal layers add.
         clips: That the teacher makes, and the student learns from.
         prompts: A text file with a prompt in each line, beside or in place of the captions of data.
     """
@@ -197,6 +199,8 @@ class DistilSettings(BaseModel):
     num_inference_steps: Annotated[int, Field(ge=1, le=64)] = 4
     teacher_steps: Annotated[int, Field(ge=1, le=1000)] = 12
     guidance_scale: Annotated[float | None, Field(ge=0, le=50)] = None
+    temporal_guidance: Annotated[float, Field(ge=0, le=50)] = 0.0
+    motion_effect: Annotated[float, Field(ge=0, le=10)] = 1.0
     clips: Annotated[int, Field(ge=1)] = 512
     prompts: Annotated[str | None, AfterValidator(check_path)] = None
 
@@ -290,7 +294,8 @@ class TrainingSettings(BaseModel):
         data: Folders of clips, listed by `video-diffusion data check`; distilling reads their captions alone,
             and needs none where it has prompts.
         model: "embedded", a folder or a hub id; only the target of it is trained.
-        motion_adapter: Temporal layers to start from; None takes the model's own, or fresh ones.
+        motion_adapter: Temporal layers to start from; None takes the model's own, or fresh ones; of the
+            embedded model its teacher, since its own are for four steps.
         target: All temporal layers; a LoRA on their attention; or a LoRA on the image U-Net, which learns the
             look of the clips apart from their motion.
         temporal_and: Regular expression of image U-Net parameters that are trained together with the temporal
@@ -359,6 +364,14 @@ class TrainingSettings(BaseModel):
     log_name: Text | None = None
     output: Text | None = None
     license: Text | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _begin_with_the_teacher(cls, values: object) -> object:
+        if not isinstance(values, dict) or values.get("motion_adapter") is not None:
+            return values
+        is_embedded = values.get("model", "embedded") == "embedded"
+        return {**values, "motion_adapter": "teacher"} if is_embedded else values
 
     @model_validator(mode="after")
     def _fits_together(self) -> "TrainingSettings":

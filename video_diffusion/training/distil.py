@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from video_diffusion.models import MotionAdapter, VideoUNet
 from video_diffusion.pipeline import TextToVideoPipeline
-from video_diffusion.sampling import initial_noise
+from video_diffusion.sampling import Guided, guidance_is_off, initial_noise, temporal_guidance
 from video_diffusion.settings import check_regular
 from video_diffusion.settings.training import DistilSettings, TrainingSettings
 from video_diffusion.shapes import Latents, PromptEmbeds
@@ -185,8 +185,10 @@ class KnotPool:
         )
         noise = [settings.loss.noise_type, settings.loss.noise_alpha]
         steps = [distil.num_inference_steps, distil.teacher_steps, self.guidance_scale]
+        more = distil.model_dump(include={"temporal_guidance", "motion_effect"}, exclude_defaults=True)
         self.facts = json.dumps(
-            [weights, noise, steps, list(self.shape), dict(scheduler.config)], default=str
+            [weights, noise, [*steps, more] if more else steps, list(self.shape), dict(scheduler.config)],
+            default=str,
         )
         self.cache = LatentCache(folder, hashlib.sha256(self.facts.encode()).hexdigest(), "float16")
 
@@ -208,23 +210,25 @@ class KnotPool:
             initial_noise(seed, num_frames, channels, height, width, noise_type=loss.noise_type, **kind)
             for seed in seeds
         ]
-        twice = [*[""] * len(prompts), *prompts]
-        embeds = parts.encode_prompts(twice).to(device, dtype)
+        negatives = [] if guidance_is_off(self.guidance_scale) else [""] * len(prompts)
+        texts = [*negatives, *prompts]
+        embeds = parts.encode_prompts(texts).to(device, dtype)
         scale = self.pipeline.latent_scale
-        added = parts.added_conditions(twice, height * scale, width * scale)
+        guided = Guided(
+            self.pipeline.video_unet,
+            embeds[len(negatives) :],
+            embeds[: len(negatives)] if negatives else None,
+            self.guidance_scale,
+            [temporal_guidance(distil.temporal_guidance)] if distil.temporal_guidance else [],
+            added_cond_kwargs=parts.added_conditions(texts, height * scale, width * scale),
+            motion_effect=distil.motion_effect,
+        )
         self.scheduler.set_timesteps(distil.teacher_steps)
         every = distil.teacher_steps // distil.num_inference_steps
         state = torch.stack(noises).to(device)
         kept = [state.cpu()]
         for index, timestep in enumerate(self.scheduler.timesteps):
-            both = self.pipeline.video_unet(
-                torch.cat([state, state]),
-                timestep.repeat(len(twice)).to(device),
-                embeds,
-                added_cond_kwargs=added,
-            ).float()
-            unguided, guided = both.chunk(2)
-            answer = unguided + self.guidance_scale * (guided - unguided)
+            answer = guided(state, timestep.to(device))
             state = self.scheduler.step(answer, timestep, state).prev_sample
             if (index + 1) % every == 0:
                 kept.append(state.cpu())

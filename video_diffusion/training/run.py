@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from video_diffusion.loading import ModelParts, choose_device, load_model
-from video_diffusion.loading.motion import ZERO_TERMINAL_SNR
+from video_diffusion.loading.motion import ZERO_TERMINAL_SNR, distilled_settings
 from video_diffusion.pipeline import TextToVideoPipeline
 from video_diffusion.settings.training import TrainingSettings
 from video_diffusion.text import unknown_words
@@ -284,6 +284,13 @@ def cache_line(run: Run) -> str:
 def load_pipeline(settings: TrainingSettings, accelerator: Accelerator) -> TextToVideoPipeline:
     """The model of a run, on its device, in float32."""
     parts = load_model(settings.model, settings.motion_adapter)
+    made_for = distilled_settings(parts.motion_adapter.config)[0].get("num_inference_steps")
+    if made_for not in (None, settings.distil.teacher_steps if settings.objective == "distil" else None):
+        warnings.warn(
+            f"motion_adapter {settings.motion_adapter or 'of ' + settings.model} was distilled to {made_for} "
+            "steps, which training may undo; give the temporal layers that it learned from",
+            stacklevel=3,
+        )
     if settings.loss.zero_terminal_snr:
         parts = replace(parts, scheduler_config={**parts.scheduler_config, **ZERO_TERMINAL_SNR})
     if settings.objective == "distil":
