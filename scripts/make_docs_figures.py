@@ -178,7 +178,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="embedded")
-    parser.add_argument("--teacher", default="teacher", help="temporal layers of the pictures of guided steps")
+    parser.add_argument(
+        "--teacher", default="teacher", help="temporal layers of the pictures of guided steps"
+    )
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)

@@ -71,7 +71,10 @@ def measured() -> dict[str, dict[str, float]]:
     wanted = [(name, steps) for name in SCHEDULERS for steps in STEPS if f"{name} {steps}" not in cells]
     if not wanted:
         return cells
-    pipeline, own = TextToVideoPipeline.from_pretrained("embedded", "teacher", device="cpu"), EmbeddedSettings()
+    pipeline, own = (
+        TextToVideoPipeline.from_pretrained("embedded", "teacher", device="cpu"),
+        EmbeddedSettings(),
+    )
     world = World(shapes=tuple(own.shapes), motions=tuple(own.motions))
     scenes, rng = sample_scenes(world, NUM_CLIPS, 32), np.random.default_rng(99)
     prompts = [caption(scene, rng) for scene in scenes]

@@ -39,10 +39,10 @@ class _AsWritten(BaseModel):
 class _Size(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    num_frames: int = Field(1, ge=1)
-    height: int = Field(1, ge=1)
-    width: int = Field(1, ge=1)
-    fps: FiniteFloat = Field(1.0, gt=0)
+    num_frames: int = Field(default=1, ge=1)
+    height: int = Field(default=1, ge=1)
+    width: int = Field(default=1, ge=1)
+    fps: FiniteFloat = Field(default=1.0, gt=0)
 
 
 class _Clip(_AsWritten):
