@@ -179,7 +179,7 @@ def main() -> None:
     )
     parser.add_argument("--model", default="embedded")
     parser.add_argument(
-        "--teacher", default="teacher", help="temporal layers of the pictures of guided steps"
+        "--teacher", default="teacher", help="temporal layers of pictures of guided steps"
     )
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     args = parser.parse_args()
