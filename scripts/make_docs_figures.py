@@ -178,9 +178,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="embedded")
-    parser.add_argument(
-        "--teacher", default="teacher", help="temporal layers of pictures of guided steps"
-    )
+    parser.add_argument("--teacher", default="teacher", help="temporal layers of pictures of guided steps")
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)

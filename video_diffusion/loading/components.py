@@ -25,6 +25,7 @@ from video_diffusion.loading.weights import (
     read_json,
 )
 from video_diffusion.settings import nearest, shown
+from video_diffusion.settings.errors import is_ours
 from video_diffusion.settings.network_config import blamed_field, config_fault
 
 EXTRAS_FILE, IMAGE_LORA_FILE = "unet_extras.safetensors", "unet_lora.safetensors"
@@ -126,8 +127,8 @@ def build(
     with libraries_said(f"{where}: cannot be built from {described_by}"):
         try:
             return quietly(config)
-        except Exception:
-            blamed = blamed_field(quietly, config, usual)
+        except Exception as error:
+            blamed = None if is_ours(error) else blamed_field(quietly, config, usual)
             if blamed is None:
                 raise
             raise ModelLoadError(f"{where}: cannot be built from {described_by}: {blamed}") from None
