@@ -221,7 +221,7 @@ def test_quantize_without_torchao_is_told_with_its_row_before_any_clip(tmp_path,
 
 
 @pytest.mark.parametrize(
-    "words", [["--shard", "0/2"], ["--dry-run"], ["--engine", "ray"], ["--batch-size", "2"], ["--verify"]]
+    "words", [["--shard", "0/2"], ["--engine", "ray"], ["--batch-size", "2"], ["--verify"]]
 )
 def test_flags_for_many_clips_are_refused_for_one(words):
     code, _, err = run("a red circle", *words)

@@ -57,6 +57,19 @@ def test_json_has_one_object_with_everything(tiny_model: Path) -> None:
     assert clip["frames_sha256"] == read_record("c.mp4").frames_sha256
 
 
+def test_a_dry_run_of_one_clip_tells_what_would_be_made(tiny_model: Path, empty_folder: Path) -> None:
+    """Symptom: `generate PROMPT --dry-run` was refused without --seeds."""
+    told = generate(tiny_model, "a red circle", "--seed", 3, "--dry-run")
+    assert (told.exit_code, told.stdout) == (0, "a-red-circle-3.mp4\n")
+    assert told.stderr.startswith("1 clip with seed 3 · 5 frames · 48x32 · 8 per second · 3 steps · by ")
+    told = generate(tiny_model, "a", "--frames", 4, "--dry-run", "--json", "-o", "c.mp4")
+    plan = json.loads(told.stdout)
+    assert plan["file"] == "c.mp4" and plan["settings"]["num_frames"] == 4
+    assert generate(tiny_model, "a", "-o", "c.mp4", "--check").stderr == "c.mp4: nothing wrong\n"
+    assert generate(tiny_model, "a", "-o", "no/c.mp4", "--dry-run").exit_code == 2
+    assert names(empty_folder) == set()
+
+
 def test_the_recorded_hash_is_that_of_the_frames_before_encoding(tiny_model: Path) -> None:
     generate(tiny_model, "a red circle", "-o", "c.mp4", "--codec", "libx264rgb", "-q")
     assert frames_sha256(read_video("c.mp4").frames) == read_record("c.mp4").frames_sha256

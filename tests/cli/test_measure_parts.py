@@ -109,3 +109,12 @@ def test_clips_are_laid_out_as_vbench_reads_its_custom_input():
     assert prompts == {str(Path(f"out/clean-{number}.mp4").resolve()): "clean" for number in (0, 1)}
     assert Path("out/clean-0.mp4").read_bytes() == Path("clean.mp4").read_bytes()
     assert "clip.gif: VBench reads MP4 only" in result.stderr
+
+
+@pytest.mark.parametrize("folder", ["", "nowhere/out", "dangling", "clean.mp4", "x/" * 2000 + "y"])
+def test_a_place_where_nothing_can_be_laid_out_is_refused_before_measuring(folder: str) -> None:
+    """Symptom: a dangling link was told after all the work, 2,000 folders deep as a RecursionError."""
+    Path("dangling").symlink_to("none")
+    result = run("clean.mp4", "--vbench", folder)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: --vbench: ")

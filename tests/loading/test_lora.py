@@ -132,8 +132,10 @@ def test_other_layouts_and_their_scales_are_read(
 
 
 def test_a_lora_of_which_nothing_fits_is_refused(tmp_path: Path, parts: ModelParts) -> None:
-    save_file({"transformer.blocks.0.to_q.lora_A.weight": torch.ones(2, 8)}, tmp_path / "dit.safetensors")
-    with pytest.raises(ModelLoadError, match=r"none of its 1 tensors .* belong to a layer of this model"):
+    layer = "transformer.blocks.0.to_q"
+    halves = {f"{layer}.lora_A.weight": torch.ones(2, 8), f"{layer}.lora_B.weight": torch.ones(8, 2)}
+    save_file(halves, tmp_path / "dit.safetensors")
+    with pytest.raises(ModelLoadError, match=r"none of its 2 tensors .* belong to a layer of this model"):
         load_loras(parts, [(str(tmp_path / "dit.safetensors"), 1.0)])
 
 

@@ -4,23 +4,40 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from control_networks import tiny_controlnet, tiny_sparse_control
+from diffusers.models.autoencoders.autoencoder_kl_temporal_decoder import AutoencoderKLTemporalDecoder
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from ip_adapter_files import ip_adapter_tensors
-from json_places import A_THIRD_OR_ALL, of_any_kind, places, replaced
+from ip_adapter_files import ip_adapter_tensors, tiny_image_encoder
+from json_places import A_THIRD_OR_ALL, OF_ANY_KIND, of_any_kind, places, replaced
 from motion_files import published, published_file
 from original_layout import small_unet
 from safetensors.torch import load_file, save_file
 from tiny_models import save_tiny_model, tiny_adapter, tiny_unet
+from transformers.models.clip.modeling_clip import CLIPVisionModelWithProjection
 
 from video_diffusion.jobs.job import model_facts
-from video_diffusion.loading import ModelLoadError, ModelParts, load_loras, load_model
+from video_diffusion.loading import (
+    ModelLoadError,
+    ModelParts,
+    find_model,
+    load_controlnet,
+    load_embedding,
+    load_ip_adapter,
+    load_loras,
+    load_model,
+    load_sparse_control,
+)
+from video_diffusion.loading.components import load_text_encoder
 from video_diffusion.loading.convert import convert
+from video_diffusion.loading.lora import read_lora
+from video_diffusion.loading.model import load_vae
 from video_diffusion.loading.weights import find_weights, open_weights, read_header
 from video_diffusion.loading.weights_facts import describe_weights
 from video_diffusion.sampling import make_scheduler
@@ -139,6 +156,7 @@ def test_any_value_in_any_place_of_a_shard_index(tmp_path: Path, data: st.DataOb
         ("generation_defaults.json", {"vocabulary": 5}, "vocabulary must be a list of words, but is 5"),
         ("scheduler/scheduler_config.json", {"num_train_timesteps": -3}, "timesteps must be a number"),
         ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**12}, "must be a number of 2…100000"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**5}, "leave nothing of an image long"),
         ("scheduler/scheduler_config.json", {"beta_end": "much"}, "beta_end must be a number of 0…1"),
         ("scheduler/scheduler_config.json", {"beta_schedule": "odd"}, "makes no noise schedule"),
         ("scheduler/scheduler_config.json", {"prediction_type": "x0"}, "type must be one of epsilon"),
@@ -171,6 +189,122 @@ def test_a_motion_file_that_claims_10_to_the_8_layers_is_refused_at_once(tmp_pat
     with pytest.raises(ModelLoadError, match="layers_per_block is 100000000, but the weights"):
         load_model(str(whole), str(tmp_path / "adapter"))
     assert time.monotonic() - started < 10
+
+
+# Tensors that a strange file holds.
+
+
+def halves(layer: str, rank: int = 2, width: int = 8) -> dict[str, torch.Tensor]:
+    return {
+        f"{layer}.lora_down.weight": torch.ones(rank, width),
+        f"{layer}.lora_up.weight": torch.ones(8, rank),
+        f"{layer}.alpha": torch.tensor(1.0),
+    }
+
+
+def strange(tensors: dict[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
+    """Each tensor in turn of other shapes and kinds, left out, alone, and under other names."""
+    for name, tensor in tensors.items():
+        rest = {key: value for key, value in tensors.items() if key != name}
+        last = tensor.shape[-1] if tensor.ndim else 3
+        for shape in ((), (0,), (0, last), (3, 0), (5,), (1, 2, last), (1, 1, 1, 1, 2)):
+            yield {**rest, name: torch.ones(shape)}
+        for kind in (torch.int32, torch.float8_e4m3fn, torch.bool):
+            yield {**rest, name: tensor.to(kind)}
+        for other in (f"{name}{'y' * 900}", f"{name}\n"):
+            yield {**rest, other: tensor}
+        yield from (rest, {name: tensor}, {**rest, name: torch.full_like(tensor, float("nan"))})
+
+
+LAYER = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+MOTION = "down_blocks.0.motion_modules.0.transformer_blocks.0.attn1.to_q"
+LIBRARIES_WORDS = (
+    "index out of range", "state_dict", "torch.Size", "Tensor", "dimension", "TypeError", "argument",
+    "NoneType", "expected", "not implemented",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["image LoRA", "motion LoRA", "IP-Adapter", "embedding"])
+def test_tensors_of_any_shape_and_kind_are_told_in_our_words(tmp_path: Path, whole: Path, kind: str) -> None:
+    """Symptom: float8 and a half of no dimension crashed; of other shapes peft's words were told."""
+    parts, file = load_model(str(whole)), tmp_path / "w.safetensors"
+    before = {name: tensor.clone() for name, tensor in parts.unet.state_dict().items()}
+    adapter = ip_adapter_tensors(parts.unet)
+    tensors = {
+        "image LoRA": halves(LAYER) | halves(LAYER.replace("attn1_to_q", "attn2_to_k"), width=12),
+        "motion LoRA": halves(MOTION),
+        "IP-Adapter": {name: adapter[name] for name in (*list(adapter)[:2], list(adapter)[-1])},
+        "embedding": {"emb_params": torch.ones(2, 12)},
+    }[kind]
+    tiny_image_encoder().save_pretrained(tmp_path / "image_encoder")
+    for changed in strange(tensors):
+        whole_file = {**adapter, **changed} if kind == "IP-Adapter" else changed
+        save_file({name: tensor.clone() for name, tensor in whole_file.items()}, file)
+        for use in (lambda: used(kind, file, parts), lambda: describe_weights(file)):
+            try:
+                use()
+            except ModelLoadError as refusal:
+                assert str(refusal).startswith(str(file)) and "\n" not in str(refusal), refusal
+                assert len(str(refusal)) < 700, refusal
+                assert not any(words in str(refusal) for words in LIBRARIES_WORDS), refusal
+    after = parts.unet.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+
+
+def used(kind: str, file: Path, parts: ModelParts) -> None:
+    if kind == "embedding":
+        load_embedding(file, parts)
+    elif kind == "IP-Adapter":
+        load_ip_adapter(parts, str(file)).unload()
+    else:
+        load_loras(parts, [(str(file), 0.5)]).unload()
+        read_lora(parts, str(file))
+
+
+OTHER_PARTS: dict[str, tuple[Callable[[], Any], Callable[[Path, ModelParts], Any]]] = {
+    "ControlNet": (tiny_controlnet, lambda folder, parts: load_controlnet(find_model(str(folder)), parts)),
+    "SparseCtrl": (
+        lambda: tiny_sparse_control("rgb"),
+        lambda folder, parts: load_sparse_control(find_model(str(folder)), parts),
+    ),
+    "temporal decoder": (
+        lambda: AutoencoderKLTemporalDecoder(block_out_channels=(32, 32), layers_per_block=1),
+        lambda folder, parts: load_vae(find_model(str(folder)), parts.unet, torch.float32),
+    ),
+    "image encoder": (
+        tiny_image_encoder,
+        lambda folder, _: load_text_encoder(CLIPVisionModelWithProjection, folder, torch.float32),
+    ),
+}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", OTHER_PARTS)
+def test_a_value_of_any_kind_in_any_place_of_another_part_s_configuration(
+    tmp_path: Path, whole: Path, name: str
+) -> None:
+    """Symptom: "expected int, got NoneType", without the file or the key."""
+    make, load = OTHER_PARTS[name]
+    make().save_pretrained(tmp_path / "part")
+    parts, file = load_model(str(whole)), tmp_path / "part" / "config.json"
+    config = json.loads(file.read_text())
+    for path in places(config):
+        for value in OF_ANY_KIND:
+            file.write_text(json.dumps(replaced(config, path, value)))
+            try:
+                load(tmp_path / "part", parts)
+            except ModelLoadError as refusal:
+                assert str(refusal).startswith(str(tmp_path / "part")) and "\n" not in str(refusal), refusal
+                assert not any(words in str(refusal) for words in LIBRARIES_WORDS), refusal
+
+
+@pytest.mark.parametrize("value", [None, [], 1.5, "x"])
+def test_the_field_that_makes_no_network_is_named(tmp_path: Path, value: object) -> None:
+    tiny_image_encoder().save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"num_attention_heads": value}))
+    with pytest.raises(ModelLoadError, match=r"config.json: .*num_attention_heads .*is (None|\[\]|1.5|'x')"):
+        load_text_encoder(CLIPVisionModelWithProjection, tmp_path, torch.float32)
 
 
 # What is looked at before anything large is read.

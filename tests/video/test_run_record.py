@@ -202,3 +202,10 @@ def test_the_weights_hash_covers_names_and_contents(tmp_path: Path) -> None:
         == 4
     )
     assert weights_sha256(tmp_path / "unet" / "nothing") is None
+
+
+@pytest.mark.parametrize("name", ["", ".", "/"])
+def test_a_folder_without_a_name_holds_no_record(name: str) -> None:
+    """Symptom: `rerun .` ended with "has an empty name"."""
+    with pytest.raises(ValueError, match=r"record|images"):
+        read_record(name)

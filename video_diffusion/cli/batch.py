@@ -139,8 +139,8 @@ OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
         ("--batch-size",),
         {"metavar": "N", "help": "Of many clips: number at once, or auto.  [default: auto]"},
     ),
-    (("--check",), {"is_flag": True, "help": "Of many clips: check the settings and stop."}),
-    (("--dry-run",), {"is_flag": True, "help": "Of many clips: show the jobs; times one of each kind."}),
+    (("--check",), {"is_flag": True, "help": "Check the settings and stop."}),
+    (("--dry-run",), {"is_flag": True, "help": "Show what would be made; of many clips, times a few."}),
     (("--verify",), {"is_flag": True, "help": "Of many clips: read finished ones before skipping them."}),
     (("--fail-fast",), {"is_flag": True, "help": "Of many clips: stop at the first that fails."}),
     (
@@ -161,7 +161,7 @@ def batch_options(command: Command) -> Command:
 def refuse_without_jobs(flags: Mapping[str, Given]) -> None:
     """Refuses flags that mean nothing for a single clip."""
     for (name, *_), _ in OPTIONS:
-        if flags.get(name.removeprefix("--").replace("-", "_")):
+        if name not in {"--check", "--dry-run"} and flags.get(name.removeprefix("--").replace("-", "_")):
             raise click.UsageError(
                 f"{name}: works on many clips; give it together with --jobs FILE or --seeds"
             )

@@ -1,5 +1,6 @@
 """One clip from checked settings: the last cheap checks, the run with its progress, what is saved of it."""
 
+import json
 import logging
 import os
 import sys
@@ -9,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
+
+import click
 
 from video_diffusion.cli.outputs import EncodingFlags, check_clip_fits
 from video_diffusion.cli.terminal import MachineError, Progress, say, warn
@@ -74,6 +77,21 @@ def check_before_loading(settings: "GenerationSettings", path: Path, encoding: E
         return []  # so does an image model in one file
     note = check_clip_fits(path, encoding, (likely.num_frames, likely.height, likely.width), likely.fps)
     return [note] if note else []
+
+
+def show_plan(settings: "GenerationSettings", path: Path, *, as_json: bool) -> None:
+    """The clip on stdout as its path (or an object), and on stderr what it will be; nothing is loaded."""
+    settings = with_sources(settings)
+    names = (settings.model, settings.motion_adapter or "none")
+    if all(name in HERE or Path(name).exists() for name in names):
+        settings = settings.with_defaults(open_settings(settings.model, settings.motion_adapter))
+    asked = settings.model_dump(mode="json", exclude_none=True)
+    click.echo(json.dumps({"file": str(path), "settings": asked}) if as_json else str(path))
+    size = f"{settings.width}x{settings.height}" if settings.width and settings.height else None
+    frames, fps, steps = settings.num_frames, settings.fps, settings.num_inference_steps
+    known = {"frames": frames, "": size, "per second": fps, "steps": steps}
+    told = [f"{value} {words}".rstrip() for words, value in known.items() if value is not None]
+    say(" · ".join([f"1 clip with seed {settings.seed}", *told, f"by {settings.model}", "nothing is made"]))
 
 
 def check_inputs(settings: "GenerationSettings") -> None:

@@ -70,7 +70,7 @@ def _kind(setting: Setting) -> dict[str, Any]:
 def _help(name: str) -> str:
     """The first sentence of a field's description, its choices or range, and its default."""
     field = GenerationSettings.model_fields[name]
-    text = re.split(r"(?<=[^.])\.(?: |$)", field.description or "")[0]
+    text = re.split(r"(?<=[^.])(?<!\.[a-z])\.(?: |$)", field.description or "")[0]
     choices = next((get_args(kind) for kind in _kinds(field.annotation) if get_origin(kind) is Literal), ())
     notes = [", ".join(map(str, choices))] if choices else []
     low = next((part.ge for part in field.metadata if isinstance(part, Ge)), None)

@@ -97,6 +97,12 @@ def generate(
 
         for note in clip_run.check_before_loading(settings, path, encoding):
             warn(note)
+        if flags["dry_run"]:
+            clip_run.show_plan(settings, path, as_json=as_json)
+            return
+        if flags["check"]:
+            say(f"{path}: nothing wrong")
+            return
         clip = clip_run.make_clip(
             settings,
             show_progress=not (quiet or as_json),

@@ -1,6 +1,7 @@
 """`video-diffusion measure`: how well the frames of clips hold together, for any video file."""
 
 import glob
+import os
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -47,6 +48,14 @@ def _crop(
     if not (width and height):
         raise click.BadParameter(f"must be at least one pixel wide and high (given {text!r})")
     return x, y, width, height
+
+
+def check_vbench(folder: Path) -> None:
+    """Refuse a folder that holds something, or whose parent is not there, before anything is measured."""
+    is_new = not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir()))
+    if not is_new or not folder.name:
+        raise click.UsageError(f"--vbench: {folder} is there already; give a new or an empty folder")
+    check_place(folder, "--vbench", overwrite=True)
 
 
 @click.command()
@@ -137,8 +146,8 @@ def measure(
     if reference and (against or as_csv):
         raise click.UsageError("--set has a line of text and --json; leave --against and --csv out")
     references = _expand([f"{reference}/*" if Path(reference).is_dir() else reference]) if reference else []
-    if vbench and Path(vbench).exists() and (not Path(vbench).is_dir() or any(Path(vbench).iterdir())):
-        raise click.UsageError(f"--vbench: {vbench} is there already; give a new or an empty folder")
+    if vbench is not None:
+        check_vbench(Path(vbench))
     plot_to = _picture_path(plot, "--plot")
     sheet_to = _picture_path(sheet or (f"{Path(paths[0]).stem}-worst.png" if worst else None), "--sheet")
     from video_diffusion.cli.measure_files import Request, Weights

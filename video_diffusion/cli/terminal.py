@@ -197,7 +197,9 @@ def _named(error: BaseException) -> tuple[int, str] | None:
 
 
 def _machine(error: BaseException) -> tuple[int, str] | None:
-    if _is_out_of_memory(error):
+    from video_diffusion.settings.errors import is_out_of_memory  # see `_line`
+
+    if is_out_of_memory(error):
         knobs = "make the clip smaller (--frames, --size), or add --low-memory"
         return MACHINE, f"out of memory ({_line(error)}); {knobs}"
     if isinstance(error, OSError):
@@ -230,15 +232,6 @@ def _usage_line(error: click.UsageError) -> str:
     if error.ctx is not None and ";" not in message:
         message += f"; see {error.ctx.command_path} --help"
     return f"{where}: {message}" if where else message
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Python's, torch's for GPUs, and the plain RuntimeError that torch raises for the CPU."""
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
-    )
 
 
 def _line(error: BaseException) -> str:

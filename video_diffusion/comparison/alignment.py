@@ -166,7 +166,7 @@ class PromptMeter:
 
 def kinds_of(rows: Sequence[Mapping[str, Any]]) -> tuple[Kind, ...]:
     """The metrics of every clip, and those that the meter added to rows; its own come last."""
-    units = {name: each["unit"] for row in rows for name, each in row.get(ROW_KEY, {}).items()}
+    units = {name: each.get("unit", "") for row in rows for name, each in row.get(ROW_KEY, {}).items()}
     own = tuple(Kind(name, unit, "higher", "prompt") for name, unit in units.items())
     return (*(kind for kind in KINDS if kind.name not in units), *own)
 

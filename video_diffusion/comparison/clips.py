@@ -96,12 +96,20 @@ def find_clips(folders: Mapping[str, Path]) -> tuple[list[FoundClip], list[str]]
     return [clip for clip in clips if clip.place in common], notes
 
 
+READ = {"num_frames", "fps", "width", "height", "series"}
+"""What is read of a clip's row besides its metrics."""
+
+
 def measure_clips(
     clips: Sequence[FoundClip], folder: Path, meter: PromptMeter
 ) -> Iterator[tuple[FoundClip, Mapping[str, Any]]]:
     """Measure what is not measured yet; every clip ends as a row of results.jsonl, by its file's hash."""
     results = Results(folder)
-    done = {key: row for key, row in results.latest().items() if row["status"] == "ok" and is_measured(row)}
+    done = {
+        key: row
+        for key, row in results.latest().items()
+        if row["status"] == "ok" and is_measured(row) and row.keys() >= READ
+    }
     for clip in clips:
         with clip.path.open("rb") as file:
             key = hashlib.file_digest(file, "sha256").hexdigest()

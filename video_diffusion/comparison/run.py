@@ -130,6 +130,12 @@ def collect(
         row = _row(written.get(job.job_id, []), folder / job.file)
         if row is None:
             continue
+        lacking = [name for name in NEEDED[row["status"]] if name not in row]
+        if lacking:
+            raise ValueError(
+                f"{results.path}: the row of {job.job_id} lacks {lacking[0]}; delete that line, and its clip "
+                "is made again"
+            )
         rows[job.job_id] = row
         if row["status"] != "ok" or (is_measured(row) and not meter.wants(row)):
             continue
@@ -164,9 +170,13 @@ def collect(
     )
 
 
+NEEDED = {"ok": ("settings", "metrics", "frames_sha256", "file"), "failed": ("settings", "error")}
+"""What a comparison reads of a row."""
+
+
 def is_measured(row: Mapping[str, Any]) -> bool:
     """Whether a row has every metric that verdicts rest on; rows of earlier versions may lack some."""
-    return {HEADLINE, *GUARDS} & {metric.name for metric in ALL_METRICS} <= row["metrics"].keys()
+    return {HEADLINE, *GUARDS} & {metric.name for metric in ALL_METRICS} <= row.get("metrics", {}).keys()
 
 
 def as_row(report: ConsistencyReport) -> dict[str, dict[str, Any]]:

@@ -56,12 +56,13 @@ def read_rows(path: Path) -> Iterator[Row]:
         raise ConfigError(f"{path}: a job file must end in {', '.join(readers)}; rename it")
     if not path.is_file():
         raise ConfigError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; name a job file")
-    if path.suffix.lower() not in {".yaml", ".yml"} and not is_empty(path):
-        _check_encoding(path)
     found = False
-    for row in () if is_empty(path) else readers[path.suffix.lower()](path):
-        found = True
-        yield row
+    if not is_empty(path):
+        if path.suffix.lower() not in {".yaml", ".yml"}:
+            _check_encoding(path)
+        for row in readers[path.suffix.lower()](path):
+            found = True
+            yield row
     if not found:
         raise ConfigError(f"{path}: holds no job; write one per line")
 

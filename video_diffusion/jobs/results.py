@@ -6,7 +6,9 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, FiniteFloat
 
 from video_diffusion.settings import is_empty, parse_json
 
@@ -16,6 +18,40 @@ except ImportError:  # Windows: single appends are still written at once
     fcntl = None  # type: ignore[assignment]  # the absence of the module is its value there
 
 FILE_NAME = "results.jsonl"
+
+
+class _Measured(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    value: FiniteFloat | None
+    status: str
+    unit: str = ""
+
+
+class _Row(BaseModel):
+    """What is read of a row; rows of earlier versions lack some of it, and whatever else one holds stays."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    job_id: str
+    status: Literal["ok", "failed"]
+    where: str = ""
+    file: str = ""
+    error: str = ""
+    frames_sha256: str = ""
+    seconds: FiniteFloat = 0.0
+    settings: dict[str, Any] = {}
+    metrics: dict[str, _Measured] = {}
+    prompt_meter: dict[str, _Measured] = {}
+    series: dict[str, list[FiniteFloat | None]] = {}
+    num_frames: int = 0
+    fps: FiniteFloat = 0.0
+    width: int = 0
+    height: int = 0
+    flags: list[str] = []
+    notes: list[str] = []
+
+
 KEPT = ("job_id", "status", "file", "bytes", "frames_sha256", "file_frames_sha256")
 
 
@@ -96,12 +132,12 @@ class Results:
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
+    if not line.endswith(b"\n"):
+        return None
     try:
-        row = parse_json(line)
+        return _Row.model_validate(parse_json(line)).model_dump(exclude_unset=True)
     except ValueError:
         return None
-    complete = isinstance(row, dict) and isinstance(row.get("job_id"), str) and line.endswith(b"\n")
-    return row if complete and row.get("status") in ("ok", "failed") else None
 
 
 @contextmanager

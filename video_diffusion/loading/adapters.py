@@ -15,7 +15,7 @@ from transformers.models.clip.modeling_clip import CLIPVisionModelWithProjection
 from video_diffusion.loading.components import load_text_encoder, quiet_libraries
 from video_diffusion.loading.model import ModelParts
 from video_diffusion.loading.sources import IpAdapterSource, find_ip_adapter
-from video_diffusion.loading.weights import ModelLoadError, reason_of
+from video_diffusion.loading.weights import ModelLoadError, libraries_said
 from video_diffusion.models import computing_device
 from video_diffusion.settings import content_sha256
 from video_diffusion.settings.input_files import ip_adapter_sha256s
@@ -104,13 +104,12 @@ class LoadedIpAdapter:
         self._processors: dict[str, Any] = dict(unet.attn_processors)
         self._is_loaded = True
         try:
-            with quiet_libraries():
+            does_not_fit = f"{source.weights.path}: this IP-Adapter does not fit the model"
+            with libraries_said(does_not_fit), quiet_libraries():
                 unet._load_ip_adapter_weights([parts_of_file], low_cpu_mem_usage=False)
-        except Exception as error:  # whatever strange tensors lead to, deep inside the libraries
+        except BaseException:
             self.unload()
-            raise ModelLoadError(
-                f"{source.weights.path}: this IP-Adapter does not fit the model ({reason_of(error)})"
-            ) from error
+            raise
         for processor in unet.attn_processors.values():
             if hasattr(processor, "to_k_ip"):
                 processor.scale = [scale]
@@ -198,7 +197,7 @@ def _check_base(source: IpAdapterSource, unet: UNet2DConditionModel) -> None:
     # diffusers numbers all attention layers, of which every second one reads the prompt.
     expected = {f"ip_adapter.{2 * k + 1}.to_k_ip.weight": layer.inner_dim for k, layer in enumerate(layers)}
     found = {
-        name: tensor.shape[0]
+        name: tensor.shape[0] if tensor.shape else 0
         for name, tensor in source.weights.tensors.items()
         if name.endswith(".to_k_ip.weight")
     }

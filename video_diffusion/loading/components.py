@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
@@ -19,17 +19,17 @@ from video_diffusion.loading.weights import (
     ModelLoadError,
     compare_weights,
     find_weights,
+    libraries_said,
     open_weights,
     present_component_name,
     read_json,
-    reason_of,
 )
 from video_diffusion.settings import nearest, shown
+from video_diffusion.settings.errors import is_ours
+from video_diffusion.settings.network_config import blamed_field, config_fault
 
 EXTRAS_FILE, IMAGE_LORA_FILE = "unet_extras.safetensors", "unet_lora.safetensors"
 """Lie beside a motion adapter's own weights, so that whoever hashes or copies its folder has all of it."""
-
-MAX_NUMBER = 2**31
 
 Built = TypeVar("Built")
 Network = TypeVar("Network", bound=nn.Module)
@@ -62,7 +62,7 @@ def load_diffusers(
         if not name.startswith("_"):
             raise ModelLoadError(f"{file}: {kind.__name__} has no field {name!r}{nearest(name, usual)}")
     check_config(config, usual, len(stored.tensors), str(file))
-    network = build(lambda: kind.from_config(config, **changes), str(folder))
+    network = build(lambda fields: kind.from_config({**fields}, **changes), config, usual, str(file))
     names = compare_weights(stored, network, allow_extra)
     return fill(network, stored.load(names), dtype, str(folder))
 
@@ -76,10 +76,11 @@ def load_text_encoder(
     variant: str | None = None,
 ) -> PreTrainedModel:
     """Load a transformers model; arguments and errors as in `load_diffusers`."""
-    config = read_json(folder / "config.json")
+    file = folder / "config.json"
+    config, usual = read_json(file), kind.config_class().to_dict()
     stored = find_weights(folder, "model", variant)
-    check_config(config, kind.config_class().to_dict(), len(stored.tensors), f"{folder}/config.json")
-    network = build(lambda: kind(kind.config_class.from_dict(config)), str(folder))
+    check_config(config, usual, len(stored.tensors), str(file))
+    network = build(lambda fields: kind(kind.config_class.from_dict({**fields})), config, usual, str(file))
     names = compare_weights(stored, network, allow_extra)
     return fill(network, stored.load(names), dtype, str(folder))
 
@@ -88,15 +89,10 @@ def load_tokenizer(kind: type[CLIPTokenizer], folder: Path) -> CLIPTokenizer:
     """Load a tokenizer from its own folder."""
     if not folder.is_dir():
         raise ModelLoadError(f"{folder}: no such folder; this is not a whole model folder")
-    try:
-        with quiet_libraries():
-            tokenizer = kind.from_pretrained(folder, local_files_only=True)
-            # without its files, transformers 5 silently makes one of two tokens
-            is_whole = len(tokenizer) > 2 and len(tokenizer("a").input_ids) > 0
-    except Exception as error:  # whatever a wrong value leads to, deep inside the libraries
-        raise ModelLoadError(
-            f"{folder}: cannot be built from its configuration ({reason_of(error)})"
-        ) from error
+    with libraries_said(f"{folder}: cannot be built from its configuration"), quiet_libraries():
+        tokenizer = kind.from_pretrained(folder, local_files_only=True)
+        # without its files, transformers 5 silently makes one of two tokens
+        is_whole = len(tokenizer) > 2 and len(tokenizer("a").input_ids) > 0
     if not is_whole:
         raise ModelLoadError(f"{folder}: the tokenizer has no vocabulary; download the folder again")
     if not isinstance(tokenizer.model_max_length, int | float) or not tokenizer.model_max_length > 2:
@@ -107,13 +103,41 @@ def load_tokenizer(kind: type[CLIPTokenizer], folder: Path) -> CLIPTokenizer:
     return tokenizer
 
 
-def build(make: Callable[[], Network], where: str, described_by: str = "its configuration") -> Network:
-    """Build a network without numbers; whatever a wrong value leads to becomes one line."""
-    try:
+def build(
+    make: Callable[[Mapping[str, Any]], Network],
+    config: Mapping[str, Any],
+    usual: Mapping[str, Any],
+    where: str,
+    described_by: str = "its configuration",
+) -> Network:
+    """Build a network without numbers; whatever a wrong value leads to becomes one line that names it.
+
+    Args:
+        make: Of a configuration.
+        config: Of this one.
+        usual: The fields that it may have, with their usual values.
+        where: The file that says it.
+        described_by: What of the file does.
+    """
+
+    def quietly(fields: Mapping[str, Any]) -> Network:
         with torch.device("meta"), quiet_libraries():
-            return make()
-    except Exception as error:  # deep inside the libraries
-        raise ModelLoadError(f"{where}: cannot be built from {described_by} ({reason_of(error)})") from error
+            return make(fields)
+
+    with libraries_said(f"{where}: cannot be built from {described_by}"):
+        try:
+            return quietly(config)
+        except Exception as error:
+            blamed = None if is_ours(error) else blamed_field(quietly, config, usual)
+            if blamed is None:
+                raise
+            raise ModelLoadError(f"{where}: cannot be built from {described_by}: {blamed}") from None
+
+
+def check_config(config: Mapping[str, Any], usual: Mapping[str, Any], num_tensors: int, where: str) -> None:
+    """Refuse a value that `config_fault` finds."""
+    if fault := config_fault(config, usual, num_tensors):
+        raise ModelLoadError(f"{where}: {fault}")
 
 
 def fill(network: Network, tensors: Mapping[str, Tensor], dtype: torch.dtype | None, where: str) -> Network:
@@ -142,58 +166,6 @@ def fill(network: Network, tensors: Mapping[str, Tensor], dtype: torch.dtype | N
                 assert name == "position_ids"
                 module.register_buffer(name, torch.arange(buffer.shape[-1])[None], persistent=False)
     return network.eval()
-
-
-COUNTS = ("num_", "size", "layers", "heads", "channels", "_dim", "groups")
-"""Of a network's fields those that count or measure something, by a part of their names."""
-
-
-def check_config(
-    config: Mapping[str, object], usual: Mapping[str, object], num_tensors: int, where: str
-) -> None:
-    """Refuse values of another type than the usual ones, and more layers than there are tensors.
-
-    A number of layers is believed only as far as tensors are there for them: a network of 10^8 layers would
-    take hours to build, to be found without weights then.
-    """
-    for name, value in config.items():
-        if name.startswith("_") or name not in usual or value is None:
-            continue
-        leaves, rule = _leaves(value), next(map(_kind_of, _leaves(usual[name])), None)
-        for leaf in leaves:
-            is_number = isinstance(leaf, int | float) and not isinstance(leaf, bool)
-            is_wild = isinstance(leaf, int | float) and not -MAX_NUMBER <= leaf <= MAX_NUMBER
-            if is_wild or (rule is not None and leaf is not None and _kind_of(leaf) != rule):
-                raise ModelLoadError(
-                    f"{where}: {name} must be {rule or 'a number within reason'}, such as "
-                    f"{shown(usual[name])}, but is {shown(value)}"
-                )
-            if isinstance(leaf, int | float) and leaf < 0 and any(word in name for word in COUNTS):
-                raise ModelLoadError(f"{where}: {name} must be above 0, but is {shown(value)}")
-            counts_layers = is_number and ("layers" in name or "blocks" in name)
-            if counts_layers and isinstance(leaf, int | float) and leaf > num_tensors:
-                raise ModelLoadError(
-                    f"{where}: {name} is {shown(value)}, but the weights beside it are {num_tensors} "
-                    "tensors; they belong to another model"
-                )
-        if len(leaves) > max(num_tensors, 8) and rule != "a text":
-            raise ModelLoadError(f"{where}: {name} holds {len(leaves)} values, more than there are tensors")
-
-
-def _kind_of(value: object) -> str | None:
-    """What a value of a configuration must be if this is a usual one; None is anything."""
-    if isinstance(value, bool):
-        return "true or false"
-    if isinstance(value, int | float):
-        return "a number"
-    return "a text" if isinstance(value, str) else None
-
-
-def _leaves(value: object) -> list[object]:
-    """What lists of lists hold in the end."""
-    if not isinstance(value, list | tuple):
-        return [value]
-    return [leaf for entry in value for leaf in _leaves(entry)]
 
 
 @contextmanager

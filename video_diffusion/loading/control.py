@@ -145,7 +145,9 @@ def _from_file(path: Path, dtype: torch.dtype) -> SparseControlNetModel:
     """An encoder in AnimateDiff's own layout."""
     file = open_weights(path)
     layout = describe_sparse_layout(file.tensors, str(path))
-    network = build(lambda: SparseControlNetModel(**layout.config), str(path), "what its shapes say")
+    network = build(
+        lambda fields: SparseControlNetModel(**fields), layout.config, {}, str(path), "what its shapes say"
+    )
     tables = {
         name: SinusoidalPositions(tensor.shape[2], tensor.shape[1]).pe
         for name, tensor in network.state_dict().items()

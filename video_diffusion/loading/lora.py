@@ -22,9 +22,15 @@ from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelW
 
 from video_diffusion.loading.components import quiet_libraries
 from video_diffusion.loading.model import ModelParts
-from video_diffusion.loading.motion_weights import PEFT_TAG, LowRank, add_motion_lora, gather_motion_lora
+from video_diffusion.loading.motion_weights import (
+    PEFT_TAG,
+    LowRank,
+    add_motion_lora,
+    check_low_rank,
+    gather_motion_lora,
+)
 from video_diffusion.loading.sources import find_lora
-from video_diffusion.loading.weights import ModelLoadError, StoredWeights, open_weights, reason_of
+from video_diffusion.loading.weights import ModelLoadError, StoredWeights, libraries_said, open_weights
 from video_diffusion.models import MotionAdapter
 from video_diffusion.settings import parse_json
 from video_diffusion.video import weights_sha256
@@ -141,7 +147,8 @@ class LoadedLoras:
         adapter_name = f"lora_{len(self._spatial)}"
         self._spatial.append(adapter_name)
         names, weights = self._spatial, [*(lora.weight for lora in self.loras if lora.num_spatial), weight]
-        try:
+        check_low_rank(file, tensors)
+        with libraries_said(f"{file.path}: this LoRA does not fit the model"):
             with quiet_libraries(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # peft warns of every LoRA after the first
                 state, alphas = loader.lora_state_dict(
@@ -164,12 +171,6 @@ class LoadedLoras:
                 )
             for module in carriers:
                 _set_weights(module, dict(zip(names, weights, strict=True)))
-        except ModelLoadError:
-            raise
-        except Exception as error:  # whatever strange tensors lead to, deep inside the libraries
-            raise ModelLoadError(
-                f"{file.path}: this LoRA does not fit the model ({reason_of(error)})"
-            ) from error
 
 
 def load_loras(parts: ModelParts, loras: Sequence[tuple[str, float]]) -> LoadedLoras:
@@ -214,10 +215,9 @@ def read_lora(parts: ModelParts, name: str) -> dict[str, LowRank]:
     loader = (
         StableDiffusionLoraLoaderMixin if parts.text_encoder_2 is None else StableDiffusionXLLoraLoaderMixin
     )
-    try:
+    check_low_rank(file, tensors)
+    with libraries_said(f"{file.path}: is no LoRA that can be read"):
         state, alphas = loader.lora_state_dict(_with_prefixes(tensors), unet_config=parts.unet.config)
-    except Exception as error:  # whatever strange tensors lead to, deep inside the library
-        raise ModelLoadError(f"{file.path}: is no LoRA that can be read ({reason_of(error)})") from error
     pairs = {}
     for key, down in state.items():
         layer, mark, _ = key.partition(".lora_A.weight" if ".lora_A." in key else ".lora.down.weight")

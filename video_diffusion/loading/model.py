@@ -31,7 +31,13 @@ from video_diffusion.loading.components import (
 from video_diffusion.loading.motion import MotionFile, detect, distilled_settings
 from video_diffusion.loading.motion_weights import load_motion, split_motion_unet
 from video_diffusion.loading.sources import ModelSource, find_model
-from video_diffusion.loading.weights import ModelLoadError, OnBytes, read_json, reason_of, telling_bytes
+from video_diffusion.loading.weights import (
+    ModelLoadError,
+    OnBytes,
+    libraries_said,
+    read_json,
+    telling_bytes,
+)
 from video_diffusion.models import MotionAdapter, temporal_places
 from video_diffusion.models.latents import VAE
 from video_diffusion.sampling.schedulers import trained_schedule
@@ -457,10 +463,13 @@ def read_scheduler_config(file: Path) -> dict[str, Any]:
             f"{file}: trained_betas must be {length} (num_train_timesteps) numbers of 0…1, "
             f"but is {shown(betas)}"
         )
-    try:
-        trained_schedule(config)
-    except Exception as error:  # whatever a wrong value leads to, deep inside the library
-        raise ModelLoadError(f"{file}: makes no noise schedule ({reason_of(error)})") from error
+    with libraries_said(f"{file}: makes no noise schedule"):
+        kept = trained_schedule(config).alphas_cumprod
+    if not float(kept[-2]) > 0:
+        raise ModelLoadError(
+            f"{file}: num_train_timesteps {length} with these betas leave nothing of an image long "
+            "before the last step; 1000 is usual"
+        )
     return config
 
 

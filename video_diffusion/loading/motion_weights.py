@@ -3,8 +3,9 @@
 import inspect
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -90,7 +91,7 @@ def load_motion(
         name: field.default for name, field in inspect.signature(MotionAdapter.__init__).parameters.items()
     }
     check_config(found.config, usual, len(stored.tensors), where)
-    adapter = build(lambda: MotionAdapter(**found.config), where, "what it says")
+    adapter = build(lambda fields: MotionAdapter(**fields), found.config, usual, where, "what it says")
     names = found.layout.stored_names
     described = {name: stored.tensors[stored_as[0]] for name, stored_as in names.items()}
     tables = {}
@@ -198,7 +199,7 @@ PEFT_TAG = "lora_adapter_metadata"
 _PREFIX = re.compile(r"^(module\.|unet\.|motion_adapter\.|base_model\.model\.)+")
 _OLD_NAME = re.compile(r"\.(processor\.)?(?P<layer>to_[qkv]|to_out)_lora\.(?P<part>down|up)\.weight$")
 _NEW_NAME = re.compile(
-    r"\.(lora_(?P<letter>[AB])(\.default)?|lora\.(?P<part>down|up)|lora_linear_layer\.(?P<long>down|up))"
+    r"\.(lora_(?P<letter>[AB])(\.default)?|lora[._](?P<part>down|up)|lora_linear_layer\.(?P<long>down|up))"
     r"\.weight$"
 )
 _ALPHA = re.compile(r"(_lora|\.lora)?\.alpha$")
@@ -229,8 +230,36 @@ def read_motion_lora(path: Path | str, *, allow_pickle: bool = False) -> dict[st
     return gather_motion_lora(file, file.load())
 
 
+def check_low_rank(file: StoredWeights, names: Iterable[str]) -> None:
+    """Refuse a LoRA's halves that are no pair, or of other shapes than halves have, and alphas of many.
+
+    Args:
+        file: The LoRA.
+        names: Of the tensors to look at; what is neither half nor alpha is left to whoever reads it.
+    """
+    layers: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name in names:
+        layer, part = _parsed(name)
+        if part is not None:
+            layers.setdefault(layer, {})[part] = file.tensors[name].shape
+    for layer, shapes in layers.items():
+        if prod(shapes.get("alpha", ())) != 1:
+            raise ModelLoadError(
+                f"{file.path}: the alpha of {layer} must be one number, but has the shape {shapes['alpha']}; "
+                "save the LoRA again"
+            )
+        down, up = shapes.get("down", ()), shapes.get("up", ())
+        fits = len(down) == len(up) in {2, 4} and down[0] == up[1] and prod(down) * prod(up) > 0
+        if shapes.keys() != {"alpha"} and not fits:
+            raise ModelLoadError(
+                f"{file.path}: {layer} lacks one half of its change, or halves of one rank: they have the "
+                f"shapes {down or 'none'} and {up or 'none'}; save the LoRA again"
+            )
+
+
 def gather_motion_lora(file: StoredWeights, tensors: Mapping[str, Tensor]) -> dict[str, LowRank]:
     """Pair the tensors of a motion LoRA; errors as `read_motion_lora`."""
+    check_low_rank(file, tensors)
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         layer, part = _parsed(name)
@@ -240,8 +269,8 @@ def gather_motion_lora(file: StoredWeights, tensors: Mapping[str, Tensor]) -> di
     alphas = _peft_alphas(file)
     pairs = {}
     for layer, found in parts.items():
-        if not {"down", "up"} <= found.keys() or found["down"].shape[0] != found["up"].shape[-1]:
-            raise ModelLoadError(f"{file.path}: {layer} lacks one half of its change, or halves of one rank")
+        if "down" not in found or found["down"].ndim != 2:
+            raise ModelLoadError(f"{file.path}: {layer} is no change of a matrix; give a motion LoRA")
         rank = found["down"].shape[0]
         alpha = float(found["alpha"]) if "alpha" in found else alphas.get(layer, alphas.get("", rank))
         pairs[layer] = LowRank(found["down"], found["up"], alpha / rank)

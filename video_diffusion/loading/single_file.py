@@ -42,9 +42,9 @@ from video_diffusion.loading.weights import (
     StoredTensor,
     StoredWeights,
     compare_weights,
+    libraries_said,
     open_weights,
     present_component_name,
-    reason_of,
 )
 
 # All read the same words; SD 2 and SDXL's second pad with another token than OpenAI's.
@@ -231,15 +231,14 @@ class SingleFileLoader:
         needs_range: bool = False,
     ) -> Network:
         """Load one component; float16 is too narrow where `needs_range`."""
-        network = build(make, str(self.path), "what its shapes say")
-        try:
-            with quiet_libraries(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                converted = convert(network)
-        except (KeyError, IndexError, AttributeError, RuntimeError) as error:
-            raise ModelLoadError(
-                f"{self.path}: lacks tensors of its kind ({reason_of(error)}); download it again"
-            ) from None
+        network = build(lambda _: make(), {}, {}, str(self.path), "what its shapes say")
+        with (
+            libraries_said(f"{self.path}: lacks tensors of its kind; download it again"),
+            quiet_libraries(),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            converted = convert(network)
         if isinstance(network, CLIPTextModel | CLIPTextModelWithProjection):
             # without layers that this kind of model does not run, such as the last one of SD 2's
             own = {present_component_name(name) for name in network.state_dict()}

@@ -212,7 +212,7 @@ def _not_cached(error: Exception) -> str:
     where = f"is not whole in the local cache ({os.fspath(constants.HF_HUB_CACHE)})"
     if constants.HF_HUB_OFFLINE:
         return f"{where} and HF_HUB_OFFLINE is set; fetch it where there is network, or give a folder"
-    cause = str(error.__cause__ or error).splitlines()[0]
+    cause = re.sub(r"\[Errno -?\d+\] ", "", str(error.__cause__ or error).splitlines()[0])
     return f"{where} and the hub cannot be reached ({cause}); check the network, or give a folder"
 
 

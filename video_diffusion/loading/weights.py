@@ -15,7 +15,8 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from video_diffusion.settings import is_empty, parse_json, shown
+from video_diffusion.settings import is_empty, parse_json, read_bytes, shown
+from video_diffusion.settings.errors import is_out_of_memory, reason_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 MAX_JSON_BYTES = 10_000_000
 MAX_HEADER_BYTES = 100_000_000  # what the safetensors library itself accepts
 MAX_NAMES = 100_000
+MAX_NAME = 500  # characters; published ones have at most about 150
 NUM_NAMED = 5
 PICKLE_SUFFIXES = {".bin", ".ckpt", ".pt", ".pth", ".pkl"}
 FLOAT_TYPES = {"F64", "F32", "F16", "BF16"}
@@ -47,23 +49,30 @@ class DeviceError(RuntimeError):
     exit_code = 4
 
 
-def reason_of(error: Exception) -> str:
-    """The first sentence of what a library says, or the kind of error where it says nothing."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip(" '\"")]
-    if not lines:
-        return type(error).__name__
-    return " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])[:200]
+@contextmanager
+def libraries_said(sentence: str) -> Iterator[None]:
+    """Make one line of whatever strange values lead to, deep inside the libraries.
+
+    What is ours passes, and so does a lack of memory, for which no file is to blame.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ModelLoadError) or is_out_of_memory(error):
+            raise
+        raise ModelLoadError(f"{sentence} ({reason_of(error)})") from error
 
 
 def read_json(file: Path) -> dict[str, Any]:
     """Read a configuration file."""
     if not file.is_file():
         raise ModelLoadError(f"{file}: no such file; this is not a whole model folder")
-    if is_empty(file):
+    data = read_bytes(file, MAX_JSON_BYTES)
+    if not data:
         raise ModelLoadError(f"{file}: is empty; download it again")
-    if file.stat().st_size > MAX_JSON_BYTES:
+    if len(data) > MAX_JSON_BYTES:
         raise ModelLoadError(f"{file}: larger than {MAX_JSON_BYTES} bytes, so not a configuration")
-    return json_object(file.read_bytes(), str(file))
+    return json_object(data, str(file))
 
 
 def json_object(text: bytes | str, where: str) -> dict[str, Any]:
@@ -73,7 +82,7 @@ def json_object(text: bytes | str, where: str) -> dict[str, Any]:
     except ValueError as error:
         raise ModelLoadError(f"{where}: not JSON ({reason_of(error)}); download it again") from None
     if not isinstance(values, dict):
-        raise ModelLoadError(f"{where}: must hold a mapping, but holds a {type(values).__name__}")
+        raise ModelLoadError(f"{where}: must hold a mapping, but holds {shown(values)}")
     return values
 
 
@@ -114,7 +123,7 @@ def _stored_bytes(place: Path) -> int:
     if place.is_file():
         return place.stat().st_size
     by_variant: dict[str, int] = {}
-    for file in place.glob("*.safetensors"):
+    for file in (each for each in place.glob("*.safetensors") if each.is_file()):
         variant = "fp16" if ".fp16" in file.name else ""
         by_variant[variant] = by_variant.get(variant, 0) + file.stat().st_size
     return max(by_variant.values(), default=0)
@@ -161,6 +170,8 @@ class StoredWeights:
         from safetensors import SafetensorError, safe_open  # noqa: PLC0415
 
         wanted = set(self.tensors if names is None else names)
+        for name in (name for name in self.tensors if name in wanted):
+            check_floating(self.path, name, self.tensors[name].dtype)
         if self.unpickled is not None:
             tensors = {name: self.unpickled[name] for name in self.unpickled if name in wanted}
         else:
@@ -176,11 +187,6 @@ class StoredWeights:
                         f"{file}: its header is damaged ({reason_of(error)}); download it again"
                     ) from None
         for name, tensor in tensors.items():
-            if not tensor.is_floating_point():
-                raise ModelLoadError(
-                    f"{self.path}: {name} must be floating point, but is stored as {tensor.dtype}; "
-                    "save the weights as float32, float16 or bfloat16"
-                )
             if not bool(torch.isfinite(tensor).all()):
                 raise ModelLoadError(f"{self.path}: {name} holds NaN or infinity; the file is damaged")
         return tensors
@@ -283,7 +289,7 @@ def read_header(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     tensors, end = {}, 0
     for name, entry in header.items():
         stored = _stored_tensor(entry)
-        if stored is None:
+        if stored is None or not name.isprintable() or not 0 < len(name) <= MAX_NAME:
             raise ModelLoadError(
                 f"{file}: its header is damaged at {shown(name)}, which is {shown(entry)}; download it again"
             )
@@ -353,12 +359,18 @@ def compare_weights(
             "--allow-extra-weights (allow_extra_weights=True) leaves them out"
         )
     for name in expected:
-        if found[name].dtype not in FLOAT_TYPES:
-            raise ModelLoadError(
-                f"{stored.path}: {name} must be floating point, but is stored as {found[name].dtype}; "
-                "save the weights as float32, float16 or bfloat16"
-            )
+        check_floating(stored.path, name, found[name].dtype)
     return [name for name in stored.tensors if present_component_name(name) in expected]
+
+
+def check_floating(path: Path, name: str, dtype: str) -> None:
+    """Refuse integers, and the short floating-point numbers (float8) that nothing here computes with."""
+    if dtype not in FLOAT_TYPES:
+        rule = "have at least 16 bits" if dtype.lower().startswith("f") else "be floating point"
+        raise ModelLoadError(
+            f"{path}: {name} must {rule}, but is stored as {dtype}; "
+            "save the weights as float32, float16 or bfloat16"
+        )
 
 
 def _named(names: list[str]) -> str:

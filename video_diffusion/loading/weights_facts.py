@@ -126,7 +126,8 @@ def _lora(path: Path, tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:
     widths = {
         tensor.shape[1]
         for name, tensor in tensors.items()
-        if "attn2" in name.replace(".", "_").replace("attention_blocks", "")
+        if len(tensor.shape) > 1
+        and "attn2" in name.replace(".", "_").replace("attention_blocks", "")
         and "to_k" in name
         and name.endswith((".lora_A.weight", "lora.down.weight", "lora_down.weight"))
         and name not in temporal
@@ -154,7 +155,8 @@ def _sparse_control(path: Path, tensors: Mapping[str, StoredTensor]) -> dict[str
 
 
 def _controlnet(path: Path, tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:
-    widths = {tensor.shape[-1] for name, tensor in tensors.items() if name.endswith("attn2.to_k.weight")}
+    texts = [tensor for name, tensor in tensors.items() if name.endswith("attn2.to_k.weight")]
+    widths = {tensor.shape[-1] for tensor in texts if tensor.shape}
     place = shlex.quote(str(path))
     return {
         "base": next((_BASES[width] for width in widths if width in _BASES), None),

@@ -28,7 +28,7 @@ from video_diffusion.settings.generation import (
     without_effect,
 )
 from video_diffusion.settings.input_files import content_sha256, embedding_files, file_sha256, network_sha256
-from video_diffusion.settings.json_text import check_regular, is_empty, parse_json, read_json_file
+from video_diffusion.settings.json_text import check_regular, is_empty, parse_json, read_bytes, read_json_file
 from video_diffusion.settings.keyframes import (
     TextKeyframes,
     along_frames,
@@ -120,6 +120,7 @@ __all__ = [
     "parse_size",
     "place_images",
     "place_keyframes",
+    "read_bytes",
     "read_config",
     "read_json_file",
     "read_yaml",

@@ -1,5 +1,20 @@
 """What the errors of this package tell their caller besides their one line."""
 
+import re
+
+_OF_PYTHON = (
+    TypeError, AttributeError, NameError, LookupError, ArithmeticError, AssertionError, RuntimeError,
+    StopIteration,
+)  # fmt: skip
+_OF_TORCH = (
+    (re.compile(r'Missing key\(s\) in state_dict: "([^"]+)"'), "lacks {}"),
+    (re.compile(r'Unexpected key\(s\) in state_dict: "([^"]+)"'), "holds {} besides"),
+    (
+        re.compile(r"size mismatch for (\S+): .*?\((\[[^]]*\])\) from checkpoint, .*?\((\[[^]]*\])\)"),
+        "{} has the shape {} where {} is needed",
+    ),
+)
+
 
 def one_line(error: BaseException) -> str:
     r"""The message on one line: a line break in one of ours stands in a name, a library's goes on for many.
@@ -25,6 +40,29 @@ def is_ours(error: BaseException) -> bool:
 
 def _is_our_kind(error: BaseException) -> bool:
     return type(error).__module__.startswith("video_diffusion")
+
+
+def reason_of(error: BaseException) -> str:
+    """The first sentence of what a library says, as far as it is written for whoever gave the file."""
+    text = str(error)
+    for pattern, words in _OF_TORCH:
+        if found := pattern.search(text):
+            return words.format(*found.groups())[:200]
+    if isinstance(error, UnicodeDecodeError):
+        return f"is not UTF-8 at byte {error.start}"
+    lines = [line.strip() for line in text.splitlines() if line.strip(" '\"")]
+    if isinstance(error, _OF_PYTHON) or not lines:
+        return "what it holds is of another kind or shape than is needed"
+    return " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])[:200]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Python's, torch's for GPUs, and the plain RuntimeError that torch raises for the CPU."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
+    )
 
 
 class FieldError(ValueError):

@@ -40,10 +40,9 @@ def read_json_file(path: Path, strict: bool = True, max_bytes: int = MAX_JSON_BY
         OSError: It is not there, cannot be read, or is no regular file.
     """
     check_regular(path)
-    if is_empty(path):
+    data = read_bytes(path, max_bytes)
+    if not data:
         raise ValueError("is empty")
-    with path.open("rb") as file:
-        data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
         raise ValueError(f"is larger than {max_bytes} bytes")
     return parse_json(data, strict)
@@ -58,6 +57,14 @@ def check_regular(path: Path) -> None:
     path.stat()
     if not path.is_file():
         raise OSError(errno.EINVAL, "is no regular file", str(path))
+
+
+def read_bytes(path: Path, limit: int | None = None) -> bytes:
+    """What a regular file holds, at most one byte more than the limit; see `is_empty`."""
+    if is_empty(path):
+        return b""
+    with path.open("rb") as file:
+        return file.read(-1 if limit is None else limit + 1)
 
 
 def is_empty(path: Path) -> bool:

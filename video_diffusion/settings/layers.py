@@ -17,7 +17,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import DocumentStartEvent
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from video_diffusion.settings.json_text import is_empty
+from video_diffusion.settings.json_text import read_bytes
 
 MAX_LISTED = 40  # names
 KeyPath = tuple[str | int, ...]
@@ -273,11 +273,8 @@ def _text_of(path: Path) -> str:
         raise ConfigError(
             f"{path}: {'is a directory' if path.is_dir() else 'not a regular file'}; give a YAML file"
         )
-    if is_empty(path):
-        return ""
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
+        data = read_bytes(path, MAX_FILE_BYTES)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
     if len(data) > MAX_FILE_BYTES:

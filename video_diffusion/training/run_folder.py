@@ -7,11 +7,12 @@ import shutil
 import socket
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from video_diffusion.settings import check_regular, dump, parse_json
 from video_diffusion.settings.training import TrainingSettings
@@ -27,6 +28,52 @@ PUBLISHED = ("motion_adapter", "motion_lora", "domain_lora")
 WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
 
 Row = dict[str, Any]
+
+
+class _AsWritten(BaseModel):
+    """What is read of a row; whatever else it holds stays."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class _Size(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    num_frames: int = Field(default=1, ge=1)
+    height: int = Field(default=1, ge=1)
+    width: int = Field(default=1, ge=1)
+    fps: FiniteFloat = Field(default=1.0, gt=0)
+
+
+class _Clip(_AsWritten):
+    file: str
+    prompt: str
+    seed: int
+    measures: dict[str, FiniteFloat | None]
+    size: _Size = _Size()
+
+
+class _Distance(_AsWritten):
+    distance: FiniteFloat
+    low: FiniteFloat
+    high: FiniteFloat
+
+
+class _Validated(_AsWritten):
+    held_out_loss: FiniteFloat | None
+    quartiles: list[FiniteFloat]
+    measures: dict[str, FiniteFloat | None]
+    clips: list[_Clip]
+    losses: dict[str, FiniteFloat] = {}
+    error: str = ""
+    motion_distance: _Distance | None = None
+
+
+class _Logged(_AsWritten):
+    step: int = Field(ge=0)
+    loss: FiniteFloat | None = None
+    validation: _Validated = None  # type: ignore[assignment]  # may be absent, but not null
+    allowed: list[str] = []
 
 
 class RunInUseError(ValueError):
@@ -85,13 +132,10 @@ class RunFolder:
         with self.metrics.open(encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
             for text in lines:
                 row = None
-                if text.endswith("\n") or text.endswith("}"):
-                    try:
-                        row = parse_json(text)
-                    except ValueError:
-                        row = None
-                is_row = isinstance(row, dict) and type(row.get("step")) is int
-                yield text if text.endswith("\n") or not is_row else f"{text}\n", row if is_row else None
+                if text.endswith(("\n", "}")):
+                    with suppress(ValueError):
+                        row = _Logged.model_validate(parse_json(text)).model_dump(exclude_unset=True)
+                yield text if text.endswith("\n") or row is None else f"{text}\n", row
 
     def publish(self, checkpoint: Path) -> None:
         """Copy a checkpoint's weights for use to the run itself, each folder whole or as before."""

@@ -278,7 +278,7 @@ class Search:
         """Whether the clips of the search have taken as long as they may."""
         if self.design.budget is None:
             return False
-        rows = [row for row in Results(self.folder).rows() if row["where"].startswith(SEARCH)]
+        rows = [row for row in Results(self.folder).rows() if row.get("where", "").startswith(SEARCH)]
         seconds = sum(row.get("seconds", 0.0) for row in rows)
         return seconds / self._num_workers >= self.design.budget
 

@@ -17,8 +17,8 @@ from video_diffusion.settings import (
     GenerationSettings,
     Layer,
     file_sha256,
-    is_empty,
     parse_json,
+    read_bytes,
     shown,
     validate,
 )
@@ -237,7 +237,8 @@ def record_beside(clip: Path | str, record: RunRecord, overwrite: bool = True) -
 def sidecar_path(path: Path) -> Path:
     """`clip.json` for `clip.mp4`, `clip.webp.json` for `clip.webp`, `frames.json` for a folder."""
     is_video = path.suffix.lower() in SUFFIXES and path.suffix.lower() not in ANIMATIONS
-    return path.with_suffix(".json") if is_video else path.with_name(f"{path.name}.json")
+    path = path if path.name else path.absolute()  # the folder that we are in
+    return path.with_suffix(".json") if is_video else path.parent / f"{path.name}.json"
 
 
 def _found_sidecar(path: Path) -> Path | None:
@@ -282,13 +283,12 @@ def weights_sha256(path: Path | str) -> str | None:
 def _read_sidecar(path: Path) -> RunRecord:
     if not path.is_file():
         raise RecordError(f"{path}: no such file")
-    if is_empty(path):
-        raise RecordError(f"{path}: is empty; not a clip record")
     try:
-        with path.open("rb") as file:
-            text = file.read(MAX_RECORD_BYTES + 1).decode("utf-8-sig")
+        text = read_bytes(path, MAX_RECORD_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise RecordError(f"{path}: not UTF-8 at byte {error.start}; not a clip record") from None
+    if not text:
+        raise RecordError(f"{path}: is empty; not a clip record")
     return RunRecord.from_json(text, str(path))
 
 

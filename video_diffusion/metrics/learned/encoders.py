@@ -16,10 +16,12 @@ from transformers.models.dinov2.modeling_dinov2 import Dinov2Model
 from transformers.models.vit.modeling_vit import ViTModel
 
 from video_diffusion.metrics.flow import Rgb
-from video_diffusion.metrics.learned.weights import MetricWeightsError, load_folder
+from video_diffusion.metrics.learned.weights import MetricWeightsError, libraries_said, load_folder
 from video_diffusion.metrics.report import Accumulator, ClipFacts, Reading, Series, SeriesAccumulator, Status
 from video_diffusion.metrics.views import Frame
-from video_diffusion.settings import read_json_file
+from video_diffusion.settings import read_json_file, shown
+
+MAX_SIDE = 4096  # pixels that a processor may make of a frame
 
 Embedding = Float64[np.ndarray, "width"]
 
@@ -93,9 +95,26 @@ class ImageEncoder:
 
 
 def _processor(folder: Path, advice: str) -> Any:
-    if not (folder / "preprocessor_config.json").is_file():
+    file = folder / "preprocessor_config.json"
+    if not file.is_file():
         raise MetricWeightsError(f"{folder}: holds no preprocessor_config.json; {advice}")
-    return AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
+    with libraries_said(f"{file}: makes no image processor", advice):
+        config = read_json_file(file, strict=False)
+        for name in ("size", "crop_size"):
+            given = config.get(name)
+            sides = [*given.values()] if isinstance(given, dict) else [given]
+            if given is not None and not all(type(side) is int and 1 <= side <= MAX_SIDE for side in sides):
+                raise MetricWeightsError(
+                    f"{file}: {name} must be numbers of 1…{MAX_SIDE}, but is {shown(given)}; {advice}"
+                )
+        return AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
+
+
+def _tried(encoder: ImageEncoder, folder: Path, advice: str) -> ImageEncoder:
+    """The encoder, having embedded a black image, so that a folder that cannot is refused before any work."""
+    with libraries_said(f"{folder}: config.json and preprocessor_config.json do not go together", advice):
+        encoder.embed(np.zeros((8, 8, 3), np.uint8))
+    return encoder
 
 
 def load_clip(folder: Path | str) -> ImageEncoder:
@@ -108,17 +127,18 @@ def load_clip(folder: Path | str) -> ImageEncoder:
     model, sha256 = load_folder(folder, CLIPModel, CLIP_ADVICE)
 
     def embed_words(text: str) -> Tensor:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        length = model.config.text_config.max_position_embeddings
-        tokens = tokenizer([text], truncation=True, max_length=length, return_tensors="pt")
-        return model.get_text_features(**tokens).pooler_output[0]
+        with libraries_said(f"{folder}: its tokenizer does not go with its config.json", CLIP_ADVICE):
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            length = model.config.text_config.max_position_embeddings
+            tokens = tokenizer([text], truncation=True, max_length=length, return_tensors="pt")
+            return model.get_text_features(**tokens).pooler_output[0]
 
     def embed_pixels(pixels: Tensor) -> Tensor:
         return model.get_image_features(pixel_values=pixels).pooler_output[0]
 
-    return ImageEncoder(
-        f"CLIP {folder.name}", sha256, _processor(folder, CLIP_ADVICE), embed_pixels, embed_words
-    )
+    processor = _processor(folder, CLIP_ADVICE)
+    encoder = ImageEncoder(f"CLIP {folder.name}", sha256, processor, embed_pixels, embed_words)
+    return _tried(encoder, folder, CLIP_ADVICE)
 
 
 def load_dino(folder: Path | str) -> ImageEncoder:
@@ -136,7 +156,7 @@ def load_dino(folder: Path | str) -> ImageEncoder:
         "vit": (ViTModel, {"add_pooling_layer": False}),
         "dinov2": (Dinov2Model, {}),
     }
-    if kind not in classes:
+    if not isinstance(kind, str) or kind not in classes:
         raise MetricWeightsError(f"{folder}: holds no DINO or DINOv2 model; {DINO_ADVICE}")
     model_class, settings = classes[kind]
     model, sha256 = load_folder(folder, model_class, DINO_ADVICE, **settings)
@@ -144,7 +164,8 @@ def load_dino(folder: Path | str) -> ImageEncoder:
     def embed_pixels(pixels: Tensor) -> Tensor:
         return model(pixel_values=pixels).last_hidden_state[0, 0]
 
-    return ImageEncoder(f"DINO {folder.name}", sha256, _processor(folder, DINO_ADVICE), embed_pixels)
+    encoder = ImageEncoder(f"DINO {folder.name}", sha256, _processor(folder, DINO_ADVICE), embed_pixels)
+    return _tried(encoder, folder, DINO_ADVICE)
 
 
 class ClipAdjacent(Accumulator):

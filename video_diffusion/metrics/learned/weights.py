@@ -1,22 +1,36 @@
 """Weights for the learned metrics, from local files only: never downloaded, never random or incomplete."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers.utils import logging
 
+from video_diffusion.settings import read_json_file, shown
+from video_diffusion.settings.errors import is_out_of_memory, one_line, reason_of
+from video_diffusion.settings.network_config import blamed_field, config_fault
 from video_diffusion.video import weights_sha256
 
 
 class MetricWeightsError(ValueError):
     """Weights that a metric cannot use; the message says what to download and where to put it."""
+
+
+@contextmanager
+def libraries_said(sentence: str, advice: str) -> Iterator[None]:
+    """Make one line of whatever strange values lead to, deep inside the libraries; see `ModelLoadError`'s."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, MetricWeightsError) or is_out_of_memory(error):
+            raise
+        raise MetricWeightsError(f"{sentence} ({reason_of(error)}); {advice}") from error
 
 
 def optional_package(name: str, advice: str) -> Any:
@@ -29,7 +43,7 @@ def optional_package(name: str, advice: str) -> Any:
         return import_module(name)
     except (ImportError, RuntimeError, OSError) as error:
         package = name.split(".", maxsplit=1)[0]
-        raise MetricWeightsError(f"{package} cannot be imported ({_first_line(error)}); {advice}") from None
+        raise MetricWeightsError(f"{package} cannot be imported ({one_line(error)}); {advice}") from None
 
 
 def load_folder(folder: Path, model_class: Any, advice: str, **options: Any) -> tuple[Any, str]:
@@ -48,19 +62,36 @@ def load_folder(folder: Path, model_class: Any, advice: str, **options: Any) -> 
         MetricWeightsError: no such folder, another kind of model, weights missing, incomplete or never
             trained.
     """
-    if not (folder / "config.json").is_file():
+    file, usual = folder / "config.json", model_class.config_class().to_dict()
+    if not file.is_file():
         raise MetricWeightsError(f"{folder}: holds no config.json; {advice}")
     sha256 = weights_sha256(folder)
     if sha256 is None:
         raise MetricWeightsError(f"{folder}: holds no .safetensors weights; {advice}")
-    try:
-        with _quiet():
-            model, info = model_class.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **options
-            )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        kind = f"is not a whole {model_class.__name__} ({_first_line(error)})"
-        raise MetricWeightsError(f"{folder}: {kind}; {advice}") from None
+    not_whole = f"{folder}: is not a whole {model_class.__name__}"
+
+    def build(fields: Mapping[str, object]) -> object:
+        with torch.device("meta"), _quiet():
+            return model_class(model_class.config_class.from_dict({**fields}), **options)
+
+    with libraries_said(not_whole, advice):
+        config = read_json_file(file, strict=False)
+        if not isinstance(config, dict):
+            raise MetricWeightsError(f"{file}: must hold a mapping, but holds {shown(config)}; {advice}")
+        if config.get("model_type") != usual["model_type"]:
+            told = f"model_type is {shown(config.get('model_type'))}"
+            raise MetricWeightsError(f"{not_whole}: {told} in config.json; {advice}")
+        if fault := config_fault(config, usual, _num_tensors(folder)):
+            raise MetricWeightsError(f"{file}: {fault}; {advice}")
+        try:
+            with _quiet():
+                model, info = model_class.from_pretrained(
+                    folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **options
+                )
+        except Exception:
+            if blamed := blamed_field(build, config, usual):
+                raise MetricWeightsError(f"{file}: {blamed}; {advice}") from None
+            raise
     absent = sorted([*info["missing_keys"], *map(str, info["mismatched_keys"])])
     if absent:
         count = f"{len(absent)} of its weights are missing or of another size, such as {absent[0]}"
@@ -90,10 +121,8 @@ def load_published(path: Path, advice: str) -> tuple[dict[str, Tensor], str]:
             f"{path}: is not as published: its name must end in the first digits of its SHA-256, "
             f"{sha256[:8]} (a download cut short, or other weights); {advice}"
         )
-    try:
+    with libraries_said(f"{path}: is no file of weights", advice):
         state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise MetricWeightsError(f"{path}: is no file of weights ({_first_line(error)}); {advice}") from None
     return state, sha256
 
 
@@ -103,10 +132,8 @@ def fill(model: nn.Module, state: dict[str, Tensor], path: Path, kind: str, advi
     Raises:
         MetricWeightsError: names or sizes differ.
     """
-    try:
+    with libraries_said(f"{path}: is not {kind}", advice):
         model.load_state_dict(state)
-    except (RuntimeError, AttributeError, TypeError) as error:
-        raise MetricWeightsError(f"{path}: is not {kind} ({_first_line(error)}); {advice}") from None
 
 
 @contextmanager
@@ -123,8 +150,12 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+def _num_tensors(folder: Path) -> int:
+    count = 0
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as opened:
+            count += len(opened.keys())
+    return count
 
 
 def check_trained(model: nn.Module, where: Path, advice: str) -> None:

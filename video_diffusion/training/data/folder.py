@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from video_diffusion.settings import ConfigError, is_empty, parse_json, shown
+from video_diffusion.settings import ConfigError, parse_json, read_bytes, shown
 from video_diffusion.training.data.lists import (
     LIST_SUFFIXES,
     MISSING_CAPTION,
@@ -374,7 +374,7 @@ def _parquet(root: Path, claims: Claims) -> Iterator[Candidate]:
 def _text_lines(path: Path) -> list[str]:
     """All lines, empty ones too; only the end of the last one is no line of its own."""
     try:
-        text = "" if is_empty(path) else path.read_bytes().decode("utf-8-sig")
+        text = read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
         raise ConfigError(

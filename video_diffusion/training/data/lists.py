@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from video_diffusion.settings import ConfigError, is_empty, parse_json, shown
+from video_diffusion.settings import ConfigError, is_empty, parse_json, read_bytes, shown
 from video_diffusion.training.data.shards import shard_of
 from video_diffusion.video.reader import IMAGE_SUFFIXES
 
@@ -31,7 +31,7 @@ def read_caption(path: Path) -> str:
             raise CaptionError("is not a regular file")
         if path.stat().st_size > MAX_CAPTION_BYTES:
             raise CaptionError(f"has {path.stat().st_size} bytes, above {MAX_CAPTION_BYTES}: no caption")
-        data = b"" if is_empty(path) else path.read_bytes()
+        data = read_bytes(path)
     except OSError as error:
         raise CaptionError(f"cannot be read ({error.strerror})") from None
     return caption_in(data)
