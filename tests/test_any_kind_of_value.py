@@ -2,17 +2,13 @@
 
 import json
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from json_places import A_THIRD_OR_ALL, OF_ANY_KIND, of_any_kind, places, replaced
 from tiny_run import write_tiny_clips
 
-from video_diffusion.comparison.alignment import PromptMeter
-from video_diffusion.comparison.clips import FoundClip, findings, measure_clips
 from video_diffusion.comparison.design import design_from
 from video_diffusion.jobs.job import check_jobs
 from video_diffusion.jobs.published import convert_prompts
@@ -25,7 +21,7 @@ from video_diffusion.training.data.probe import KNOWN_FILE, ProbeRun
 from video_diffusion.training.report import write_report
 from video_diffusion.training.run_folder import RunFolder
 from video_diffusion.training.validation import validations_of, what_changed
-from video_diffusion.video import RunRecord, write_video
+from video_diffusion.video import RunRecord
 
 SETTINGS = {
     "prompt": "a", "prompt_travel": {"8": "b"}, "negative_travel": {"0": "c"}, "seed": 1, "num_frames": 16,
@@ -167,34 +163,6 @@ def test_a_value_of_any_kind_in_any_place_of_a_run_s_log(tmp_path: Path) -> None
             what_changed(found[0], found[-1])
             write_report(run, "title", {})
             run.forget_after(2)
-
-
-RESULT = {
-    "job_id": "", "status": "ok", "where": "w", "file": "c.mp4", "bytes": 5, "frames_sha256": "0" * 64,
-    "metrics": {"flicker": {"value": 1.0, "status": "ok", "unit": "%"}}, "settings": {"prompt": "a"},
-    "prompt_meter": {"x": {"value": None, "status": "ok", "unit": ""}}, "series": {"flicker": [1.0, None]},
-    "num_frames": 2, "fps": 8.0, "width": 24, "height": 16, "notes": ["n"], "seconds": 1.0, "held_frames": 0,
-}  # fmt: skip
-
-
-@pytest.mark.full
-def test_a_value_of_any_kind_in_any_place_of_a_result_that_is_compared(tmp_path: Path) -> None:
-    """Symptom: going on with a comparison crashed on rows whose metrics or sizes are of another kind."""
-    clip = tmp_path / "c.mp4"
-    write_video(clip, np.zeros((2, 16, 24, 3), np.uint8), Fraction(8))
-    own = [FoundClip("one", "a", 0, clip, None)]
-    results, meter = Results(tmp_path), PromptMeter()
-    list(measure_clips(own, tmp_path, meter))
-    measured = {**RESULT, **next(results.rows())}
-    for path in places(RESULT):
-        for value in OF_ANY_KIND:
-            row = replaced(measured, path, value)
-            results.path.write_text(json.dumps(row) + "\n" + json.dumps({**ROW, "status": "failed"}) + "\n")
-            assert_read_or_refused(
-                lambda _: findings(list(measure_clips(own, tmp_path, meter)), tmp_path, (), {}, 0.05, ""),
-                tmp_path,
-                (f"{results.path}:1",),
-            )
 
 
 @pytest.mark.full
