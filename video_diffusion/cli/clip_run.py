@@ -17,7 +17,7 @@ from video_diffusion.cli.outputs import EncodingFlags, check_clip_fits
 from video_diffusion.cli.terminal import MachineError, Progress, say, warn
 from video_diffusion.jobs.job import open_settings
 from video_diffusion.loading import find_ip_adapter, find_lora, parse_lora
-from video_diffusion.loading.sources import parse_hub_id
+from video_diffusion.loading.sources import SHIPPED, parse_hub_id
 from video_diffusion.loading.weights import open_weights
 from video_diffusion.settings import check_quantize
 from video_diffusion.settings.field_rules import expanded
@@ -44,7 +44,7 @@ LARGER_MODEL = (
     "a larger model knows more, such as --model stable-diffusion-v1-5/stable-diffusion-v1-5 --motion-adapter "
     "guoyww/animatediff-motion-adapter-v1-5-3 from the Hugging Face hub (about 5 GB)"
 )
-HERE = {"embedded", "teacher", "few-steps", "none"}
+HERE = {*SHIPPED, "none"}
 FRAMES_OF = {"decode": "decoded frame", "measure": "measured frame"}
 MAX_NOTES = 100  # different ones of a run
 NOISY_LIBRARIES = {"torch", "diffusers", "transformers", "huggingface_hub", "accelerate", "numpy"}

@@ -117,7 +117,7 @@ def _model_folder(folder: Path) -> dict[str, Any]:
     }
     adapter = folder / "motion_adapter" / "config.json"
     has_adapter = adapter.is_file()
-    distilled = distilled_settings(read_json(adapter))[0] if has_adapter else {}
+    distilled = distilled_settings(read_json(adapter)) if has_adapter else {}
     unet = read_json(folder / "unet" / "config.json") if (folder / "unet" / "config.json").is_file() else {}
     is_fused = unet.get("_class_name") == "UNetMotionModel"
     base = base_of(unet)

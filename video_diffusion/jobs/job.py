@@ -77,7 +77,7 @@ def open_settings(model: str, motion_adapter: str | None) -> Mapping[str, Any]:
         found = detect(find_model(motion_adapter).adapter_folder)
         own, trained = {**own, **found.defaults}, dict(found.config)
     else:
-        own = {**own, **distilled_settings(adapter)[0]}
+        own = {**own, **distilled_settings(adapter)}
     return model_defaults(unet, vae, trained, own, model, image_own)
 
 

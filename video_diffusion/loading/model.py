@@ -28,7 +28,7 @@ from video_diffusion.loading.components import (
     load_tokenizer,
     quiet_libraries,
 )
-from video_diffusion.loading.motion import MotionFile, detect, distilled_settings
+from video_diffusion.loading.motion import MotionFile, detect, distilled_schedule, distilled_settings
 from video_diffusion.loading.motion_weights import load_motion, split_motion_unet
 from video_diffusion.loading.sources import ModelSource, find_model
 from video_diffusion.loading.weights import (
@@ -253,9 +253,8 @@ def load_model(
         )
         adapter = MotionAdapter.for_unet(unet, norm_scope="clip")
     else:
-        usual, schedule = distilled_settings(adapter.config)
-        components["scheduler_config"] |= schedule
-        defaults |= usual
+        components["scheduler_config"] |= distilled_schedule(adapter.config)
+        defaults |= distilled_settings(adapter.config)
     parts = ModelParts(
         **components,
         motion_adapter=adapter,

@@ -313,7 +313,7 @@ class MotionFile:
         if kind is None:
             listed = self.config.get("vocabulary")
             words = [word for word in listed if isinstance(word, str)] if isinstance(listed, list) else []
-            return distilled_settings(self.config)[0] | ({"vocabulary": words} if words else {})
+            return distilled_settings(self.config) | ({"vocabulary": words} if words else {})
         length = min(int(kind.defaults["num_frames"]), int(self.config["motion_max_seq_length"]))
         named = _LIGHTNING.search(self.path.name)
         steps = {"num_inference_steps": int(named["steps"])} if named else {}
@@ -324,18 +324,21 @@ class MotionFile:
         """Scheduler fields that it or its family was trained with; empty means the image model's own."""
         kind = FAMILIES.get(self.family or "")
         rescaled = ZERO_TERMINAL_SNR if self.config.get("zero_terminal_snr") is True else {}
-        known = distilled_settings(self.config)[1]
+        known = distilled_schedule(self.config)
         return {**({} if kind is None else kind.schedule), **rescaled, **known}
 
 
-def distilled_settings(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """How few-step layers of that configuration are to be sampled: generation settings, scheduler fields."""
+def distilled_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Generation settings that the few-step layers of that configuration are for; empty if it has others."""
     told = config.get("distilled")
-    if not isinstance(told, Mapping):
-        return {}, {}
-    spacing = told.get("timestep_spacing")
-    known = {"timestep_spacing": spacing} if spacing in ("trailing", "leading", "linspace") else {}
-    return {name: told[name] for name in _DISTILLED if name in told}, known
+    return {name: told[name] for name in _DISTILLED if name in told} if isinstance(told, Mapping) else {}
+
+
+def distilled_schedule(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Scheduler fields that go with `distilled_settings`."""
+    told = config.get("distilled")
+    spacing = told.get("timestep_spacing") if isinstance(told, Mapping) else None
+    return {"timestep_spacing": spacing} if spacing in ("trailing", "leading", "linspace") else {}
 
 
 def detect(path: Path | str, *, allow_pickle: bool = False, variant: str | None = None) -> MotionFile:

@@ -11,12 +11,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from video_diffusion.settings import is_empty, parse_json, read_bytes, shown
-from video_diffusion.settings.errors import is_out_of_memory, reason_of
+from video_diffusion.settings.errors import as_one_line, reason_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -49,18 +50,7 @@ class DeviceError(RuntimeError):
     exit_code = 4
 
 
-@contextmanager
-def libraries_said(sentence: str) -> Iterator[None]:
-    """Make one line of whatever strange values lead to, deep inside the libraries.
-
-    What is ours passes, and so does a lack of memory, for which no file is to blame.
-    """
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, ModelLoadError) or is_out_of_memory(error):
-            raise
-        raise ModelLoadError(f"{sentence} ({reason_of(error)})") from error
+libraries_said = partial(as_one_line, ModelLoadError)
 
 
 def read_json(file: Path) -> dict[str, Any]:

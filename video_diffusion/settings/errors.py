@@ -1,6 +1,8 @@
 """What the errors of this package tell their caller besides their one line."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _OF_PYTHON = (
     TypeError, AttributeError, NameError, LookupError, ArithmeticError, AssertionError, RuntimeError,
@@ -63,6 +65,20 @@ def is_out_of_memory(error: BaseException) -> bool:
         or type(error).__name__ == "OutOfMemoryError"
         or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
     )
+
+
+@contextmanager
+def as_one_line(kind: type[ValueError], sentence: str, advice: str = "") -> Iterator[None]:
+    """Make one line of that kind of whatever strange values lead to, deep inside the libraries.
+
+    What is of the kind already passes, and so does a lack of memory, for which no file is to blame.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, kind) or is_out_of_memory(error):
+            raise
+        raise kind(f"{sentence} ({reason_of(error)}){advice and '; '}{advice}") from error
 
 
 class FieldError(ValueError):

@@ -284,8 +284,9 @@ def cache_line(run: Run) -> str:
 def load_pipeline(settings: TrainingSettings, accelerator: Accelerator) -> TextToVideoPipeline:
     """The model of a run, on its device, in float32."""
     parts = load_model(settings.model, settings.motion_adapter)
-    made_for = distilled_settings(parts.motion_adapter.config)[0].get("num_inference_steps")
-    if made_for not in (None, settings.distil.teacher_steps if settings.objective == "distil" else None):
+    made_for = distilled_settings(parts.motion_adapter.config).get("num_inference_steps")
+    goes_on_distilling = settings.objective == "distil" and settings.distil.teacher_steps == made_for
+    if made_for is not None and not goes_on_distilling:
         warnings.warn(
             f"motion_adapter {settings.motion_adapter or 'of ' + settings.model} was distilled to {made_for} "
             "steps, which training may undo; give the temporal layers that it learned from",

@@ -97,6 +97,7 @@ def _fitting(name: str) -> str:
 
 @contextmanager
 def _holding(lock: FileLock) -> Iterator[None]:
+    """Give a lock back at the end, and its file with it."""
     try:
         yield
     finally:
@@ -163,7 +164,7 @@ def remove_dead_parts(directory: Path) -> list[Path]:
 def _locked(part: Path) -> Iterator[None]:
     """Hold the lock that says that somebody is at work on a part."""
     lock = FileLock(part.with_name(f"{part.name}.lock"))
-    try:
+    with _holding(lock):
         try:
             lock.acquire(blocking=False)
         except (NotImplementedError, OSError) as error:
@@ -172,12 +173,6 @@ def _locked(part: Path) -> Iterator[None]:
             where = part.parent
             _say_once(f"{where}: the file system has no locks; what a killed run leaves is not cleaned up")
         yield
-    finally:
-        try:
-            _free(lock)
-        except BaseException:  # Ctrl-C amid it
-            _free(lock)
-            raise
 
 
 def _system_error(error: Exception, part: Path) -> int | None:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from transformers.utils import logging
 
 from video_diffusion.settings import read_json_file, shown
-from video_diffusion.settings.errors import is_out_of_memory, one_line, reason_of
+from video_diffusion.settings.errors import as_one_line, one_line
 from video_diffusion.settings.network_config import blamed_field, config_fault
 from video_diffusion.video import weights_sha256
 
@@ -22,15 +23,7 @@ class MetricWeightsError(ValueError):
     """Weights that a metric cannot use; the message says what to download and where to put it."""
 
 
-@contextmanager
-def libraries_said(sentence: str, advice: str) -> Iterator[None]:
-    """Make one line of whatever strange values lead to, deep inside the libraries; see `ModelLoadError`'s."""
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, MetricWeightsError) or is_out_of_memory(error):
-            raise
-        raise MetricWeightsError(f"{sentence} ({reason_of(error)}); {advice}") from error
+libraries_said = partial(as_one_line, MetricWeightsError)
 
 
 def optional_package(name: str, advice: str) -> Any:
